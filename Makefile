@@ -1,0 +1,26 @@
+# The developer's loop. `pip install --no-build-isolation -e .` once, then these.
+
+BUILD := build/cmake-$(shell python -c "import sys; print(sys.implementation.cache_tag)")
+
+# rebuild the compiled module after a change in csrc/ or bindings/
+all:
+	cmake --build $(BUILD) && cmake --install $(BUILD) --prefix ivlite
+
+# what .ci/run checks, in the present environment
+test: all
+	pytest -q
+
+# every kernel: bytes and operations per second, and its distance from the reference
+bench: all
+	python benchmarks/bench_kernels.py
+
+# decode and prefill of the real shape, random weights, beside what this machine can do
+bench-model: all
+	python -m ivlite bench --random 8b --type q4_0
+
+# one manner of writing
+format:
+	ruff format . && ruff check --fix .
+	clang-format -i $$(git ls-files '*.cpp' '*.h')
+
+.PHONY: all test bench bench-model format

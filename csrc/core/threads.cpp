@@ -1,0 +1,246 @@
+#include "core/threads.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace ivlite {
+namespace {
+
+void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+// A region is one word, `state_`: its generation, whether it is open, and how many workers are inside. Workers enter an
+// open region, spinning for one a while before they sleep, and the caller closes it when no piece is left: it waits for
+// those inside only, so a worker that sleeps, or whose core serves another process, delays nobody.
+class Pool {
+ public:
+  explicit Pool(int threads) : threads_(threads) {
+    for (int i = 1; i < threads; i++) workers_.emplace_back([this] { work(); });
+  }
+
+  ~Pool() {
+    {
+      std::lock_guard<std::mutex> hold(sleep_);
+      stop_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& t : workers_) t.join();
+  }
+
+  int threads() const { return threads_; }
+
+  void run(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& fn) {
+    fn_ = &fn;
+    n_ = n;
+    grain_ = grain;
+    error_ = nullptr;
+    next_.store(0);
+    {
+      std::lock_guard<std::mutex> hold(sleep_);
+      state_.store((generation(state_.load()) + 1) * kGeneration | kOpen);
+    }
+    if (sleepers_.load() > 0) wake_.notify_all();
+    take_pieces();
+    state_.fetch_and(~kOpen);
+    for (int spins = 0; state_.load(std::memory_order_acquire) & kInside; spins++) {
+      if (spins < kSpins)
+        relax();
+      else
+        sched_yield();  // more threads than cores: let the others finish
+    }
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  static constexpr int kSpins = 2000;
+  static constexpr uint64_t kInside = 0xffff, kOpen = 1 << 16, kGeneration = 1 << 17;
+
+  static uint64_t generation(uint64_t state) { return state / kGeneration; }
+
+  // A sixth of what is left at two threads, then less and less: few pieces, yet short ones at the end, where a slow core
+  // would keep the others waiting.
+  bool take(int64_t& begin, int64_t& end) {
+    begin = next_.load();
+    do {
+      if (begin >= n_) return false;
+      int64_t piece = (n_ - begin) / (3 * threads_) / grain_ * grain_;
+      end = std::min(begin + std::max(piece, grain_), n_);
+    } while (!next_.compare_exchange_weak(begin, end));
+    return true;
+  }
+
+  void take_pieces() {
+    try {
+      for (int64_t begin, end; take(begin, end);) (*fn_)(begin, end);
+    } catch (...) {
+      next_.store(n_);
+      std::lock_guard<std::mutex> hold(error_lock_);
+      if (!error_) error_ = std::current_exception();
+    }
+  }
+
+  void work() {
+    inside() = true;
+    for (uint64_t seen = 0; enter(seen);) {
+      take_pieces();
+      state_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  bool news(uint64_t state, uint64_t seen) const { return (state & kOpen) && generation(state) != seen; }
+
+  // Waits for a region later than `seen` and enters it; false at the end of the pool.
+  bool enter(uint64_t& seen) {
+    for (int spins = 0; !stop_.load(std::memory_order_relaxed); spins++) {
+      uint64_t state = state_.load(std::memory_order_acquire);
+      if (news(state, seen)) {
+        if (!state_.compare_exchange_weak(state, state + 1)) continue;
+        seen = generation(state);
+        return true;
+      }
+      if (spins < kSpins * 10) {
+        relax();
+        if (spins > kSpins && spins % 64 == 0) sched_yield();
+        continue;
+      }
+      std::unique_lock<std::mutex> hold(sleep_);
+      sleepers_.fetch_add(1);
+      wake_.wait(hold, [&] { return stop_ || news(state_.load(), seen); });
+      sleepers_.fetch_sub(1);
+    }
+    return false;
+  }
+
+ public:
+  static bool& inside() {
+    thread_local bool value = false;
+    return value;
+  }
+
+ private:
+  int threads_;
+  std::vector<std::thread> workers_;
+  std::mutex sleep_, error_lock_;
+  std::condition_variable wake_;
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> stop_{false};
+  const std::function<void(int64_t, int64_t)>* fn_ = nullptr;
+  int64_t n_ = 0, grain_ = 1;
+  std::exception_ptr error_;
+  alignas(64) std::atomic<uint64_t> state_{0};
+  alignas(64) std::atomic<int64_t> next_{0};
+};
+
+std::string first_line(const char* path) {
+  char line[256] = "";
+  if (FILE* f = fopen(path, "r")) {
+    if (!fgets(line, sizeof line, f)) line[0] = 0;
+    fclose(f);
+  }
+  return line;
+}
+
+// Cores that the control group pays for, or a large number.
+int quota_cores() {
+  long long quota = -1, period = 100000;
+  std::string v2 = first_line("/sys/fs/cgroup/cpu.max");
+  if (!v2.empty()) {
+    if (sscanf(v2.c_str(), "%lld %lld", &quota, &period) < 1) quota = -1;
+  } else {
+    std::string q = first_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), p = first_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+    if (!q.empty() && !p.empty()) quota = atoll(q.c_str()), period = atoll(p.c_str());
+  }
+  if (quota <= 0 || period <= 0) return 1 << 20;
+  return (int)std::max(1LL, (quota + period - 1) / period);
+}
+
+int physical_cores() {
+#ifdef __linux__
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
+    std::set<std::string> cores;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+      if (!CPU_ISSET(cpu, &allowed)) continue;
+      std::string at = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
+      std::string siblings = first_line((at + "thread_siblings_list").c_str());
+      cores.insert(siblings.empty() ? std::to_string(cpu) : siblings);
+    }
+    if (!cores.empty()) return (int)cores.size();
+  }
+#endif
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+std::mutex pool_lock;
+Pool* pool = nullptr;  // never destroyed at exit: workers may sleep while the process ends
+
+int wanted_threads() {
+  if (const char* text = getenv("IVLITE_NUM_THREADS")) {
+    char* end;
+    long n = strtol(text, &end, 10);
+    if (*text == 0 || *end != 0 || n < 1 || n > 1024)
+      throw std::invalid_argument(std::string("IVLITE_NUM_THREADS is '") + text + "'; it must be a number from 1 to 1024");
+    return (int)n;
+  }
+  return default_threads();
+}
+
+}  // namespace
+
+int default_threads() { return std::max(1, std::min(physical_cores(), quota_cores())); }
+
+int num_threads() {
+  std::lock_guard<std::mutex> hold(pool_lock);
+  if (!pool) pool = new Pool(wanted_threads());
+  return pool->threads();
+}
+
+void set_num_threads(int n) {
+  if (n < 1 || n > 1024) throw std::invalid_argument("the number of threads must be from 1 to 1024, not " + std::to_string(n));
+  std::lock_guard<std::mutex> hold(pool_lock);
+  if (pool && pool->threads() == n) return;
+  delete pool;
+  pool = new Pool(n);
+}
+
+void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& fn) {
+  if (n <= 0) return;
+  grain = std::max<int64_t>(grain, 1);
+  if (Pool::inside() || n <= grain) return fn(0, n);
+  std::lock_guard<std::mutex> hold(pool_lock);
+  if (!pool) pool = new Pool(wanted_threads());
+  if (pool->threads() == 1) return fn(0, n);
+  Pool::inside() = true;
+  try {
+    pool->run(n, grain, fn);
+  } catch (...) {
+    Pool::inside() = false;
+    throw;
+  }
+  Pool::inside() = false;
+}
+
+}  // namespace ivlite

@@ -1,0 +1,101 @@
+// Rows of the latent cache to and from float, one type per CacheKind.
+#pragma once
+#include "formats/bf16.h"
+#include "formats/f16.h"
+
+namespace ivlite {
+namespace {
+
+inline void widen_bf16(float* y, const uint16_t* x, int64_t n) {
+  int64_t i = 0;
+  for (; i + vec::kLanes <= n; i += vec::kLanes) vec::store(y + i, vec::load_bf16(x + i));
+  decode_bf16(y + i, x + i, n - i);
+}
+
+inline void narrow_bf16(uint16_t* y, const float* x, int64_t n) {
+  int64_t i = 0;
+  for (; i + vec::kLanes <= n; i += vec::kLanes) vec::store_bf16(y + i, vec::load(x + i));
+  encode_bf16(y + i, x + i, n - i);
+}
+
+inline void widen_f16(float* y, const uint16_t* x, int64_t n) {
+  int64_t i = 0;
+  for (; i + vec::kLanes <= n; i += vec::kLanes) vec::store(y + i, vec::load_f16(x + i));
+  decode_f16(y + i, x + i, n - i);
+}
+
+inline void narrow_f16(uint16_t* y, const float* x, int64_t n) {
+  int64_t i = 0;
+  for (; i + vec::kLanes <= n; i += vec::kLanes) vec::store_f16(y + i, vec::load(x + i));
+  encode_f16(y + i, x + i, n - i);
+}
+
+inline void widen_codes(float* y, const int8_t* x, float scale, int64_t n) {
+  int64_t i = 0;
+  for (; i + vec::kLanes <= n; i += vec::kLanes) vec::store(y + i, vec::mul(vec::load_i8(x + i), vec::set1(scale)));
+  for (; i < n; i++) y[i] = scale * x[i];
+}
+
+// Codes of absmax / 127, which is returned.
+inline float narrow_codes(int8_t* y, const float* x, int64_t n) {
+  vec::V top = vec::zero();
+  for (int64_t i = 0; i < n; i += vec::kLanes)
+    top = vec::max(vec::abs(vec::load_n(x + i, n - i < vec::kLanes ? (int)(n - i) : vec::kLanes)), top);
+  const float peak = vec::max_lane(top);
+  const vec::V inverse = vec::set1(peak > 0 ? 127 / peak : 0);
+  int64_t i = 0;
+  for (; i + vec::kLanes <= n; i += vec::kLanes) vec::store_codes(y + i, vec::mul(vec::load(x + i), inverse));
+  if (i < n) {
+    int8_t codes[vec::kLanes];
+    vec::store_codes(codes, vec::mul(vec::load_n(x + i, (int)(n - i)), inverse));
+    memcpy(y + i, codes, (size_t)(n - i));
+  }
+  return peak / 127;
+}
+
+struct CacheF32 {
+  static float* latent(const LatentRows& c, int64_t s) { return (float*)c.latent + s * c.rank; }
+  static float* rope(const LatentRows& c, int64_t s) { return (float*)c.rope + s * c.rope_dim; }
+  static void read_latent(float* y, const LatentRows& c, int64_t s) { memcpy(y, latent(c, s), (size_t)c.rank * 4); }
+  static void read_rope(float* y, const LatentRows& c, int64_t s) { memcpy(y, rope(c, s), (size_t)c.rope_dim * 4); }
+  static void write_latent(const LatentRows& c, int64_t s, const float* x) { memcpy(latent(c, s), x, (size_t)c.rank * 4); }
+  static void write_rope(const LatentRows& c, int64_t s, const float* x) { memcpy(rope(c, s), x, (size_t)c.rope_dim * 4); }
+};
+
+struct CacheBF16 {
+  static void read_latent(float* y, const LatentRows& c, int64_t s) { widen_bf16(y, (const uint16_t*)c.latent + s * c.rank, c.rank); }
+  static void read_rope(float* y, const LatentRows& c, int64_t s) { widen_f16(y, (const uint16_t*)c.rope + s * c.rope_dim, c.rope_dim); }
+  static void write_latent(const LatentRows& c, int64_t s, const float* x) { narrow_bf16((uint16_t*)c.latent + s * c.rank, x, c.rank); }
+  static void write_rope(const LatentRows& c, int64_t s, const float* x) { narrow_f16((uint16_t*)c.rope + s * c.rope_dim, x, c.rope_dim); }
+};
+
+struct CacheQ8 {
+  static void read_latent(float* y, const LatentRows& c, int64_t s) {
+    widen_codes(y, (const int8_t*)c.latent + s * c.rank, c.scale[s], c.rank);
+  }
+  static void read_rope(float* y, const LatentRows& c, int64_t s) { CacheBF16::read_rope(y, c, s); }
+  static void write_latent(const LatentRows& c, int64_t s, const float* x) {
+    c.scale[s] = narrow_codes((int8_t*)c.latent + s * c.rank, x, c.rank);
+  }
+  static void write_rope(const LatentRows& c, int64_t s, const float* x) { CacheBF16::write_rope(c, s, x); }
+};
+
+template <class Kind>
+void cache_write(const LatentRows& c, int64_t first, const float* latent, int64_t ldc, const float* rope, int64_t ldr, int64_t t0,
+                 int64_t t1) {
+  for (int64_t t = t0; t < t1; t++) {
+    Kind::write_latent(c, first + t, latent + t * ldc);
+    Kind::write_rope(c, first + t, rope + t * ldr);
+  }
+}
+
+template <class Kind>
+void cache_read(float* latent, float* rope, const LatentRows& c, int64_t s0, int64_t s1) {
+  for (int64_t s = s0; s < s1; s++) {
+    if (latent) Kind::read_latent(latent + (s - s0) * c.rank, c, s);
+    if (rope) Kind::read_rope(rope + (s - s0) * c.rope_dim, c, s);
+  }
+}
+
+}  // namespace
+}  // namespace ivlite

@@ -1,0 +1,97 @@
+// Absorbed attention over the latent cache. All heads share one row per token, so a block of tokens is turned to float
+// once and meets every head there: lanes are heads for the scores, latent columns for the sums.
+#pragma once
+#include <math.h>
+
+namespace ivlite {
+namespace {
+
+constexpr int64_t kHeadGroup = 32;  // more heads read the cache more than once
+
+struct LatentBlock {
+  float* q;                     // (tiles, width, kTileLanes), scaled
+  float* c;                     // (tokens, ldc): latent and rope side by side
+  float* s;                     // (tokens, kHeadGroup): scores, then weights
+  float *top, *total, *shrink;  // (kHeadGroup,)
+  int64_t width, ldc, tokens;
+};
+
+// n tokens, already in b.c, against `heads` heads whose sums are rows of acc.
+inline void latent_block(const LatentArgs& a, const LatentBlock& b, float* acc, int64_t heads, int64_t n) {
+  if (heads <= vec::kLanes)
+    product<true, 1>(n, b.s, kHeadGroup, vec::kLanes, FromZero{}, b.c, b.ldc, b.q, kTileLanes, b.width);
+  else
+    for (int64_t h = 0; h < heads; h += kTileLanes)
+      product<true>(n, b.s + h, kHeadGroup, kTileLanes, FromZero{}, b.c, b.ldc, b.q + h * b.width, kTileLanes, b.width);
+  for (int64_t h = 0; h < heads; h += vec::kLanes) {
+    const vec::V before = vec::load(b.top + h);
+    vec::V top = before;
+    for (int64_t s = 0; s < n; s++) top = vec::max(top, vec::load(b.s + s * kHeadGroup + h));
+    const vec::V factor = vec::exp_weight(vec::sub(before, top));
+    vec::V sum = vec::mul(vec::load(b.total + h), factor);
+    for (int64_t s = 0; s < n; s++) {
+      float* p = b.s + s * kHeadGroup + h;
+      const vec::V weight = vec::exp_weight(vec::sub(vec::load(p), top));
+      vec::store(p, weight);
+      sum = vec::add(sum, weight);
+    }
+    vec::store(b.shrink + h, factor);
+    vec::store(b.top + h, top);
+    vec::store(b.total + h, sum);
+  }
+  const int64_t rank = a.cache.rank;
+  for (int64_t col = 0; col < rank; col += kTileLanes)
+    product<false>(heads, acc + col, rank, rank - col, ScaledRows{acc + col, rank, b.shrink}, b.s, kHeadGroup, b.c + col, b.ldc, n);
+}
+
+// Heads [h0, h0 + heads) of query i.
+template <class Kind>
+inline void latent_heads(const LatentArgs& a, const LatentBlock& b, int64_t i, int64_t h0, int64_t heads, int64_t s0, int64_t s1) {
+  const LatentRows& c = a.cache;
+  const int64_t row = i * a.heads + h0;
+  float* acc = a.acc + row * c.rank;
+  fill(acc, heads * c.rank, 0);
+  if (heads < kHeadGroup) fill(b.q, b.width * kHeadGroup, 0);  // lanes without a head
+  rows_to_lanes(b.q, b.width, 0, a.q_latent + row * c.rank, c.rank, heads, c.rank, a.scale);
+  rows_to_lanes(b.q, b.width, c.rank, a.q_rope + row * c.rope_dim, c.rope_dim, heads, c.rope_dim, a.scale);
+  fill(b.top, kHeadGroup, kLowest);
+  fill(b.total, kHeadGroup, 0);
+  for (int64_t s = s0; s < s1; s += b.tokens) {
+    const int64_t n = s1 - s < b.tokens ? s1 - s : b.tokens;
+    for (int64_t j = 0; j < n; j++) {
+      Kind::read_latent(b.c + j * b.ldc, c, s + j);
+      Kind::read_rope(b.c + j * b.ldc + c.rank, c, s + j);
+    }
+    latent_block(a, b, acc, heads, n);
+  }
+  for (int64_t h = 0; h < heads; h++) {
+    a.m[row + h] = s1 > s0 ? b.top[h] : -INFINITY;
+    a.l[row + h] = b.total[h];
+  }
+}
+
+template <class Kind>
+void latent_attention(const LatentArgs& a, int64_t s0, int64_t s1) {
+  LatentBlock b;
+  b.width = a.cache.rank + a.cache.rope_dim;
+  b.ldc = odd_lines(b.width);
+  b.top = a.scratch;
+  b.total = b.top + kHeadGroup;
+  b.shrink = b.total + kHeadGroup;
+  b.q = b.shrink + kHeadGroup;
+  // As many tokens as the rest of latent_scratch holds, 64 at most: sums go to memory and back once per block. Rows of c
+  // come before s because the last tile of columns may load, and ignore, a little past them.
+  const int64_t rest = latent_scratch(a) - 3 * kHeadGroup - b.width * kHeadGroup;
+  b.tokens = rest / (b.ldc + kHeadGroup);
+  b.tokens = b.tokens > 64 ? 60 : b.tokens / kTileRows * kTileRows;
+  b.c = b.q + b.width * kHeadGroup;
+  b.s = b.c + b.tokens * b.ldc;
+  for (int64_t i = 0; i < a.queries; i++) {
+    const int64_t end = a.position + i + 1 < s1 ? a.position + i + 1 : s1;
+    for (int64_t h = 0; h < a.heads; h += kHeadGroup)
+      latent_heads<Kind>(a, b, i, h, a.heads - h < kHeadGroup ? a.heads - h : kHeadGroup, s0, end);
+  }
+}
+
+}  // namespace
+}  // namespace ivlite

@@ -1,0 +1,51 @@
+// What this machine can do at best with this instruction set.
+#pragma once
+
+namespace ivlite {
+namespace {
+
+// 12 independent sums: more than latency times throughput of any multiplier so far. Sums may wrap, nobody reads them.
+uint64_t int8_peak(int64_t iterations) {
+  constexpr int kSums = 12;
+  vec::I sum[kSums], a = vec::set1_i8(3), b = vec::set1_i8(-2);
+  vec::touch(a);
+#pragma GCC unroll 12
+  for (int i = 0; i < kSums; i++) sum[i] = vec::zero_i();
+  const int64_t rounds = (iterations + kSums * vec::kStepMacs - 1) / (kSums * vec::kStepMacs);
+  for (int64_t n = 0; n < rounds; n++)
+#pragma GCC unroll 12
+    for (int i = 0; i < kSums; i++) {
+      vec::touch(b);  // or one product would serve them all
+      sum[i] = vec::int8_step(sum[i], a, b);
+      vec::touch(sum[i]);
+    }
+  return (uint64_t)rounds * kSums * vec::kStepMacs;
+}
+
+// The sum of the 64-bit words, as in the plain kernel. Adding loads in eight sums keeps up with any memory.
+float read_stream(const void* memory, int64_t bytes) {
+  constexpr int kSums = 8, kBytes = sizeof(vec::I), kWords = kBytes / 8;
+  const uint8_t* p = (const uint8_t*)memory;
+  vec::I sum[kSums];
+#pragma GCC unroll 8
+  for (int i = 0; i < kSums; i++) sum[i] = vec::zero_i();
+  int64_t left = bytes;
+  for (; left >= kSums * kBytes; left -= kSums * kBytes, p += kSums * kBytes) {
+    for (int i = 0; i < kSums * kBytes; i += 64) __builtin_prefetch(p + 4096 + i);
+#pragma GCC unroll 8
+    for (int i = 0; i < kSums; i++) sum[i] = vec::add_i64(sum[i], vec::load_i(p + i * kBytes));
+  }
+  uint64_t total = 0, words[kWords];
+#pragma GCC unroll 8
+  for (int i = 1; i < kSums; i++) sum[0] = vec::add_i64(sum[0], sum[i]);
+  vec::store_i(words, sum[0]);
+  for (int i = 0; i < kWords; i++) total += words[i];
+  for (uint64_t word; left >= 8; left -= 8, p += 8) {
+    memcpy(&word, p, 8);
+    total += word;
+  }
+  return (float)total;
+}
+
+}  // namespace
+}  // namespace ivlite

@@ -1,0 +1,49 @@
+// Every family written once over the vector vocabulary, and its entries in the table.
+#pragma once
+#include "vec/math.h"
+
+#include "norm.h"
+
+#include "tile.h"
+
+#include "activation.h"
+#include "attention.h"
+#include "cache.h"
+#include "latent.h"
+#include "linear.h"
+#include "probe.h"
+#include "quantize.h"
+#include "rope.h"
+#include "vision.h"
+
+namespace ivlite {
+namespace {
+
+inline void init_shared(KernelTable& t) {
+  t.linear[(int)Format::f32] = linear_float<WeightF32>;
+  t.linear[(int)Format::f16] = linear_float<WeightF16>;
+  t.linear[(int)Format::bf16] = linear_float<WeightBF16>;
+  t.quantize_rows = quantize_rows;
+  t.rms_norm = rms_norm;
+  t.layer_norm = layer_norm;
+  t.rope = rope;
+  t.silu_mul = silu_mul;
+  t.gelu_tanh = gelu_tanh;
+  t.gelu_erf = gelu_erf;
+  t.attention = attention;
+  t.latent_attention[(int)CacheKind::f32] = latent_attention<CacheF32>;
+  t.latent_attention[(int)CacheKind::bf16] = latent_attention<CacheBF16>;
+  t.latent_attention[(int)CacheKind::q8] = latent_attention<CacheQ8>;
+  t.cache_write[(int)CacheKind::f32] = cache_write<CacheF32>;
+  t.cache_write[(int)CacheKind::bf16] = cache_write<CacheBF16>;
+  t.cache_write[(int)CacheKind::q8] = cache_write<CacheQ8>;
+  t.cache_read[(int)CacheKind::f32] = cache_read<CacheF32>;
+  t.cache_read[(int)CacheKind::bf16] = cache_read<CacheBF16>;
+  t.cache_read[(int)CacheKind::q8] = cache_read<CacheQ8>;
+  t.patchify = patchify;
+  t.int8_peak = int8_peak;
+  t.read_stream = read_stream;
+}
+
+}  // namespace
+}  // namespace ivlite

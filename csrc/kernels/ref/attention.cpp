@@ -1,0 +1,95 @@
+// Softmax attention in plain C++: one key at a time, sums in double, the running maximum subtracted.
+#include <math.h>
+
+#include "formats/bf16.h"
+#include "formats/f16.h"
+#include "kernels/ref/ref.h"
+
+namespace ivlite {
+namespace {
+
+double dot(const float* a, const float* b, int64_t n) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; i++) sum += (double)a[i] * b[i];
+  return sum;
+}
+
+void attention(const AttentionArgs& a, int64_t q0, int64_t q1) {
+  double* acc = (double*)a.scratch;
+  for (int64_t i = q0; i < q1; i++) {
+    int64_t visible = a.causal && a.first_visible + i + 1 < a.keys ? a.first_visible + i + 1 : a.keys;
+    double top = -INFINITY, total = 0;
+    for (int64_t j = 0; j < a.dv; j++) acc[j] = 0;
+    for (int64_t s = 0; s < visible; s++) {
+      double score = dot(a.q + i * a.ld_q, a.k + s * a.ld_k, a.d);
+      if (a.d2) score += dot(a.q2 + i * a.ld_q2, a.k2 + s * a.ld_k2, a.d2);
+      score *= a.scale;
+      if (score > top) {
+        double shrink = exp(top - score);
+        for (int64_t j = 0; j < a.dv; j++) acc[j] *= shrink;
+        total *= shrink;
+        top = score;
+      }
+      double p = exp(score - top);
+      total += p;
+      for (int64_t j = 0; j < a.dv; j++) acc[j] += p * a.v[s * a.ld_v + j];
+    }
+    for (int64_t j = 0; j < a.dv; j++) a.out[i * a.ld_out + j] = (float)(total > 0 ? acc[j] / total : 0);
+  }
+}
+
+struct RowsF32 {
+  static double latent(const LatentRows& c, int64_t s, int64_t j) { return ((const float*)c.latent)[s * c.rank + j]; }
+  static double rope(const LatentRows& c, int64_t s, int64_t j) { return ((const float*)c.rope)[s * c.rope_dim + j]; }
+};
+struct RowsBF16 {
+  static double latent(const LatentRows& c, int64_t s, int64_t j) { return bf16_to_f32(((const uint16_t*)c.latent)[s * c.rank + j]); }
+  static double rope(const LatentRows& c, int64_t s, int64_t j) { return f16_to_f32(((const uint16_t*)c.rope)[s * c.rope_dim + j]); }
+};
+struct RowsQ8 {
+  static double latent(const LatentRows& c, int64_t s, int64_t j) { return (double)c.scale[s] * ((const int8_t*)c.latent)[s * c.rank + j]; }
+  static double rope(const LatentRows& c, int64_t s, int64_t j) { return RowsBF16::rope(c, s, j); }
+};
+
+// One query and head over cached tokens [s0, s1): acc (rank) is float, so the running sums are rescaled in place.
+template <class Rows>
+void latent_one(const LatentArgs& a, int64_t row, int64_t s0, int64_t s1) {
+  const LatentRows& c = a.cache;
+  const float* q = a.q_latent + row * c.rank;
+  const float* r = a.q_rope + row * c.rope_dim;
+  float* acc = a.acc + row * c.rank;
+  double top = -INFINITY, total = 0;
+  for (int64_t j = 0; j < c.rank; j++) acc[j] = 0;
+  for (int64_t s = s0; s < s1; s++) {
+    double score = 0;
+    for (int64_t j = 0; j < c.rank; j++) score += q[j] * Rows::latent(c, s, j);
+    for (int64_t j = 0; j < c.rope_dim; j++) score += r[j] * Rows::rope(c, s, j);
+    score *= a.scale;
+    double shrink = score > top ? exp(top - score) : 1;
+    top = score > top ? score : top;
+    double p = exp(score - top);
+    total = total * shrink + p;
+    for (int64_t j = 0; j < c.rank; j++) acc[j] = (float)(acc[j] * shrink + p * Rows::latent(c, s, j));
+  }
+  a.m[row] = (float)top;
+  a.l[row] = (float)total;
+}
+
+template <class Rows>
+void latent_attention(const LatentArgs& a, int64_t s0, int64_t s1) {
+  for (int64_t i = 0; i < a.queries; i++) {
+    int64_t end = s1 < a.position + i + 1 ? s1 : a.position + i + 1;
+    for (int64_t h = 0; h < a.heads; h++) latent_one<Rows>(a, i * a.heads + h, s0, end);
+  }
+}
+
+}  // namespace
+
+void init_ref_attention(KernelTable& t) {
+  t.attention = attention;
+  t.latent_attention[(int)CacheKind::f32] = latent_attention<RowsF32>;
+  t.latent_attention[(int)CacheKind::bf16] = latent_attention<RowsBF16>;
+  t.latent_attention[(int)CacheKind::q8] = latent_attention<RowsQ8>;
+}
+
+}  // namespace ivlite

@@ -1,0 +1,76 @@
+#include <math.h>
+#include <string.h>
+
+#include "formats/bf16.h"
+#include "formats/f16.h"
+#include "kernels/ref/ref.h"
+
+namespace ivlite {
+namespace {
+
+void write_f32(const LatentRows& c, int64_t first, const float* latent, int64_t ldc, const float* rope, int64_t ldr, int64_t t0,
+               int64_t t1) {
+  for (int64_t t = t0; t < t1; t++) {
+    memcpy((float*)c.latent + (first + t) * c.rank, latent + t * ldc, (size_t)c.rank * 4);
+    memcpy((float*)c.rope + (first + t) * c.rope_dim, rope + t * ldr, (size_t)c.rope_dim * 4);
+  }
+}
+
+void read_f32(float* latent, float* rope, const LatentRows& c, int64_t s0, int64_t s1) {
+  if (latent) memcpy(latent, (const float*)c.latent + s0 * c.rank, (size_t)((s1 - s0) * c.rank) * 4);
+  if (rope) memcpy(rope, (const float*)c.rope + s0 * c.rope_dim, (size_t)((s1 - s0) * c.rope_dim) * 4);
+}
+
+void write_rope_f16(const LatentRows& c, int64_t row, const float* rope) {
+  encode_f16((uint16_t*)c.rope + row * c.rope_dim, rope, c.rope_dim);
+}
+
+void read_rope_f16(float* rope, const LatentRows& c, int64_t s0, int64_t s1) {
+  if (rope) decode_f16(rope, (const uint16_t*)c.rope + s0 * c.rope_dim, (s1 - s0) * c.rope_dim);
+}
+
+void write_bf16(const LatentRows& c, int64_t first, const float* latent, int64_t ldc, const float* rope, int64_t ldr, int64_t t0,
+                int64_t t1) {
+  for (int64_t t = t0; t < t1; t++) {
+    encode_bf16((uint16_t*)c.latent + (first + t) * c.rank, latent + t * ldc, c.rank);
+    write_rope_f16(c, first + t, rope + t * ldr);
+  }
+}
+
+void read_bf16(float* latent, float* rope, const LatentRows& c, int64_t s0, int64_t s1) {
+  if (latent) decode_bf16(latent, (const uint16_t*)c.latent + s0 * c.rank, (s1 - s0) * c.rank);
+  read_rope_f16(rope, c, s0, s1);
+}
+
+void write_q8(const LatentRows& c, int64_t first, const float* latent, int64_t ldc, const float* rope, int64_t ldr, int64_t t0,
+              int64_t t1) {
+  for (int64_t t = t0; t < t1; t++) {
+    const float* x = latent + t * ldc;
+    int8_t* codes = (int8_t*)c.latent + (first + t) * c.rank;
+    float top = 0;
+    for (int64_t j = 0; j < c.rank; j++) top = fmaxf(top, fabsf(x[j]));
+    float inverse = top > 0 ? 127 / top : 0;
+    for (int64_t j = 0; j < c.rank; j++) codes[j] = (int8_t)rintf(x[j] * inverse);
+    c.scale[first + t] = top / 127;
+    write_rope_f16(c, first + t, rope + t * ldr);
+  }
+}
+
+void read_q8(float* latent, float* rope, const LatentRows& c, int64_t s0, int64_t s1) {
+  for (int64_t s = s0; latent && s < s1; s++)
+    for (int64_t j = 0; j < c.rank; j++) latent[(s - s0) * c.rank + j] = c.scale[s] * ((const int8_t*)c.latent)[s * c.rank + j];
+  read_rope_f16(rope, c, s0, s1);
+}
+
+}  // namespace
+
+void init_ref_cache(KernelTable& t) {
+  t.cache_write[(int)CacheKind::f32] = write_f32;
+  t.cache_write[(int)CacheKind::bf16] = write_bf16;
+  t.cache_write[(int)CacheKind::q8] = write_q8;
+  t.cache_read[(int)CacheKind::f32] = read_f32;
+  t.cache_read[(int)CacheKind::bf16] = read_bf16;
+  t.cache_read[(int)CacheKind::q8] = read_q8;
+}
+
+}  // namespace ivlite

@@ -1,0 +1,145 @@
+// Linear layers in plain C++: double sums for float weights, exact integer sums per group for quantised ones.
+#include <math.h>
+#include <string.h>
+
+#include "formats/bf16.h"
+#include "formats/f16.h"
+#include "kernels/pack.h"
+#include "kernels/ref/ref.h"
+
+namespace ivlite {
+namespace {
+
+void store(const LinearArgs& a, int64_t t, int64_t row, double value) {
+  if (row >= a.rows) return;
+  float* y = a.y + t * a.ldy + row;
+  if (a.bias) value += a.bias[row];
+  *y = (float)(a.accumulate ? *y + value : value);
+}
+
+float weight(const float* p) { return *p; }
+struct Half {
+  static float get(const uint16_t* p) { return f16_to_f32(*p); }
+};
+struct Brain {
+  static float get(const uint16_t* p) { return bf16_to_f32(*p); }
+};
+struct Single {
+  static float get(const float* p) { return weight(p); }
+};
+
+template <class T, class Read>
+void linear_float(const LinearArgs& a, int64_t p0, int64_t p1) {
+  for (int64_t p = p0; p < p1; p++) {
+    const T* panel = (const T*)a.panels + p * a.cols * kPanel;
+    for (int64_t t = 0; t < a.tokens; t++)
+      for (int r = 0; r < kPanel; r++) {
+        double sum = 0;
+        for (int64_t k = 0; k < a.cols; k++) sum += (double)Read::get(panel + k * kPanel + r) * a.x[t * a.ldx + k];
+        store(a, t, p * kPanel + r, sum);
+      }
+  }
+}
+
+// How codes and scales are read from a panel: weight = scale code - low. `in` is a half of a group, 16 columns.
+int nibble(const uint8_t* lines, int r, int k) {
+  const uint8_t byte = lines[64 * (k / 8) + 4 * r + k % 4];
+  return k % 8 < 4 ? byte & 15 : byte >> 4;
+}
+float half_at(const uint8_t* p, int r) {
+  uint16_t h;
+  memcpy(&h, p + 2 * r, 2);
+  return f16_to_f32(h);
+}
+
+struct ReadQ8_0 {
+  static constexpr Format kFormat = Format::q8_0;
+  static int code(const uint8_t* lines, int r, int k) { return (int8_t)lines[64 * (k / 4) + 4 * r + k % 4]; }
+  static double scale(const uint8_t*, const uint8_t* scales, int r, int) { return half_at(scales, r); }
+  static double low(const uint8_t*, const uint8_t*, int) { return 0; }
+};
+struct ReadQ4_0 : ReadQ8_0 {
+  static constexpr Format kFormat = Format::q4_0;
+  static int code(const uint8_t* lines, int r, int k) { return nibble(lines, r, k) - 8; }
+};
+struct ReadQ4_K {
+  static constexpr Format kFormat = Format::q4_k;
+  static int code(const uint8_t* lines, int r, int k) { return nibble(lines, r, k); }
+  static double scale(const uint8_t* header, const uint8_t* scales, int r, int) { return half_at(header, r) * scales[r]; }
+  static double low(const uint8_t* header, const uint8_t* scales, int r) { return half_at(header + 32, r) * scales[16 + r]; }
+};
+struct ReadQ5_K : ReadQ4_K {
+  static constexpr Format kFormat = Format::q5_k;
+  static int code(const uint8_t* lines, int r, int k) { return nibble(lines, r, k) | (lines[256 + 4 * r + k % 4] >> k / 4 & 1) << 4; }
+};
+struct ReadQ6_K {
+  static constexpr Format kFormat = Format::q6_k;
+  static int code(const uint8_t* lines, int r, int k) {
+    return (nibble(lines, r, k) | (lines[256 + 64 * (k / 16) + 4 * r + k % 4] >> k / 4 % 4 * 2 & 3) << 4) - 32;
+  }
+  static double scale(const uint8_t* header, const uint8_t* scales, int r, int in) {
+    return half_at(header, r) * (int8_t)scales[16 * in + r];
+  }
+  static double low(const uint8_t*, const uint8_t*, int) { return 0; }
+};
+
+// One group of one row times one token, without the token's scale.
+template <class Read>
+double group_dot(const uint8_t* panel, int64_t g, int r, const int8_t* x, int32_t sum) {
+  constexpr PanelLayout layout = panel_layout(Read::kFormat);
+  const uint8_t *header = panel + g / kSuper * layout.super(), *lines = panel + group_at(layout, g), *scales = lines + 64 * layout.lines;
+  int32_t dot[2] = {};
+  for (int k = 0; k < kGroup; k++) dot[k / 16] += Read::code(lines, r, k) * x[k];
+  return dot[0] * Read::scale(header, scales, r, 0) + dot[1] * Read::scale(header, scales, r, 1) - sum * Read::low(header, scales, r);
+}
+
+template <class Read>
+void linear_quant(const LinearArgs& a, int64_t p0, int64_t p1) {
+  const int64_t groups = a.xq.cols / kGroup;
+  for (int64_t p = p0; p < p1; p++) {
+    const uint8_t* panel = (const uint8_t*)a.panels + p * layout_bytes(panel_layout(Read::kFormat), groups);
+    for (int64_t t = 0; t < a.tokens; t++)
+      for (int r = 0; r < kPanel; r++) {
+        double sum = 0;
+        for (int64_t g = 0; g < groups; g++) {
+          const int64_t at = t * groups + g;
+          sum += a.xq.scale[at] * group_dot<Read>(panel, g, r, a.xq.q + at * kGroup, a.xq.sum[at]);
+        }
+        store(a, t, p * kPanel + r, sum);
+      }
+  }
+}
+
+void quantize_rows(const QuantRows& out, const float* x, int64_t ldx, int64_t cols, int64_t t0, int64_t t1) {
+  int64_t groups = out.cols / kGroup;
+  for (int64_t t = t0; t < t1; t++)
+    for (int64_t g = 0; g < groups; g++) {
+      float top = 0;
+      for (int64_t k = g * kGroup; k < (g + 1) * kGroup && k < cols; k++) top = fmaxf(top, fabsf(x[t * ldx + k]));
+      float scale = top / 127, inverse = top > 0 ? 127 / top : 0;
+      int32_t sum = 0;
+      for (int64_t k = g * kGroup; k < (g + 1) * kGroup; k++) {
+        int8_t code = k < cols ? (int8_t)rintf(x[t * ldx + k] * inverse) : 0;
+        out.q[t * out.cols + k] = code;
+        sum += code;
+      }
+      out.scale[t * groups + g] = scale;
+      out.sum[t * groups + g] = sum;
+    }
+}
+
+}  // namespace
+
+void init_ref_linear(KernelTable& t) {
+  t.linear[(int)Format::f32] = linear_float<float, Single>;
+  t.linear[(int)Format::f16] = linear_float<uint16_t, Half>;
+  t.linear[(int)Format::bf16] = linear_float<uint16_t, Brain>;
+  t.linear[(int)Format::q8_0] = linear_quant<ReadQ8_0>;
+  t.linear[(int)Format::q6_k] = linear_quant<ReadQ6_K>;
+  t.linear[(int)Format::q5_k] = linear_quant<ReadQ5_K>;
+  t.linear[(int)Format::q4_k] = linear_quant<ReadQ4_K>;
+  t.linear[(int)Format::q4_0] = linear_quant<ReadQ4_0>;
+  t.quantize_rows = quantize_rows;
+}
+
+}  // namespace ivlite

@@ -1,0 +1,206 @@
+// Every function the runtime may call on raw memory.
+//
+// A kernel never allocates, never throws, never starts a thread and never sees a Tensor. It works on the
+// range it is given ([p0, p1) panels, [t0, t1) tokens, ...); ops/ checks shapes and splits ranges among threads.
+// init_ref fills every entry with plain C++; each instruction set then overrides what it does better.
+//
+// Packed weights. A matrix w (rows, cols) is cut into panels of kPanel = 16 rows; the last panel is padded with
+// zero rows, and columns are padded with zeros to a multiple of kGroup = 32. One panel is one sequential stream:
+//   f32, f16, bf16   [cols][16] elements: lane r of column k is w[16 p + r, k]
+//   q8_0             per group of 32 columns: 8 lines of 64 bytes, then 16 f16 scales (544 bytes).
+//                    Byte 4 r + i of line j is the code of w[16 p + r, 32 g + 4 j + i].
+//   q4_0             per group: 4 lines of 64 bytes, then 16 f16 scales (288 bytes). Byte 4 r + i of line j holds
+//                    in its low nibble column 32 g + 8 j + i, in its high nibble column 32 g + 8 j + 4 + i,
+//                    as unsigned codes 0..15 that stand for -8..7.
+// Blocks of 256 columns begin with a header; the last may hold fewer than 8 groups.
+//   q4_k             header: 16 f16 d, 16 f16 dmin. Per group: the lines of q4_0, 16 scales, 16 lows, one byte each.
+//   q5_k             the same with a fifth line: bit j of its byte 4 r + i is the fifth bit of column 32 g + 4 j + i.
+//   q6_k             header: 16 f16 d. Per group: the lines of q4_0; 2 lines of which bits 2 (j % 4) of byte 4 r + i of
+//                    line j / 4 are the fifth and sixth bit of column 32 g + 4 j + i, codes 0..63 standing for -32..31;
+//                    then 16 signed bytes of scales of columns 0..15 and 16 of columns 16..31.
+// SIMD lanes are output rows, so no kernel ever reduces across lanes.
+#pragma once
+#include <stdint.h>
+
+#include "formats/formats.h"
+
+namespace ivlite {
+
+constexpr int kPanel = 16;  // weight rows in one packed panel
+constexpr int kGroup = 32;  // columns that share one scale, in weights and in quantised activations
+
+constexpr int kSuper = 8;  // groups after one header in a panel of a K format
+
+// How a panel of a quantised format lies in memory.
+struct PanelLayout {
+  int lines;   // of 64 bytes of codes, per group
+  int scales;  // bytes after them
+  int header;  // bytes before every kSuper groups
+  constexpr int64_t group() const { return 64 * lines + scales; }
+  constexpr int64_t super() const { return header + kSuper * group(); }
+};
+constexpr PanelLayout panel_layout(Format f) {
+  return f == Format::q8_0   ? PanelLayout{8, 32, 0}
+         : f == Format::q4_0 ? PanelLayout{4, 32, 0}
+         : f == Format::q4_k ? PanelLayout{4, 32, 64}
+         : f == Format::q5_k ? PanelLayout{5, 32, 64}
+                             : PanelLayout{6, 32, 32};
+}
+// Where the lines of group g begin in a panel, and the bytes of a panel of that many groups.
+constexpr int64_t group_at(const PanelLayout& l, int64_t g) { return g * l.group() + (g / kSuper + 1) * l.header; }
+constexpr int64_t layout_bytes(const PanelLayout& l, int64_t groups) {
+  return groups * l.group() + (groups + kSuper - 1) / kSuper * l.header;
+}
+
+// Activations of `tokens` rows quantised to int8, in groups of kGroup columns.
+//   q      (tokens, cols padded to kGroup)   codes -127..127, round to nearest even of x / scale
+//   scale  (tokens, groups)                  absmax / 127, 0 for an all-zero group
+//   sum    (tokens, groups)                  sum of the 32 codes: pays for the unsigned offset of weight codes
+struct QuantRows {
+  int8_t* q;
+  float* scale;
+  int32_t* sum;
+  int64_t cols;  // padded
+};
+
+// One linear layer, y[t, r] = bias[r] + sum_k w[r, k] x[t, k]   (+= when accumulate), for panels [p0, p1), all tokens.
+struct LinearArgs {
+  float* y;  // (tokens, ldy)
+  int64_t ldy;
+  const float* x;  // (tokens, ldx), used by float formats; cols real columns
+  int64_t ldx;
+  QuantRows xq;        // used by quantised formats
+  const void* panels;  // packed as above; panel stride is panel_bytes(format, cols)
+  int64_t rows;        // real rows: the kernel stores no more
+  int64_t cols;        // real columns
+  const float* bias;   // (rows,) or null
+  bool accumulate;
+  int64_t tokens;
+};
+using linear_fn = void (*)(const LinearArgs& a, int64_t p0, int64_t p1);
+
+// Quantises rows [t0, t1) of x (tokens, ldx), cols real columns, into out.
+using quantize_rows_fn = void (*)(const QuantRows& out, const float* x, int64_t ldx, int64_t cols, int64_t t0, int64_t t1);
+
+// y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * w                         rows of n
+using rms_norm_fn = void (*)(float* y, int64_t ldy, const float* x, int64_t ldx, const float* w, int64_t n, float eps, int64_t t0,
+                             int64_t t1);
+// y[t] = (x[t] - mean) / sqrt(var + eps) * w + b
+using layer_norm_fn = void (*)(float* y, int64_t ldy, const float* x, int64_t ldx, const float* w, const float* b, int64_t n, float eps,
+                               int64_t t0, int64_t t1);
+
+// Rotates each head of rows [t0, t1); cos and sin are (tokens, d / 2). With pairs (a_j, b_j):
+//   y[j] = a_j cos_j - b_j sin_j,  y[j + d/2] = b_j cos_j + a_j sin_j
+// interleaved: a_j = x[2j], b_j = x[2j + 1]; otherwise a_j = x[j], b_j = x[j + d/2]. y is always in half order.
+struct RopeArgs {
+  float* y;        // (tokens, heads, d) packed
+  const float* x;  // token stride ldx, head stride ldh
+  int64_t ldx, ldh;
+  const float *cos, *sin;
+  int64_t heads, d;
+  bool interleaved;
+};
+using rope_fn = void (*)(const RopeArgs& a, int64_t t0, int64_t t1);
+
+// y[t, i] = silu(x[t, i]) * x[t, n + i],  x (tokens, 2n)
+using silu_mul_fn = void (*)(float* y, const float* x, int64_t n, int64_t t0, int64_t t1);
+// y[i] = gelu(x[i]) for i in [i0, i1): tanh form or exact erf form
+using gelu_fn = void (*)(float* y, const float* x, int64_t i0, int64_t i1);
+
+// Softmax attention of one head for queries [q0, q1), keys and values streamed once.
+//   out[i] = sum_s softmax_s(scale (q[i] . k[s] + q2[i] . k2[s])) v[s]
+// Query i sees keys s < min(keys, first_visible + i + 1) when causal, all keys otherwise. q2/k2 may be null (d2 = 0):
+// they carry the rope part, whose keys are shared by all heads.
+struct AttentionArgs {
+  float* out;
+  int64_t ld_out;  // row strides in elements
+  const float* q;
+  int64_t ld_q;
+  const float* k;
+  int64_t ld_k;
+  const float* q2;
+  int64_t ld_q2;
+  const float* k2;
+  int64_t ld_k2;
+  const float* v;
+  int64_t ld_v;
+  int64_t d, d2, dv, keys;
+  int64_t first_visible;
+  bool causal;
+  float scale;
+  float* scratch;  // attention_scratch(args) floats, owned by the calling thread
+};
+using attention_fn = void (*)(const AttentionArgs& a, int64_t q0, int64_t q1);
+
+// The latent key/value cache of one layer. Rows are tokens.
+//   f32   latent (capacity, rank) float, rope (capacity, rope) float
+//   bf16  latent in bf16; rope in f16, which is eight times finer and wide enough for a key
+//   q8    latent codes int8 with one float scale per token (absmax / 127), rope in f16
+struct LatentRows {
+  void* latent;
+  float* scale;  // q8 only
+  void* rope;
+  int64_t rank, rope_dim;
+};
+enum class CacheKind { f32, bf16, q8 };
+
+// Absorbed attention over cached tokens [s0, s1): every head of every query shares the same latent row.
+//   score[i, h, s] = scale (q_latent[i, h] . c[s] + q_rope[i, h] . k_rope[s])
+// Leaves, per (query, head), the running maximum m, the sum l of exp(score - m), and acc = sum exp(score - m) c[s]:
+// parts of a split over tokens are merged by ops/. Query i sees s <= position + i.
+struct LatentArgs {
+  float* acc;             // (queries, heads, rank), overwritten
+  float* m;               // (queries, heads), -inf where nothing is visible
+  float* l;               // (queries, heads)
+  const float* q_latent;  // (queries, heads, rank) packed
+  const float* q_rope;    // (queries, heads, rope_dim) packed
+  LatentRows cache;
+  int64_t queries, heads, position;
+  float scale;
+  float* scratch;  // latent_scratch(args) floats, owned by the calling thread
+};
+using latent_attention_fn = void (*)(const LatentArgs& a, int64_t s0, int64_t s1);
+
+// Writes rows [t0, t1) of latent (tokens, ldc) and rope (tokens, ldr) to cache rows first + t.
+using cache_write_fn = void (*)(const LatentRows& cache, int64_t first, const float* latent, int64_t ldc, const float* rope, int64_t ldr,
+                                int64_t t0, int64_t t1);
+// Reads cache rows [s0, s1) as float: latent (s1 - s0, rank) and rope (s1 - s0, rope_dim), either may be null.
+using cache_read_fn = void (*)(float* latent, float* rope, const LatentRows& cache, int64_t s0, int64_t s1);
+
+// Patches of one pair of frames, in the order (t, gh/merge, gw/merge, merge, merge), each (3, temporal, p, p):
+//   out[...] = (frame / 255 - mean[c]) / std[c].  frames (temporal, h, w, 3) u8, contiguous; block rows [b0, b1) of gh/merge.
+struct PatchArgs {
+  float* out;
+  const uint8_t* frames;
+  int64_t temporal, h, w, patch, merge;
+  float mean[3], std[3];
+};
+using patchify_fn = void (*)(const PatchArgs& a, int64_t b0, int64_t b1);
+
+struct KernelTable {
+  linear_fn linear[kFormatCount];  // by Format; every readable format has one
+  quantize_rows_fn quantize_rows;
+  rms_norm_fn rms_norm;
+  layer_norm_fn layer_norm;
+  rope_fn rope;
+  silu_mul_fn silu_mul;
+  gelu_fn gelu_tanh, gelu_erf;
+  attention_fn attention;
+  latent_attention_fn latent_attention[3];  // by CacheKind
+  cache_write_fn cache_write[3];
+  cache_read_fn cache_read[3];
+  patchify_fn patchify;
+  // Probes of what this machine can do at best with this instruction set: the denominators of `ivlite bench`.
+  uint64_t (*int8_peak)(int64_t iterations);                // multiply-accumulates done, operands in registers
+  float (*read_stream)(const void* memory, int64_t bytes);  // touches every byte once, in order
+};
+
+// Floats of scratch that one call of an attention kernel may use: blocks of up to 64 queries and 512 keys.
+inline int64_t attention_scratch(const AttentionArgs& a) { return 128 * (a.d + a.d2 + a.dv + 512) + 4096; }
+inline int64_t latent_scratch(const LatentArgs& a) { return 64 * (a.cache.rank + a.cache.rope_dim) + 128 * a.heads + 8192; }
+
+void init_ref(KernelTable& t);
+void init_avx2(KernelTable& t);
+void init_avx512vnni(KernelTable& t);
+
+}  // namespace ivlite

@@ -1,0 +1,227 @@
+#include "ops/attention.h"
+
+#include <math.h>
+#include <string.h>
+
+#include <algorithm>
+
+#include "core/threads.h"
+#include "kernels/dispatch.h"
+#include "kernels/pack.h"
+
+namespace ivlite {
+namespace {
+
+constexpr int64_t kQueryBlock = 256;   // queries of one head that a thread takes together
+constexpr int64_t kExpandRows = 256;   // cached tokens expanded together: their latents stay in L2
+constexpr int64_t kSplitTokens = 512;  // stored tokens of a part of absorbed attention, at least
+constexpr int64_t kHeadPiece = 16;     // heads of a query that a thread takes together when there are few parts
+
+// Scratch of the calling thread; slot 0 belongs to linear layers and what they multiply.
+float* floats(int slot, int64_t n) { return (float*)thread_scratch(slot, (size_t)n * 4); }
+
+void check_causal(const InHeads& q, const LatentCache& cache) {
+  check(q.tokens <= cache.visible(), "there are more queries than cached tokens");
+}
+
+bool contiguous(int64_t token_stride, int64_t head_stride, int64_t heads, int64_t dim) {
+  return head_stride == dim && token_stride == heads * dim;
+}
+
+// Absorbed attention of all queries, in parts: runs of stored tokens, then the rows just appended, read as they were
+// given. acc, m and l are (parts, tokens, heads); acc of a part is relative to its own maximum m, with sum l.
+struct Absorbed {
+  LatentArgs args;  // of query 0 and head 0
+  LatentRows rows, fresh;
+  CacheKind kind;
+  int64_t tokens, heads, rank, visible, stored, splits, parts;
+
+  int64_t split_tokens() const { return round_up((stored + splits - 1) / splits, 16); }
+
+  // Part p of heads [h0, h1) of query t.
+  void run(int64_t p, int64_t t, int64_t h0, int64_t h1) const {
+    bool newest = p == splits;
+    int64_t first = p * split_tokens(), end = std::min(first + split_tokens(), stored);
+    int64_t at = (p * tokens + t) * heads + h0, head = t * heads + h0;
+    LatentArgs a = args;
+    a.acc += at * rank, a.m += at, a.l += at;
+    a.q_latent += head * rank, a.q_rope += head * rows.rope_dim;
+    a.queries = 1, a.heads = h1 - h0;
+    a.cache = newest ? fresh : rows;
+    a.position = visible - tokens + t - (newest ? stored : 0);
+    a.scratch = floats(1, latent_scratch(a));
+    if (newest)
+      kernels().latent_attention[(int)CacheKind::f32](a, 0, visible - stored);
+    else
+      kernels().latent_attention[(int)kind](a, first, std::max(first, end));
+  }
+
+  // out = the parts of (query, head) i together.
+  void merge(float* out, int64_t i) const {
+    int64_t step = tokens * heads;
+    const float *m = args.m + i, *l = args.l + i;
+    float top = -INFINITY, total = 0;
+    for (int64_t p = 0; p < parts; p++) top = fmaxf(top, m[p * step]);
+    for (int64_t p = 0; p < parts; p++)
+      if (l[p * step] > 0) total += l[p * step] * expf(m[p * step] - top);
+    memset(out, 0, (size_t)rank * 4);
+    for (int64_t p = 0; p < parts; p++) {
+      if (!(l[p * step] > 0)) continue;
+      float weight = expf(m[p * step] - top) / total;
+      const float* from = args.acc + (p * step + i) * rank;
+      for (int64_t j = 0; j < rank; j++) out[j] += weight * from[j];
+    }
+  }
+};
+
+}  // namespace
+
+void attention(const OutHeads& out, const InHeads& q, const InHeads& k, const InHeads& v, float scale, int64_t segment) {
+  check(q.tokens == k.tokens && q.tokens == v.tokens && q.tokens == out.tokens, "q, k, v and out need the same rows");
+  check(q.heads == k.heads && q.heads == v.heads && q.heads == out.heads, "q, k, v and out need the same heads");
+  check(q.dim == k.dim && v.dim == out.dim && q.dim > 0 && v.dim > 0, "q and k, v and out need the same head dimension");
+  check(segment > 0 && q.tokens % segment == 0, "the rows must be whole segments");
+  int64_t blocks = (segment + kQueryBlock - 1) / kQueryBlock, per_segment = q.heads * blocks;
+  parallel_for(q.tokens / segment * per_segment, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      int64_t first = i / per_segment * segment, h = i % per_segment / blocks, q0 = i % blocks * kQueryBlock;
+      AttentionArgs a{};
+      a.out = out.data + first * out.token_stride + h * out.head_stride, a.ld_out = out.token_stride;
+      a.q = q.data + first * q.token_stride + h * q.head_stride, a.ld_q = q.token_stride;
+      a.k = k.data + first * k.token_stride + h * k.head_stride, a.ld_k = k.token_stride;
+      a.v = v.data + first * v.token_stride + h * v.head_stride, a.ld_v = v.token_stride;
+      a.d = q.dim, a.dv = v.dim, a.keys = segment, a.scale = scale;
+      a.scratch = floats(1, attention_scratch(a));
+      kernels().attention(a, q0, std::min(q0 + kQueryBlock, segment));
+    }
+  });
+}
+
+void absorbed_attention(const OutHeads& out, const InHeads& q_latent, const InHeads& q_rope, const LatentCache& cache, int64_t layer,
+                        float scale) {
+  const LatentRows& rows = cache.layer(layer);
+  int64_t tokens = q_latent.tokens, heads = q_latent.heads, rank = rows.rank;
+  check(rank == q_latent.dim && rows.rope_dim == q_rope.dim, "the queries do not have the cache's dimensions");
+  check(q_rope.tokens == tokens && q_rope.heads == heads && out.tokens == tokens && out.heads == heads && out.dim == rank, "shapes differ");
+  check(contiguous(q_latent.token_stride, q_latent.head_stride, heads, rank) &&
+            contiguous(out.token_stride, out.head_stride, heads, rank) &&
+            contiguous(q_rope.token_stride, q_rope.head_stride, heads, q_rope.dim),
+        "absorbed attention needs contiguous arrays");
+  check_causal(q_latent, cache);
+  if (tokens == 0) return;
+  LatentRows fresh = cache.fresh(layer);
+  int64_t visible = cache.visible(), stored = fresh.latent ? cache.length() : visible, threads = num_threads();
+  // Many queries: each is a piece. Few: its heads are split among threads, and a long cache into parts.
+  int64_t most = tokens >= 4 * threads ? 1 : 2 * threads;
+  int64_t splits = std::max<int64_t>(1, std::min(most, stored / kSplitTokens)), parts = splits + (fresh.latent ? 1 : 0);
+  int64_t piece = tokens * splits >= 2 * threads ? heads : std::min(kHeadPiece, heads), pieces = (heads + piece - 1) / piece;
+  int64_t all = parts * tokens * heads;
+  float* acc = floats(3, all * (rank + 2));
+  LatentArgs a{};
+  a.acc = acc, a.m = acc + all * rank, a.l = a.m + all, a.q_latent = q_latent.data, a.q_rope = q_rope.data, a.scale = scale;
+  Absorbed work{a, rows, fresh, cache.kind(), tokens, heads, rank, visible, stored, splits, parts};
+  parallel_for(tokens * splits * pieces, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      int64_t h0 = i % pieces * piece, h1 = std::min(h0 + piece, heads), t = i / pieces % tokens, p = i / pieces / tokens;
+      work.run(p, t, h0, h1);
+      if (p == splits - 1 && fresh.latent) work.run(splits, t, h0, h1);
+      for (int64_t h = h0; splits == 1 && h < h1; h++) work.merge(out.data + (t * heads + h) * rank, t * heads + h);
+    }
+  });
+  if (splits == 1) return;
+  parallel_for(tokens * heads, std::max<int64_t>(1, 8192 / rank), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) work.merge(out.data + i * rank, i);
+  });
+}
+
+namespace {
+
+// Latents of tokens [s, s + n) as float: stored rows as they are read, rows just appended as they were given.
+void read_latents(float* out, const LatentCache& cache, int64_t layer, int64_t s, int64_t n) {
+  const LatentRows& rows = cache.layer(layer);
+  LatentRows fresh = cache.fresh(layer);
+  int64_t stored = fresh.latent ? cache.length() : cache.visible(), border = std::min(std::max(s, stored), s + n);
+  if (border > s) kernels().cache_read[(int)cache.kind()](out, nullptr, rows, s, border);
+  if (border == s + n) return;
+  const float* given = (const float*)fresh.latent + (border - stored) * rows.rank;
+  memcpy(out + (border - s) * rows.rank, given, (size_t)((s + n - border) * rows.rank) * 4);
+}
+
+int64_t expand_bytes(int64_t rank) { return round_up(quant_rows_bytes(kExpandRows, rank), 64); }
+QuantRows expand_rows(char* quantised, int64_t s, int64_t rank) {
+  return quant_rows(quantised + s / kExpandRows * expand_bytes(rank), kExpandRows, rank);
+}
+
+// Latents of tokens [0, visible), quantised once for all heads, in blocks of kExpandRows.
+void quantise_latents(char* quantised, const LatentCache& cache, int64_t layer, int64_t visible) {
+  int64_t rank = cache.layer(layer).rank;
+  parallel_for((visible + kExpandRows - 1) / kExpandRows, 1, [&](int64_t begin, int64_t end) {
+    float* latent = floats(1, kExpandRows * rank);
+    for (int64_t s = begin * kExpandRows; s < std::min(end * kExpandRows, visible); s += kExpandRows) {
+      int64_t n = std::min(kExpandRows, visible - s);
+      read_latents(latent, cache, layer, s, n);
+      kernels().quantize_rows(expand_rows(quantised, s, rank), latent, rank, rank, 0, n);
+    }
+  });
+}
+
+// Keys and values of one head for cached tokens [0, visible): kv (visible, nope + v). quantised is null for float weights.
+void expand_head(float* kv, char* quantised, const LatentCache& cache, int64_t layer, const Weight& kv_b, int64_t h, int64_t visible) {
+  int64_t rank = cache.layer(layer).rank, width = kv_b.rows();
+  float* latent = quantised ? nullptr : floats(1, kExpandRows * rank);
+  for (int64_t s = 0; s < visible; s += kExpandRows) {
+    int64_t n = std::min(kExpandRows, visible - s);
+    if (latent) read_latents(latent, cache, layer, s, n);
+    QuantRows xq = quantised ? expand_rows(quantised, s, rank) : QuantRows{};
+    linear_panels({kv + s * width, n, width, width}, {latent, n, rank, rank}, xq, kv_b, h, nullptr, false, 0, kv_b.panels());
+  }
+}
+
+// The rotated keys of tokens [0, visible), float (visible, rope_dim), in the calling thread's scratch.
+float* read_keys(const LatentCache& cache, int64_t layer, int64_t visible) {
+  const LatentRows& rows = cache.layer(layer);
+  LatentRows fresh = cache.fresh(layer);
+  int64_t stored = fresh.latent ? cache.length() : visible;
+  float* keys = floats(3, visible * rows.rope_dim);
+  parallel_for(stored, 256,
+               [&](int64_t s0, int64_t s1) { kernels().cache_read[(int)cache.kind()](nullptr, keys + s0 * rows.rope_dim, rows, s0, s1); });
+  if (fresh.latent) memcpy(keys + stored * rows.rope_dim, fresh.rope, (size_t)((visible - stored) * rows.rope_dim) * 4);
+  return keys;
+}
+
+}  // namespace
+
+void expanded_attention(const OutHeads& out, const InHeads& q_nope, const InHeads& q_rope, const LatentCache& cache, int64_t layer,
+                        const Weight& kv_b, float scale) {
+  const LatentRows& rows = cache.layer(layer);
+  int64_t tokens = q_nope.tokens, heads = q_nope.heads, nope = q_nope.dim, width = kv_b.rows(), visible = cache.visible();
+  check(kv_b.heads() == heads && kv_b.cols() == rows.rank && width == nope + out.dim && out.dim > 0 && nope > 0,
+        "kv_b does not have the cache's shape");
+  check(q_rope.tokens == tokens && q_rope.heads == heads && q_rope.dim == rows.rope_dim, "q_rope does not have the cache's shape");
+  check(out.tokens == tokens && out.heads == heads, "out does not have the shape of the queries");
+  check_causal(q_nope, cache);
+  if (tokens == 0) return;
+  float* k_rope = read_keys(cache, layer, visible);
+  char* quantised = nullptr;
+  if (kv_b.quantized()) {
+    quantised = (char*)thread_scratch(0, (size_t)((visible + kExpandRows - 1) / kExpandRows * expand_bytes(rows.rank)));
+    quantise_latents(quantised, cache, layer, visible);
+  }
+  parallel_for(heads, 1, [&](int64_t h0, int64_t h1) {
+    for (int64_t h = h0; h < h1; h++) {
+      float* kv = floats(2, visible * width);
+      expand_head(kv, quantised, cache, layer, kv_b, h, visible);
+      AttentionArgs a{};
+      a.out = out.data + h * out.head_stride, a.ld_out = out.token_stride;
+      a.q = q_nope.data + h * q_nope.head_stride, a.ld_q = q_nope.token_stride;
+      a.q2 = q_rope.data + h * q_rope.head_stride, a.ld_q2 = q_rope.token_stride;
+      a.k = kv, a.ld_k = width, a.k2 = k_rope, a.ld_k2 = rows.rope_dim, a.v = kv + nope, a.ld_v = width;
+      a.d = nope, a.d2 = rows.rope_dim, a.dv = out.dim, a.keys = visible;
+      a.first_visible = visible - tokens, a.causal = true, a.scale = scale;
+      a.scratch = floats(1, attention_scratch(a));
+      kernels().attention(a, 0, tokens);
+    }
+  });
+}
+
+}  // namespace ivlite

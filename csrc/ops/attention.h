@@ -1,0 +1,22 @@
+// Softmax attention: within segments for the vision tower, over the latent cache for the decoder.
+#pragma once
+#include "ops/cache.h"
+#include "ops/linear.h"
+#include "ops/views.h"
+
+namespace ivlite {
+
+// Bidirectional attention within runs of `segment` tokens: q, k (T, H, d), v (T, H, dv) -> out (T, H, dv).
+void attention(const OutHeads& out, const InHeads& q, const InHeads& k, const InHeads& v, float scale, int64_t segment);
+
+// The T queries of both forms are the newest T visible rows of the cache: query t sees the rows up to its own.
+// Absorbed: q_latent (T, H, rank) and q_rope (T, H, rope), contiguous -> out (T, H, rank), contiguous: sums of latents.
+void absorbed_attention(const OutHeads& out, const InHeads& q_latent, const InHeads& q_rope, const LatentCache& cache, int64_t layer,
+                        float scale);
+
+// Expanded: keys and values of every head are rebuilt from the latents with kv_b (H, nope + v, rank).
+// q_nope (T, H, nope), q_rope (T, H, rope) -> out (T, H, v).
+void expanded_attention(const OutHeads& out, const InHeads& q_nope, const InHeads& q_rope, const LatentCache& cache, int64_t layer,
+                        const Weight& kv_b, float scale);
+
+}  // namespace ivlite

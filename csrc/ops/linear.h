@@ -1,0 +1,47 @@
+// Linear layers over packed weights.
+#pragma once
+#include "core/memory.h"
+#include "formats/formats.h"
+#include "kernels/table.h"
+#include "ops/views.h"
+
+namespace ivlite {
+
+// Matrices (heads, rows, cols) repacked into the panels of kernels/table.h, each head's panels following the last's.
+class Weight {
+ public:
+  // `data` holds heads * rows rows of whole blocks; a row may end in padding that fills its last blocks.
+  // Throws std::invalid_argument when `bytes` is not such a size, std::bad_alloc.
+  Weight(Format format, const uint8_t* data, int64_t bytes, int64_t heads, int64_t rows, int64_t cols);
+
+  Format format() const { return format_; }
+  int64_t heads() const { return heads_; }
+  int64_t rows() const { return rows_; }
+  int64_t cols() const { return cols_; }
+  int64_t panels() const { return panels_; }  // of one head
+  int64_t panel_stride() const { return stride_; }
+  size_t nbytes() const { return memory_.size(); }
+  const void* head(int64_t h) const { return (const char*)memory_.data() + h * panels_ * stride_; }
+  bool quantized() const { return FORMATS[(int)format_].quantized; }
+
+ private:
+  Format format_;
+  int64_t heads_, rows_, cols_, panels_, stride_;
+  HugeBuffer memory_;
+};
+
+// y (T, rows) = x (T, cols) w^T + bias (rows,), added to y when accumulate. bias may be null. w has one head.
+void linear(const OutRows& y, const InRows& x, const Weight& w, const float* bias, bool accumulate);
+
+// y (T, H, rows) with y[t, h] = w[h] x[t, h],  x (T, H, cols).
+void linear_heads(const OutHeads& y, const InHeads& x, const Weight& w);
+
+// Activations of `tokens` rows of `cols` columns, quantised; the memory belongs to the caller.
+int64_t quant_rows_bytes(int64_t tokens, int64_t cols);
+QuantRows quant_rows(void* memory, int64_t tokens, int64_t cols);
+
+// One head's kernel over panels [p0, p1), in the calling thread. xq is used by quantised formats, x by the others.
+void linear_panels(const OutRows& y, const InRows& x, const QuantRows& xq, const Weight& w, int64_t head, const float* bias,
+                   bool accumulate, int64_t p0, int64_t p1);
+
+}  // namespace ivlite

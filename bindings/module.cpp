@@ -1,0 +1,29 @@
+// ivlite._C: the compiled part, one file of bindings per subject.
+#include <string.h>
+
+#include "bindings.h"
+
+namespace {
+
+// An environment variable that cannot be obeyed is the user's mistake; any other invalid argument is a ValueError.
+void translate(std::exception_ptr error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::invalid_argument& e) {
+    if (strncmp(e.what(), "IVLITE_", 7) != 0) throw;
+    py::set_error(py::module_::import("ivlite.errors").attr("UsageError"), e.what());
+  }
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "The kernels of ivlite. Use it through ivlite.ops.";
+  py::register_local_exception_translator(translate);
+  m.attr("__version__") = IVLITE_VERSION;
+  ivlite::bind_machine(m);
+  ivlite::bind_formats(m);
+  ivlite::bind_ops(m);
+  py::module_ testing = m.def_submodule("testing", "What only tests and benchmarks need.");
+  ivlite::bind_testing(testing);
+}

@@ -1,0 +1,182 @@
+// The operations on numpy arrays. Outputs come first and are allocated by the caller; the GIL is released while they run.
+#include <memory>
+
+#include "bindings.h"
+#include "formats_by_name.h"
+#include "ops/activation.h"
+#include "ops/attention.h"
+#include "ops/cache.h"
+#include "ops/linear.h"
+#include "ops/norm.h"
+#include "ops/rope.h"
+#include "ops/vision.h"
+
+namespace ivlite {
+namespace {
+
+using Released = py::gil_scoped_release;
+
+std::unique_ptr<Weight> make_weight(const std::string& format, const Bytes& data, int64_t heads, int64_t rows, int64_t cols) {
+  Format f = format_named(format);
+  const uint8_t* bytes = in_bytes(data);
+  int64_t size = data.shape(0);
+  Released release;
+  return std::make_unique<Weight>(f, bytes, size, heads, rows, cols);
+}
+
+void py_linear(Floats y, const Floats& x, const Weight& w, const py::object& bias, bool accumulate) {
+  OutRows out = out_rows(y);
+  InRows in = in_rows(x);
+  const float* b = bias.is_none() ? nullptr : in_vector(bias.cast<Floats>(), w.rows());
+  Released release;
+  linear(out, in, w, b, accumulate);
+}
+
+void py_linear_heads(Floats y, const Floats& x, const Weight& w) {
+  OutHeads out = out_heads(y);
+  InHeads in = in_heads(x);
+  Released release;
+  linear_heads(out, in, w);
+}
+
+void py_rms_norm(Floats y, const Floats& x, const Floats& w, float eps) {
+  OutRows out = out_rows(y);
+  InRows in = in_rows(x);
+  const float* weight = in_vector(w, in.cols);
+  Released release;
+  rms_norm(out, in, weight, eps);
+}
+
+void py_layer_norm(Floats y, const Floats& x, const Floats& w, const Floats& b, float eps) {
+  OutRows out = out_rows(y);
+  InRows in = in_rows(x);
+  const float *weight = in_vector(w, in.cols), *bias = in_vector(b, in.cols);
+  Released release;
+  layer_norm(out, in, weight, bias, eps);
+}
+
+void py_rope(Floats y, const Floats& x, const Floats& cos, const Floats& sin, bool interleaved) {
+  OutHeads out = out_heads(y);
+  InHeads in = in_heads(x);
+  InRows c = in_rows(cos), s = in_rows(sin);
+  Released release;
+  rope(out, in, c, s, interleaved);
+}
+
+void py_silu_mul(Floats y, const Floats& x) {
+  OutRows out = out_rows(y);
+  InRows in = in_rows(x);
+  Released release;
+  silu_mul(out, in);
+}
+
+void py_gelu(Floats y, const Floats& x, const std::string& form) {
+  need(form == "tanh" || form == "erf", "gelu has the forms tanh and erf");
+  need((y.flags() & py::array::c_style) && (x.flags() & py::array::c_style) && y.size() == x.size(),
+       "gelu needs contiguous arrays of one size");
+  float* out = y.mutable_data();
+  const float* in = x.data();
+  int64_t n = x.size();
+  Released release;
+  gelu(out, in, n, form == "erf");
+}
+
+void py_attention(Floats y, const Floats& q, const Floats& k, const Floats& v, float scale, int64_t segment) {
+  OutHeads out = out_heads(y);
+  InHeads a = in_heads(q), b = in_heads(k), c = in_heads(v);
+  Released release;
+  attention(out, a, b, c, scale, segment);
+}
+
+void py_absorbed(Floats y, const Floats& q_latent, const Floats& q_rope, const LatentCache& cache, int64_t layer, float scale) {
+  OutHeads out = out_heads(y);
+  InHeads a = in_heads(q_latent), b = in_heads(q_rope);
+  Released release;
+  absorbed_attention(out, a, b, cache, layer, scale);
+}
+
+void py_expanded(Floats y, const Floats& q_nope, const Floats& q_rope, const LatentCache& cache, int64_t layer, const Weight& kv_b,
+                 float scale) {
+  OutHeads out = out_heads(y);
+  InHeads a = in_heads(q_nope), b = in_heads(q_rope);
+  Released release;
+  expanded_attention(out, a, b, cache, layer, kv_b, scale);
+}
+
+void py_patchify(Floats y, const Bytes& frames, int64_t patch, int64_t merge, const std::vector<float>& mean,
+                 const std::vector<float>& std) {
+  OutRows out = out_rows(y);
+  need(frames.ndim() == 4 && (frames.flags() & py::array::c_style) && frames.shape(3) == 3,
+       "frames must be contiguous uint8 (temporal, h, w, 3)");
+  need(mean.size() == 3 && std.size() == 3, "mean and std have three values");
+  const uint8_t* pixels = frames.data();
+  int64_t temporal = frames.shape(0), h = frames.shape(1), w = frames.shape(2);
+  Released release;
+  patchify(out, pixels, temporal, h, w, patch, merge, mean.data(), std.data());
+}
+
+void bind_weight(py::module_& m) {
+  py::class_<Weight>(m, "Weight", "A packed matrix (rows, cols), or one per head.")
+      .def(py::init(&make_weight), py::arg("format"), py::arg("data").noconvert(), py::arg("heads"), py::arg("rows"), py::arg("cols"))
+      .def_property_readonly("heads", &Weight::heads)
+      .def_property_readonly("rows", &Weight::rows)
+      .def_property_readonly("cols", &Weight::cols)
+      .def_property_readonly("nbytes", &Weight::nbytes);
+}
+
+void bind_cache(py::module_& m) {
+  py::class_<LatentCache>(m, "LatentCache", "Latents and rotated keys of every layer.")
+      .def(py::init([](const std::vector<int64_t>& ranks, int64_t rope_dim, int64_t capacity, const std::string& kind) {
+             return std::make_unique<LatentCache>(ranks, rope_dim, capacity, cache_kind(kind));
+           }),
+           py::arg("ranks"), py::arg("rope_dim"), py::arg("capacity"), py::arg("kind"))
+      .def(
+          "append",
+          [](LatentCache& c, int64_t layer, const Floats& latent, const Floats& rope) {
+            InRows a = in_rows(latent), b = in_rows(rope);
+            Released release;
+            c.append(layer, a, b);
+          },
+          py::arg("layer"), py::arg("latent").noconvert(), py::arg("k_rope").noconvert())
+      .def("advance", &LatentCache::advance, py::arg("tokens"))
+      .def("truncate", &LatentCache::truncate, py::arg("length"))
+      .def(
+          "read",
+          [](const LatentCache& c, int64_t layer, int64_t s0, int64_t s1) {
+            need(s1 >= s0, "the last row must not come before the first");
+            const LatentRows& rows = c.layer(layer);
+            Floats latent({s1 - s0, rows.rank}), rope({s1 - s0, rows.rope_dim});
+            c.read(layer, s0, out_rows(latent), out_rows(rope));
+            return py::make_tuple(latent, rope);
+          },
+          py::arg("layer"), py::arg("s0"), py::arg("s1"), "Rows [s0, s1) as float32 (latent, k_rope).")
+      .def_property_readonly("length", &LatentCache::length)
+      .def_property_readonly("capacity", &LatentCache::capacity)
+      .def_property_readonly("nbytes", &LatentCache::nbytes);
+}
+
+}  // namespace
+
+void bind_ops(py::module_& m) {
+  bind_weight(m);
+  bind_cache(m);
+  // noconvert: an array of another type is refused rather than copied, for a copied output would be lost.
+  auto y = py::arg("y").noconvert();
+  auto x = py::arg("x").noconvert();
+  m.def("linear", py_linear, y, x, py::arg("w"), py::arg("bias"), py::arg("accumulate"));
+  m.def("linear_heads", py_linear_heads, y, x, py::arg("w"));
+  m.def("rms_norm", py_rms_norm, y, x, py::arg("w").noconvert(), py::arg("eps"));
+  m.def("layer_norm", py_layer_norm, y, x, py::arg("w").noconvert(), py::arg("b").noconvert(), py::arg("eps"));
+  m.def("rope", py_rope, y, x, py::arg("cos").noconvert(), py::arg("sin").noconvert(), py::arg("interleaved"));
+  m.def("silu_mul", py_silu_mul, y, x);
+  m.def("gelu", py_gelu, y, x, py::arg("form"));
+  m.def("attention", py_attention, y, py::arg("q").noconvert(), py::arg("k").noconvert(), py::arg("v").noconvert(), py::arg("scale"),
+        py::arg("segment"));
+  m.def("absorbed_attention", py_absorbed, y, py::arg("q_latent").noconvert(), py::arg("q_rope").noconvert(), py::arg("cache"),
+        py::arg("layer"), py::arg("scale"));
+  m.def("expanded_attention", py_expanded, y, py::arg("q_nope").noconvert(), py::arg("q_rope").noconvert(), py::arg("cache"),
+        py::arg("layer"), py::arg("kv_b"), py::arg("scale"));
+  m.def("patchify", py_patchify, y, py::arg("frames").noconvert(), py::arg("patch"), py::arg("merge"), py::arg("mean"), py::arg("std"));
+}
+
+}  // namespace ivlite

@@ -1,0 +1,63 @@
+#include <string.h>
+
+#include "bindings.h"
+#include "core/memory.h"
+#include "kernels/dispatch.h"
+#include "ops/linear.h"
+
+namespace ivlite {
+namespace {
+
+using Entry = bool (*)(const KernelTable& a, const KernelTable& b);  // whether the two tables differ in it
+struct Named {
+  const char* name;
+  Entry differs;
+};
+
+#define ENTRY(name)                                                                    \
+  {                                                                                    \
+#name, [](const KernelTable& a, const KernelTable& b) { return a.name != b.name; } \
+  }
+#define ENTRIES(name)                                                                                            \
+  {                                                                                                              \
+#name, [](const KernelTable& a, const KernelTable& b) { return memcmp(a.name, b.name, sizeof a.name) != 0; } \
+  }
+const Named TABLE[] = {
+    ENTRIES(linear),      ENTRY(quantize_rows), ENTRY(rms_norm), ENTRY(layer_norm), ENTRY(rope),
+    ENTRY(silu_mul),      ENTRY(gelu_tanh),     ENTRY(gelu_erf), ENTRY(attention),  ENTRIES(latent_attention),
+    ENTRIES(cache_write), ENTRIES(cache_read),  ENTRY(patchify), ENTRY(int8_peak),  ENTRY(read_stream),
+};
+#undef ENTRY
+#undef ENTRIES
+
+// The entries of the table that this instruction set does itself.
+std::vector<std::string> overrides(const std::string& isa) {
+  KernelTable plain = isa_table("ref"), own = isa_table(isa);
+  std::vector<std::string> out;
+  for (const Named& entry : TABLE)
+    if (entry.differs(plain, own)) out.push_back(entry.name);
+  return out;
+}
+
+// What an integer linear layer multiplies by: codes (T, padded), scale and sum (T, groups).
+py::tuple quantize_rows(const Floats& x) {
+  InRows in = in_rows(x);
+  int64_t padded = (in.cols + kGroup - 1) / kGroup * kGroup;
+  py::array_t<int8_t> q({in.rows, padded});
+  Floats scale({in.rows, padded / kGroup});
+  py::array_t<int32_t> sum({in.rows, padded / kGroup});
+  kernels().quantize_rows({q.mutable_data(), scale.mutable_data(), sum.mutable_data(), padded}, in.data, in.stride, in.cols, 0, in.rows);
+  return py::make_tuple(q, scale, sum);
+}
+
+}  // namespace
+
+void bind_testing(py::module_& m) {
+  m.def("known_isas", known_isas, "Every instruction set this build has kernels for.");
+  m.def("use_isa", use_isa, py::arg("isa"), "Puts that instruction set's kernels in use.");
+  m.def("overrides", overrides, py::arg("isa"), "The table entries that this instruction set does itself.");
+  m.def("quantize_rows", quantize_rows, py::arg("x").noconvert(),
+        "float32 (T, n) -> int8 codes, float32 scales, int32 sums, per 32 columns.");
+}
+
+}  // namespace ivlite

@@ -1,0 +1,127 @@
+"""The command line: parses arguments, runs one command, turns every error into one sentence and an exit code.
+
+Nothing here imports numpy or the model before a command needs it, so that help and usage errors are immediate.
+"""
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+
+from ivlite._version import __version__
+from ivlite.cli.arguments import CommandParser, Parser
+from ivlite.errors import EXIT_INTERRUPTED, DiskError, IvliteError, OutOfMemoryError
+
+# name, module, one line of help; each module has add_parser(subparsers) and run(args) -> exit code
+COMMANDS = {
+    "run": "ivlite.cli.run",
+    "quantize": "ivlite.quantize.cli",
+    "inspect": "ivlite.cli.inspect",
+    "doctor": "ivlite.cli.doctor",
+    "bench": "ivlite.cli.bench",
+}
+
+DESCRIPTION = "Ask InternVideo3 questions about videos and images, on this machine."
+
+EPILOG = """\
+examples:
+  ivlite quantize InternVideo3-8B-Instruct -o model.gguf --type q4_0
+  ivlite run model.gguf --video clip.mp4 "What happens after the goal?"
+  ivlite inspect model.gguf
+  ivlite doctor
+
+exit codes:
+  0 done                    4 an image or video cannot be used
+  1 a defect of ivlite      5 does not fit in memory
+  2 wrong usage             6 a file cannot be written
+  3 a model file cannot     7 the prompt is longer than the context
+    be used               130 interrupted
+"""
+
+
+def parser():
+    """The whole command line as an argparse parser."""
+    top = Parser(
+        prog="ivlite",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"ivlite {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=CommandParser)
+    for name in COMMANDS.values():
+        importlib.import_module(name).add_parser(commands)
+    return top
+
+
+def printable(text):
+    """The text with control characters escaped: a file's name or metadata must not steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(kind, sentence):
+    """One line on standard error: "ivlite: error: ..." or "ivlite: warning: ..."."""
+    print(printable(f"ivlite: {kind}: {sentence}"), file=sys.stderr, flush=True)
+
+
+def main(argv=None):
+    """Runs the command line of `argv` (default: sys.argv) and returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a character the terminal lacks must not end an answer
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
+    try:
+        args = parser().parse_args(argv)
+    except SystemExit as end:  # argparse has already printed the help or the sentence
+        return end.code or 0
+    try:
+        code = importlib.import_module(COMMANDS[args.command]).run(args)
+        sys.stdout.flush()
+        return code or 0
+    except BrokenPipeError:
+        return _pipe_closed()
+    except KeyboardInterrupt:
+        print("ivlite: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        return _failed(error, getattr(args, "verbose", False))
+
+
+def _drop_output():
+    """Python flushes standard output once more at exit; after a failure to write, that must go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _pipe_closed():
+    """Nobody reads on: leave quietly."""
+    _drop_output()
+    return 0
+
+
+def _failed(error, verbose):
+    if isinstance(error, IvliteError):
+        say("error", error)
+        return error.exit_code
+    if isinstance(error, MemoryError):
+        say(
+            "error",
+            "memory ran out; use a smaller --context, fewer or smaller frames, or a smaller --type",
+        )
+        return OutOfMemoryError.exit_code
+    if isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EFBIG,
+    ):
+        where = f"{error.filename}: " if error.filename else "cannot write the output: "
+        _drop_output()
+        say("error", f"{where}{error.strerror or error}; free some space or write elsewhere")
+        return DiskError.exit_code
+    if verbose:
+        import traceback
+
+        traceback.print_exception(error)
+    more = "" if verbose else "; run it again with --verbose to see where, and report it"
+    say("error", f"this is a defect of ivlite ({type(error).__name__}: {error}){more}")
+    return 1

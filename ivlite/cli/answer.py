@@ -1,0 +1,124 @@
+"""How an answer is shown: text as it streams, the closing line, the JSON object."""
+
+import json
+
+from ivlite.machine import gigabytes, peak_memory
+
+STAGES = ("load", "decode", "vision", "prefill", "generate")
+
+
+class Screen:
+    """Prints the pieces of an answer to `out`. Thinking is dimmed on a terminal; elsewhere it goes to `aside` or nowhere."""
+
+    def __init__(self, out, aside=None):
+        self.out, self.aside = out, aside
+        self.tty = out.isatty()
+        self.dim = False
+        self.open_line = False
+
+    def __call__(self, piece):
+        if piece.thinking and not self.tty:
+            if self.aside:
+                print(piece.text, end="", file=self.aside, flush=True)
+            return
+        text = piece.text
+        if self.tty:  # a model can be talked into printing escape sequences; a terminal must not obey them
+            text = "".join(c for c in text if c.isprintable() or c in "\n\t")
+        if piece.thinking != self.dim:
+            text = ("\x1b[2m" if piece.thinking else "\x1b[0m\n\n") + text
+            self.dim = piece.thinking
+        if text:
+            self.open_line = not text.endswith("\n")  # before the write: Ctrl-C may come right after it
+        self.write(text)
+
+    def write(self, text):
+        self.out.write(text)
+        self.out.flush()
+
+    def end(self):
+        """Leaves the terminal undimmed and at the start of a line."""
+        self.write(("\x1b[0m" if self.dim else "") + ("\n" if self.open_line else ""))
+        self.dim = self.open_line = False
+
+
+def media_info(prompt):
+    """What became of each medium of a prompt, as plain data."""
+    out = []
+    for index, medium in enumerate(prompt.media):
+        out.append(
+            {
+                "kind": medium.kind,
+                "source": str(medium.source),
+                "duration": medium.duration,
+                "frames": len(medium.frames) if medium.kind == "video" else 1,
+                "size": [int(n) for n in medium.size],
+                "grid": [int(n) for n in medium.grid],
+                "tokens": sum(count for owner, _, count in prompt.spans if owner == index),
+                "timestamps": [round(float(t), 3) for t in medium.timestamps],
+            }
+        )
+    return out
+
+
+def description(model, prompt):
+    """Sentences for --verbose: each medium with its first time marks, and the machine's share."""
+    for info in media_info(prompt):
+        height, width = info["size"]
+        marks = ", ".join(f"{t:.1f}" for t in info["timestamps"][:4])
+        more = " ..." if len(info["timestamps"]) > 4 else ""
+        at = f", time marks {marks}{more} seconds" if marks else ""
+        frames = f"{info['frames']} frame{'s' if info['frames'] > 1 else ''} of {width}x{height}"
+        yield f"{info['kind']} {info['source']}: {frames}, {info['tokens']} tokens{at}"
+    yield f"{len(prompt.token_ids):,} prompt tokens, {model.threads} threads, {model.kv} cache"
+
+
+def rates(reply):
+    """Tokens per second of prefill and of generation, 0 where nothing was timed."""
+    usage, spent = reply.usage, reply.timings
+    steps = usage["new_tokens"] - (reply.finish_reason == "length")  # the last token is not run through the model
+    generation = steps / spent["generate"] if steps > 0 and spent["generate"] > 0 else 0.0
+    prefill = usage["prompt_tokens"] / spent["prefill"] if spent["prefill"] > 0 else 0.0
+    return prefill, generation
+
+
+def as_json(model, prompt, reply):
+    """The reply as the one JSON object that --json prints."""
+    prefill, generation = rates(reply)
+    data = {
+        "text": reply.text,
+        "thinking": reply.thinking,
+        "token_ids": [int(t) for t in reply.token_ids],
+        "finish_reason": reply.finish_reason,
+        "usage": {name: int(count) for name, count in reply.usage.items()},
+        "timings": {name: round(value, 6) for name, value in reply.timings.items()},
+        "tokens_per_second": {"prefill": round(prefill, 3), "generate": round(generation, 3)},
+        "peak_memory": peak_memory(),
+        "warnings": reply.warnings,
+        "media": media_info(prompt),
+        "model": {
+            "path": str(model.path),
+            "name": model.config.name,
+            "weights": model.nbytes,
+            "kv": model.kv,
+            "context": model.context,
+            "threads": model.threads,
+        },
+    }
+    return json.dumps(data, ensure_ascii=False, allow_nan=False)
+
+
+def span(seconds):
+    """Seconds as a person reads them: "2.31 s", "14 ms"."""
+    return f"{seconds:.2f} s" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"
+
+
+def closing_line(reply):
+    """Counts, seconds of each stage, speed and memory in one line."""
+    usage, spent = reply.usage, reply.timings
+    frames, vision = usage["frames"], usage["vision_tokens"]
+    counts = f"{frames:,} frame{'s' if frames > 1 else ''}, " if frames else ""
+    counts += f"{usage['prompt_tokens']:,} prompt tokens" + (f" ({vision:,} vision)" if vision else "")
+    counts += f", {usage['new_tokens']:,} new" + (" (the limit)" if reply.finish_reason == "length" else "")
+    stages = [name for name in STAGES if frames or name not in ("decode", "vision")]
+    stages = ", ".join(f"{name} {span(spent[name])}" for name in stages)
+    return f"[{counts} | {stages} | {rates(reply)[1]:.2f} tokens/s | peak {gigabytes(peak_memory())}]"

@@ -1,0 +1,78 @@
+"""Types and actions of command-line arguments that several commands share."""
+
+import argparse
+
+
+def whole(low, high=2**63):
+    """An argparse type: a whole number from low to high."""
+
+    def parse(text):
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{value} is out of range: at least {low}, at most {high}")
+        return value
+
+    return parse
+
+
+def number(low, high=float("inf"), above=False):
+    """An argparse type: a finite number from low (or above it) to high."""
+
+    def parse(text):
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not low <= value <= high or (above and value == low) or value == float("inf"):
+            limit = f"above {low:g}" if above else f"at least {low:g}"
+            limit += f" and at most {high:g}" if high != float("inf") else ""
+            raise argparse.ArgumentTypeError(f"{text} is out of range: it must be {limit}")
+        return value
+
+    return parse
+
+
+def moment(text):
+    """An argparse type: a time as seconds ("90.5"), minutes ("1:30.5") or hours ("0:01:30.5"); returns seconds."""
+    parts = text.split(":")
+    try:
+        values = [float(p) for p in parts]
+        plain = all(p and p.replace(".", "", 1).isdigit() for p in parts)
+    except ValueError:
+        plain = False
+    if not plain or len(parts) > 3 or any(v != int(v) for v in values[:-1]) or any(v >= 60 for v in values[1:]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: write seconds or HH:MM:SS")
+    return sum(v * 60**i for i, v in enumerate(reversed(values)))
+
+
+class InOrder(argparse.Action):
+    """Appends (option name, value) to one list, so that --video and --image keep their order among each other."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        items = getattr(namespace, self.dest) or []
+        setattr(namespace, self.dest, [*items, (self.option_strings[-1].lstrip("-"), values)])
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line."""
+
+    def error(self, message):
+        self.exit(2, f"ivlite: error: {message}; see `{self.prog} --help`\n")
+
+
+class CommandParser(Parser):
+    """Lets options stand between positional arguments: `run MODEL --video F PROMPT`, which plain argparse refuses."""
+
+    inside = False
+
+    def parse_known_args(self, args=None, namespace=None):
+        if self.inside:  # the intermixed parser calls this very method for its two passes
+            return super().parse_known_args(args, namespace)
+        self.inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.inside = False

@@ -1,0 +1,117 @@
+"""`ivlite doctor`: what this machine offers, what ivlite makes of it, and what is worth changing."""
+
+import argparse
+import json
+import platform
+from importlib import metadata
+
+from ivlite._version import __version__
+
+EPILOG = """\
+examples:
+  ivlite doctor
+  ivlite doctor --json > doctor.json      # attach this to a report
+
+IVLITE_ISA=ref|avx2|avx512vnni forces an instruction set, IVLITE_NUM_THREADS the number of threads.
+"""
+
+PACKAGES = ("numpy", "av", "pillow", "tokenizers")
+
+
+def add_parser(commands):
+    parser = commands.add_parser(
+        "doctor",
+        help="show what this machine offers",
+        description="Shows processor, instruction sets, threads, memory, probed speed, CUDA and versions, and gives advice.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args):
+    facts = examine()
+    print(json.dumps(facts) if args.json else "\n".join(lines(facts)))
+    return 0
+
+
+def version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def examine():
+    """Everything shown, as plain data."""
+    from ivlite.cli import probe
+    from ivlite.machine import available_memory, total_memory
+
+    threads = probe.default_threads()
+    facts = {
+        "ivlite": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        **probe.machine(threads),
+        **probe.processors(),
+        "memory_total": total_memory(),
+        "memory_available": available_memory(),
+        "huge_pages": probe.huge_pages(),
+        "limits": probe.limits(threads),
+        "cuda": probe.cuda(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "ffmpeg": probe.ffmpeg(),
+    }
+    return facts | {"advice": list(advice(facts))}
+
+
+def advice(facts):
+    """A sentence for each thing that is off."""
+    found, usable = facts["isas"], facts["physical_cores"]
+    if set(found) <= {"ref"}:
+        yield "this processor has no AVX2: the plain kernels run, about a hundred times slower"
+    elif facts["isa"] == "ref":
+        yield "IVLITE_ISA forces the plain kernels: unset it for speed"
+    quota = facts["cpu_quota"]
+    if quota is not None and quota < facts["threads"]:
+        yield f"the container may use {quota:g} processors and ivlite takes {facts['threads']} threads: set IVLITE_NUM_THREADS={max(1, int(quota))}"
+    if usable and facts["threads"] > usable:
+        yield f"{facts['threads']} threads on {usable} usable cores: threads will wait for each other"
+    if facts["huge_pages"] == "never":
+        yield "transparent huge pages are off; `echo madvise > /sys/kernel/mm/transparent_hugepage/enabled` as root speeds up decoding"
+    free = facts["memory_available"]
+    if free is not None and free < 8e9:
+        yield f"{free / 1e9:.1f} GB of memory are free: an 8B model at q4_0 takes about 6 GB with its cache"
+    for name, found_version in facts["packages"].items():
+        if found_version is None:
+            yield f"the package {name} is missing: pip install {name}"
+
+
+def lines(facts):
+    """The facts as text."""
+    from ivlite.machine import gigabytes
+
+    def known(n):
+        return "unknown" if n is None else gigabytes(n)
+
+    quota = "none" if facts["cpu_quota"] is None else f"{facts['cpu_quota']:g} processors"
+    limits = facts["limits"]
+    rows = {
+        "ivlite": f"{facts['ivlite']}, Python {facts['python']}, {facts['system']}",
+        "processor": f"{facts['cpu']}",
+        "cores": f"{facts['physical_cores'] or 'unknown'} physical, {facts['affinity']} logical usable, container limit: {quota}",
+        "instructions": f"{', '.join(facts['isas'])}; in use: {facts['isa']}",
+        "threads": str(facts["threads"]),
+        "memory": f"{known(facts['memory_total'])}, {known(facts['memory_available'])} free, huge pages: {facts['huge_pages'] or 'unknown'}",
+        "probed": f"reads memory at {limits['read'] / 1e9:.1f} GB/s, int8 {limits['int8'] / 1e9:.0f} GOPS",
+        "CUDA": facts["cuda"],
+        "packages": ", ".join(f"{name} {v or 'missing'}" for name, v in facts["packages"].items()),
+        "FFmpeg": ", ".join(f"{name} {v}" for name, v in facts["ffmpeg"].items()) or "unknown",
+    }
+    for name, text in rows.items():
+        yield f"{name:<14}{text}"
+    if facts["advice"]:
+        yield ""
+        yield from (f"advice: {sentence}" for sentence in facts["advice"])
+    else:
+        yield "nothing is wrong"

@@ -1,0 +1,185 @@
+"""`ivlite inspect`: shows what a GGUF file holds, of this architecture or another, without loading its weights."""
+
+import argparse
+import json
+import math
+
+from ivlite.errors import IvliteError
+
+EPILOG = """\
+examples:
+  ivlite inspect model.gguf
+  ivlite inspect model.gguf --tensors | less
+  ivlite inspect model.gguf --json | python -m json.tool
+
+Exit code 3 when the file cannot be read as GGUF. A readable file that ivlite cannot run is shown, with the reason.
+"""
+
+SHOWN = 96  # characters of a metadata value that are shown; a tokenizer has millions
+
+# the first that a tensor's name begins with decides its group
+GROUPS = (
+    ("embeddings", ("token_embd",)),
+    ("head", ("output.",)),
+    ("text norms", ("output_norm",)),
+    ("text", ("blk.",)),
+    ("vision embeddings", ("v.patch_embd", "v.position_embd")),
+    ("vision blocks", ("v.blk.",)),
+    ("mergers", ("v.merger", "v.deepstack")),
+)
+
+
+def add_parser(commands):
+    parser = commands.add_parser(
+        "inspect",
+        help="show what a model file holds",
+        description="Shows architecture, sizes, types per tensor group, defaults and metadata of a GGUF file.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", metavar="FILE", help="a GGUF file")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--tensors", action="store_true", help="list every tensor")
+
+
+def run(args):
+    from ivlite.gguf import GGUFFile
+
+    with GGUFFile(args.file) as file:
+        facts = describe(file, tensors=args.tensors)
+    if args.json:
+        print(json.dumps(facts, ensure_ascii=False))
+    else:
+        print("\n".join(lines(facts)))
+    return 0
+
+
+def group(name):
+    """Which part of the model a tensor belongs to."""
+    found = next((g for g, starts in GROUPS if name.startswith(starts)), "other")
+    if found != "text":
+        return found
+    return "text attention" if ".attn" in name else "text mlp"
+
+
+def describe(file, tensors=False):
+    """Everything shown, as plain data; `config` or the sentence `problem` that says why there is none."""
+    meta = file.metadata
+    count = sum(math.prod(t.shape) for t in file.tensors.values())
+    size = sum(t.nbytes for t in file.tensors.values())
+    facts = {
+        "file": str(file.path),
+        "size": file.size,
+        "architecture": meta.get("general.architecture"),
+        "name": meta.get("general.name"),
+        "tensors": len(file.tensors),
+        "parameters": count,
+        "bits_per_weight": round(8 * size / count, 3) if count else None,
+        "groups": groups(file.tensors.values()),
+        **configuration(file),
+        "metadata": {key: shortened(value) for key, value in meta.items()},
+    }
+    if tensors:
+        facts["tensor_list"] = [
+            {"name": t.name, "shape": list(t.shape), "format": t.format, "bytes": t.nbytes}
+            for t in file.tensors.values()
+        ]
+    return facts
+
+
+def groups(tensors):
+    """Per group: parameters, bytes, and parameters per format."""
+    out = {}
+    for t in tensors:
+        entry = out.setdefault(group(t.name), {"parameters": 0, "bytes": 0, "formats": {}})
+        count = math.prod(t.shape)
+        entry["parameters"] += count
+        entry["bytes"] += t.nbytes
+        entry["formats"][t.format] = entry["formats"].get(t.format, 0) + count
+    return out
+
+
+def configuration(file):
+    """{"config": ...} of a model that ivlite runs, else {"problem": sentence}."""
+    from dataclasses import asdict
+
+    from ivlite import config, models
+    from ivlite.model import CACHE_BYTES, cache_bytes_per_token
+
+    try:
+        architecture = models.module(str(file.metadata.get("general.architecture")), file.path)
+        cfg = config.Config.from_metadata(file.metadata, file.path)
+        config.check_tensors(file.tensors, architecture.tensor_names(cfg), file.path)
+    except IvliteError as error:
+        return {"problem": str(error)}
+    cache = {kind: cache_bytes_per_token(cfg.text, kind) for kind in CACHE_BYTES}
+    return {"config": asdict(cfg), "cache_bytes_per_token": cache}
+
+
+def shortened(value):
+    """A metadata value as it is shown: long text and long arrays as their beginning and length."""
+    if isinstance(value, (list, tuple)) or hasattr(value, "tolist"):
+        items = value.tolist() if hasattr(value, "tolist") else list(value)
+        if not isinstance(items, list):  # a numpy scalar
+            return items
+        return items if len(items) <= 16 else f"{len(items)} values: {str(items[:6])[1:-1][:SHOWN]}, ..."
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, str) and len(value) > SHOWN:
+        return f"{value[:SHOWN]}... ({len(value):,} characters)"
+    return value
+
+
+def lines(facts):
+    """The facts as text."""
+    from ivlite.cli import printable
+    from ivlite.machine import gigabytes
+
+    yield printable(f"{facts['file']}: {facts['architecture']}, {facts['name'] or 'no name'}")
+    bits = f", {facts['bits_per_weight']:.2f} bits per weight" if facts["bits_per_weight"] else ""
+    yield f"{gigabytes(facts['size'])}, {facts['parameters'] / 1e9:.3f} billion parameters in {facts['tensors']} tensors{bits}"
+    if "problem" in facts:
+        yield printable(f"ivlite cannot run it: {facts['problem']}")
+    yield ""
+    for name, entry in facts["groups"].items():
+        most = sorted(entry["formats"].items(), key=lambda item: -item[1])
+        shares = ", ".join(f"{fmt} {100 * n / entry['parameters']:.4g} %" for fmt, n in most if entry["parameters"])
+        yield f"  {name:<18} {entry['parameters'] / 1e6:>10.2f} M {gigabytes(entry['bytes']):>10}   {shares}"
+    if "config" in facts:
+        yield ""
+        yield from settings(facts["config"], facts["cache_bytes_per_token"])
+    yield ""
+    for key, value in facts["metadata"].items():
+        yield printable(f"  {key} = {value}".replace("\n", "\\n"))
+    if "tensor_list" in facts:
+        yield ""
+        for t in facts["tensor_list"]:
+            yield printable(
+                f"  {t['name']:<40} {t['format']:<6} {'x'.join(map(str, t['shape'])):>16} {t['bytes']:>14,}"
+            )
+
+
+def settings(config, cache):
+    """Lines about shape, context, cache and defaults of a model that ivlite runs."""
+    text, vision, image, video = (config[k] for k in ("text", "vision", "image", "video"))
+    ranks = sorted(set(text["kv_lora_rank"]))
+    span = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+    yield (
+        f"  text       {text['num_layers']} layers of {text['hidden_size']}, {text['num_heads']} heads, latent rank {span}, "
+        f"rope {text['qk_rope_head_dim']}, mlp {text['intermediate_size']}, vocabulary {text['vocab_size']:,}"
+    )
+    yield (
+        f"  vision     {vision['depth']} layers of {vision['hidden_size']}, {vision['num_heads']} heads, "
+        f"patch {vision['patch_size']}, taps {', '.join(map(str, vision['deepstack_indexes']))}"
+    )
+    sizes = ", ".join(f"{kind} {n:,}" for kind, n in cache.items())
+    yield f"  context    {text['context_length']:,} tokens; cache bytes per token: {sizes}"
+    yield f"  images     {image['min_pixels']:,} to {image['max_pixels']:,} pixels"
+    yield (
+        f"  videos     {video['fps']:g} frames per second, {video['min_frames']} to {video['max_frames']} frames "
+        f"of {video['min_pixels']:,} to {video['max_pixels']:,} pixels"
+    )
+    defaults = ", ".join(f"{name} {value:g}" for name, value in config["generation"].items())
+    yield f"  answers    {defaults}"

@@ -1,0 +1,87 @@
+"""What this machine is and how fast it can be: the denominators of `ivlite bench`, the facts of `ivlite doctor`."""
+
+import os
+from pathlib import Path
+
+from ivlite import _C
+
+
+def limits(threads):
+    """Probed now with that many threads: {"read": bytes per second, "int8": operations per second}.
+
+    The int8 rate is that of the instructions the kernels in use multiply with, operands in registers.
+    """
+    _C.set_num_threads(threads)
+    return {"read": _C.probe_read_bandwidth(256 << 20, 5), "int8": _C.probe_int8_peak(0.3)}
+
+
+def machine(threads):
+    """{"cpu", "threads", "isa"}."""
+    return {"cpu": _C.cpu_info()["name"], "threads": threads, "isa": _C.isa()}
+
+
+def default_threads():
+    """What ivlite takes when nothing is said: IVLITE_NUM_THREADS, or one per usable physical core."""
+    return _C.num_threads()
+
+
+def processors():
+    """{"isas", "physical_cores", "affinity", "cpu_quota"}; a quota of None is no limit."""
+    return {
+        "isas": _C.isas(),
+        "physical_cores": physical_cores(),
+        "affinity": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu_quota": cpu_quota(),
+    }
+
+
+def physical_cores():
+    """Physical cores among the processors this process may use, or None."""
+    cores = set()
+    for cpu in os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ():
+        siblings = _line(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(siblings or str(cpu))
+    return len(cores) or None
+
+
+def cpu_quota():
+    """Processors the control group pays for, or None."""
+    words = _line("/sys/fs/cgroup/cpu.max").split()
+    if not words:
+        words = [_line(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period")]
+    try:
+        quota, period = (float(word) for word in words)
+    except ValueError:  # "max", or no control group
+        return None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def huge_pages():
+    """The mode of transparent huge pages, "always", "madvise" or "never", or None where there are none."""
+    modes = _line("/sys/kernel/mm/transparent_hugepage/enabled")
+    return modes.partition("[")[2].partition("]")[0] or None
+
+
+def cuda():
+    """A sentence about CUDA."""
+    if _C.cuda_available():
+        return "available"
+    if Path("/proc/driver/nvidia/version").exists():
+        return "this build has no CUDA kernels; an NVIDIA driver is here"
+    return "this build has no CUDA kernels; no NVIDIA driver found"
+
+
+def ffmpeg():
+    """Versions of the FFmpeg libraries, by name."""
+    from ivlite.media.libraries import versions
+
+    return versions()
+
+
+def _line(path):
+    """The first line of a file, or nothing."""
+    try:
+        with open(path) as file:
+            return file.readline().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,68 @@
+"""Shows how far loading, decoding, vision and prefill are: one line that rewrites itself, or plain lines."""
+
+import sys
+import time
+
+UNITS = {"decode": "frames", "vision": "frame pairs", "prefill": "tokens"}
+
+
+def seconds(value):
+    """A duration as a person reads it: "8 s", "2:05", "1:02:05"."""
+    whole = int(value + 0.5)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Progress:
+    """Called as progress(stage, done, total). `live` rewrites one line of `out`; else each finished stage is a line."""
+
+    INTERVAL = 0.1  # seconds between two rewrites: faster flickers and costs time
+
+    def __init__(self, live, out=None, clock=time.monotonic):
+        self.live, self.out, self.clock = live, out or sys.stderr, clock
+        self.stages = {}  # name -> (done, total)
+        self.started = self.shown = None
+        self.visible = False
+
+    def __call__(self, stage, done, total):
+        if stage == "generate":
+            return self.clear()
+        now = self.clock()
+        if stage not in self.stages and (stage == "load" or set(self.stages) <= {"load"}):
+            self.started = now
+            self.stages.clear()
+        self.stages[stage] = (done, total)
+        if self.live:
+            if self.shown is None or now - self.shown >= self.INTERVAL:
+                self.shown, self.visible = now, True
+                print(f"\r\x1b[K{self.line(now)}", end="", file=self.out, flush=True)
+        elif done >= total:
+            print(
+                f"ivlite: {self.describe(stage)} after {seconds(now - self.started)}",
+                file=self.out,
+                flush=True,
+            )
+
+    def describe(self, stage):
+        done, total = self.stages[stage]
+        if stage == "load":
+            return f"load {done / 1e9:.2f} of {total / 1e9:.2f} GB"
+        return f"{stage} {done:,} of {total:,} {UNITS.get(stage, '')}".rstrip()
+
+    def line(self, now):
+        """All stages under way and the time left, judged by the last stage of the pipeline that has begun."""
+        text = " · ".join(self.describe(stage) for stage in self.stages)
+        done, total = self.stages[[s for s in ("load", "decode", "vision", "prefill") if s in self.stages][-1]]
+        elapsed = now - self.started
+        if elapsed >= 1 and 0 < done < total:
+            text += f" · {seconds(elapsed * (total - done) / done)} left"
+        return text
+
+    def clear(self):
+        """Removes the line, before anything else is printed."""
+        if self.visible:
+            print("\r\x1b[K", end="", file=self.out, flush=True)
+            self.visible = False

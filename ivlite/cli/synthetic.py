@@ -1,0 +1,96 @@
+"""Models of random weights, built in memory: what `ivlite bench --random` measures. Nothing they say means anything."""
+
+import math
+
+import numpy as np
+
+from ivlite import _C, models, ops
+from ivlite.config import Config, GenerationConfig, ImageConfig, TextConfig, TokenIds, VideoConfig, VisionConfig
+from ivlite.errors import UsageError
+from ivlite.gguf import TensorInfo
+from ivlite.model import Model, check_memory
+from ivlite.quantize.recipes import plan_tensor
+
+# hidden, layers, heads, ranks, rope = nope = v, ffn, vocabulary, then the tower: depth, hidden, heads, ffn, positions, taps
+SIZES = {
+    "8b": (4096, 36, 32, 896, 128, 12288, 151936, 27, 1152, 16, 4304, 2304, (8, 16, 24)),
+    "4b": (2560, 36, 32, 896, 128, 9728, 151936, 24, 1024, 16, 4096, 2304, (5, 11, 17)),
+    "tiny": (128, 4, 4, 96, 32, 384, 448, 4, 96, 4, 160, 64, (0, 1, 2)),
+}
+
+
+def config(size):
+    """The Config of one of SIZES: "8b" is InternVideo3-8B, the others have its shape at other widths."""
+    if size not in SIZES:
+        raise UsageError(f"no random model of size {size!r}; there are {', '.join(SIZES)}")
+    hidden, layers, heads, rank, head, ffn, vocab, depth, width, vheads, vffn, places, taps = SIZES[size]
+    height = width_axis = (head // 2 - 4) // 3 if head == 128 else 5
+    section = (head // 2 - height - width_axis, height, width_axis)
+    text = TextConfig(
+        hidden_size=hidden, num_layers=layers, num_heads=heads, kv_lora_rank=(rank,) * layers, qk_rope_head_dim=head,
+        qk_nope_head_dim=head, v_head_dim=head, intermediate_size=ffn, vocab_size=vocab, rms_norm_eps=1e-6,
+        rope_theta=5e6, mrope_section=section, mrope_interleaved=True, rope_interleave=True, latent_norm=False,
+        attention_bias=True, context_length=262144, tie_word_embeddings=False,
+    )  # fmt: skip
+    vision = VisionConfig(
+        depth=depth, hidden_size=width, num_heads=vheads, intermediate_size=vffn, patch_size=16,
+        temporal_patch_size=2, spatial_merge_size=2, in_channels=3, num_position_embeddings=places,
+        deepstack_indexes=taps, out_hidden_size=hidden,
+    )  # fmt: skip
+    half = (0.5, 0.5, 0.5)
+    return Config(
+        name=f"random-{size}", text=text, vision=vision,
+        image=ImageConfig(min_pixels=65536, max_pixels=16777216, mean=half, std=half),
+        video=VideoConfig(fps=1, min_frames=4, max_frames=768, min_pixels=131072, max_pixels=131072, mean=half, std=half),
+        tokens=TokenIds(image_pad=1, video_pad=2, vision_start=3, vision_end=4, im_start=5, im_end=6, eos=(6,)),
+        generation=GenerationConfig(),
+    )  # fmt: skip
+
+
+class RandomSource:
+    """Looks like a model file whose every block holds random codes, at the scale that keeps activations near 1."""
+
+    def __init__(self, cfg, type_name, seed=0):
+        self.random = np.random.default_rng(seed)
+        self.formats = {f["name"]: f for f in _C.formats()}
+        self.tensors, self.table = {}, None
+        for spec in models.module("internvideo3").tensor_names(cfg):
+            fmt, shape = plan_tensor(spec, type_name)
+            info = self.formats[fmt]
+            nbytes = math.prod(shape) // info["block"] * info["block_bytes"]
+            self.tensors[spec.gguf] = TensorInfo(name=spec.gguf, shape=shape, format=fmt, offset=0, nbytes=nbytes)
+
+    def read(self, name):
+        info = self.tensors[name]
+        if len(info.shape) == 1:
+            value = np.ones if name.endswith("weight") else np.zeros
+            return value(info.shape, np.float32).view(np.uint8)
+        return self._blocks(info.format, math.prod(info.shape), info.shape[1])
+
+    def read_rows(self, name, rows):
+        if self.table is None:  # one row of codes serves every token: the values do not matter
+            info = self.tensors[name]
+            self.table = self._blocks(info.format, info.shape[1], 1)
+        return np.repeat(self.table[None], len(rows), 0)
+
+    def _blocks(self, fmt, count, cols):
+        info = self.formats[fmt]
+        if not info["quantized"]:
+            values = self.random.standard_normal(count, np.float32) / np.float32(math.sqrt(cols))
+            bits = values.view(np.uint32)
+            as_stored = {"f32": values, "f16": values.astype(np.float16), "bf16": (bits >> 16).astype(np.uint16)}
+            return as_stored[fmt].view(np.uint8)
+        blocks = np.frombuffer(self.random.bytes(count // info["block"] * info["block_bytes"]), np.uint8)
+        blocks = blocks.reshape(-1, info["block_bytes"]).copy()
+        rms = {8: 73.6, 4: 4.6}[info["block_bytes"] * 8 // info["block"]]  # of uniform codes of so many bits
+        blocks[:, :2] = np.frombuffer(np.float16(1 / (rms * math.sqrt(cols))).tobytes(), np.uint8)
+        return blocks.reshape(-1)
+
+
+def random_model(size="8b", type="q4_0", *, threads=None, context=8192, kv="q8", seed=0, progress=None):
+    """A Model of random weights in the quantiser's format for `type`. Raises UsageError, OutOfMemoryError."""
+    cfg = config(size)
+    source = RandomSource(cfg, type, seed)
+    check_memory(sum(t.nbytes for t in source.tensors.values()), cfg.text, context, kv)
+    network = models.module("internvideo3").Network(cfg, source, ops.get("cpu", threads), progress)
+    return Model(cfg, network, None, context=context, kv=kv)

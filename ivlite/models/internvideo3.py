@@ -1,0 +1,453 @@
+"""InternVideo3: a Qwen3-VL vision tower and decoder whose attention is multi-head latent attention (M2LA).
+
+The arithmetic is `ivlite.ops`; this file says which tensors there are and what is done with them. Per text layer and
+token x, with h heads, a latent c shared by all heads and one rotated key shared by all heads:
+
+    q_h = [q_nope | q_rope]            c, k_rope = split(W_kva x + b)           [k_nope_h | v_h] = W_kvb,h c
+    s_h = (q_nope . k_nope + rot(q_rope) . rot(k_rope)) / sqrt(nope + rope)     o = W_o [softmax(s_h) v_h]
+
+Only c and rot(k_rope) are cached. Written W_kvb,h = [Uk_h; Uv_h], the same scores are (Uk_h^T q_nope) . c, and the same
+output is Uv_h (softmax(s_h) c): the absorbed form, cheaper for few queries; expanding k and v is cheaper for many.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+ARCHITECTURE = "internvideo3"
+
+
+# ------------------------------------------------------------------------------------------------ tensors
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of a checkpoint: its Hugging Face name, its GGUF name, and its shape as a matrix or vector.
+
+    kind: "matrix" may be quantised, "float_matrix" keeps a float format, "vector" is always float32.
+    """
+
+    hf: str
+    gguf: str
+    shape: tuple[int, ...]
+    kind: str = "matrix"
+    optional: bool = False
+
+
+def _pair(hf, gguf, rows, cols, bias=True, kind="matrix"):
+    """A linear layer's weight and bias."""
+    yield TensorSpec(f"{hf}.weight", f"{gguf}.weight", (rows, cols), kind)
+    if bias:
+        yield TensorSpec(f"{hf}.bias", f"{gguf}.bias", (rows,), "vector")
+
+
+def _norm(hf, gguf, n, bias=False):
+    yield TensorSpec(f"{hf}.weight", f"{gguf}.weight", (n,), "vector")
+    if bias:
+        yield TensorSpec(f"{hf}.bias", f"{gguf}.bias", (n,), "vector")
+
+
+def _text_layer(text, i):
+    hf, gg = f"model.language_model.layers.{i}", f"blk.{i}"
+    width, heads, rank = text.hidden_size, text.num_heads, text.kv_lora_rank[i]
+    yield from _norm(f"{hf}.input_layernorm", f"{gg}.attn_norm", width)
+    yield from _norm(f"{hf}.post_attention_layernorm", f"{gg}.ffn_norm", width)
+    attn, bias = f"{hf}.self_attn", text.attention_bias
+    query = heads * (text.qk_nope_head_dim + text.qk_rope_head_dim)
+    yield from _pair(f"{attn}.q_proj", f"{gg}.attn_q", query, width, bias)
+    latent = rank + text.qk_rope_head_dim
+    yield from _pair(f"{attn}.kv_a_proj_with_mqa", f"{gg}.attn_kv_a", latent, width, bias)
+    if text.latent_norm:
+        yield from _norm(f"{attn}.kv_a_layernorm", f"{gg}.attn_kv_a_norm", rank)
+    expanded = heads * (text.qk_nope_head_dim + text.v_head_dim)
+    yield from _pair(f"{attn}.kv_b_proj", f"{gg}.attn_kv_b", expanded, rank, bias=False)
+    yield from _pair(f"{attn}.o_proj", f"{gg}.attn_output", width, heads * text.v_head_dim, bias=False)
+    for part, rows, cols in (
+        ("gate", text.intermediate_size, width),
+        ("up", text.intermediate_size, width),
+        ("down", width, text.intermediate_size),
+    ):
+        yield from _pair(f"{hf}.mlp.{part}_proj", f"{gg}.ffn_{part}", rows, cols, bias=False)
+
+
+def _vision_block(vision, i):
+    hf, gg = f"model.visual.blocks.{i}", f"v.blk.{i}"
+    width, inner = vision.hidden_size, vision.intermediate_size
+    yield from _norm(f"{hf}.norm1", f"{gg}.ln1", width, bias=True)
+    yield from _norm(f"{hf}.norm2", f"{gg}.ln2", width, bias=True)
+    yield from _pair(f"{hf}.attn.qkv", f"{gg}.attn_qkv", 3 * width, width)
+    yield from _pair(f"{hf}.attn.proj", f"{gg}.attn_out", width, width)
+    yield from _pair(f"{hf}.mlp.linear_fc1", f"{gg}.ffn_up", inner, width)
+    yield from _pair(f"{hf}.mlp.linear_fc2", f"{gg}.ffn_down", width, inner)
+
+
+def _merger(vision, hf, gg, norm):
+    inner = vision.hidden_size * vision.spatial_merge_size**2
+    yield from _norm(f"{hf}.norm", f"{gg}.norm", norm, bias=True)
+    yield from _pair(f"{hf}.linear_fc1", f"{gg}.fc1", inner, inner)
+    yield from _pair(f"{hf}.linear_fc2", f"{gg}.fc2", vision.out_hidden_size, inner)
+
+
+def _vision(vision):
+    width = vision.hidden_size
+    patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    yield from _pair("model.visual.patch_embed.proj", "v.patch_embd", width, patch, kind="float_matrix")
+    yield TensorSpec("model.visual.pos_embed.weight", "v.position_embd.weight",
+                     (vision.num_position_embeddings, width), "float_matrix")  # fmt: skip
+    for i in range(vision.depth):
+        yield from _vision_block(vision, i)
+    yield from _merger(vision, "model.visual.merger", "v.merger", width)
+    merged = width * vision.spatial_merge_size**2
+    for k in range(len(vision.deepstack_indexes)):
+        yield from _merger(vision, f"model.visual.deepstack_merger_list.{k}", f"v.deepstack.{k}", merged)
+
+
+def tensor_names(config):
+    """Every tensor that a checkpoint of this configuration has, as a list of TensorSpec."""
+    text = config.text
+    table = (text.vocab_size, text.hidden_size)
+    specs = [TensorSpec("model.language_model.embed_tokens.weight", "token_embd.weight", table)]
+    for i in range(text.num_layers):
+        specs += _text_layer(text, i)
+    specs += _norm("model.language_model.norm", "output_norm", text.hidden_size)
+    if not text.tie_word_embeddings:
+        specs.append(TensorSpec("lm_head.weight", "output.weight", table))
+    return specs + list(_vision(config.vision))
+
+
+# ------------------------------------------------------------------------------------------------ positions
+
+
+def mrope_axes(section, interleaved):
+    """Which position axis (0 time, 1 height, 2 width) turns each rotary frequency, an int array (sum(section),).
+
+    Interleaved: T H W T H W ... while H and W last, then T (apply_interleaved_mrope of Qwen3-VL); else three runs.
+    """
+    if not interleaved:
+        return np.repeat(np.arange(3), section)
+    axes = np.zeros(sum(section), np.int64)
+    for axis in (1, 2):
+        axes[axis : 3 * section[axis] : 3] = axis
+    return axes
+
+
+def rotary(positions, dim, theta):
+    """cos and sin, float32 (n, dim/2), of positions (n,) or (n, dim/2) times theta^(-2j/dim)."""
+    inverse = (1.0 / np.float32(theta) ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim))).astype(np.float32)
+    angles = positions.astype(np.float32).reshape(len(positions), -1) * inverse
+    return np.cos(angles), np.sin(angles)
+
+
+def interpolated_positions(table, h, w, merge):
+    """The (side, side) table of position embeddings sampled bilinearly at an h x w grid, align_corners.
+
+    table float32 (side * side, width) -> float32 (h * w, width), rows in merge-block order.
+    """
+    side = math.isqrt(len(table))
+
+    def corners(n):
+        at = _linspace32(side - 1, n)
+        low = at.astype(np.int64)
+        return low, np.minimum(low + 1, side - 1), (at - low.astype(np.float32))[:, None]
+
+    top, bottom, dh = corners(h)
+    left, right, dw = corners(w)
+    grid = table.reshape(side, side, -1)
+    dh = dh[:, None]
+    one = np.float32(1)
+    out = grid[top][:, left] * ((one - dh) * (one - dw)) + grid[top][:, right] * ((one - dh) * dw)
+    out += grid[bottom][:, left] * (dh * (one - dw))
+    out += grid[bottom][:, right] * (dh * dw)
+    return block_order(out, merge)
+
+
+def _linspace32(end, n):
+    """torch.linspace(0, end, n) in float32: counted up from 0 in the first half, down from the end in the second."""
+    if n == 1:
+        return np.zeros(1, np.float32)
+    step = np.float32(end) / np.float32(n - 1)
+    i = np.arange(n)
+    up = step * i.astype(np.float32)
+    down = np.float32(end) - step * (n - 1 - i).astype(np.float32)
+    return np.where(i < n // 2, up, down).astype(np.float32)
+
+
+def block_order(grid, merge):
+    """(h, w, ...) reordered to rows (h/merge, w/merge, merge, merge): the order in which patches arrive."""
+    h, w = grid.shape[:2]
+    rest = grid.shape[2:]
+    blocks = grid.reshape(h // merge, merge, w // merge, merge, *rest).swapaxes(1, 2)
+    return np.ascontiguousarray(blocks).reshape(h * w, *rest)
+
+
+# ------------------------------------------------------------------------------------------------ the decoder
+
+
+class Loader:
+    """Reads tensors of a source (`tensors`, `read`) into an operation set, reporting bytes as it goes."""
+
+    def __init__(self, source, ops, progress=None):
+        self.source, self.ops, self.progress = source, ops, progress
+        self.done = 0
+        # The embedding table stays in the file, unless it is the head as well.
+        left = {"token_embd.weight"} if "output.weight" in source.tensors else set()
+        self.total = sum(t.nbytes for name, t in source.tensors.items() if name not in left)
+
+    def read(self, name):
+        """Format name and raw bytes of a tensor."""
+        info = self.source.tensors[name]
+        data = self.source.read(name)
+        self.done += info.nbytes
+        if self.progress:
+            self.progress("load", self.done, self.total)
+        return info.format, data
+
+    def has(self, name):
+        return name in self.source.tensors
+
+    def floats(self, name):
+        """A tensor as numpy float32, in its own shape."""
+        fmt, data = self.read(name)
+        shape = self.source.tensors[name].shape
+        return self.ops.decode(fmt, data, math.prod(shape)).reshape(shape)
+
+    def vector(self, name):
+        return self.ops.array(self.floats(name)) if self.has(name) else None
+
+    def matrix(self, name, shape):
+        """A packed weight of that logical shape, (rows, cols) or (heads, rows, cols)."""
+        fmt, data = self.read(name)
+        return self.ops.weight(fmt, data, shape)
+
+    def linear(self, name, rows, cols):
+        return Linear(self.ops, self.matrix(f"{name}.weight", (rows, cols)), self.vector(f"{name}.bias"))
+
+    def norm(self, name):
+        return self.vector(f"{name}.weight"), self.vector(f"{name}.bias")
+
+
+class Linear:
+    """y = W x + b over an operation set."""
+
+    def __init__(self, ops, weight, bias=None):
+        self.ops, self.weight, self.bias = ops, weight, bias
+
+    def __call__(self, x, into=None):
+        return self.ops.linear(x, self.weight, self.bias, into)
+
+
+class Layer:
+    """One decoder layer: M2LA attention and a SwiGLU MLP, each behind an RMSNorm and added to the residual."""
+
+    def __init__(self, load, text, i):
+        self.ops, self.text, self.index, self.rank = load.ops, text, i, text.kv_lora_rank[i]
+        name, width, heads = f"blk.{i}", text.hidden_size, text.num_heads
+        nope, rope, v = text.qk_nope_head_dim, text.qk_rope_head_dim, text.v_head_dim
+        self.scale = (nope + rope) ** -0.5
+        self.attn_norm, self.ffn_norm = load.norm(f"{name}.attn_norm")[0], load.norm(f"{name}.ffn_norm")[0]
+        self.q = load.linear(f"{name}.attn_q", heads * (nope + rope), width)
+        self.kv_a = load.linear(f"{name}.attn_kv_a", self.rank + rope, width)
+        self.latent_norm = load.vector(f"{name}.attn_kv_a_norm.weight")
+        self._load_kv_b(load, f"{name}.attn_kv_b.weight")
+        self.o = load.linear(f"{name}.attn_output", width, heads * v)
+        self.gate_up = self._load_gate_up(load, name)
+        self.down = load.linear(f"{name}.ffn_down", width, text.intermediate_size)
+        # Below this many queries the absorbed form does fewer multiplications than expanding every cached token.
+        saved = 2 * self.rank - nope - v
+        self.expand_from = self.rank * (nope + v) / saved if saved > 0 else math.inf
+
+    def _load_kv_b(self, load, name):
+        """W_kvb as it is for the expanded form, and Uk^T, Uv per head for the absorbed one."""
+        text, ops = self.text, self.ops
+        heads, nope, v = text.num_heads, text.qk_nope_head_dim, text.v_head_dim
+        fmt, data = load.read(name)
+        self.kv_b = ops.weight(fmt, data, (heads, nope + v, self.rank))
+        columns = load.source.tensors[name].shape[1]
+        full = ops.decode(fmt, data, heads * (nope + v) * columns)
+        full = full.reshape(heads, nope + v, columns)[:, :, : self.rank]
+        # A block format groups along columns, so the transposed matrix is encoded anew, at 8 bits.
+        fmt = fmt if fmt in ("f32", "f16", "bf16") else "q8_0"
+        key = np.ascontiguousarray(full[:, :nope].swapaxes(1, 2)).reshape(heads * self.rank, nope)
+        value = np.ascontiguousarray(full[:, nope:]).reshape(heads * v, self.rank)
+        self.uk_t = ops.weight(fmt, ops.encode(fmt, key), (heads, self.rank, nope))
+        self.uv = ops.weight(fmt, ops.encode(fmt, value), (heads, v, self.rank))
+
+    def _load_gate_up(self, load, name):
+        """Gate and up as one matrix, so that a token reads them in one pass."""
+        (fmt, gate), (fmt_up, up) = load.read(f"{name}.ffn_gate.weight"), load.read(f"{name}.ffn_up.weight")
+        shape = (self.text.intermediate_size, self.text.hidden_size)
+        if fmt == fmt_up:
+            both = self.ops.weight(fmt, np.concatenate([gate, up]), (2 * shape[0], shape[1]))
+            return [Linear(self.ops, both)]
+        return [Linear(self.ops, self.ops.weight(f, d, shape)) for f, d in ((fmt, gate), (fmt_up, up))]
+
+    def __call__(self, x, cos, sin, cache):
+        """x (T, hidden) in place; cos, sin (T, rope/2). Appends T rows to the cache's layer."""
+        ops, eps = self.ops, self.text.rms_norm_eps
+        x = self.o(self.attention(ops.rms_norm(x, self.attn_norm, eps), cos, sin, cache), into=x)
+        h = ops.rms_norm(x, self.ffn_norm, eps)
+        h = [linear(h) for linear in self.gate_up]
+        h = ops.silu_mul(h[0] if len(h) == 1 else ops.concat(h))
+        return self.down(h, into=x)
+
+    def attention(self, x, cos, sin, cache):
+        """(T, hidden) -> (T, heads * v)."""
+        ops, text, tokens = self.ops, self.text, len(x)
+        q = self.q(x).reshape(tokens, text.num_heads, -1)
+        nope = text.qk_nope_head_dim
+        q_nope, q_rope = q[:, :, :nope], ops.rope(q[:, :, nope:], cos, sin, text.rope_interleave)
+        a = self.kv_a(x)
+        latent, k_rope = a[:, : self.rank], a[:, self.rank :].reshape(tokens, 1, -1)
+        if self.latent_norm is not None:
+            latent = ops.rms_norm(latent, self.latent_norm, text.rms_norm_eps)
+        k_rope = ops.rope(k_rope, cos, sin, text.rope_interleave).reshape(tokens, -1)
+        cache.append(self.index, latent, k_rope)
+        if tokens < self.expand_from:
+            u = ops.absorbed_attention(ops.linear_heads(q_nope, self.uk_t), q_rope, cache, self.index, self.scale)
+            out = ops.linear_heads(u, self.uv)
+        else:
+            out = ops.expanded_attention(q_nope, q_rope, cache, self.index, self.kv_b, self.scale)
+        return out.reshape(tokens, -1)
+
+
+# ------------------------------------------------------------------------------------------------ the vision tower
+
+
+class Merger:
+    """LayerNorm, 2x2 neighbours side by side, Linear, exact GELU, Linear: patches (N, width) -> (N/4, hidden)."""
+
+    def __init__(self, load, vision, name, norm_after_merge):
+        self.ops, self.eps, self.after = load.ops, vision.layer_norm_eps, norm_after_merge
+        self.width = vision.hidden_size * vision.spatial_merge_size**2
+        self.norm = load.norm(f"{name}.norm")
+        self.fc1 = load.linear(f"{name}.fc1", self.width, self.width)
+        self.fc2 = load.linear(f"{name}.fc2", vision.out_hidden_size, self.width)
+
+    def __call__(self, x):
+        x = x.reshape(-1, self.width) if self.after else x
+        x = self.ops.layer_norm(x, *self.norm, self.eps).reshape(-1, self.width)
+        return self.fc2(self.ops.gelu(self.fc1(x), "erf"))
+
+
+class VisionBlock:
+    """Pre-norm attention within one frame pair, and a tanh-GELU MLP."""
+
+    def __init__(self, load, vision, i):
+        self.ops, self.vision = load.ops, vision
+        name, width, inner = f"v.blk.{i}", vision.hidden_size, vision.intermediate_size
+        self.ln1, self.ln2 = load.norm(f"{name}.ln1"), load.norm(f"{name}.ln2")
+        self.qkv = load.linear(f"{name}.attn_qkv", 3 * width, width)
+        self.out = load.linear(f"{name}.attn_out", width, width)
+        self.up = load.linear(f"{name}.ffn_up", inner, width)
+        self.down = load.linear(f"{name}.ffn_down", width, inner)
+
+    def __call__(self, x, cos, sin, segment):
+        ops, heads, eps = self.ops, self.vision.num_heads, self.vision.layer_norm_eps
+        qkv = self.qkv(ops.layer_norm(x, *self.ln1, eps)).reshape(len(x), 3, heads, -1)
+        q, k = (ops.rope(qkv[:, i], cos, sin, False) for i in (0, 1))
+        h = ops.attention(q, k, qkv[:, 2], qkv.shape[-1] ** -0.5, segment)
+        x = self.out(h.reshape(len(x), -1), into=x)
+        return self.down(ops.gelu(self.up(ops.layer_norm(x, *self.ln2, eps)), "tanh"), into=x)
+
+
+class Vision:
+    """The vision tower: frame pairs to merged features and DeepStack features."""
+
+    def __init__(self, load, config):
+        vision = self.config = config.vision
+        self.ops = load.ops
+        patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        self.patch_embed = load.linear("v.patch_embd", vision.hidden_size, patch)
+        self.positions = load.floats("v.position_embd.weight")
+        self.blocks = [VisionBlock(load, vision, i) for i in range(vision.depth)]
+        self.merger = Merger(load, vision, "v.merger", norm_after_merge=False)
+        self.deepstack = {
+            block: Merger(load, vision, f"v.deepstack.{k}", norm_after_merge=True)
+            for k, block in enumerate(vision.deepstack_indexes)
+        }
+        self._grid = None, None
+
+    def _grid_constants(self, h, w, pairs):
+        """Position embeddings and rotary cos, sin of `pairs` grids of h x w patches; the last answer is kept."""
+        key = (h, w, pairs)
+        if self._grid[0] != key:
+            vision, merge = self.config, self.config.spatial_merge_size
+            embedding = interpolated_positions(self.positions, h, w, merge)
+            at = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), -1)
+            at = block_order(at, merge)
+            half = vision.hidden_size // vision.num_heads // 2
+            parts = [rotary(at[:, axis], half, vision.rope_theta) for axis in (0, 1)]
+            cos, sin = (np.concatenate([p[i] for p in parts], 1) for i in (0, 1))
+            self._grid = key, [self.ops.array(np.tile(a, (pairs, 1))) for a in (embedding, cos, sin)]
+        return self._grid[1]
+
+    def __call__(self, pairs, mean, std):
+        """Encodes frame pairs of one size: list of uint8 (temporal, H, W, 3).
+
+        Returns merged (n, hidden) and a list of DeepStack (n, hidden), n = pairs * H/32 * W/32 tokens.
+        """
+        vision, ops = self.config, self.ops
+        h, w = pairs[0].shape[1] // vision.patch_size, pairs[0].shape[2] // vision.patch_size
+        patches = [ops.patchify(p, vision.patch_size, vision.spatial_merge_size, mean, std) for p in pairs]
+        embedding, cos, sin = self._grid_constants(h, w, len(pairs))
+        x = self.patch_embed(patches[0] if len(patches) == 1 else ops.concat(patches, axis=0))
+        x += embedding
+        deep = []
+        for i, block in enumerate(self.blocks):
+            x = block(x, cos, sin, h * w)
+            if i in self.deepstack:
+                deep.append(self.deepstack[i](x))
+        return self.merger(x), deep
+
+
+# ------------------------------------------------------------------------------------------------ the whole
+
+
+class Network:
+    """The loaded model: token ids and frame pairs in, hidden states and logits out.
+
+    source has `tensors` (name -> format, shape, nbytes), `read(name)` and `read_rows(name, rows)`.
+    """
+
+    def __init__(self, config, source, ops, progress=None):
+        self.config, self.ops, self.source = config, ops, source
+        load, text = Loader(source, ops, progress), config.text
+        self.layers = [Layer(load, text, i) for i in range(text.num_layers)]
+        self.norm = load.vector("output_norm.weight")
+        head = "token_embd.weight" if text.tie_word_embeddings else "output.weight"
+        self.head = Linear(ops, load.matrix(head, (text.vocab_size, text.hidden_size)))
+        self.vision = Vision(load, config)
+        self.axes = mrope_axes(text.mrope_section, text.mrope_interleaved)
+
+    def cache(self, capacity, kind):
+        text = self.config.text
+        return self.ops.cache(text.kv_lora_rank, text.qk_rope_head_dim, capacity, kind)
+
+    def embed(self, token_ids):
+        """Embedding rows of int token ids (T,) as (T, hidden)."""
+        width, name = self.config.text.hidden_size, "token_embd.weight"
+        info = self.source.tensors[name]
+        rows = self.source.read_rows(name, np.asarray(token_ids, np.int64))
+        table = self.ops.decode(info.format, rows.reshape(-1), len(rows) * info.shape[1])
+        return self.ops.array(np.ascontiguousarray(table.reshape(len(rows), -1)[:, :width]))
+
+    def forward(self, x, positions, cache, deepstack=()):
+        """Runs T new tokens. x (T, hidden), changed in place; positions int (3, T).
+
+        deepstack: (first row, list of (n, hidden)) per run of vision tokens; feature k is added after layer k.
+        """
+        text = self.config.text
+        cos, sin = rotary(positions[self.axes].T, text.qk_rope_head_dim, text.rope_theta)
+        cos, sin = self.ops.array(cos), self.ops.array(sin)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, cache)
+            for first, features in deepstack:
+                if i < len(features):
+                    x[first : first + len(features[i])] += features[i]
+        cache.advance(len(x))
+        return x
+
+    def logits(self, x):
+        """Hidden states (T, hidden) to logits (T, vocab)."""
+        return self.head(self.ops.rms_norm(x, self.norm, self.config.text.rms_norm_eps))

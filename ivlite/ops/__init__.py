@@ -1,0 +1,54 @@
+"""The operations a model may use, behind one interface: `ops = ivlite.ops.get("cpu", threads=2)`.
+
+Each set is a module of this package with a class `Ops`: `cpu` (numpy arrays, compiled kernels) and `reference`
+(float32 torch, slow and obvious). Arrays are float32 unless said otherwise; a model touches them only with reshape,
+slicing, `+` and `+=`, which mean the same in numpy and torch. T is tokens (rows), S cached tokens, H heads.
+
+    array(x)                                   numpy -> the set's own float32 array
+    numpy(x)                                   and back
+    weight(fmt, data, shape)                   a packed matrix (rows, cols) or one per head (H, rows, cols).
+                                               fmt: a name in ivlite._C.formats(); data: uint8 (nbytes,), row-major blocks
+                                               whose rows may be padded with zeros: data is (rows, ceil(cols / block)) blocks
+    decode(fmt, data, count)                   `count` weights of data as a numpy float32 vector
+    encode(fmt, matrix)                        numpy float32 (rows, cols) -> uint8 (nbytes,), columns padded to whole blocks
+    concat(arrays, axis=1)                     joined along that axis
+    linear(x, w, bias=None, into=None)         x (T, cols) -> (T, rows); adds into `into` in place where given, returns it
+    linear_heads(x, w)                         x (T, H, cols), w (H, rows, cols) -> (T, H, rows)
+    rms_norm(x, w, eps)  layer_norm(x, w, b, eps)
+    rope(x, cos, sin, interleaved)             x (T, H, D), cos and sin (T, D/2) -> (T, H, D) in half order
+    silu_mul(x)                                (T, 2N) -> (T, N): silu(x[:, :N]) * x[:, N:]
+    gelu(x, "tanh" | "erf")
+    attention(q, k, v, scale, segment)         bidirectional within runs of `segment` rows: (T, H, D) each -> (T, H, D)
+    cache(ranks, rope_dim, capacity, kind)     a latent cache, kind "f32" | "bf16" | "q8", one rank per layer, see below
+    absorbed_attention(ql, qr, cache, layer, scale)           ql (T, H, rank), qr (T, H, rope) -> (T, H, rank)
+    expanded_attention(qn, qr, cache, layer, kv_b, scale)     qn (T, H, nope), qr (T, H, rope); kv_b a weight
+                                               (H, nope + v, rank) -> (T, H, v)
+    patchify(frames, patch, merge, mean, std)  frames uint8 (temporal, h, w, 3) -> (h*w/patch^2, 3*temporal*patch^2)
+
+The T queries of both latent attentions are the newest T cached rows of that layer: query t sees the rows up to its own.
+
+A cache has `length` (tokens that every layer holds), `capacity`, `append(layer, latent (T, rank), k_rope (T, rope))`,
+which writes rows length .. length + T of that layer, `advance(T)`, called once when every layer has appended,
+`truncate(length)`, `read(layer, s0, s1)` -> float32 (latent, k_rope), and `nbytes`. Between append and advance the
+newest rows of the layer appended last count as cached for the attentions, which see them as they were given; older rows
+are seen as the cache stores them: "f32"; "bf16" latents with float16 keys; "q8" int8 latents, one scale per token, with
+float16 keys.
+"""
+
+import importlib
+
+from ivlite.errors import UsageError
+
+SETS = ("cpu", "reference")
+
+
+def get(name, threads=None):
+    """The operation set of that name, with `threads` worker threads (None: one per usable physical core)."""
+    if name not in SETS:
+        raise ValueError(f"unknown operation set {name!r}; there are {', '.join(SETS)}")
+    try:
+        return importlib.import_module(f"ivlite.ops.{name}").Ops(threads)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UsageError(f"the {name} operations need PyTorch, which is not installed: pip install torch") from error

@@ -1,0 +1,120 @@
+"""The CPU operations: numpy arrays in and out, the arithmetic in the compiled module."""
+
+import numpy as np
+
+from ivlite import _C
+
+
+def _rows(x):
+    """x with a contiguous last axis: the module takes any other strides as they are."""
+    return x if x.shape[-1] <= 1 or x.strides[-1] == x.itemsize else np.ascontiguousarray(x)
+
+
+def _packed(x):
+    return np.ascontiguousarray(x)
+
+
+class Ops:
+    """The interface of `ivlite.ops` over the kernels of this machine's instruction set."""
+
+    name = "cpu"
+
+    def __init__(self, threads=None):
+        _C.set_num_threads(threads if threads is not None else _C.num_threads())
+        self.threads = _C.num_threads()
+        self.blocks = {f["name"]: f["block"] for f in _C.formats()}
+
+    def array(self, x):
+        return np.ascontiguousarray(x, np.float32)
+
+    def numpy(self, x):
+        return x
+
+    def concat(self, arrays, axis=1):
+        return np.concatenate(arrays, axis)
+
+    def decode(self, fmt, data, count):
+        return _C.decode(fmt, data, count)
+
+    def encode(self, fmt, matrix):
+        padded = np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % self.blocks[fmt])))
+        return _C.encode(fmt, np.ascontiguousarray(padded, np.float32).reshape(-1))
+
+    def weight(self, fmt, data, shape):
+        heads, rows, cols = shape if len(shape) == 3 else (1, *shape)
+        return _C.Weight(fmt, data, heads, rows, cols)
+
+    def linear(self, x, w, bias=None, into=None):
+        y = np.empty((len(x), w.rows), np.float32) if into is None else into
+        _C.linear(y, _rows(x), w, bias, into is not None)
+        return y
+
+    def linear_heads(self, x, w):
+        y = np.empty((*x.shape[:2], w.rows), np.float32)
+        _C.linear_heads(y, _rows(x), w)
+        return y
+
+    def rms_norm(self, x, w, eps):
+        y = np.empty(x.shape, np.float32)
+        _C.rms_norm(y, _rows(x), w, eps)
+        return y
+
+    def layer_norm(self, x, w, b, eps):
+        y = np.empty(x.shape, np.float32)
+        _C.layer_norm(y, _rows(x), w, b, eps)
+        return y
+
+    def rope(self, x, cos, sin, interleaved):
+        y = np.empty(x.shape, np.float32)
+        _C.rope(y, _rows(x), _packed(cos), _packed(sin), interleaved)
+        return y
+
+    def silu_mul(self, x):
+        y = np.empty((len(x), x.shape[1] // 2), np.float32)
+        _C.silu_mul(y, _packed(x))
+        return y
+
+    def gelu(self, x, form):
+        y = np.empty(x.shape, np.float32)
+        _C.gelu(y, _packed(x), form)
+        return y
+
+    def attention(self, q, k, v, scale, segment):
+        y = np.empty(v.shape, np.float32)
+        _C.attention(y, _rows(q), _rows(k), _rows(v), scale, segment)
+        return y
+
+    def cache(self, ranks, rope_dim, capacity, kind):
+        return Cache(ranks, rope_dim, capacity, kind)
+
+    def absorbed_attention(self, q_latent, q_rope, cache, layer, scale):
+        y = np.empty(q_latent.shape, np.float32)
+        _C.absorbed_attention(y, _packed(q_latent), _packed(q_rope), cache.rows, layer, scale)
+        return y
+
+    def expanded_attention(self, q_nope, q_rope, cache, layer, kv_b, scale):
+        y = np.empty((*q_nope.shape[:2], kv_b.rows - q_nope.shape[2]), np.float32)
+        _C.expanded_attention(y, _rows(q_nope), _rows(q_rope), cache.rows, layer, kv_b, scale)
+        return y
+
+    def patchify(self, frames, patch, merge, mean, std):
+        temporal, h, w, channels = frames.shape
+        y = np.empty((h // patch * (w // patch), channels * temporal * patch * patch), np.float32)
+        _C.patchify(y, _packed(frames), patch, merge, mean, std)
+        return y
+
+
+class Cache:
+    """A latent cache: `_C.LatentCache` taking arrays of any strides."""
+
+    def __init__(self, ranks, rope_dim, capacity, kind):
+        self.rows = _C.LatentCache(list(ranks), rope_dim, capacity, kind)
+        self.advance, self.truncate, self.read = self.rows.advance, self.rows.truncate, self.rows.read
+        self.capacity, self.nbytes = self.rows.capacity, self.rows.nbytes
+
+    @property
+    def length(self):
+        return self.rows.length
+
+    def append(self, layer, latent, k_rope):
+        self.rows.append(layer, _rows(latent), _rows(k_rope))

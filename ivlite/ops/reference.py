@@ -1,0 +1,166 @@
+"""The float32 torch operations: slow, obvious, and what every other set is compared with.
+
+Weights are decoded to float32 and activations are never quantised, so a quantised file shows here what its weights
+alone cost. Needs the optional package torch.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ivlite import _C
+
+
+class Cache:
+    """A latent cache of float32 tensors; "bf16" and "q8" round older rows as those caches store them."""
+
+    def __init__(self, ranks, rope_dim, capacity, kind):
+        self.capacity, self.kind, self.length, self.pending = capacity, kind, 0, 0
+        self.fresh = None, None, None
+        self.latent = [torch.zeros(capacity, rank) for rank in ranks]
+        self.rope = [torch.zeros(capacity, rope_dim) for _ in ranks]
+
+    @property
+    def nbytes(self):
+        return sum(t.nbytes for t in self.latent + self.rope)
+
+    def append(self, layer, latent, k_rope):
+        rows = slice(self.length, self.length + len(latent))
+        self.pending = len(latent)
+        self.fresh = layer, latent.clone(), k_rope.clone()
+        self.latent[layer][rows] = self._stored(latent)
+        self.rope[layer][rows] = k_rope if self.kind == "f32" else k_rope.half().float()
+
+    def _stored(self, latent):
+        if self.kind == "f32":
+            return latent
+        if self.kind == "bf16":
+            return latent.bfloat16().float()
+        scale = latent.abs().amax(1, keepdim=True) / 127
+        return torch.where(scale > 0, torch.round(latent / scale), torch.zeros_like(latent)) * scale
+
+    def advance(self, tokens):
+        self.length += tokens
+        self.pending = 0
+
+    def truncate(self, length):
+        self.length = length
+
+    def read(self, layer, s0, s1):
+        return self.latent[layer][s0:s1].numpy(), self.rope[layer][s0:s1].numpy()
+
+    def rows(self, layer):
+        """Latent (S, rank) and rope (S, rope) as the newest queries see them: rows just appended as they were given."""
+        if not self.pending or self.fresh[0] != layer:
+            end = self.length + self.pending
+            return self.latent[layer][:end], self.rope[layer][:end]
+        _, latent, rope = self.fresh
+        return (
+            torch.cat((self.latent[layer][: self.length], latent)),
+            torch.cat((self.rope[layer][: self.length], rope)),
+        )
+
+
+class Ops:
+    """The interface of `ivlite.ops` in float32 torch on the CPU."""
+
+    name = "reference"
+
+    def __init__(self, threads=None):
+        if threads:
+            torch.set_num_threads(threads)
+        self.threads = torch.get_num_threads()
+
+    def array(self, x):
+        return torch.from_numpy(np.ascontiguousarray(x, np.float32))
+
+    def numpy(self, x):
+        return x.numpy()
+
+    def concat(self, arrays, axis=1):
+        return torch.cat(arrays, axis)
+
+    def decode(self, fmt, data, count):
+        return _C.decode(fmt, data, count)
+
+    def encode(self, fmt, matrix):
+        return self.block_rows(fmt, matrix)
+
+    @staticmethod
+    def block_rows(fmt, matrix):
+        """(rows, cols) encoded, with zero columns up to a whole block."""
+        block = next(f["block"] for f in _C.formats() if f["name"] == fmt)
+        padded = np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % block)))
+        return _C.encode(fmt, np.ascontiguousarray(padded, np.float32).reshape(-1))
+
+    def weight(self, fmt, data, shape):
+        info = next(f for f in _C.formats() if f["name"] == fmt)
+        rows, cols = int(np.prod(shape[:-1])), shape[-1]
+        padded = -(-cols // info["block"]) * info["block"]
+        full = _C.decode(fmt, data, rows * padded).reshape(rows, padded)[:, :cols]
+        return self.array(full).reshape(shape)
+
+    def linear(self, x, w, bias=None, into=None):
+        y = F.linear(x, w, bias)
+        if into is None:
+            return y
+        into += y
+        return into
+
+    def linear_heads(self, x, w):
+        return torch.einsum("thc,hrc->thr", x, w)
+
+    def rms_norm(self, x, w, eps):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * w
+
+    def layer_norm(self, x, w, b, eps):
+        return F.layer_norm(x, x.shape[-1:], w, b, eps)
+
+    def rope(self, x, cos, sin, interleaved):
+        half = x.shape[-1] // 2
+        a, b = (x[..., 0::2], x[..., 1::2]) if interleaved else (x[..., :half], x[..., half:])
+        cos, sin = cos[:, None], sin[:, None]
+        return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+    def silu_mul(self, x):
+        n = x.shape[-1] // 2
+        return F.silu(x[:, :n]) * x[:, n:]
+
+    def gelu(self, x, form):
+        return F.gelu(x, approximate="tanh" if form == "tanh" else "none")
+
+    def attention(self, q, k, v, scale, segment):
+        def heads(x):  # (T, H, D) -> (segments, H, segment, D)
+            return x.reshape(-1, segment, *x.shape[1:]).transpose(1, 2)
+
+        scores = heads(q) @ heads(k).transpose(-1, -2) * scale
+        return (scores.softmax(-1) @ heads(v)).transpose(1, 2).reshape(len(q), q.shape[1], -1)
+
+    def cache(self, ranks, rope_dim, capacity, kind):
+        return Cache(ranks, rope_dim, capacity, kind)
+
+    def absorbed_attention(self, q_latent, q_rope, cache, layer, scale):
+        latent, rope = cache.rows(layer)
+        scores = torch.einsum("thl,sl->ths", q_latent, latent) + torch.einsum("thr,sr->ths", q_rope, rope)
+        return torch.einsum("ths,sl->thl", self._causal(scores * scale), latent)
+
+    def expanded_attention(self, q_nope, q_rope, cache, layer, kv_b, scale):
+        latent, rope = cache.rows(layer)
+        nope = q_nope.shape[-1]
+        kv = torch.einsum("sl,hrl->shr", latent, kv_b)
+        scores = torch.einsum("thn,shn->ths", q_nope, kv[..., :nope])
+        scores += torch.einsum("thr,sr->ths", q_rope, rope)
+        return torch.einsum("ths,shv->thv", self._causal(scores * scale), kv[..., nope:])
+
+    @staticmethod
+    def _causal(scores):
+        """Softmax over keys of (T, H, S): query t sees the first S - T + t + 1."""
+        tokens, _, keys = scores.shape
+        hidden = torch.ones(tokens, keys, dtype=torch.bool).triu(keys - tokens + 1)
+        return scores.masked_fill(hidden[:, None], -torch.inf).softmax(-1)
+
+    def patchify(self, frames, patch, merge, mean, std):
+        x = (torch.from_numpy(np.ascontiguousarray(frames)).float() / 255 - torch.tensor(mean)) / torch.tensor(std)
+        t, h, w, c = x.shape
+        blocks = x.reshape(t, h // patch // merge, merge, patch, w // patch // merge, merge, patch, c)
+        return blocks.permute(1, 4, 2, 5, 7, 0, 3, 6).reshape(-1, c * t * patch * patch)

@@ -1,0 +1,50 @@
+"""Multimodal rotary positions: what time, height and width each token of a prompt stands at."""
+
+import numpy as np
+
+from ivlite.errors import UsageError
+
+
+def blocks(grids):
+    """Rows (t, h, w) as t rows (h, w): every frame pair is a vision block of its own, with its own time mark."""
+    return [(int(h), int(w)) for t, h, w in grids for _ in range(int(t))]
+
+
+def vision_runs(token_ids, tokens):
+    """(first, count) of every run of pad tokens that follows a vision_start."""
+    ids = np.asarray(token_ids, np.int64)
+    pad = (ids == tokens.image_pad) | (ids == tokens.video_pad)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], pad, [False]]).astype(np.int8)))
+    runs = edges.reshape(-1, 2)
+    for first, _ in runs:
+        if first == 0 or ids[first - 1] != tokens.vision_start:
+            raise UsageError(f"the image or video token at {first} does not follow a vision start token")
+    return [(int(first), int(last - first)) for first, last in runs]
+
+
+def mrope_positions(token_ids, grids, tokens, merge_size):
+    """Positions int64 (3, T) on the axes time, height, width, and the position of the token after the prompt.
+
+    token_ids: T ids. grids: rows (t, h, w) in patches, one per image or video in token order. tokens: Config.tokens.
+    merge_size: patches that one token covers along each side. Text counts up on all three axes alike; a vision block
+    stands at one time, and text resumes after its longer side. Raises UsageError when grids and tokens disagree.
+    """
+    runs, shapes = vision_runs(token_ids, tokens), blocks(grids)
+    if len(runs) != len(shapes):
+        raise UsageError(f"the prompt has {len(runs)} runs of image or video tokens and the media have {len(shapes)}")
+    positions = np.empty((3, len(token_ids)), np.int64)
+    at = base = 0
+    for (first, count), (h, w) in zip(runs, shapes, strict=True):
+        rows, cols = h // merge_size, w // merge_size
+        if count != rows * cols:
+            raise UsageError(f"a vision block has {count} tokens and its grid of {h}x{w} patches makes {rows * cols}")
+        base += first - at
+        positions[:, at:first] = np.arange(base - (first - at), base)
+        positions[0, first : first + count] = base
+        positions[1, first : first + count] = base + np.repeat(np.arange(rows), cols)
+        positions[2, first : first + count] = base + np.tile(np.arange(cols), rows)
+        base += max(rows, cols)
+        at = first + count
+    end = base + len(token_ids) - at
+    positions[:, at:] = np.arange(base, end)
+    return positions, end

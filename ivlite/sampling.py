@@ -1,0 +1,90 @@
+"""Choosing the next token: the parameters, and one draw from a row of logits."""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from ivlite.errors import UsageError
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How tokens are drawn, applied in the order repetition penalty, temperature, top-k, top-p, min-p.
+
+    temperature 0 takes the most likely token. top_k 0 and top_p 1 keep everything. min_p drops tokens less likely
+    than min_p times the most likely one. repetition_penalty divides positive and multiplies negative logits of tokens
+    that stand in the prompt or the answer. Raises UsageError for a value out of range.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        limits = {
+            "temperature": (0, 100),
+            "top_k": (0, 2**31),
+            "top_p": (0, 1),
+            "min_p": (0, 1),
+            "repetition_penalty": (0.01, 100),
+            "seed": (0, 2**64 - 1),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not low <= value <= high:
+                raise UsageError(f"{name} is {value!r}; it must be a number from {low} to {high}")
+        for name in ("top_k", "seed"):
+            if getattr(self, name) != int(getattr(self, name)):
+                raise UsageError(f"{name} is {getattr(self, name)!r}; it must be a whole number")
+
+    @classmethod
+    def over(cls, defaults, **given):
+        """A model file's generation defaults, with what the caller gave (not None) in their place."""
+        known = {f.name for f in fields(cls)}
+        base = {name: getattr(defaults, name) for name in known if hasattr(defaults, name)}
+        return replace(cls(**base), **{k: v for k, v in given.items() if v is not None})
+
+
+class Sampler:
+    """Draws tokens one after another; the same seed and logits give the same tokens."""
+
+    def __init__(self, params, prompt_ids=()):
+        self.params = params
+        self.random = np.random.default_rng(int(params.seed))
+        self.seen = set(prompt_ids) if params.repetition_penalty != 1 else None
+
+    def __call__(self, logits):
+        """One token id from float32 logits (vocab,)."""
+        p = self.params
+        if self.seen:
+            logits = self._penalised(logits)
+        token = int(np.argmax(logits)) if p.temperature == 0 else self._draw(logits)
+        if self.seen is not None:
+            self.seen.add(token)
+        return token
+
+    def _penalised(self, logits):
+        logits = logits.copy()
+        ids = np.fromiter(self.seen, np.int64)
+        ids = ids[ids < len(logits)]
+        at = logits[ids]
+        logits[ids] = np.where(at > 0, at / self.params.repetition_penalty, at * self.params.repetition_penalty)
+        return logits
+
+    def _draw(self, logits):
+        p = self.params
+        keep = len(logits) if p.top_k == 0 else min(int(p.top_k), len(logits))
+        ids = np.argpartition(logits, -keep)[-keep:] if keep < len(logits) else np.arange(len(logits))
+        ids = ids[np.lexsort((ids, -logits[ids]))]  # most likely first, ties by id
+        scaled = logits[ids].astype(np.float64) / p.temperature
+        weights = np.exp(scaled - scaled[0])
+        weights /= weights.sum()
+        # The token that crosses top_p stays, and the first one always does.
+        count = max(1, int(np.searchsorted(np.cumsum(weights), p.top_p)) + 1) if p.top_p < 1 else len(ids)
+        weights = weights[:count]
+        weights = weights[weights >= p.min_p * weights[0]]
+        at = np.searchsorted(np.cumsum(weights), self.random.random() * weights.sum(), side="right")
+        return int(ids[min(at, len(weights) - 1)])

@@ -1,0 +1,271 @@
+"""Reads the JSON settings of a Hugging Face checkpoint into an ivlite Config, and holds them against the tensors.
+
+Where a setting and the tensors can both tell (ranks, biases, the latent norm, tied embeddings), the tensors decide, and
+a setting that says otherwise is an error: one of the two files belongs to another model.
+"""
+
+from ivlite.config import Config, GenerationConfig, ImageConfig, TextConfig, TokenIds, VideoConfig, VisionConfig
+from ivlite.errors import ModelFileError
+
+MODEL = "internvideo3"
+LAYER = "model.language_model.layers.{}.self_attn."
+HALF = (0.5, 0.5, 0.5)
+# The model card's settings for videos: one frame per second, each of 128 patches of 32 x 32 pixels. The checkpoint's
+# own are a budget of pixels over the whole video, which makes a short clip cost as much as a long one.
+VIDEO_FPS = 1.0
+VIDEO_PIXELS = 128 * 32 * 32
+REQUIRED = object()
+
+
+class Section:
+    """One JSON object of one file: looks values up, and names file and key where they are missing or wrong."""
+
+    def __init__(self, path, data, prefix=""):
+        self.path, self.data, self.prefix = path, data, prefix
+
+    def has(self, key):
+        return self.data.get(key) is not None
+
+    def get(self, key, default=REQUIRED):
+        """The value of a key; `default` where it is missing or null."""
+        if self.has(key):
+            return self.data[key]
+        if default is REQUIRED:
+            raise ModelFileError(f"{self.path} has no {self.prefix}{key}: it is not InternVideo3's, or not whole")
+        return default
+
+    def section(self, key, default=REQUIRED):
+        value = self.get(key, default)
+        if not isinstance(value, dict):
+            raise self.wrong(key, value, "an object")
+        return Section(self.path, value, f"{self.prefix}{key}.")
+
+    def tuple(self, key, default=REQUIRED):
+        value = self.get(key, default)
+        return tuple(value) if isinstance(value, (list, tuple)) else value
+
+    def only(self, key, *allowed):
+        """Raises ModelFileError for a value that is given and not one of `allowed`."""
+        if self.has(key) and self.data[key] not in allowed:
+            raise self.wrong(key, self.data[key], " or ".join(map(repr, allowed)) or "absent")
+
+    def wrong(self, key, value, needed):
+        return ModelFileError(f"{self.path}: {self.prefix}{key} is {value!r:.80}, and ivlite runs {needed} only")
+
+
+def read(checkpoint, ids, added):
+    """The Config of a Checkpoint. ids: {token: id} of its tokenizer, added: those that are no text."""
+    top = Section(checkpoint.folder / "config.json", checkpoint.json("config.json"))
+    _check_model(top)
+    text = top.section("text_config")
+    config = Config(
+        name=checkpoint.folder.resolve().name,
+        text=_text(top, text, checkpoint.tensors),
+        vision=_vision(top.section("vision_config")),
+        image=_image(checkpoint, top),
+        video=_video(checkpoint, top),
+        tokens=_tokens(checkpoint, top, text, added),
+        generation=_generation(checkpoint),
+    )
+    config.check(top.path)
+    largest = max(ids.values())
+    if largest >= config.text.vocab_size:
+        raise ModelFileError(
+            f"{checkpoint.folder}: the tokenizer has token id {largest}, and config.json a vocabulary of "
+            f"{config.text.vocab_size}; they belong to different models"
+        )
+    return config
+
+
+def _check_model(top):
+    names = [top.get("model_type", ""), *(top.tuple("architectures", ()) or ())]
+    if not any(isinstance(name, str) and name.lower().startswith(MODEL) for name in names):
+        raise ModelFileError(f"{top.path} describes a model of type {names[0]!r:.60}; ivlite converts InternVideo3")
+
+
+# ------------------------------------------------------------------------------------------------ text
+
+
+def _text(top, text, tensors):
+    text.only("hidden_act", "silu")
+    text.only("q_lora_rank")
+    rope = text.section("rope_parameters" if text.has("rope_parameters") else "rope_scaling")
+    for key in ("rope_type", "type"):
+        rope.only(key, "default", "mrope", "qwen3_vl")
+    layers = text.get("num_hidden_layers")
+    rope_dim = text.get("qk_rope_head_dim")
+    return TextConfig(
+        hidden_size=text.get("hidden_size"),
+        num_layers=layers,
+        num_heads=text.get("num_attention_heads"),
+        kv_lora_rank=_ranks(text, layers, rope_dim, tensors),
+        qk_rope_head_dim=rope_dim,
+        qk_nope_head_dim=text.get("qk_nope_head_dim"),
+        v_head_dim=text.get("v_head_dim"),
+        intermediate_size=text.get("intermediate_size"),
+        vocab_size=text.get("vocab_size"),
+        rms_norm_eps=_float(text.get("rms_norm_eps")),
+        rope_theta=_float(rope.get("rope_theta") if rope.has("rope_theta") else text.get("rope_theta")),
+        mrope_section=rope.tuple("mrope_section"),
+        mrope_interleaved=rope.get("mrope_interleaved", True),
+        rope_interleave=text.get("rope_interleave", True),
+        latent_norm=_present(text, "qk_latent_layernorm", "kv_a_layernorm.weight", tensors),
+        attention_bias=_present(text, "attention_bias", "q_proj.bias", tensors),
+        context_length=text.get("max_position_embeddings"),
+        tie_word_embeddings=_tied(top, text, tensors),
+    )
+
+
+def _ranks(text, layers, rope_dim, tensors):
+    """The latent rank of every layer, as the settings give it and the tensors confirm it."""
+    key = "kv_lora_rank_list" if text.has("kv_lora_rank_list") else "kv_lora_rank"
+    if not _count(layers) or not _count(rope_dim):
+        raise ModelFileError(f"{text.path}: text_config has {layers!r:.20} layers, rotary dimension {rope_dim!r:.20}")
+    measured = [tensors.get(LAYER.format(i) + "kv_b_proj.weight") for i in range(layers)]
+    measured = [t.shape[-1] if t and t.shape else None for t in measured]
+    declared = text.tuple(key, None)
+    if declared is None:
+        return tuple(measured)
+    ranks = declared if isinstance(declared, tuple) else (declared,) * layers
+    for i, (rank, found) in enumerate(zip(ranks, measured, strict=False)):
+        latent = tensors.get(LAYER.format(i) + "kv_a_proj_with_mqa.weight")
+        rows = latent.shape[0] - rope_dim if latent and latent.shape else None
+        for name, other in (("kv_b_proj", found), ("kv_a_proj_with_mqa", rows)):
+            if other not in (None, rank):
+                raise ModelFileError(
+                    f"{text.path}: text_config.{key} gives layer {i} a rank of {rank!r:.20}, and the tensor "
+                    f"{LAYER.format(i)}{name}.weight one of {other}; they belong to different models"
+                )
+    return ranks
+
+
+def _count(value):
+    return type(value) is int and 0 < value <= 1 << 16
+
+
+def _present(text, key, tensor, tensors):
+    """Whether a kind of tensor exists in the attention layers; a setting that is given must agree."""
+    found = any(name.endswith(f".self_attn.{tensor}") for name in tensors)
+    if text.has(key) and text.data[key] is not found:
+        raise ModelFileError(
+            f"{text.path}: text_config.{key} is {text.data[key]!r:.20}, and the weights have "
+            f"{'' if found else 'no '}self_attn.{tensor} tensors: they belong to different models, or the setting is "
+            f"wrong and must be {str(found).lower()}"
+        )
+    return found
+
+
+def _tied(top, text, tensors):
+    """Whether the head is the embedding table. Where no setting says, the absence of a head does."""
+    for section in (top, text):  # the outer one counts where both are given
+        if section.has("tie_word_embeddings"):
+            return section.get("tie_word_embeddings")
+    return "lm_head.weight" not in tensors
+
+
+def _float(value):
+    return float(value) if type(value) is int else value
+
+
+# ------------------------------------------------------------------------------------------------ vision and media
+
+
+def _vision(vision):
+    vision.only("hidden_act", "gelu_pytorch_tanh")
+    return VisionConfig(
+        depth=vision.get("depth"),
+        hidden_size=vision.get("hidden_size"),
+        num_heads=vision.get("num_heads"),
+        intermediate_size=vision.get("intermediate_size"),
+        patch_size=vision.get("patch_size"),
+        temporal_patch_size=vision.get("temporal_patch_size"),
+        spatial_merge_size=vision.get("spatial_merge_size"),
+        in_channels=vision.get("in_channels", 3),
+        num_position_embeddings=vision.get("num_position_embeddings"),
+        deepstack_indexes=vision.tuple("deepstack_visual_indexes"),
+        out_hidden_size=vision.get("out_hidden_size"),
+    )
+
+
+def _processor(checkpoint, top, name, part):
+    """The settings of an image or video processor: a file of its own, or a part of processor_config.json."""
+    path = checkpoint.folder / name
+    section = Section(path, checkpoint.json(name, required=False))
+    if not section.data:
+        shared = Section(checkpoint.folder / "processor_config.json", checkpoint.json("processor_config.json", False))
+        section = shared.section(part, {})
+    vision = top.section("vision_config")
+    for key, other in (
+        ("patch_size", "patch_size"),
+        ("temporal_patch_size", "temporal_patch_size"),
+        ("merge_size", "spatial_merge_size"),
+    ):
+        if section.has(key) and section.get(key) != vision.get(other):
+            raise ModelFileError(
+                f"{section.path}: {section.prefix}{key} is {section.get(key)!r:.20}, and {top.path.name} has "
+                f"vision_config.{other} {vision.get(other)!r:.20}; they belong to different models"
+            )
+    return section
+
+
+def _image(checkpoint, top):
+    section = _processor(checkpoint, top, "preprocessor_config.json", "image_processor")
+    size = section.section("size", {})
+    return ImageConfig(
+        min_pixels=size.get("shortest_edge", section.get("min_pixels", 65536)),
+        max_pixels=size.get("longest_edge", section.get("max_pixels", 16777216)),
+        mean=section.tuple("image_mean", HALF),
+        std=section.tuple("image_std", HALF),
+    )
+
+
+def _video(checkpoint, top):
+    section = _processor(checkpoint, top, "video_preprocessor_config.json", "video_processor")
+    return VideoConfig(
+        fps=VIDEO_FPS,
+        min_frames=section.get("min_frames", 4),
+        max_frames=section.get("max_frames", 768),
+        min_pixels=VIDEO_PIXELS,
+        max_pixels=VIDEO_PIXELS,
+        mean=section.tuple("image_mean", HALF),
+        std=section.tuple("image_std", HALF),
+    )
+
+
+# ------------------------------------------------------------------------------------------------ tokens and sampling
+
+
+def _tokens(checkpoint, top, text, added):
+    """Ids by the tokenizer's own names; an id that config.json gives must be the same."""
+    names = ("image_pad", "video_pad", "vision_start", "vision_end", "im_start", "im_end")
+    missing = [f"<|{name}|>" for name in names if f"<|{name}|>" not in added]
+    if missing:
+        raise ModelFileError(f"{checkpoint.folder}: the tokenizer has no {missing[0]}; it is not InternVideo3's")
+    ids = {name: added[f"<|{name}|>"] for name in names}
+    keys = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    for key, name in zip(keys, names, strict=False):
+        if top.has(key) and top.get(key) != ids[name]:
+            raise ModelFileError(
+                f"{top.path}: {key} is {top.get(key)!r:.20}, and the tokenizer has <|{name}|> as {ids[name]}; "
+                "they belong to different models"
+            )
+    generation = Section(None, checkpoint.json("generation_config.json", required=False))
+    ends = [added[name] for name in ("<|im_end|>", "<|endoftext|>") if name in added]
+    found = next((s for s in (generation, top, text) if s.has("eos_token_id")), None)
+    eos = found.tuple("eos_token_id") if found else tuple(ends)
+    return TokenIds(**ids, eos=eos if isinstance(eos, tuple) else (eos,))
+
+
+def _generation(checkpoint):
+    """Sampling defaults; what is not given is what transformers takes."""
+    section = Section(
+        checkpoint.folder / "generation_config.json", checkpoint.json("generation_config.json", required=False)
+    )
+    greedy = not section.get("do_sample", False)
+    return GenerationConfig(
+        temperature=0.0 if greedy else _float(section.get("temperature", 1.0)),
+        top_k=section.get("top_k", 0 if greedy else 50),
+        top_p=_float(section.get("top_p", 1.0)),
+        min_p=_float(section.get("min_p", 0.0)),
+        repetition_penalty=_float(section.get("repetition_penalty", 1.0)),
+    )

@@ -1,0 +1,79 @@
+"""What tests share: every instruction set in turn, and outputs between guard values."""
+
+import numpy as np
+import pytest
+
+from ivlite import _C
+
+GUARD = np.float32(-12345.5)
+
+
+def pytest_generate_tests(metafunc):
+    """A test that takes `isa` runs once per instruction set of the build; those the machine lacks are skipped."""
+    if "isa" in metafunc.fixturenames:
+        usable = set(_C.isas())
+        lacking = pytest.mark.skip(reason="this processor lacks it")
+        sets = [pytest.param(i, marks=() if i in usable else lacking) for i in _C.testing.known_isas()]
+        metafunc.parametrize("isa", sets, indirect=True)
+
+
+@pytest.fixture
+def isa(request):
+    """The name of an instruction set whose kernels are in use during the test."""
+    before = _C.isa()
+    _C.testing.use_isa(request.param)
+    yield request.param
+    _C.testing.use_isa(before)
+
+
+@pytest.fixture
+def plainly():
+    """plainly(f, ...) calls f with the plain kernels in use."""
+
+    def call(function, *args, **kwargs):
+        before = _C.isa()
+        _C.testing.use_isa("ref")
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _C.testing.use_isa(before)
+
+    return call
+
+
+@pytest.fixture
+def guarded():
+    """guarded(shape, margin=0) makes an output array with guard values around and, after each row, between.
+
+    At the end of the test the guards must be intact and every element written.
+    """
+    made = []
+
+    def make(shape, margin=0, fill=np.nan):
+        pad = 64
+        rows = int(np.prod(shape[:-1]))
+        buffer = np.full(2 * pad + rows * (shape[-1] + margin), GUARD, np.float32)
+        body = buffer[pad : len(buffer) - pad].reshape(*shape[:-1], shape[-1] + margin)
+        out = body[..., : shape[-1]]
+        out[...] = fill
+        made.append((buffer, out))
+        return out
+
+    yield make
+    for buffer, out in made:
+        assert not np.isnan(out).any(), "a kernel left elements unwritten"
+        out[...] = GUARD
+        assert (buffer == GUARD).all(), "a kernel wrote outside its output"
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20261124)
+
+
+@pytest.fixture
+def threads():
+    """threads(n) changes the number of threads for one test."""
+    before = _C.num_threads()
+    yield _C.set_num_threads
+    _C.set_num_threads(before)

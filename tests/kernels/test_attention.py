@@ -1,0 +1,155 @@
+"""Attention within segments, and both forms over the latent cache, against float64 formulas and one another."""
+
+import numpy as np
+import pytest
+
+from ivlite import _C, ops
+
+KINDS = ("f32", "bf16", "q8")
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def normal(rng, *shape, scale=1):
+    return rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)
+
+
+def bidirectional(q, k, v, scale, segment):
+    q, k, v = (x.astype(np.float64).reshape(-1, segment, *x.shape[1:]) for x in (q, k, v))
+    p = softmax(np.einsum("gthd,gshd->ghts", q, k) * scale)
+    return np.einsum("ghts,gshd->gthd", p, v).reshape(-1, *v.shape[2:])
+
+
+@pytest.mark.parametrize("segment", [1, 2, 5, 8, 15, 16, 17, 31, 64, 65, 144, 300])
+@pytest.mark.parametrize("d", [72, 8, 20])
+def test_segments(isa, guarded, rng, segment, d):
+    qkv = normal(rng, 2 * segment, 3, 2, d, scale=2)
+    q, k, v = qkv[:, 0], qkv[:, 1], qkv[:, 2]
+    y = guarded((2 * segment, 2, d), margin=1)
+    _C.attention(y, q, k, v, d**-0.5, segment)
+    assert np.allclose(y, bidirectional(q, k, v, d**-0.5, segment), rtol=1e-4, atol=3e-5)
+
+
+@pytest.mark.parametrize("d, dv", [(1, 1), (3, 7), (7, 3), (16, 33), (33, 16), (128, 128)])
+def test_dimensions(isa, guarded, rng, d, dv):
+    q, k, v = normal(rng, 21, 3, d), normal(rng, 21, 3, d), normal(rng, 21, 3, dv)
+    y = guarded((21, 3, dv))
+    _C.attention(y, q, k, v, 0.3, 21)
+    assert np.allclose(y, bidirectional(q, k, v, 0.3, 21), rtol=1e-4, atol=3e-5)
+
+
+def test_large_scores(isa, guarded, rng):
+    """Scores far beyond the range of exp: the largest one takes all."""
+    q, k, v = normal(rng, 40, 1, 16, scale=30), normal(rng, 40, 1, 16, scale=30), normal(rng, 40, 1, 16)
+    y = guarded((40, 1, 16))
+    _C.attention(y, q, k, v, 1.0, 40)
+    assert np.allclose(y, bidirectional(q, k, v, 1.0, 40), rtol=1e-3, atol=1e-3)
+
+
+def filled(rng, rank, rope, length, kind, newest):
+    """A cache of `length` tokens whose `newest` are appended but not yet advanced, and what attention sees as float64."""
+    cache = _C.LatentCache([rank], rope, length + 3, kind)
+    latent, keys = normal(rng, length, rank), normal(rng, length, rope)
+    if length > newest:
+        cache.append(0, latent[: length - newest], keys[: length - newest])
+        cache.advance(length - newest)
+    cache.append(0, latent[length - newest :], keys[length - newest :])
+    seen = [x.astype(np.float64) for x in cache.read(0, 0, length)]
+    for x, given in zip(seen, (latent, keys), strict=True):
+        x[length - newest :] = given[length - newest :]  # rows just appended are seen as they were given
+    return cache, *seen
+
+
+def causal(scores):
+    tokens, _, keys = scores.shape
+    hidden = np.triu(np.ones((tokens, keys), bool), keys - tokens + 1)
+    return softmax(np.where(hidden[:, None], -np.inf, scores))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "length, newest", [(1, 1), (2, 1), (9, 3), (16, 16), (17, 1), (64, 1), (65, 5), (200, 1), (200, 40), (700, 2)]
+)
+def test_absorbed(isa, guarded, rng, kind, length, newest):
+    heads, rank, rope = 5, 56, 24
+    cache, latent, keys = filled(rng, rank, rope, length, kind, newest)
+    ql, qr = normal(rng, newest, heads, rank), normal(rng, newest, heads, rope)
+    y = guarded((newest, heads, rank))
+    _C.absorbed_attention(y, ql, qr, cache, 0, 0.2)
+    scores = np.einsum("thl,sl->ths", ql.astype(np.float64), latent) + np.einsum(
+        "thr,sr->ths", qr.astype(np.float64), keys
+    )
+    expected = np.einsum("ths,sl->thl", causal(scores * 0.2), latent)
+    assert np.allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "heads, rank, rope", [(1, 1, 2), (3, 17, 6), (4, 33, 14), (7, 64, 32), (32, 96, 18), (16, 896, 128)]
+)
+def test_absorbed_dimensions(isa, guarded, rng, kind, heads, rank, rope):
+    cache, latent, keys = filled(rng, rank, rope, 37, kind, 2)
+    ql, qr = normal(rng, 2, heads, rank), normal(rng, 2, heads, rope)
+    y = guarded((2, heads, rank))
+    _C.absorbed_attention(y, ql, qr, cache, 0, 0.1)
+    scores = np.einsum("thl,sl->ths", ql.astype(np.float64), latent) + np.einsum(
+        "thr,sr->ths", qr.astype(np.float64), keys
+    )
+    assert np.allclose(y, np.einsum("ths,sl->thl", causal(scores * 0.1), latent), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("length, newest", [(1, 1), (8, 8), (40, 7), (130, 130), (300, 65)])
+def test_expanded_is_absorbed(isa, guarded, rng, kind, length, newest):
+    """softmax over rebuilt keys and values is softmax over latents, with float weights up to rounding."""
+    heads, rank, rope, nope, v = 3, 48, 16, 20, 24
+    cache, latent, keys = filled(rng, rank, rope, length, kind, newest)
+    kv_b = normal(rng, heads, nope + v, rank, scale=rank**-0.5)
+    qn, qr = normal(rng, newest, heads, nope), normal(rng, newest, heads, rope)
+    o = ops.get("cpu")
+    weight = o.weight("f32", o.encode("f32", kv_b.reshape(-1, rank)), kv_b.shape)
+    out = guarded((newest, heads, v))
+    _C.expanded_attention(out, qn, qr, cache, 0, weight, 0.15)
+    ql = np.ascontiguousarray(np.einsum("thn,hnl->thl", qn, kv_b[:, :nope]))
+    u = guarded((newest, heads, rank))
+    _C.absorbed_attention(u, ql, qr, cache, 0, 0.15)
+    assert np.allclose(out, np.einsum("thl,hvl->thv", u, kv_b[:, nope:]), rtol=1e-3, atol=1e-4)
+    kv = np.einsum("sl,hrl->shr", latent, kv_b.astype(np.float64))
+    scores = np.einsum("thn,shn->ths", qn.astype(np.float64), kv[..., :nope])
+    scores += np.einsum("thr,sr->ths", qr.astype(np.float64), keys)
+    assert np.allclose(out, np.einsum("ths,shv->thv", causal(scores * 0.15), kv[..., nope:]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_split_over_threads_changes_rounding_only(isa, threads, rng, guarded):
+    cache, _, _ = filled(rng, 64, 32, 900, "q8", 1)
+    ql, qr = normal(rng, 1, 8, 64), normal(rng, 1, 8, 32)
+    results = []
+    for n in (1, 2, 3):
+        threads(n)
+        y = guarded((1, 8, 64))
+        _C.absorbed_attention(y, ql, qr, cache, 0, 0.1)
+        results.append(y.copy())
+    assert np.allclose(results[1], results[0], atol=1e-5) and np.allclose(results[2], results[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bf16", "q8"])
+def test_rows_are_seen_as_stored_once_advanced(isa, guarded, rng, kind):
+    cache, _, _ = filled(rng, 40, 16, 30, kind, 5)
+    cache.advance(5)
+    latent, keys = (x.astype(np.float64) for x in cache.read(0, 0, 30))
+    ql, qr = normal(rng, 2, 3, 40), normal(rng, 2, 3, 16)
+    y = guarded((2, 3, 40))
+    _C.absorbed_attention(y, ql, qr, cache, 0, 0.2)
+    scores = np.einsum("thl,sl->ths", ql.astype(np.float64), latent)
+    scores += np.einsum("thr,sr->ths", qr.astype(np.float64), keys)
+    assert np.allclose(y, np.einsum("ths,sl->thl", causal(scores * 0.2), latent), rtol=1e-4, atol=1e-4)
+
+
+def test_more_queries_than_cached_tokens_are_refused():
+    cache = _C.LatentCache([8], 4, 4, "q8")
+    y = np.zeros((2, 1, 8), np.float32)
+    with pytest.raises(ValueError, match="more queries"):
+        _C.absorbed_attention(y, y.copy(), np.zeros((2, 1, 4), np.float32), cache, 0, 1.0)

@@ -1,0 +1,165 @@
+"""Linear layers: every format, instruction set, tail of rows, columns and tokens."""
+
+import numpy as np
+import pytest
+
+from ivlite import _C, ops
+
+FORMATS = [f["name"] for f in _C.formats()]
+QUANTIZED = {f["name"] for f in _C.formats() if f["quantized"]}
+# Float kernels differ from the plain double sums by rounding; integer sums are exact, and only their fold is rounded.
+CLOSE = dict(rtol=1e-4, atol=2e-4)
+
+
+def normal(rng, *shape):
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def weight(fmt, matrix):
+    o = ops.get("cpu")
+    flat = matrix.reshape(-1, matrix.shape[-1])
+    return o.weight(fmt, o.encode(fmt, flat), matrix.shape)
+
+
+def run(make, x, w, bias=None, before=None):
+    y = make((len(x), w.rows), margin=3, fill=np.nan if before is None else before)
+    _C.linear(y, x, w, bias, before is not None)
+    return y.copy()
+
+
+def plain_out(shape, margin=0, fill=0):
+    return np.full(shape, fill, np.float32)
+
+
+@pytest.mark.parametrize("cols", [32, 1, 31, 33, 64, 70, 144, 896])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_columns(isa, plainly, guarded, rng, fmt, cols):
+    x, w = normal(rng, 3, cols), weight(fmt, normal(rng, 19, cols))
+    expected = plainly(run, plain_out, x, w)
+    assert np.allclose(run(guarded, x, w), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 8, 9, 15, 16, 17, 33, 64])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_rows(isa, plainly, guarded, rng, fmt, rows):
+    x, w = normal(rng, 5, 96), weight(fmt, normal(rng, rows, 96))
+    bias = normal(rng, rows)
+    expected = plainly(run, plain_out, x, w, bias)
+    assert np.allclose(run(guarded, x, w, bias), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("tokens", [*range(1, 27), 63, 130])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_tokens(isa, plainly, guarded, rng, fmt, tokens):
+    x, w = normal(rng, tokens, 80), weight(fmt, normal(rng, 20, 80))
+    expected = plainly(run, plain_out, x, w)
+    assert np.allclose(run(guarded, x, w), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_accumulates(isa, plainly, guarded, rng, fmt):
+    x, w, bias = normal(rng, 6, 64), weight(fmt, normal(rng, 24, 64)), normal(rng, 24)
+    assert np.allclose(run(guarded, x, w, bias, before=7), plainly(run, plain_out, x, w, bias) + 7, **CLOSE)
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_the_plain_kernel_is_the_decoded_matrix_times_what_it_sees(plainly, rng, fmt):
+    """Float formats see x; quantised formats see x rounded to int8 per 32 columns."""
+    x, matrix = normal(rng, 4, 100), normal(rng, 30, 100)
+    o = ops.get("cpu")
+    data = o.encode(fmt, matrix)
+    padded = -(-100 // o.blocks[fmt]) * o.blocks[fmt]
+    decoded = _C.decode(fmt, data, 30 * padded).reshape(30, padded)[:, :100].astype(np.float64)
+    seen = x.astype(np.float64)
+    if fmt in QUANTIZED:
+        q, scale, _ = plainly(_C.testing.quantize_rows, x)
+        seen = (q * np.repeat(scale, 32, 1).astype(np.float64))[:, :100]
+    got = plainly(run, plain_out, x, o.weight(fmt, data, (30, 100)))
+    assert np.allclose(got, seen @ decoded.T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("fmt", sorted(QUANTIZED))
+def test_extreme_codes_do_not_overflow(isa, plainly, guarded, fmt):
+    """Largest weights of either sign times largest activations: 16-bit intermediate sums would wrap."""
+    cols = 256
+    signs = np.where(np.arange(cols) % 2, -1, 1).astype(np.float32)
+    matrix = np.stack([np.ones(cols), -np.ones(cols), signs, -signs]).astype(np.float32)
+    x = np.stack([np.ones(cols), -np.ones(cols), signs]).astype(np.float32)
+    w = weight(fmt, np.repeat(matrix, 5, 0))
+    assert np.allclose(run(guarded, x, w), plainly(run, plain_out, x, w), rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_zero_and_huge_activations(isa, plainly, guarded, rng, fmt):
+    x = normal(rng, 4, 64)
+    x[0] = 0
+    x[1, :32] = 0
+    x[2] *= 1e20
+    x[3] *= 1e-30
+    w = weight(fmt, normal(rng, 16, 64))
+    expected = plainly(run, plain_out, x, w)
+    got = run(guarded, x, w)
+    scale = np.abs(expected).max(1, keepdims=True) + 1e-38
+    assert np.allclose(got / scale, expected / scale, atol=1e-5)
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("tokens", [1, 2, 13, 40])
+def test_heads(isa, plainly, guarded, rng, fmt, tokens):
+    heads, rows, cols = 5, 37, 48
+    matrices, x = normal(rng, heads, rows, cols), normal(rng, tokens, heads, 2 * cols)[:, :, cols:]
+    w = weight(fmt, matrices)
+
+    def call(make):
+        y = make((tokens, heads, rows))
+        _C.linear_heads(y, x, w)
+        return y.copy()
+
+    got = call(guarded)
+    for h in range(heads):
+        expected = plainly(run, plain_out, np.ascontiguousarray(x[:, h]), weight(fmt, matrices[h]))
+        assert np.allclose(got[:, h], expected, **CLOSE)
+
+
+@pytest.mark.parametrize("n", [1, 5, 31, 32, 33, 100, 128])
+def test_quantize_rows_is_the_plain_one(isa, plainly, rng, n):
+    x = normal(rng, 6, n) * np.float32(3)
+    x[1] = 0
+    x[2, 0] = 1e6
+    x[3] = np.float32(0.5)
+    for got, expected in zip(_C.testing.quantize_rows(x), plainly(_C.testing.quantize_rows, x), strict=True):
+        assert np.array_equal(got, expected)
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_threads_do_not_change_a_bit(isa, threads, guarded, rng, fmt):
+    x, w = normal(rng, 9, 64), weight(fmt, normal(rng, 700, 64))
+    results = []
+    for n in (1, 2, 5):
+        threads(n)
+        results.append(run(guarded, x, w))
+    assert np.array_equal(results[0], results[1]) and np.array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (dict(x=np.zeros((2, 31), np.float32)), "columns of x"),
+        (dict(y=np.zeros((2, 9), np.float32)), "columns of y"),
+        (dict(y=np.zeros((3, 8), np.float32)), "rows of y"),
+        (dict(bias=np.zeros(7, np.float32)), "vector"),
+        (dict(x=np.zeros((32, 2), np.float32).T), "contiguous"),
+    ],
+)
+def test_wrong_shapes_are_refused(change, word):
+    given = dict(y=np.zeros((2, 8), np.float32), x=np.zeros((2, 32), np.float32), bias=None)
+    given["w"] = weight("f32", np.zeros((8, 32), np.float32))
+    given |= change
+    with pytest.raises(ValueError, match=word):
+        _C.linear(given["y"], given["x"], given["w"], given["bias"], False)
+
+
+@pytest.mark.parametrize("nbytes", [0, 33, 34 * 7, 34 * 8 + 1])
+def test_weights_of_the_wrong_size_are_refused(nbytes):
+    with pytest.raises(ValueError):
+        _C.Weight("q8_0", np.zeros(nbytes, np.uint8), 1, 8, 32)

@@ -1,0 +1,121 @@
+"""The layers of docs/DESIGN.md, read from the sources: who imports whom, who includes what."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PYTHON = sorted([*ROOT.glob("ivlite/**/*.py"), *ROOT.glob("quantize/*.py")])
+PYTHON = [p for p in PYTHON if not (p.parent.name == "quantize" and p.parent.parent.name == "ivlite")]
+CXX = sorted([*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("bindings/*")])
+
+# Modules of ivlite by layer, low to high; a module may import lower layers, and its own package.
+LAYERS = (
+    {"errors", "_version", "_C"},
+    {"config", "gguf", "tokenizer", "media", "positions", "sampling", "ops", "reply", "machine"},
+    {"prompt"},
+    {"models"},
+    {"generate"},
+    {"model", "quantize"},
+    {"cli"},
+    {"__init__", "__main__"},
+)
+# Packages that only one place may import.
+OWNERS = {
+    "av": ("ivlite/media/",),
+    "PIL": ("ivlite/media/",),
+    "tokenizers": ("ivlite/tokenizer.py",),
+    "torch": ("ivlite/ops/reference.py",),
+    "transformers": (),
+    "ivlite._C": ("ivlite/ops/", "quantize/", "ivlite/cli/"),
+}
+# quantize only reads the table of tensor names; gguf needs the formats' names and sizes.
+EXTRA = {("ivlite/gguf.py", "ivlite._C")}
+COMMANDS = {"quantize/cli.py", "quantize/__main__.py"}  # the command of the quantizer belongs to the command line
+
+
+def name(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path):
+    """Full names of the modules a file imports anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(path)}: relative import"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}" if node.module == "ivlite" else node.module
+
+
+def layer_of(module):
+    for i, names in enumerate(LAYERS):
+        if module in names:
+            return i
+    raise AssertionError(f"{module} is in no layer: add it to docs/DESIGN.md and here")
+
+
+def part_of(path):
+    """The first component of a file's name in the package: "media", "model", "cli", ..."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return "quantize" if parts[0] == "quantize" else parts[1]
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=name)
+def test_imports_go_down(path):
+    mine = "cli" if name(path) in COMMANDS else part_of(path)
+    for module in imports(path):
+        for package, owners in OWNERS.items():
+            if (module == package or module.startswith(package + ".")) and (name(path), package) not in EXTRA:
+                assert name(path).startswith(owners) if owners else False, f"{name(path)} imports {package}"
+        if not module.startswith("ivlite.") or module == "ivlite._C":
+            continue
+        other = module.split(".")[1]
+        if other != mine:
+            assert layer_of(other) < layer_of(mine) or mine in ("__init__", "__main__"), (
+                f"{name(path)} imports {module}"
+            )
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=name)
+def test_only_declared_packages(path):
+    allowed = {"numpy", "av", "PIL", "tokenizers", "torch", "ivlite"} | sys.stdlib_module_names
+    assert {module.split(".")[0] for module in imports(path)} <= allowed
+
+
+def includes(path):
+    return re.findall(r'#include [<"]([^>"]+)[>"]', path.read_text())
+
+
+@pytest.mark.parametrize("path", CXX, ids=name)
+def test_includes_go_down(path):
+    where, found = name(path), includes(path)
+    if where.startswith("csrc/"):
+        assert not any("pybind11" in i or "Python.h" in i for i in found), f"{where} knows of Python"
+    if where.startswith("csrc/kernels/cpu/"):
+        system = {
+            "stdint.h",
+            "string.h",
+            "math.h",
+            "immintrin.h",
+        }
+        siblings = {p.name for p in (ROOT / "csrc/kernels/cpu").rglob("*.h")}
+        siblings |= {f"vec/{name}" for name in siblings}
+        for include in found:
+            known = include in system | siblings | {"kernels/table.h"} or include.startswith(("formats/", "simde/"))
+            assert known, f"{where} includes {include}"
+    below = {"csrc/formats": (), "csrc/core": ("ops/", "kernels/"), "csrc/kernels": ("ops/", "core/"), "csrc/ops": ()}
+    for folder, forbidden in below.items():
+        if where.startswith(folder + "/"):
+            assert not any(i.startswith(forbidden) for i in found if forbidden), f"{where} looks up"
+
+
+@pytest.mark.parametrize("path", PYTHON + CXX, ids=name)
+def test_files_stay_readable(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 500, f"{len(lines)} lines"
+    assert max(map(len, lines), default=0) <= 150

@@ -16,6 +16,9 @@ def sample(rng, n):
     x[32:64] *= 1e-6
     x[64:96] *= 3000
     x[96:128] = -x[96]  # all equal
+    x[128:256] = rng.integers(-254, 255, 128) / 2  # codes that lie half way
+    x[128::32][:4] = 127, -127, 127, -127
+    x[131::32][:4] = -127, 127, 127, -127  # the first of equal magnitudes counts
     return x
 
 
@@ -42,6 +45,25 @@ def test_encoding_is_the_package_s(name, rng):
     x = sample(rng, 32 * 50)
     expected = gguf.quantize(x.reshape(50, 32), kind(name)).view(np.uint8).reshape(-1)
     assert np.array_equal(_C.encode(name, x), expected)
+
+
+def relative_error(name, x, costs, importance):
+    """Weighted RMSE of the encoded rows over the weighted RMS of the rows."""
+    data = _C.encode(name, x.reshape(-1), importance)
+    squared = (x - _C.decode(name, data, x.size).reshape(x.shape)).astype(np.float64) ** 2
+    return ((squared * costs).sum() / (x.astype(np.float64) ** 2 * costs).sum()) ** 0.5
+
+
+# What llama.cpp's encoders leave of gaussian rows, with and without importance (benchmarks/encoders.py).
+@pytest.mark.parametrize("name, most, weighted", [
+    ("q6_k", 0.0177, 0.0123), ("q5_k", 0.0361, 0.0238), ("q4_k", 0.0713, 0.0451), ("q4_0", 0.0865, 0.0600)])  # fmt: skip
+def test_encoders_search(name, most, weighted):
+    rng = np.random.default_rng(1)
+    costs = rng.lognormal(0, 1.2, 4096)
+    costs[rng.random(4096) < 0.005] *= 100
+    x = rng.standard_normal((64, 4096)).astype(np.float32)
+    assert relative_error(name, x, np.ones(4096), None) < most * 1.002
+    assert relative_error(name, x, costs, costs.astype(np.float32)) < weighted
 
 
 @pytest.mark.parametrize("name", ["q8_0", "q6_k", "q5_k", "q4_k", "q4_0"])

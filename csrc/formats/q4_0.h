@@ -2,9 +2,6 @@
 // Byte j holds weight j in its low nibble and weight j + 16 in its high one. Encoding gives the weight of largest
 // magnitude the code 0: d = that weight / -8. With importance the scale of least weighted error is searched.
 #pragma once
-#include <math.h>
-#include <stdint.h>
-
 #include "formats/search.h"
 
 namespace ivlite {
@@ -29,14 +26,18 @@ inline void decode_q4_0(float* y, const void* blocks, int64_t n) {
 
 inline void encode_q4_0_plainly(BlockQ4_0* b, const float* x, int64_t n) {
   for (int64_t i = 0; i < n / 32; i++, x += 32) {
-    float top = 0;
-    for (int j = 0; j < 32; j++) top = fabsf(x[j]) > fabsf(top) ? x[j] : top;
-    float d = top / -8, inverse = d != 0 ? 1 / d : 0;
-    b[i].d = f32_to_f16(d);
-    for (int j = 0; j < 16; j++) {
-      int low = (int)(x[j] * inverse + 8.5f), high = (int)(x[j + 16] * inverse + 8.5f);
-      b[i].code[j] = (uint8_t)((low > 15 ? 15 : low) | (high > 15 ? 15 : high) << 4);
+    const Row32 row = row32(x);
+    int first = 0;
+    while (first < 31 && fabsf(x[first]) != row.peak) first++;
+    const float d = x[first] / -8, inverse = d != 0 ? 1 / d : 0;
+    int32_t code[32];
+    for (int j = 0; j < 4; j++) {
+      const Lanes q = least(row.x[j] * inverse + 8.5f, 15.5f);
+      const FourMask whole[2] = {__builtin_convertvector(q.a, FourMask), __builtin_convertvector(q.b, FourMask)};
+      memcpy(code + 8 * j, whole, sizeof(whole));
     }
+    b[i].d = f32_to_f16(d);
+    for (int j = 0; j < 16; j++) b[i].code[j] = (uint8_t)(code[j] | code[j + 16] << 4);
   }
 }
 

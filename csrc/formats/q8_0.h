@@ -1,10 +1,8 @@
 // q8_0: 32 weights in 34 bytes, an f16 scale d and 32 signed codes; weight = d * code.
 // Encoding takes d = absmax / 127 and rounds halves away from zero.
 #pragma once
-#include <math.h>
-#include <stdint.h>
-
 #include "formats/f16.h"
+#include "formats/lanes.h"
 
 namespace ivlite {
 namespace {
@@ -23,14 +21,25 @@ inline void decode_q8_0(float* y, const void* blocks, int64_t n) {
   }
 }
 
+// To the nearest whole number, halves away from zero; |x| < 2^31.
+inline FourMask rounded(Four x) {
+  const FourMask whole = __builtin_convertvector(x, FourMask);
+  const Four rest = x - __builtin_convertvector(whole, Four);
+  return whole - (rest >= 0.5f) + (rest <= -0.5f);  // a true comparison is -1
+}
+
 inline void encode_q8_0(void* blocks, const float* x, int64_t n) {
   BlockQ8_0* b = (BlockQ8_0*)blocks;
   for (int64_t i = 0; i < n / 32; i++, x += 32) {
-    float top = 0;
-    for (int j = 0; j < 32; j++) top = fmaxf(top, fabsf(x[j]));
-    float d = top / 127, inverse = d > 0 ? 1 / d : 0;
+    const Row32 row = row32(x);
+    const float d = row.peak / 127, inverse = d > 0 ? 1 / d : 0;
+    int32_t code[32];
+    for (int j = 0; j < 4; j++) {
+      const FourMask q[2] = {rounded(row.x[j].a * inverse), rounded(row.x[j].b * inverse)};
+      memcpy(code + 8 * j, q, sizeof(q));
+    }
     b[i].d = f32_to_f16(d);
-    for (int j = 0; j < 32; j++) b[i].code[j] = (int8_t)roundf(x[j] * inverse);
+    for (int j = 0; j < 32; j++) b[i].code[j] = (int8_t)code[j];
   }
 }
 

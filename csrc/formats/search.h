@@ -1,50 +1,14 @@
 // What the searching encoders share: eight groups of weights are fitted side by side, one per lane, so that no sum ever
-// crosses lanes. The vectors are the compiler's: any machine gives the same bytes.
+// crosses lanes.
 #pragma once
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-
 #include "formats/f16.h"
+#include "formats/lanes.h"
 
 namespace ivlite {
 namespace {
 
-constexpr int kFits = 8;                              // groups fitted together
-typedef float Four __attribute__((vector_size(16)));  // a register of every x86-64 and arm64
-typedef int32_t FourMask __attribute__((vector_size(16)));
+constexpr int kFits = 8;  // groups fitted together
 
-struct Mask {
-  FourMask a, b;
-};
-
-// Eight numbers, one per group.
-struct Lanes {
-  Four a{}, b{};
-  Lanes() = default;
-  Lanes(Four a, Four b) : a(a), b(b) {}
-  Lanes(float x) : a(Four{} + x), b(Four{} + x) {}
-  float operator[](int k) const { return k < 4 ? a[k] : b[k - 4]; }
-  void set(int k, float x) { (k < 4 ? a : b)[k % 4] = x; }
-};
-inline Lanes operator+(const Lanes& x, const Lanes& y) { return {x.a + y.a, x.b + y.b}; }
-inline Lanes operator-(const Lanes& x, const Lanes& y) { return {x.a - y.a, x.b - y.b}; }
-inline Lanes operator*(const Lanes& x, const Lanes& y) { return {x.a * y.a, x.b * y.b}; }
-inline Lanes operator/(const Lanes& x, const Lanes& y) { return {x.a / y.a, x.b / y.b}; }
-inline void operator+=(Lanes& x, const Lanes& y) { x = x + y; }
-inline Mask operator<(const Lanes& x, const Lanes& y) { return {x.a < y.a, x.b < y.b}; }
-inline Lanes pick(const Mask& m, const Lanes& x, const Lanes& y) { return {m.a ? x.a : y.a, m.b ? x.b : y.b}; }
-inline Lanes least(const Lanes& x, const Lanes& y) { return {x.a < y.a ? x.a : y.a, x.b < y.b ? x.b : y.b}; }
-inline Lanes most(const Lanes& x, const Lanes& y) { return {x.a > y.a ? x.a : y.a, x.b > y.b ? x.b : y.b}; }
-inline Lanes size(const Lanes& x) { return most(x, Lanes() - x); }
-inline Lanes between(const Lanes& x, float low, float high) { return least(most(x, low), high); }
-// To the nearest whole number, ties to even; |x| < 2^22.
-inline Lanes whole(const Lanes& x) { return x + 12582912.0f - 12582912.0f; }
-// x / y, and 0 where y is 0.
-inline Lanes ratio(const Lanes& x, const Lanes& y) {
-  const Mask any = Lanes() < size(y);
-  return pick(any, x / pick(any, y, 1), 0);
-}
 inline float total(const Lanes& x) { return ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7])); }
 inline float half(float x) { return f16_to_f32(f32_to_f16(x)); }
 

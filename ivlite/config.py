@@ -10,6 +10,9 @@ from ivlite.errors import ModelFileError
 
 ARCHITECTURE = "internvideo3"
 TOKENIZER = "tokenizer.huggingface.json"  # the text of a tokenizer.json
+# How a chat template lets the model think: what opens its answer with enable_thinking off and on. "open" is the manner of
+# Qwen3's thinking models, "close" that of its models that do both.
+THINKING = {"none": ("", ""), "open": ("", "<think>\n"), "close": ("<think>\n\n</think>\n\n", "")}
 AGAIN = "convert the checkpoint again with `ivlite quantize`"
 
 
@@ -103,13 +106,14 @@ class TokenIds:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """The sampling that the model's authors recommend; temperature 0 takes the likeliest token."""
+    """The sampling that the model's authors recommend (temperature 0 takes the likeliest token); a key of THINKING."""
 
     temperature: float = _key("generation.temperature", float, 0, 100, default=0.0)
     top_k: int = _key("generation.top_k", int, 0, 1 << 31, default=0)
     top_p: float = _key("generation.top_p", float, 0, 1, default=1.0)
     min_p: float = _key("generation.min_p", float, 0, 1, default=0.0)
     repetition_penalty: float = _key("generation.repetition_penalty", float, 0.01, 100, default=1.0)
+    thinking: str = _key("generation.thinking", str, default="none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +223,7 @@ def _check_one(value, kind, low, high, what):
     if right and low is not None:
         right = low <= value <= high  # false for NaN as well
     if not right:
-        words = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
         span = f" from {low} to {high}" if low is not None else ""
         raise ModelFileError(f"{what} is {value!r:.80}; it must be {words}{span}; {AGAIN}")
 
@@ -259,6 +263,8 @@ def _other_rules(config):
         yield low <= high, f"{name} min_pixels {low} is above max_pixels {high}"
     low, high = video.min_frames, video.max_frames
     yield low <= high, f"video min_frames {low} is above max_frames {high}"
+    thinking = config.generation.thinking
+    yield thinking in THINKING, f"generation.thinking is {thinking!r:.40}, and must be one of {', '.join(THINKING)}"
     for f in fields(config.tokens):
         value = getattr(config.tokens, f.name)
         largest = max(value) if isinstance(value, tuple) else value

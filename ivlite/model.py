@@ -174,7 +174,7 @@ class Stream:
         self.model, self.prompt, self.params, self.start = model, prompt, params, start
         self.limit = min(max_new_tokens, model.context - len(prompt.token_ids))
         self.progress = progress or (lambda stage, done, total: None)
-        self.filter = TextFilter(stop)
+        self.filter = TextFilter(stop, prompt.thinks)
         self.runner = model.runner(len(prompt.token_ids) + self.limit, progress)
         self.opened = time.perf_counter() - start
         vision = sum(count for _, _, count in prompt.spans)

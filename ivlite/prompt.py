@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ivlite import media
+from ivlite.config import THINKING
 from ivlite.errors import UsageError
 from ivlite.positions import mrope_positions
 
@@ -20,6 +21,7 @@ TOOLS_AFTER = (
     '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
 )
 STRUCTURE = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+THOUGHT = ("<think>", "</think>")
 MESSAGE_KEYS = {
     "system": {"role", "content"},
     "user": {"role", "content"},
@@ -42,7 +44,8 @@ class Prompt:
     token_ids: T ids. positions: int64 (3, T). next_position: of the first token of the answer. grid_thw: int64 (n, 3),
     patches of each medium. timestamps: per medium, seconds of each frame pair ([] for an image). frames: per medium,
     the indexes of the source frames in use. media: the media, to be decoded by `pairs()`. warnings: sentences about
-    the prompt (a medium has its own). spans: (medium, first token, count) of every block of vision tokens.
+    the prompt (a medium has its own). spans: (medium, first token, count) of every block of vision tokens. thinks: the
+    answer begins inside <think>.
     """
 
     token_ids: list[int]
@@ -54,6 +57,7 @@ class Prompt:
     media: list
     warnings: list[str] = field(default_factory=list)
     spans: list[tuple[int, int, int]] = field(default_factory=list)
+    thinks: bool = False
 
 
 def build(messages, tokenizer, config, *, tools=None, enable_thinking=False, add_vision_id=False, fps=None,
@@ -64,8 +68,8 @@ def build(messages, tokenizer, config, *, tools=None, enable_thinking=False, add
     {"type": "text", "text"}; {"type": "image", "image": path, file:// URI, PIL image or uint8 (H, W, 3), "min_pixels",
     "max_pixels"}; {"type": "video", "video": path, file:// URI or list of frames, "fps", "nframes", "min_frames",
     "max_frames", "min_pixels", "max_pixels", "start", "end" (seconds)}. An assistant message may have "tool_calls".
-    tools: function signatures as JSON data. enable_thinking: accepted and without effect, since this model's template
-    has no such switch. add_vision_id: writes "Picture 1: ", "Video 1: " before the media. fps, min_frames, max_frames:
+    tools: function signatures as JSON data. enable_thinking: opens the answer as the model's chat template does, which
+    InternVideo3's has no switch for. add_vision_id: writes "Picture 1: ", "Video 1: " before the media. fps, min_frames, max_frames:
     for videos whose part says nothing; min_pixels, max_pixels: for images and for each frame of videos; None takes the
     model file's. Text never becomes a control token, whatever it spells.
 
@@ -75,7 +79,7 @@ def build(messages, tokenizer, config, *, tools=None, enable_thinking=False, add
     defaults |= {"min_pixels": min_pixels, "max_pixels": max_pixels}
     builder = Builder(tokenizer, config, {k: v for k, v in defaults.items() if v is not None}, add_vision_id)
     builder.conversation(messages, tools)
-    return builder.prompt()
+    return builder.answer(THINKING[config.generation.thinking][bool(enable_thinking)])
 
 
 class Builder:
@@ -114,7 +118,10 @@ class Builder:
         self.token(self.config.tokens.im_end)
         self.text("\n")
 
-    def prompt(self):
+    def answer(self, opening):
+        """The Prompt, up to where the answer begins; `opening` is what the template puts there."""
+        self.open("assistant\n")
+        self.text(opening, [name for name in THOUGHT if name in self.tokenizer.added])
         self.token()
         grids = np.array([m.grid for m in self.media], np.int64).reshape(-1, 3)
         merge = self.config.vision.spatial_merge_size
@@ -122,7 +129,7 @@ class Builder:
         return Prompt(
             token_ids=self.ids, positions=positions, next_position=following, grid_thw=grids,
             timestamps=[list(m.timestamps) for m in self.media], frames=[list(m.frames) for m in self.media],
-            media=self.media, warnings=self.warnings, spans=self.spans,
+            media=self.media, warnings=self.warnings, spans=self.spans, thinks=opening.endswith(f"{THOUGHT[0]}\n"),
         )  # fmt: skip
 
     # -------------------------------------------------------------------------------------------- messages
@@ -149,7 +156,6 @@ class Builder:
                 self.text("\n</tool_response>", self.structure)
                 if index + 1 == len(messages) or roles[index + 1] != "tool":
                     self.close()
-        self.open("assistant\n")
 
     def system(self, message, tools):
         if message is None and not tools:

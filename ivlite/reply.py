@@ -43,14 +43,14 @@ def held_back(text, marks):
 class TextFilter:
     """Cuts decoded text into pieces: a leading <think> block apart, and nothing from the first stop string on.
 
-    push(text) and flush() return pieces; `stopped` says that a stop string was met.
+    thinking: the prompt has opened that block. push(text) and flush() return pieces; `stopped` says that a stop string was met.
     """
 
-    def __init__(self, stop=()):
+    def __init__(self, stop=(), thinking=False):
         self.stop = [s for s in stop if s]
         self.stopped = False
         self.buffer = ""
-        self.state = "start"  # start -> open -> thinking -> after -> answer
+        self.state = "open" if thinking else "start"  # start -> open -> thinking -> after -> answer
 
     def push(self, text):
         self.buffer += text

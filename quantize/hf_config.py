@@ -4,7 +4,16 @@ Where a setting and the tensors can both tell (ranks, biases, the latent norm, t
 a setting that says otherwise is an error: one of the two files belongs to another model.
 """
 
-from ivlite.config import Config, GenerationConfig, ImageConfig, TextConfig, TokenIds, VideoConfig, VisionConfig
+from ivlite.config import (
+    THINKING,
+    Config,
+    GenerationConfig,
+    ImageConfig,
+    TextConfig,
+    TokenIds,
+    VideoConfig,
+    VisionConfig,
+)
 from ivlite.errors import ModelFileError
 
 MODEL = "internvideo3"
@@ -268,4 +277,20 @@ def _generation(checkpoint):
         top_p=_float(section.get("top_p", 1.0)),
         min_p=_float(section.get("min_p", 0.0)),
         repetition_penalty=_float(section.get("repetition_penalty", 1.0)),
+        thinking=_thinking(checkpoint),
     )
+
+
+def _thinking(checkpoint):
+    """How the chat template lets the model think, a key of THINKING."""
+    file = checkpoint.folder / "chat_template.jinja"
+    if file.is_file():
+        with open(file, encoding="utf-8", errors="replace") as text:
+            template = text.read(1 << 20)
+    else:
+        texts = (checkpoint.json(n, required=False) for n in ("chat_template.json", "tokenizer_config.json"))
+        template = next((str(t["chat_template"]) for t in texts if t and t.get("chat_template")), "")
+    template = template.replace("\\n", "\n")  # as a template spells a line break
+    if "enable_thinking" not in template:
+        return "none"
+    return next((name for name in ("close", "open") if max(THINKING[name]) in template), "none")

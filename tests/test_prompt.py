@@ -30,6 +30,7 @@ def setup(name):
     return tokenizer, SimpleNamespace(
         tokens=tokens, vision=SimpleNamespace(patch_size=16, temporal_patch_size=2, spatial_merge_size=2),
         image=SimpleNamespace(min_pixels=1024, max_pixels=1 << 20),
+        generation=SimpleNamespace(thinking="none"),
         video=SimpleNamespace(fps=2.0, min_frames=3, max_frames=64, min_pixels=1024, max_pixels=1 << 20),
     )  # fmt: skip
 
@@ -130,8 +131,17 @@ def test_vision_ids_count_through_the_conversation(plain):
     assert "user\nPicture 1: <|vision" in out and "Video 1: <0.2 sec" in out and "Picture 2: " in out
 
 
-def test_thinking_changes_nothing(plain):
-    assert shown(plain, [user("Hi")], enable_thinking=True) == shown(plain, [user("Hi")])
+@pytest.mark.parametrize("manner, off, on", [
+    ("none", "", ""), ("open", "", "<think>\n"), ("close", "<think>\n\n</think>\n\n", ""),
+])  # fmt: skip
+def test_thinking_opens_the_answer_as_the_template_does(plain, manner, off, on):
+    tokenizer, config = plain
+    changed = tokenizer, SimpleNamespace(**vars(config) | {"generation": SimpleNamespace(thinking=manner)})
+    without = shown(plain, [user("Hi")])
+    assert shown(changed, [user("Hi")]) == without + off
+    assert shown(changed, [user("Hi")], enable_thinking=True) == without + on
+    assert prompt.build([user("Hi")], *changed, enable_thinking=True).thinks == (manner == "open")
+    assert not prompt.build([user("Hi")], *changed).thinks
 
 
 def test_control_text_of_a_user_stays_text(plain):

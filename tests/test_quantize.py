@@ -222,6 +222,18 @@ def test_settings(toy, tmp_path):
     assert (metadata["general.file_type"], metadata["general.quantization_version"]) == (32, 2)
 
 
+@pytest.mark.parametrize("template, manner", [
+    ("{{ messages }}", "none"),
+    ("{% if enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}", "close"),
+    ("{% if enable_thinking %}{{ '<think>\\n' }}{% endif %}", "open"),
+])  # fmt: skip
+def test_the_chat_template_says_how_the_model_thinks(toy, tmp_path, template, manner):
+    folder = copy(toy, tmp_path / "new")
+    assert converted(folder, tmp_path / "before.gguf")[0].generation.thinking == "none"
+    (folder / "chat_template.jinja").write_text(template)
+    assert converted(folder, tmp_path / "m.gguf")[0].generation.thinking == manner
+
+
 def test_the_variant_in_everything(tmp_path):
     text = converted(GOLDEN[1], tmp_path / "m.gguf")[0].text
     assert text.kv_lora_rank == (48, 64, 32, 48) and text.latent_norm and text.tie_word_embeddings

@@ -5,9 +5,9 @@ import pytest
 from ivlite.reply import TextFilter
 
 
-def run(text, stop=(), size=1):
+def run(text, stop=(), size=1, thinking=False):
     """Answer, thinking and stopped after pushing text in pieces of `size` characters."""
-    filter = TextFilter(stop)
+    filter = TextFilter(stop, thinking)
     pieces = []
     for i in range(0, len(text), size):
         pieces += filter.push(text[i : i + size])
@@ -38,6 +38,12 @@ SIZES = [1, 2, 3, 5, 1000]
 ])  # fmt: skip
 def test_thinking(text, answer, thinking, size):
     assert run(text, size=size) == (answer, thinking, False)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_prompt_may_have_opened_the_thinking(size):
+    assert run("Look.\n</think>\n\nRed.", size=size, thinking=True) == ("Red.", "Look.", False)
+    assert run("never closed", size=size, thinking=True) == ("", "never closed", False)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -1,18 +1,36 @@
-"""Turns a Hugging Face checkpoint of InternVideo3 into one GGUF file: weights, tokenizer and every setting."""
+"""Turns a checkpoint of InternVideo3, or another model file, into one GGUF file: weights, tokenizer, every setting."""
 
-__all__ = ["quantize"]
+__all__ = ["quantize", "verify"]
 
 
-def quantize(src, out, type="q4_0", progress=None):
-    """Converts the checkpoint in folder `src` to the file `out`; returns a Summary of what was written.
+def quantize(src, out, type="q4_0", *, recipe=None, vision=None, tensor_types=(), calibration=None, golden=False,
+             allow_nan=False, resume=False, progress=None):  # fmt: skip
+    """Converts `src`, a Hugging Face folder or a model file, to the file `out`; returns a Summary of what was written.
 
-    type: one of ivlite.quantize.recipes.TYPES. progress(stage, done, total): stage "convert", in bytes of the
-    checkpoint. The file appears under its name only when it is complete; an older one stays as it is until then.
-    Memory stays below 1.5 GiB whatever the size.
+    type: one of ivlite.quantize.recipes.TYPES. recipe: a .toml or .json file instead. vision: the format of the whole
+    vision tower. tensor_types: "REGEX=FORMAT" each, which go before the recipe. calibration: a file of
+    `ivlite calibrate`. golden: store reference activations for `verify`. allow_nan: weights that are no numbers become
+    zeros. resume: go on where an interrupted conversion of the same source with the same settings stopped; the result
+    is the same byte for byte. progress(stage, done, total): stages "golden" and "convert", in bytes of the source.
 
-    Raises UsageError (type, or an output inside the checkpoint), ModelFileError (the checkpoint), DiskError (the
-    output).
+    The file appears under its name only when it is complete; an older one stays as it is until then. After Ctrl-C
+    the unfinished file stays beside it for `resume`; after an error it is removed. Memory stays below 1.5 GiB.
+
+    Raises UsageError (settings, an output that is an input), ModelFileError (the source, the statistics), DiskError
+    (the output, also where another process is writing it).
     """
-    from ivlite.quantize.convert import convert  # imports numpy, for which --help does not wait
+    from ivlite.quantize.convert import Settings, convert  # imports numpy, for which --help does not wait
 
-    return convert(src, out, type, progress)
+    settings = Settings(type, recipe, vision, tuple(tensor_types), calibration, golden, allow_nan, resume)
+    return convert(src, out, settings, progress)
+
+
+def verify(path, threads=None, progress=None):
+    """Checks a model file against the checksums and the golden values in it; returns a Report.
+
+    threads: None for one per usable physical core. progress(stage, done, total): stages "read" and "golden", in bytes.
+    Raises ModelFileError for a file that cannot be read or holds nothing to check it against.
+    """
+    from ivlite.quantize.check import check
+
+    return check(path, threads, progress)

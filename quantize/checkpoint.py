@@ -20,23 +20,23 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "download it again"
 HEADER_LIMIT = 100_000_000  # bytes, the format's own limit
 JSON_LIMIT = 1 << 28  # bytes; a tokenizer.json has some 12 MB
-DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4"}
+DTYPES = {"BF16": ("bf16", 2), "F16": ("f16", 2), "F32": ("f32", 4)}  # safetensors' name: ours, bytes
 
 
 @dataclass(frozen=True)
 class Source:
-    """One tensor of a checkpoint: where its bytes are; dtype is BF16, F16 or F32."""
+    """One tensor of what is converted: where its bytes are, and their format, a name of ivlite.gguf.FORMATS."""
 
     name: str
     file: Path
-    dtype: str
+    format: str
     shape: tuple[int, ...]
     offset: int
     nbytes: int
 
 
 class Checkpoint:
-    """An open checkpoint folder: `tensors` (name -> Source), `json(name)`, `text(name)`, `floats(...)`.
+    """An open checkpoint folder: `tensors` (name -> Source), `json(name)`, `text(name)`, `raw(...)`.
 
     Use as a context manager, or close(). Raises ModelFileError for whatever is missing or damaged.
     """
@@ -99,17 +99,12 @@ class Checkpoint:
 
     # -------------------------------------------------------------------------------------------- weights
 
-    def floats(self, name, first, count):
-        """`count` values of a tensor from number `first` on, float32 (count,)."""
+    def raw(self, name, start, count):
+        """`count` bytes of a tensor from byte `start` on, uint8 (count,)."""
         source = self.tensors[name]
-        kind = np.dtype(DTYPES[source.dtype])
-        raw = np.empty(count, kind)
-        fill(self._files[source.file], raw, source.offset + first * kind.itemsize, source.file)
-        if source.dtype != "BF16":
-            return raw.astype(np.float32, copy=False)
-        wide = raw.astype(np.uint32)
-        wide <<= 16  # bfloat16 is the upper half of a float32
-        return wide.view(np.float32)
+        out = np.empty(count, np.uint8)
+        fill(self._files[source.file], out, source.offset + start, source.file)
+        return out
 
     def _open_weights(self):
         single = self.folder / SINGLE
@@ -200,8 +195,8 @@ def _once(pairs):
 
 
 def fill(fd, out, offset, path):
-    """Fills a numpy array with a file's bytes from `offset` on."""
-    view = memoryview(out.reshape(-1).view(np.uint8))
+    """Fills a numpy array of uint8 with a file's bytes from `offset` on."""
+    view = memoryview(out)
     done = 0
     while done < len(view):
         try:  # one call moves 2 GiB at most
@@ -247,10 +242,11 @@ def _source(name, entry, path, base):
         raise ModelFileError(f"{what} has a damaged description; {AGAIN}")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ModelFileError(f"{what} has type {dtype!r:.20}; ivlite converts {', '.join(DTYPES)}")
-    nbytes = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+    fmt, size = DTYPES[dtype]
+    nbytes = math.prod(shape) * size
     if span[1] - span[0] != nbytes:
         raise ModelFileError(f"{what} has {span[1] - span[0]} bytes where its shape needs {nbytes}; {AGAIN}")
-    return Source(name, path, dtype, tuple(shape), base + span[0], nbytes)
+    return Source(name, path, fmt, tuple(shape), base + span[0], nbytes)
 
 
 def _whole_numbers(value):

@@ -1,21 +1,33 @@
-"""`ivlite quantize`: makes one model file of a Hugging Face checkpoint."""
+"""`ivlite quantize`: makes one model file of a Hugging Face checkpoint or of another model file."""
 
 import argparse
 import sys
 
-from ivlite.quantize.recipes import TYPES
+from ivlite.quantize.recipes import TYPES, WRITTEN
+
+DEFAULT = "q4_0"
 
 EPILOG = f"""\
-types:
-{chr(10).join(f"  {name:<6} {recipe.help}" for name, recipe in TYPES.items())}
+types (recipes, which give each tensor a format):
+{chr(10).join(f"  {name:<8} {recipe.help}" for name, recipe in TYPES.items())}
+
+formats (of one tensor): {", ".join(WRITTEN)}
 
 examples:
   ivlite quantize InternVideo3-8B-Instruct -o model.gguf
-  ivlite quantize InternVideo3-8B-Instruct -o model-q8.gguf --type q8_0
-  ivlite inspect model.gguf
+  ivlite quantize InternVideo3-8B-Instruct -o model.gguf --type q4_k_m --calibration stats.gguf --golden
+  ivlite quantize InternVideo3-8B-Instruct -o model.gguf --type q4_k_m --tensor-type 'ffn_down=q6_k' --dry-run
+  ivlite quantize model-bf16.gguf -o model-q8.gguf --type q8_0
+  ivlite verify model.gguf
 
-OUT appears when it is complete; an older OUT stays as it is until then. It takes some 0.3 GB of memory.
-Exit code 3 when the checkpoint cannot be used, 6 when OUT cannot be written.
+A recipe file is TOML or JSON: rows of a regular expression searched in tensor names, layers (all; first 4, last 1/8,
+every 3, 0-3) and a format; the first row that fits decides, and `base` names a type whose rows follow:
+  base = "q4_k_m"
+  rows = [["ffn_down", "first 4, last 4", "q8_0"], ["attn_output", "all", "q6_k"]]
+
+OUT appears when it is complete; an older OUT stays as it is until then. Ctrl-C or a kill leaves a hidden file beside
+OUT, in which --resume goes on; without --resume, the next conversion to OUT replaces it. An error removes it.
+Exit code 3 when SRC cannot be used, 6 when OUT cannot be written or another process is writing it.
 """
 
 
@@ -23,50 +35,155 @@ def add_parser(commands):
     parser = commands.add_parser(
         "quantize",
         help="make a model file of a checkpoint",
-        description="Converts a Hugging Face checkpoint of InternVideo3 (safetensors) to one GGUF file.",
+        description="Converts a Hugging Face checkpoint of InternVideo3 (safetensors), or a model file, to one GGUF file.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("src", metavar="SRC", help="the folder of the checkpoint, with its config.json")
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the GGUF file to write")
-    parser.add_argument("--type", metavar="T", default="q4_0", help=f"{', '.join(TYPES)} (default: q4_0)")
-    parser.add_argument("--quiet", action="store_true", help="no progress, no closing line")
-    parser.add_argument("--verbose", action="store_true", help="plain progress lines, tracebacks of defects")
+    add = parser.add_argument
+    add("src", metavar="SRC", help="the folder of a checkpoint, with its config.json, or a GGUF file")
+    add("-o", "--output", metavar="OUT", help="the GGUF file to write")
+    add("--type", metavar="T", help=f"{', '.join(TYPES)} (default: {DEFAULT})")
+    add("--recipe", metavar="FILE", help="a recipe of your own instead of --type")
+    add("--vision", metavar="FORMAT", help="format of the vision tower (default: q8_0, under float types theirs)")
+    add("--tensor-type", metavar="REGEX=FORMAT", action="append", default=[],
+        help="format of the tensors whose names match; can be repeated, the first that matches counts")  # fmt: skip
+    add("--calibration", metavar="FILE", help="statistics of `ivlite calibrate`, which weigh the encoders' errors")
+    add("--golden", action="store_true", help="store reference activations, which `ivlite verify` computes again")
+    add("--allow-nan", action="store_true", help="make weights that are no numbers zeros instead of refusing them")
+    add("--resume", action="store_true", help="go on where an interrupted conversion to OUT stopped")
+    add("--dry-run", action="store_true", help="print what each tensor would become, and write nothing")
+    add("--quiet", action="store_true", help="no progress, no closing line")
+    add("--verbose", action="store_true", help="plain progress lines, tracebacks of defects")
 
 
 def run(args):
-    from ivlite.machine import gigabytes
+    from ivlite.errors import UsageError
+
+    if args.type and args.recipe:
+        raise UsageError("--type and --recipe are both given; a recipe file names its base type itself")
+    if args.dry_run:
+        return show_plan(args)
+    if not args.output:
+        raise UsageError("quantize wants -o OUT, or --dry-run to show the plan")
+    done = convert(args)
+    for sentence in done.warnings:
+        warn(sentence)
+    if not args.quiet:
+        from ivlite.cli import printable
+
+        print(printable(closing(done)), file=sys.stderr)
+    return 0
+
+
+def convert(args):
+    """The Summary of the conversion; after Ctrl-C, says how to go on."""
     from ivlite.quantize import quantize
 
     progress = None if args.quiet else _progress(live=sys.stderr.isatty() and not args.verbose)
     try:
-        done = quantize(args.src, args.output, type=args.type, progress=progress)
+        return quantize(
+            args.src, args.output, type=args.type or DEFAULT, recipe=args.recipe, vision=args.vision,
+            tensor_types=args.tensor_type, calibration=args.calibration, golden=args.golden,
+            allow_nan=args.allow_nan, resume=args.resume, progress=progress,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        if progress:
+            progress.clear()
+        from ivlite.quantize.partial import partial_path
+
+        left = partial_path(args.output)
+        if left.exists():
+            warn(f"{left} keeps what is done: the same command with --resume goes on, or delete it")
+        raise
     finally:
         if progress:
             progress.clear()
-    if not args.quiet:
-        from ivlite.cli import printable
 
-        bits = 8 * done.nbytes / done.parameters
-        print(
-            printable(
-                f"{done.path}: {gigabytes(done.nbytes)}, type {done.type}, {bits:.2f} bits per weight, "
-                f"from {gigabytes(done.source_bytes)} in {done.tensors} tensors"
-            ),
-            file=sys.stderr,
-        )
-    return 0
+
+def warn(sentence):
+    from ivlite.cli import say
+
+    say("warning", sentence)
+
+
+def closing(done):
+    """What was written, in one line."""
+    from ivlite.machine import gigabytes
+
+    bits = 8 * done.nbytes / done.parameters
+    resumed = f", {done.resumed} of them from before" if done.resumed else ""
+    return (
+        f"{done.path}: {gigabytes(done.nbytes)}, type {done.type}, {bits:.2f} bits per weight, "
+        f"from {gigabytes(done.source_bytes)} in {done.tensors} tensors{resumed}"
+    )
 
 
 def _progress(live):
-    """The progress line of the other commands, under this one's verb."""
     from ivlite.cli.progress import Progress
 
-    class Converting(Progress):
-        def __call__(self, stage, done, total):
-            super().__call__("load", done, total)  # the stage that it counts in bytes
+    return Progress(live)
 
-        def describe(self, stage):
-            return super().describe(stage).replace("load", "convert", 1)
 
-    return Converting(live)
+# ------------------------------------------------------------------------------------------------ the plan
+
+
+def show_plan(args):
+    """Prints what each tensor would become; layers that are treated alike share a line."""
+    from ivlite.cli import printable
+    from ivlite.quantize.convert import Settings, dry_run
+
+    settings = Settings(args.type or DEFAULT, args.recipe, args.vision, tuple(args.tensor_type), args.calibration)
+    done = dry_run(args.src, settings)
+    for line in plan_lines(done):
+        print(printable(line))
+    for sentence in done.warnings:
+        warn(sentence)
+    return 0
+
+
+def plan_lines(done):
+    from ivlite.machine import gigabytes
+    from ivlite.quantize.writer import nbytes
+
+    yield f"{'tensors':<32} {'layers':<20} {'format':<6} {'rows x columns':>16} {'size':>9} {'bits':>6}"
+    for (name, shape, fmt, note), plans in grouped(done.plans).items():
+        size = sum(nbytes(p.shape, p.format) for p in plans)
+        bits = 8 * size / sum(p.rows * p.columns for p in plans)
+        layers = ranges([layer_of(p.name)[1] for p in plans])
+        where = f"{'x'.join(map(str, shape)):>16} {gigabytes(size):>9} {bits:>6.2f}"
+        yield f"{name:<32} {layers:<20} {fmt:<6} {where}  {note}".rstrip()
+    bits = 8 * done.nbytes / done.parameters
+    yield (
+        f"{done.type}: {gigabytes(done.nbytes)}, {bits:.2f} bits per weight, {done.tensors} tensors, "
+        f"from {gigabytes(done.source_bytes)}"
+    )
+
+
+def grouped(plans):
+    """Plans of one name, shape, format and note, whatever the layer."""
+    out = {}
+    for p in plans:
+        out.setdefault((layer_of(p.name)[0], p.shape, p.format, p.note), []).append(p)
+    return out
+
+
+def layer_of(name):
+    """ "blk.3.ffn_up.weight" as ("blk.*.ffn_up.weight", 3); None for a tensor that is in no layer."""
+    parts = name.split(".")
+    at = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    if at is None:
+        return name, None
+    return ".".join([*parts[:at], "*", *parts[at + 1 :]]), int(parts[at])
+
+
+def ranges(numbers):
+    """[0, 1, 2, 5] as "0-2,5"."""
+    if numbers[0] is None:
+        return ""
+    runs = []
+    for n in sorted(numbers):
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

@@ -1,152 +1,169 @@
-"""The conversion: plans every tensor, then streams each in slices from the checkpoint to the encoder to the file."""
+"""The conversion: plans every tensor, then streams each in slices from the source to the encoder to the file."""
 
-import math
+import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from ivlite import _C
-from ivlite.config import TOKENIZER, listed
+from ivlite._version import __version__
 from ivlite.errors import ModelFileError, UsageError
-from ivlite.models import internvideo3
-from ivlite.quantize import hf_config, tokenizer
-from ivlite.quantize.checkpoint import Checkpoint, Source
-from ivlite.quantize.recipes import TYPES, plan_tensor
-from ivlite.quantize.writer import GGUFWriter
-
-SLICE = 1 << 23  # weights at a time: 32 MiB of float32, of which four or five copies are alive
-# The first magnitude that a format turns into infinity: in the weights themselves or in the scale of their block.
-OVERFLOW = {"f16": 65520.0, "q8_0": 65520.0 * 127, "q4_0": 65520.0 * 8, "bf16": 3.396e38}
+from ivlite.gguf import GGUFFile
+from ivlite.quantize import encode, golden, recipe_file, recipes, source
+from ivlite.quantize.calibration import Calibration
+from ivlite.quantize.encode import Plan
+from ivlite.quantize.partial import marked, partial_path
+from ivlite.quantize.writer import GGUFWriter, header, with_checksums
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One tensor on its way: where it comes from, its logical shape, and as what it is stored."""
+class Settings:
+    """How to convert: what `ivlite.quantize.quantize` takes."""
 
-    source: Source
-    name: str
-    rows: int
-    columns: int
-    format: str
-    shape: tuple[int, ...]
+    type: str | None = None
+    recipe: str | Path | None = None
+    vision: str | None = None
+    tensor_types: tuple[str, ...] = ()
+    calibration: str | Path | None = None
+    golden: bool = False
+    allow_nan: bool = False
+    resume: bool = False
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What was written: path, type, parameters, and the bytes of the checkpoint's weights and of the file."""
+    """What was written, or would be: path, recipe's name, plans, bytes of the source's weights and of the file.
+
+    resumed: tensors that an interrupted conversion had written already. warnings: sentences.
+    """
 
     path: Path
     type: str
-    tensors: int
-    parameters: int
+    plans: tuple[Plan, ...]
     source_bytes: int
     nbytes: int
+    resumed: int = 0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def tensors(self):
+        return len(self.plans)
+
+    @property
+    def parameters(self):
+        return sum(p.rows * p.columns for p in self.plans)
 
 
-def convert(src, out, type, progress=None):
+def convert(src, out, settings, progress=None):
     """See ivlite.quantize.quantize."""
-    if type not in TYPES:
-        raise UsageError(f"there is no type {type!r}; there are {', '.join(TYPES)}")
-    with Checkpoint(src) as checkpoint:
-        text, ids, added = tokenizer.read(checkpoint)
-        config = hf_config.read(checkpoint, ids, added)
-        plans = plan(checkpoint, config, type)
-        _check_output(out, checkpoint)
-        metadata = config.to_metadata() | {
+    with source.opened(src) as origin:
+        check_output(out, origin)
+        work = Work(origin, settings)
+        metadata, mark = work.metadata, work.mark()
+        if settings.golden:
+            known = golden_of_unfinished(out, mark) if settings.resume else {}
+            metadata |= known or golden.make(origin, progress)
+        encoder = encode.Encoder(origin.weights, work.calibration, settings.allow_nan)
+        with GGUFWriter(out, metadata, work.tensors, mark, settings.resume) as writer:
+            resumed = len(writer.written)
+            encode.stream(encoder, work.plans, writer, progress)
+        summary = replace(work.summary(out), resumed=resumed)
+        if encoder.replaced:
+            sentence = f"{sum(encoder.replaced)} weights that were no numbers became zero"
+            summary = replace(summary, warnings=(*summary.warnings, sentence))
+        return summary
+
+
+def dry_run(src, settings):
+    """The Summary of a conversion that is not made."""
+    with source.opened(src) as origin:
+        return Work(origin, settings).summary("")
+
+
+class Work:
+    """A conversion that has been thought through: recipe, plans, calibration, metadata."""
+
+    def __init__(self, origin, settings):
+        self.origin, self.settings = origin, settings
+        recipe = recipe_file.read(settings.recipe) if settings.recipe else recipes.named(settings.type)
+        self.recipe = recipes.adjusted(recipe, settings.tensor_types, settings.vision)
+        choices = recipes.plan(origin.specs, self.recipe)
+        self.plans = [_plan(origin.source(choice.spec), choice) for choice in choices]
+        self.tensors = [(p.name, p.shape, p.format) for p in self.plans]
+        self.calibration = Calibration(settings.calibration, origin.specs) if settings.calibration else None
+        self.metadata = origin.config.to_metadata() | {
             "general.alignment": 32,
-            "general.file_type": TYPES[type].file_type,
+            "general.file_type": recipes.file_type(recipe, choices),
             "general.quantization_version": 2,
-            TOKENIZER: text,
+            "ivlite.recipe": recipe_file.text(self.recipe),
+            **origin.metadata,
+            **(self.calibration.metadata if self.calibration else {}),
         }
-        with GGUFWriter(out, metadata, [(p.name, p.shape, p.format) for p in plans]) as writer:
-            stream(checkpoint, plans, writer, progress)
+
+    def mark(self):
+        """32 bytes that are equal where a conversion can go on: same source, plan, calibration, version."""
+        files = {file: os.stat(file) for file in self.origin.weights.files}
+        facts = [
+            __version__, self.settings.golden, self.settings.allow_nan, self.tensors,
+            sorted((key, repr(value)) for key, value in self.metadata.items()),
+            [(file.name, info.st_size, info.st_mtime_ns) for file, info in files.items()],
+            [(p.source.name, p.source.offset, p.source.format) for p in self.plans],
+            self.calibration.checksum if self.calibration else None,
+        ]  # fmt: skip
+        return hashlib.blake2b(repr(facts).encode(), digest_size=32).digest()
+
+    def summary(self, out):
+        start, data, _ = header(with_checksums(self.metadata, len(self.tensors)), self.tensors)
+        sizes = sum(p.source.nbytes for p in self.plans)
         return Summary(
-            Path(out), type, len(plans), sum(math.prod(p.source.shape) for p in plans),
-            sum(p.source.nbytes for p in plans), writer.size,
-        )  # fmt: skip
-
-
-def plan(checkpoint, config, type):
-    """A Plan for every tensor of the architecture; raises ModelFileError unless they are exactly the checkpoint's."""
-    specs = internvideo3.tensor_names(config)
-    wanted = {spec.hf: spec for spec in specs}
-    missing = [name for name, spec in wanted.items() if name not in checkpoint.tensors and not spec.optional]
-    if missing:
-        raise ModelFileError(f"{checkpoint.folder} lacks {listed(missing)}: download the whole checkpoint")
-    spare = [name for name in checkpoint.tensors if name not in wanted]
-    if spare:
-        tied = spare == ["lm_head.weight"] and config.text.tie_word_embeddings
-        reason = "though config.json ties the head to the embeddings" if tied else "for which InternVideo3 has no use"
-        raise ModelFileError(f"{checkpoint.folder} has {listed(spare)}, {reason}: it is a model ivlite does not know")
-    return [_plan_one(checkpoint.tensors[name], wanted[name], config, type) for name in wanted if name not in missing]
-
-
-def _plan_one(source, spec, config, type):
-    vision = config.vision
-    conv = (vision.in_channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
-    allowed = [spec.shape]
-    if spec.gguf == "v.patch_embd.weight":  # a convolution that steps by its own size is a matrix
-        allowed.append((spec.shape[0], *conv))
-    if source.shape not in allowed:
-        raise ModelFileError(
-            f"{source.file}: tensor {source.name} has shape {list(source.shape)} where config.json asks for "
-            f"{list(allowed[-1])}; they belong to different models"
+            Path(out), self.recipe.name, tuple(self.plans), sizes, len(start) + data, warnings=tuple(self._warnings())
         )
-    fmt, shape = plan_tensor(spec, type)
-    rows = spec.shape[0] if len(spec.shape) == 2 else 1
-    return Plan(source, spec.gguf, rows, spec.shape[-1], fmt, shape)
 
-
-def _check_output(out, checkpoint):
-    """Refuses to write over what is being read: any file of the checkpoint's folder but an older .gguf."""
-    folder, path = os.path.realpath(checkpoint.folder), os.path.realpath(out)
-    inputs = [os.path.realpath(file) for file in checkpoint.files]
-    inside = os.path.commonpath([folder, path]) == folder
-    if path in inputs or inside and not path.endswith(".gguf"):
-        raise UsageError(f"{out} lies in the checkpoint {checkpoint.folder} and is no .gguf file; choose another name")
-
-
-# ------------------------------------------------------------------------------------------------ streaming
-
-
-def stream(checkpoint, plans, writer, progress=None):
-    """Encodes and writes every tensor; the next slice is read and checked while one is encoded (in _C's threads)."""
-    pieces = [(p, *piece) for p in plans for piece in _slices(p)]
-    total, done = sum(p.source.nbytes for p in plans), 0
-    with ThreadPoolExecutor(1) as reader:
-        following = reader.submit(_load, checkpoint, *pieces[0])
-        for i, (p, _, count) in enumerate(pieces):
-            values = following.result()
-            if i + 1 < len(pieces):
-                following = reader.submit(_load, checkpoint, *pieces[i + 1])
-            writer.write(_C.encode(p.format, values.reshape(-1)))
-            done += p.source.nbytes * count // p.rows if count < p.rows else p.source.nbytes
-            if progress:
-                progress("convert", min(done, total), total)
-
-
-def _slices(p):
-    """(first row, rows) of pieces of about SLICE weights."""
-    step = max(1, SLICE // p.columns)
-    return [(first, min(step, p.rows - first)) for first in range(0, p.rows, step)]
-
-
-def _load(checkpoint, p, first, count):
-    """Rows of a tensor as float32 (count, stored columns), padded with zeros, none of them beyond its format."""
-    values = checkpoint.floats(p.source.name, first * p.columns, count * p.columns)
-    largest = float(np.abs(values).max())  # NaN where one of them is
-    if not math.isfinite(largest):
-        raise ModelFileError(
-            f"{p.source.file}: tensor {p.source.name} holds values that are no numbers; download it again"
+    def _warnings(self):
+        twice = Counter(
+            p.source.format for p in self.plans if p.source.format != p.format and p.source.format not in encode.BITS
         )
-    if largest >= OVERFLOW.get(p.format, math.inf):
-        raise ModelFileError(
-            f"{p.source.file}: tensor {p.source.name} holds {largest:g}, beyond {p.format}; convert with --type bf16"
-        )
-    values = values.reshape(count, p.columns)
-    if p.shape[-1] > p.columns:
-        values = np.pad(values, ((0, 0), (0, p.shape[-1] - p.columns)))
-    return values
+        if twice:
+            yield (
+                f"{twice.total()} tensors are {', '.join(twice)} already, and what that lost stays lost: "
+                "convert the checkpoint itself where you have it"
+            )
+        if self.calibration:
+            missing = [p.name for p in self.plans if self._searches(p) and p.name not in self.calibration.vectors]
+            if missing:
+                yield f"{len(missing)} layers have no statistics and are encoded unweighted, {missing[0]} for one"
+
+    def _searches(self, p):
+        """Whether importance matters to a tensor: a linear layer (the embedding table is none) in a searching format."""
+        table = p.name == "token_embd.weight" and not self.origin.config.text.tie_word_embeddings
+        return p.format in recipes.SEARCHING and not table
+
+
+def _plan(found, choice):
+    shape = choice.spec.shape
+    rows = shape[0] if len(shape) == 2 else 1
+    return Plan(found, choice.spec.gguf, rows, shape[-1], choice.format, choice.shape, choice.note)
+
+
+def golden_of_unfinished(out, mark):
+    """The golden values in an unfinished file of the same work, which took long to make; {} without one."""
+    path = partial_path(out)
+    if not marked(path, mark):
+        return {}
+    try:
+        with GGUFFile(path) as file:
+            return golden.typed({k: value for k, value in file.metadata.items() if k.startswith(golden.PREFIX)})
+    except ModelFileError:  # it was interrupted before its header was whole
+        return {}
+
+
+def check_output(out, origin):
+    """Refuses to write over what is being read: a source file, also by another name, or a checkpoint's other files."""
+    for file in origin.weights.files:
+        if os.path.exists(out) and os.path.samefile(file, out):
+            raise UsageError(f"{out} is the file {file}, which is being converted; choose another name")
+    path = os.path.realpath(out)
+    folder = os.path.realpath(origin.path)
+    inside = os.path.isdir(folder) and os.path.commonpath([folder, path]) == folder
+    if inside and not path.endswith(".gguf"):
+        raise UsageError(f"{out} lies in the checkpoint {origin.path} and is no .gguf file; choose another name")

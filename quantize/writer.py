@@ -1,18 +1,21 @@
 """Writes a GGUF file, version 3: all or nothing, so that a name never stands for half a model."""
 
 import math
-import os
-import secrets
 import struct
-from pathlib import Path
+import zlib
 
-from ivlite.errors import DiskError, UsageError
+import numpy as np
+
 from ivlite.gguf import ARRAY, BOOL, FORMATS, STRING, VERSION
-from ivlite.machine import gigabytes
+from ivlite.quantize.partial import Partial
 
 ALIGNMENT = 32
 U32, I64, F64, U64 = 4, 11, 12, 10
-ADVICE = "free some space or write elsewhere"
+TYPED = {"float32": 6, "uint32": U32, "int32": 5}  # numpy arrays keep their type
+# Checksums, CRC-32: of each tensor's bytes in the order of the records, and of all bytes before the data, with these
+# two values as zeros. They are metadata of fixed size, filled in as the tensors are written.
+TENSOR_SUMS, HEADER_SUM = "ivlite.checksum.tensors", "ivlite.checksum.header"
+CHUNK = 1 << 22  # bytes read back at a time
 
 
 def _string(text):
@@ -37,6 +40,8 @@ def _scalar(value, kind):
 
 def _value(value):
     """Type and bytes of a metadata value; the values of a list share the widest of their types."""
+    if hasattr(value, "dtype"):
+        return struct.pack("<IIQ", ARRAY, TYPED[value.dtype.name], value.size) + value.tobytes()
     if not isinstance(value, (list, tuple)):
         kind = _kind(value)
         return struct.pack("<I", kind) + _scalar(value, kind)
@@ -50,17 +55,28 @@ def nbytes(shape, fmt):
 
 
 def header(metadata, tensors):
-    """All bytes before the data, and the bytes of the data. tensors: (name, shape, format) in the order of the data."""
-    parts = [b"GGUF", struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
-    parts += [_string(key) + _value(value) for key, value in metadata.items()]
+    """All bytes before the data, the bytes of the data, and where the two checksums stand, {key: offset}.
+
+    tensors: (name, shape, format) in the order of the data.
+    """
+    out, places = bytearray(b"GGUF" + struct.pack("<IQQ", VERSION, len(tensors), len(metadata))), {}
+    for key, value in metadata.items():
+        out += _string(key)
+        places[key] = len(out) + (16 if key == TENSOR_SUMS else 4)  # behind the type, and that and the count of a list
+        out += _value(value)
     offset = 0
     for name, shape, fmt in tensors:
         dims = tuple(reversed(shape))  # the row comes first in the file
-        parts += [_string(name), struct.pack(f"<I{len(dims)}Q", len(dims), *dims)]
-        parts.append(struct.pack("<IQ", FORMATS[fmt].ggml_type, offset))
+        out += _string(name) + struct.pack(f"<I{len(dims)}Q", len(dims), *dims)
+        out += struct.pack("<IQ", FORMATS[fmt].ggml_type, offset)
         offset += _aligned(nbytes(shape, fmt))
-    data = b"".join(parts)
-    return data + bytes(-len(data) % ALIGNMENT), offset
+    out += bytes(-len(out) % ALIGNMENT)
+    return bytes(out), offset, {key: places[key] for key in (TENSOR_SUMS, HEADER_SUM) if key in places}
+
+
+def with_checksums(metadata, tensors):
+    """Metadata that begins with the checksums of so many tensors, all zero yet."""
+    return {TENSOR_SUMS: np.zeros(tensors, np.uint32), HEADER_SUM: 0, **metadata}
 
 
 def _aligned(count):
@@ -72,98 +88,93 @@ class GGUFWriter:
 
     with GGUFWriter(path, metadata, tensors) as out: out.write(bytes) ... for each tensor in order, in pieces of any
     size. Raises DiskError for what the disk refuses; whatever is raised, an older file at `path` stays as it was.
+
+    With a mark (32 bytes that name the work, see Partial) the metadata gets checksums, and an interruption keeps the
+    hidden file; `resume` goes on in it, and `written` are the numbers of the tensors that are in it already, which are
+    not to be written again.
     """
 
-    def __init__(self, path, metadata, tensors):
-        self.name = Path(path)
-        self.path = Path(os.path.realpath(path))  # through a link: replace what it points to, not the link
-        start, data = header(metadata, tensors)
+    def __init__(self, path, metadata, tensors, mark=None, resume=False):
+        metadata = with_checksums(metadata, len(tensors)) if mark else metadata
+        self.start, data, self.places = header(metadata, tensors)
         self.sizes = [nbytes(shape, fmt) for _, shape, fmt in tensors]
-        self.size = len(start) + data
-        self.tensor, self.done = 0, 0  # which tensor is being written, and how much of it
-        self._check_place()
-        self.partial = self.path.with_name(f".{self.path.name[:100]}.{secrets.token_hex(4)}.partial")
-        with _disk(self.name):
-            self._fd = os.open(self.partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        self.offsets, at = [], len(self.start)
+        for size in self.sizes:
+            self.offsets.append(at)
+            at += _aligned(size)
+        self.size = len(self.start) + data
+        self.file = Partial(path, self.size, mark, resume)
         try:
-            self._put(start)
+            self.written = self._found() if self.file.resumed else set()
+            if not self.file.resumed:
+                self._begin()
         except BaseException:
-            self._discard()
+            self.file.close(keep=False)
             raise
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, error, *_):
-        try:
-            if error is None:
-                self._finish()
-        finally:
-            self._discard()
-
-    def write(self, data):
-        """The next bytes of the current tensor; whole tensors are padded to the alignment."""
-        size = self.sizes[self.tensor]
-        self._put(data)
-        self.done += len(data)
-        if self.done > size:
-            raise ValueError(f"tensor {self.tensor} has {size} bytes, got {self.done}")
-        if self.done == size:
-            self._put(bytes(-size % ALIGNMENT))
-            self.tensor, self.done = self.tensor + 1, 0
-
-    def _check_place(self):
-        """Refuses what cannot become a file, and a disk without room for it, before any work."""
-        folder = self.path.parent
-        if self.path.is_dir():
-            raise UsageError(f"{self.name} is a folder: name the file to write")
-        if self.path.exists() and not self.path.is_file():
-            raise UsageError(f"{self.name} is not a regular file: name a file on a disk")
-        if not folder.is_dir():
-            raise DiskError(f"{self.name} cannot be written: there is no folder {self.name.parent}; make it first")
-        with _disk(self.name):
-            disk = os.statvfs(folder)
-        free = disk.f_bavail * disk.f_frsize
-        if free < self.size:
-            raise DiskError(
-                f"{self.name} needs {gigabytes(self.size)} and {gigabytes(free)} are free on its disk; {ADVICE}"
-            )
-
-    def _put(self, data):
-        view = memoryview(data).cast("B")
-        with _disk(self.name):
-            while len(view):
-                view = view[os.write(self._fd, view[: 1 << 30]) :]
-
-    def _finish(self):
-        if self.tensor != len(self.sizes):
-            raise ValueError(f"only {self.tensor} of {len(self.sizes)} tensors were written")
-        with _disk(self.name):
-            os.fsync(self._fd)
-            os.replace(self.partial, self.path)
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # so that the new name, too, survives a power cut
-            finally:
-                os.close(folder)
-
-    def _discard(self):
-        """Closes the hidden file, and removes it where it has not become the output."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-        self.partial.unlink(missing_ok=True)
-
-
-class _disk:
-    """Turns an OSError of the block into a DiskError that names the output."""
-
-    def __init__(self, path):
-        self.path = path
+        self.tensor, self.done, self.sum = -1, 0, 0  # which is being written, how much of it, and its checksum
+        self._following()
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, _):
-        if isinstance(error, OSError) and not isinstance(error, DiskError):
-            raise DiskError(f"{self.path} cannot be written: {error.strerror or error}; {ADVICE}") from None
+        keep = isinstance(error, KeyboardInterrupt)
+        try:
+            if error is None:
+                self._finish()
+        except KeyboardInterrupt:
+            keep = True
+            raise
+        finally:
+            self.file.close(keep=keep and self.file.mark is not None and len(self.written) > 0)
+
+    def write(self, data):
+        """The next bytes of the current tensor."""
+        view = memoryview(data).cast("B")
+        size = self.sizes[self.tensor]
+        if self.done + len(view) > size:
+            raise ValueError(f"tensor {self.tensor} has {size} bytes, got {self.done + len(view)}")
+        self.file.put(view, self.offsets[self.tensor] + self.done)
+        self.sum = zlib.crc32(view, self.sum)
+        self.done += len(view)
+        if self.done == size:
+            if self.file.mark:
+                self.file.put(struct.pack("<I", self.sum), self.places[TENSOR_SUMS] + 4 * self.tensor)
+            self.written.add(self.tensor)
+            self._following()
+
+    def _following(self):
+        self.tensor, self.done, self.sum = self.tensor + 1, 0, 0
+        while self.tensor in self.written:
+            self.tensor += 1
+
+    def _begin(self):
+        start = bytearray(self.start)
+        if self.file.mark:
+            at = self.places[HEADER_SUM]
+            start[at : at + 4] = struct.pack("<I", zlib.crc32(self.start))
+        self.file.put(start, 0)
+
+    def _found(self):
+        """The tensors that an unfinished file holds: those whose checksum is there and right."""
+        start = bytearray(self.file.get(len(self.start), 0))
+        at, sums = self.places[TENSOR_SUMS], 4 * len(self.sizes)
+        stored = struct.unpack(f"<{len(self.sizes)}I", start[at : at + sums])
+        start[at : at + sums] = bytes(sums)
+        head = self.places[HEADER_SUM]
+        start[head : head + 4] = bytes(4)
+        if start != self.start:  # the mark was there and the header was not yet
+            self._begin()
+            return set()
+        return {i for i, found in enumerate(stored) if found and found == self._sum(i)}
+
+    def _sum(self, i):
+        total, end = 0, self.offsets[i] + self.sizes[i]
+        for at in range(self.offsets[i], end, CHUNK):
+            total = zlib.crc32(self.file.get(min(CHUNK, end - at), at), total)
+        return total
+
+    def _finish(self):
+        if len(self.written) != len(self.sizes):
+            raise ValueError(f"only {len(self.written)} of {len(self.sizes)} tensors were written")
+        self.file.finish()

@@ -1,5 +1,8 @@
 """What tests share: every instruction set in turn, and outputs between guard values."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -77,3 +80,17 @@ def threads():
     before = _C.num_threads()
     yield _C.set_num_threads
     _C.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory):
+    """The folder of a small checkpoint whose decoder has rows of whole 256s; tests do not change it."""
+    example = Path(__file__).parents[1] / "examples" / "tiny_checkpoint.py"
+    spec = importlib.util.spec_from_file_location("wide_checkpoint", example)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.TEXT |= {"hidden_size": 256, "intermediate_size": 512, "v_head_dim": 64}
+    module.VISION |= {"out_hidden_size": 256}
+    folder = tmp_path_factory.mktemp("wide") / "checkpoint"
+    module.write_checkpoint(folder)
+    return folder

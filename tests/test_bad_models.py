@@ -209,7 +209,7 @@ def test_missing_files(folder, tmp_path):
     refused(folder, ".bin")
     refused(tmp_path / "none", "no folder")
     (tmp_path / "file").write_bytes(b"")
-    refused(tmp_path / "file", "not a folder")
+    refused(tmp_path / "file", "is empty")
 
 
 def test_not_regular_files(folder):

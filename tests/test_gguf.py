@@ -321,11 +321,11 @@ def test_pieces_of_any_size(file, tmp_path):
 def test_a_full_disk(file, monkeypatch):
     before = file.read_bytes()
 
-    def full(fd, data):
+    def full(fd, data, offset):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(DiskError, match="No space left") as caught, GGUFWriter(file, METADATA, TENSORS) as out:
-        monkeypatch.setattr(os, "write", full)
+        monkeypatch.setattr(os, "pwrite", full)
         out.write(contents()[0])
     assert str(file) in str(caught.value)
     monkeypatch.undo()

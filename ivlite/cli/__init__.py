@@ -18,6 +18,7 @@ COMMANDS = {
     "run": "ivlite.cli.run",
     "quantize": "ivlite.quantize.cli",
     "inspect": "ivlite.cli.inspect",
+    "verify": "ivlite.cli.verify",
     "doctor": "ivlite.cli.doctor",
     "bench": "ivlite.cli.bench",
 }

@@ -33,7 +33,7 @@ def add_parser(commands):
     parser = commands.add_parser(
         "inspect",
         help="show what a model file holds",
-        description="Shows architecture, sizes, types per tensor group, defaults and metadata of a GGUF file.",
+        description="Shows architecture, sizes, types per tensor group, padding, defaults and metadata of a GGUF file.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -77,14 +77,37 @@ def describe(file, tensors=False):
         "bits_per_weight": round(8 * size / count, 3) if count else None,
         "groups": groups(file.tensors.values()),
         **configuration(file),
+        **recipe(file),
         "metadata": {key: shortened(value) for key, value in meta.items()},
     }
     if tensors:
+        notes = facts.get("notes", {})
         facts["tensor_list"] = [
-            {"name": t.name, "shape": list(t.shape), "format": t.format, "bytes": t.nbytes}
+            {
+                "name": t.name,
+                "shape": list(t.shape),
+                "format": t.format,
+                "bytes": t.nbytes,
+                "note": notes.get(t.name, ""),
+            }
             for t in file.tensors.values()
         ]
     return facts
+
+
+def recipe(file):
+    """{"recipe": its name, "notes": {tensor: "padded from 4304", ...}} of a file that ivlite converted, else {}."""
+    from ivlite import config, models
+    from ivlite.quantize import recipe_file, recipes
+
+    try:
+        found = recipe_file.from_text(file.metadata["ivlite.recipe"])
+        cfg = config.Config.from_metadata(file.metadata, file.path)
+        specs = models.module(str(file.metadata["general.architecture"])).tensor_names(cfg)
+        notes = {choice.spec.gguf: choice.note for choice in recipes.plan(specs, found) if choice.note}
+    except (IvliteError, KeyError):
+        return {}
+    return {"recipe": found.name, "notes": notes}
 
 
 def groups(tensors):
@@ -147,6 +170,9 @@ def lines(facts):
         most = sorted(entry["formats"].items(), key=lambda item: -item[1])
         shares = ", ".join(f"{fmt} {100 * n / entry['parameters']:.4g} %" for fmt, n in most if entry["parameters"])
         yield f"  {name:<18} {entry['parameters'] / 1e6:>10.2f} M {gigabytes(entry['bytes']):>10}   {shares}"
+    if facts.get("notes"):
+        yield ""
+        yield from remarks(facts["notes"])
     if "config" in facts:
         yield ""
         yield from settings(facts["config"], facts["cache_bytes_per_token"])
@@ -157,8 +183,17 @@ def lines(facts):
         yield ""
         for t in facts["tensor_list"]:
             yield printable(
-                f"  {t['name']:<40} {t['format']:<6} {'x'.join(map(str, t['shape'])):>16} {t['bytes']:>14,}"
-            )
+                f"  {t['name']:<40} {t['format']:<6} {'x'.join(map(str, t['shape'])):>16} {t['bytes']:>14,}  {t['note']}"
+            ).rstrip()
+
+
+def remarks(notes):
+    """A line for each way in which tensors differ from what the recipe's rows say, with how many and one of them."""
+    from collections import Counter
+
+    for note, count in Counter(notes.values()).most_common():
+        name = next(name for name, other in notes.items() if other == note)
+        yield f"  {count} tensor{'s' if count > 1 else ''} {note} ({name}{', ...' if count > 1 else ''})"
 
 
 def settings(config, cache):

@@ -1,8 +1,9 @@
-"""Shows how far loading, decoding, vision and prefill are: one line that rewrites itself, or plain lines."""
+"""Shows how far loading, conversion, decoding, vision and prefill are: one line that rewrites itself, or plain lines."""
 
 import sys
 import time
 
+FILES = ("load", "read", "convert", "golden")  # stages that are counted in bytes
 UNITS = {"decode": "frames", "vision": "frame pairs", "prefill": "tokens"}
 
 
@@ -31,7 +32,7 @@ class Progress:
         if stage == "generate":
             return self.clear()
         now = self.clock()
-        if stage not in self.stages and (stage == "load" or set(self.stages) <= {"load"}):
+        if stage not in self.stages and (stage in FILES or set(self.stages) <= set(FILES)):
             self.started = now
             self.stages.clear()
         self.stages[stage] = (done, total)
@@ -48,14 +49,14 @@ class Progress:
 
     def describe(self, stage):
         done, total = self.stages[stage]
-        if stage == "load":
-            return f"load {done / 1e9:.2f} of {total / 1e9:.2f} GB"
+        if stage in FILES:
+            return f"{stage} {done / 1e9:.2f} of {total / 1e9:.2f} GB"
         return f"{stage} {done:,} of {total:,} {UNITS.get(stage, '')}".rstrip()
 
     def line(self, now):
         """All stages under way and the time left, judged by the last stage of the pipeline that has begun."""
         text = " · ".join(self.describe(stage) for stage in self.stages)
-        done, total = self.stages[[s for s in ("load", "decode", "vision", "prefill") if s in self.stages][-1]]
+        done, total = self.stages[[s for s in (*FILES, "decode", "vision", "prefill") if s in self.stages][-1]]
         elapsed = now - self.started
         if elapsed >= 1 and 0 < done < total:
             text += f" · {seconds(elapsed * (total - done) / done)} left"

@@ -9,7 +9,7 @@ from ivlite.config import Config, GenerationConfig, ImageConfig, TextConfig, Tok
 from ivlite.errors import UsageError
 from ivlite.gguf import TensorInfo
 from ivlite.model import Model, check_memory
-from ivlite.quantize.recipes import plan_tensor
+from ivlite.quantize import recipes
 
 # hidden, layers, heads, ranks, rope = nope = v, ffn, vocabulary, then the tower: depth, hidden, heads, ffn, positions, taps
 SIZES = {
@@ -47,6 +47,9 @@ def config(size):
     )  # fmt: skip
 
 
+PIECE = 1 << 18  # weights, whole blocks of every format
+
+
 class RandomSource:
     """Looks like a model file whose every block holds random codes, at the scale that keeps activations near 1."""
 
@@ -54,11 +57,10 @@ class RandomSource:
         self.random = np.random.default_rng(seed)
         self.formats = {f["name"]: f for f in _C.formats()}
         self.tensors, self.table = {}, None
-        for spec in models.module("internvideo3").tensor_names(cfg):
-            fmt, shape = plan_tensor(spec, type_name)
-            info = self.formats[fmt]
-            nbytes = math.prod(shape) // info["block"] * info["block_bytes"]
-            self.tensors[spec.gguf] = TensorInfo(name=spec.gguf, shape=shape, format=fmt, offset=0, nbytes=nbytes)
+        for choice in recipes.plan(models.module("internvideo3").tensor_names(cfg), recipes.named(type_name)):
+            name, info = choice.spec.gguf, self.formats[choice.format]
+            nbytes = math.prod(choice.shape) // info["block"] * info["block_bytes"]
+            self.tensors[name] = TensorInfo(name, choice.shape, choice.format, 0, nbytes)
 
     def read(self, name):
         info = self.tensors[name]
@@ -74,17 +76,10 @@ class RandomSource:
         return np.repeat(self.table[None], len(rows), 0)
 
     def _blocks(self, fmt, count, cols):
+        """`count` weights: one piece of normal numbers, encoded, over and over. What they are does not change the time."""
+        piece = self.random.standard_normal(min(count, PIECE), np.float32) / np.float32(math.sqrt(cols))
         info = self.formats[fmt]
-        if not info["quantized"]:
-            values = self.random.standard_normal(count, np.float32) / np.float32(math.sqrt(cols))
-            bits = values.view(np.uint32)
-            as_stored = {"f32": values, "f16": values.astype(np.float16), "bf16": (bits >> 16).astype(np.uint16)}
-            return as_stored[fmt].view(np.uint8)
-        blocks = np.frombuffer(self.random.bytes(count // info["block"] * info["block_bytes"]), np.uint8)
-        blocks = blocks.reshape(-1, info["block_bytes"]).copy()
-        rms = {8: 73.6, 4: 4.6}[info["block_bytes"] * 8 // info["block"]]  # of uniform codes of so many bits
-        blocks[:, :2] = np.frombuffer(np.float16(1 / (rms * math.sqrt(cols))).tobytes(), np.uint8)
-        return blocks.reshape(-1)
+        return np.resize(_C.encode(fmt, piece), count // info["block"] * info["block_bytes"])
 
 
 def random_model(size="8b", type="q4_0", *, threads=None, context=8192, kv="q8", seed=0, progress=None):

@@ -226,6 +226,14 @@ class Loader:
     def norm(self, name):
         return self.vector(f"{name}.weight"), self.vector(f"{name}.bias")
 
+    def parts(self, count, make):
+        """The parts make(0) to make(count - 1), to be run in this order; a loader may make each when its turn comes."""
+        return [make(i) for i in range(count)]
+
+    def head(self, name, rows, cols):
+        """The matrix of the logits; a loader may take it in slices."""
+        return Linear(self.ops, self.matrix(name, (rows, cols)))
+
 
 class Linear:
     """y = W x + b over an operation set."""
@@ -360,7 +368,7 @@ class Vision:
         patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         self.patch_embed = load.linear("v.patch_embd", vision.hidden_size, patch)
         self.positions = load.floats("v.position_embd.weight")
-        self.blocks = [VisionBlock(load, vision, i) for i in range(vision.depth)]
+        self.blocks = load.parts(vision.depth, lambda i: VisionBlock(load, vision, i))
         self.merger = Merger(load, vision, "v.merger", norm_after_merge=False)
         self.deepstack = {
             block: Merger(load, vision, f"v.deepstack.{k}", norm_after_merge=True)
@@ -410,13 +418,13 @@ class Network:
     source has `tensors` (name -> format, shape, nbytes), `read(name)` and `read_rows(name, rows)`.
     """
 
-    def __init__(self, config, source, ops, progress=None):
+    def __init__(self, config, source, ops, progress=None, loader=Loader):
         self.config, self.ops, self.source = config, ops, source
-        load, text = Loader(source, ops, progress), config.text
-        self.layers = [Layer(load, text, i) for i in range(text.num_layers)]
+        load, text = loader(source, ops, progress), config.text
+        self.layers = load.parts(text.num_layers, lambda i: Layer(load, text, i))
         self.norm = load.vector("output_norm.weight")
         head = "token_embd.weight" if text.tie_word_embeddings else "output.weight"
-        self.head = Linear(ops, load.matrix(head, (text.vocab_size, text.hidden_size)))
+        self.head = load.head(head, text.vocab_size, text.hidden_size)
         self.vision = Vision(load, config)
         self.axes = mrope_axes(text.mrope_section, text.mrope_interleaved)
 

@@ -1,0 +1,83 @@
+"""Checks a model file against what its conversion noted: checksums of header and tensors, golden activations."""
+
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ivlite import ops
+from ivlite.config import Config, check_tensors
+from ivlite.errors import ModelFileError
+from ivlite.gguf import GGUFFile
+from ivlite.models import internvideo3
+from ivlite.quantize import golden
+from ivlite.quantize.writer import HEADER_SUM, TENSOR_SUMS
+
+CHUNK = 1 << 22  # bytes read at a time
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found: the parts whose checksums are wrong, and the Stages that were computed again (none: no golden)."""
+
+    path: Path
+    tensors: int
+    nbytes: int
+    damaged: tuple[str, ...]
+    stages: tuple[golden.Stage, ...]
+
+    @property
+    def ok(self):
+        return not self.damaged and all(stage.ok for stage in self.stages)
+
+
+def check(path, threads=None, progress=None):
+    """See ivlite.quantize.verify."""
+    with GGUFFile(path) as file:
+        if TENSOR_SUMS not in file.metadata:
+            raise ModelFileError(
+                f"{path} has no checksums, so nothing can be verified: `ivlite quantize {path} -o NEW.gguf --type T` "
+                "makes a file that has them"
+            )
+        damaged = [] if _header_sum(file) == file.metadata.get(HEADER_SUM) else ["the header"]
+        damaged += _damaged_tensors(file, progress)
+        config = Config.from_metadata(file.metadata, file.path)
+        check_tensors(file.tensors, internvideo3.tensor_names(config), file.path)
+        stages = []
+        if not damaged and any(key.startswith(golden.PREFIX) for key in file.metadata):
+            stages = golden.compare(config, file, threads, progress)
+        return Report(file.path, len(file.tensors), file.size, tuple(damaged), tuple(stages))
+
+
+def _header_sum(file):
+    """CRC-32 of all bytes before the data, with the checksums in it as zeros."""
+    start = bytearray(file.header())
+    for key, before, count in ((TENSOR_SUMS, 16, 4 * len(file.tensors)), (HEADER_SUM, 4, 4)):
+        name = struct.pack("<Q", len(key)) + key.encode()
+        at = start.find(name) + len(name) + before
+        start[at : at + count] = bytes(count)
+    return zlib.crc32(start)
+
+
+def _damaged_tensors(file, progress):
+    """Names of the tensors whose bytes do not have their checksum."""
+    expected = file.metadata[TENSOR_SUMS]
+    if not isinstance(expected, list) or len(expected) != len(file.tensors):
+        return ["the list of checksums"]
+    tensors = list(file.tensors.values())
+    total, done, out = sum(t.nbytes for t in tensors), 0, []
+    with ThreadPoolExecutor(ops.get("cpu").threads) as pool:  # zlib lets other threads run
+        for t, found, wanted in zip(tensors, pool.map(lambda t: _sum(file, t), tensors), expected, strict=True):
+            done += t.nbytes
+            if progress:
+                progress("read", done, total)
+            out += [t.name] if found != wanted else []
+    return out
+
+
+def _sum(file, t):
+    total = 0
+    for at in range(0, t.nbytes, CHUNK):
+        total = zlib.crc32(file.read(t.name, at, min(CHUNK, t.nbytes - at)), total)
+    return total

@@ -1,0 +1,140 @@
+"""One tensor's way from the source's bytes to the bytes of its format, a slice of rows at a time."""
+
+import math
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ivlite import _C
+from ivlite.errors import ModelFileError
+from ivlite.quantize.checkpoint import Source
+
+SLICE = 1 << 20  # weights at a time: 4 MiB of float32, which stay in a core's cache from step to step
+# Magnitudes from which on a format may turn weights into infinity or nothing: in the weights themselves, or in the scale
+# of their block, which is a float16. Encoders that search try scales up to twice the plain one.
+OVERFLOW = {
+    "bf16": 3.396e38, "f16": 65520.0, "q8_0": 65520.0 * 127, "q4_0": 65520.0 * 4,
+    "q6_k": 65520.0 * 127 * 8, "q5_k": 65520.0 * 31, "q4_k": 65520.0 * 31,
+}  # fmt: skip
+# Float formats as whole numbers: signed type, unsigned type, the bits of infinity. Their order is that of magnitudes.
+BITS = {"bf16": ("<i2", "<u2", 0x7F80), "f16": ("<i2", "<u2", 0x7C00), "f32": ("<i4", "<u4", 0x7F800000)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One tensor on its way: its source, GGUF name, logical shape, and as what it is stored."""
+
+    source: Source
+    name: str
+    rows: int
+    columns: int
+    format: str
+    shape: tuple[int, ...]
+    note: str = ""
+
+    @property
+    def source_columns(self):
+        """Columns as the source stores them: padded in a model file."""
+        return math.prod(self.source.shape) // self.rows
+
+
+def slices(p):
+    """(first row, rows) of pieces of about SLICE weights."""
+    step = max(1, SLICE // p.columns)
+    return [(first, min(step, p.rows - first)) for first in range(0, p.rows, step)]
+
+
+class Encoder:
+    """Encodes slices of tensors: encode(plan, first, count) -> uint8 of those rows. Any thread may call it.
+
+    weights: what `raw` reads from. calibration: a Calibration or None. allow_nan: weights that are no numbers become
+    zero, counted in `replaced`, instead of a ModelFileError.
+    """
+
+    def __init__(self, weights, calibration=None, allow_nan=False):
+        self.weights, self.calibration, self.allow_nan = weights, calibration, allow_nan
+        self.replaced = []
+
+    def encode(self, p, first, count):
+        row = p.source.nbytes // p.rows
+        raw = self.weights.raw(p.source.name, first * row, count * row)
+        as_it_is = p.source.format == p.format and p.source_columns == p.shape[-1]
+        if p.source.format in BITS:
+            largest, values = self._largest(p, raw), None
+        else:  # blocks: only their decoded values tell
+            values = _C.decode(p.source.format, raw, count * p.source_columns)
+            largest = float(max(values.max(), -values.min()))
+        if not math.isfinite(largest):
+            values, largest, as_it_is = *self._repaired(p, raw, count), False
+        if largest >= OVERFLOW.get(p.format, math.inf):
+            raise ModelFileError(
+                f"{p.source.file}: tensor {p.source.name} holds {largest:g}, beyond {p.format}; convert with --type bf16"
+            )
+        if as_it_is:
+            return raw
+        if values is None:
+            values = _C.decode(p.source.format, raw, count * p.source_columns)
+        return self._blocks(p, values.reshape(count, -1)[:, : p.columns])
+
+    def _blocks(self, p, values):
+        """float32 (rows, columns) in the plan's format, rows padded with zeros."""
+        padding = p.shape[-1] - p.columns
+        values = np.pad(values, ((0, 0), (0, padding))) if padding else np.ascontiguousarray(values)
+        importance = self.calibration.get(p.name, p.shape[-1]) if self.calibration else None
+        return _C.encode(p.format, values.reshape(-1), importance)
+
+    @staticmethod
+    def _largest(p, raw):
+        """The largest magnitude among floats, infinity where one is no number: found without a pass in floats."""
+        signed, unsigned, infinity = BITS[p.source.format]
+        numbers = raw.view(unsigned)
+        sign = 1 << (8 * numbers.itemsize - 1)
+        most = int(numbers.max())  # with a sign bit: the negative number of the largest magnitude
+        bits = max(int(raw.view(signed).max()), most - sign if most >= sign else 0, 0)
+        if bits >= infinity:
+            return math.inf
+        return float(_C.decode(p.source.format, np.array([bits], unsigned).view(np.uint8), 1)[0])
+
+    def _repaired(self, p, raw, count):
+        """The slice's floats with zeros for what is no number, and their largest magnitude."""
+        if not self.allow_nan:
+            raise ModelFileError(
+                f"{p.source.file}: tensor {p.source.name} holds values that are no numbers (NaN or infinite); "
+                "download it again, or give --allow-nan to make them zeros"
+            )
+        values = _C.decode(p.source.format, raw, count * p.source_columns)
+        bad = ~np.isfinite(values)
+        values[bad] = 0
+        self.replaced.append(int(bad.sum()))  # from any thread
+        return values, float(max(values.max(), -values.min()))
+
+
+def stream(encoder, plans, writer, progress=None):
+    """Writes every tensor that the writer has not yet. Slices are read, checked and encoded in several threads."""
+    left = [p for i, p in enumerate(plans) if i not in writer.written]
+    jobs = ((p, *piece) for p in left for piece in slices(p))
+    total, done = sum(p.source.nbytes for p in left), 0
+    threads = _C.num_threads() + 1  # one writes, the others read and encode
+    waiting = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for job in jobs:
+                waiting.append((job, pool.submit(encoder.encode, *job)))
+                if len(waiting) > 2 * threads:
+                    done += _written(waiting.popleft(), writer, progress, done, total)
+            while waiting:
+                done += _written(waiting.popleft(), writer, progress, done, total)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _written(item, writer, progress, done, total):
+    """Writes one slice when it is ready; returns the bytes of the source that it was."""
+    (p, _, count), future = item
+    writer.write(future.result())
+    size = p.source.nbytes // p.rows * count
+    if progress:
+        progress("convert", done + size, total)
+    return size

@@ -1,0 +1,250 @@
+"""A small input whose activations are stored in a model file, and the same run again: does it compute what it should?
+
+The input is a picture made by a formula and a short conversation about it. The reference is the model over the CPU
+operations with the weights as the source has them; for a checkpoint these are floats, and so is all arithmetic. Layers
+are loaded one at a time, so that an 8B checkpoint takes 1.5 GB and a minute, not 20 GB. Stages are the vision tower's
+output, each DeepStack tap, and the logits of the last POSITIONS tokens: of each the TOP largest, and the logarithm of
+the sum of all exponentials, from which the divergence follows up to what the rest does among itself.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ivlite import ops
+from ivlite.config import TOKENIZER
+from ivlite.errors import ModelFileError
+from ivlite.gguf import TensorInfo
+from ivlite.models.internvideo3 import Linear, Loader, Network
+from ivlite.positions import mrope_positions, vision_runs
+from ivlite.tokenizer import Tokenizer
+
+PREFIX = "ivlite.golden."
+KEYS = {
+    "size": np.uint32, "tokens": np.uint32, "vision": np.float32, "deepstack": np.float32,
+    "top_ids": np.uint32, "top_logits": np.float32, "log_sums": np.float32,
+}  # fmt: skip
+QUESTION, ANSWER = "What is in the picture?", "A pattern of small squares over a gradient of red and green."
+POSITIONS, TOP = 16, 64
+HEAD_ROWS = 8192  # of the head at a time
+# Per format: relative error of a vision stage, mean KL of the logits. Three times or more what random weights show, which
+# amplify rounding more than trained ones (docs/numerics.md); a wrong kernel or a wrong weight is off by about one.
+LIMITS = {
+    "f32": (1e-3, 1e-4), "f16": (1e-2, 1e-3), "bf16": (3e-2, 3e-3), "q8_0": (0.06, 0.01),
+    "q6_k": (0.1, 0.03), "q5_k": (0.2, 0.05), "q4_k": (0.4, 0.2), "q4_0": (0.6, 0.3),
+}  # fmt: skip
+SHARE = 0.1  # of the weights of the tower or the decoder that a format must have to set the limit
+
+
+@dataclass(frozen=True)
+class Stage:
+    """error: root mean square of the difference over that of the reference; of the logits, the mean KL in nats."""
+
+    name: str
+    error: float
+    limit: float
+
+    @property
+    def ok(self):
+        return self.error <= self.limit  # false for NaN
+
+
+# ------------------------------------------------------------------------------------------------ input
+
+
+def picture(height, width):
+    """uint8 (2, height, width, 3): two equal frames of a checkered gradient."""
+    y, x = np.mgrid[0:height, 0:width]
+    frame = np.stack([x * 255 // width, y * 255 // height, (x // 8 + y // 8) % 2 * 255], -1).astype(np.uint8)
+    return np.stack([frame, frame])
+
+
+def conversation(config, tokenizer, count):
+    """Token ids of a question about a picture of `count` tokens, and its answer."""
+    t = config.tokens
+    ids = [t.im_start, *tokenizer.encode("user\n"), t.vision_start, *[t.image_pad] * count, t.vision_end]
+    ids += [*tokenizer.encode(QUESTION), t.im_end, *tokenizer.encode("\n"), t.im_start]
+    return ids + tokenizer.encode("assistant\n" + ANSWER)
+
+
+# ------------------------------------------------------------------------------------------------ running
+
+
+class Streaming(Loader):
+    """Loads each layer when its turn comes, drops it afterwards, and the head in slices; reports as stage "golden"."""
+
+    def __init__(self, source, ops, progress=None):
+        super().__init__(source, ops, progress and (lambda _, done, total: progress("golden", done, total)))
+
+    def parts(self, count, make):
+        return _Parts(count, make)
+
+    def head(self, name, rows, cols):
+        return _Head(self, name, rows, cols)
+
+    def advance(self, count):
+        """Counts bytes that were read past `read`."""
+        self.done += count
+        if self.progress:
+            self.progress("golden", min(self.done, self.total), self.total)
+
+
+class _Parts:
+    def __init__(self, count, make):
+        self.count, self.make = count, make
+
+    def __iter__(self):
+        return (self.make(i) for i in range(self.count))
+
+
+class _Head:
+    """x (T, cols) -> (T, rows), reading HEAD_ROWS rows at a time."""
+
+    def __init__(self, load, name, rows, cols):
+        self.load, self.name, self.rows, self.cols = load, name, rows, cols
+
+    def __call__(self, x):
+        load, parts = self.load, []
+        info = load.source.tensors[self.name]
+        for first in range(0, self.rows, HEAD_ROWS):
+            ids = np.arange(first, min(first + HEAD_ROWS, self.rows))
+            data = load.source.read_rows(self.name, ids).reshape(-1)
+            weight = load.ops.weight(info.format, data, (len(ids), self.cols))
+            parts.append(Linear(load.ops, weight)(x))
+            load.advance(len(data))
+        return load.ops.concat(parts)
+
+
+class Weights:
+    """An Origin's tensors under their GGUF names, as a Network reads them."""
+
+    def __init__(self, origin):
+        self.origin = origin
+        found = [(spec, origin.source(spec)) for spec in origin.specs]
+        self.tensors = {
+            spec.gguf: TensorInfo(spec.gguf, _stored_shape(s, spec), s.format, s.offset, s.nbytes) for spec, s in found
+        }
+
+    def read(self, name):
+        return self.origin.weights.raw(self.origin.names[name], 0, self.tensors[name].nbytes)
+
+    def read_rows(self, name, ids):
+        info = self.tensors[name]
+        row = info.nbytes // info.shape[0]
+        return np.stack([self.origin.weights.raw(self.origin.names[name], int(i) * row, row) for i in ids])
+
+
+def _stored_shape(source, spec):
+    """The source's own, padded perhaps, or that of a convolution as a matrix."""
+    return spec.shape if math.prod(source.shape) == math.prod(spec.shape) else source.shape
+
+
+def run(config, source, size, tokens, threads=None, progress=None):
+    """(vision (n, hidden), deepstack (K, n, hidden), logits (POSITIONS, vocab)), float32, of a source of weights."""
+    network = Network(config, source, ops.get("cpu", threads), progress, loader=Streaming)
+    patch = config.vision.patch_size
+    merged, deep = network.vision([picture(*size)], config.image.mean, config.image.std)
+    first, count = vision_runs(tokens, config.tokens)[0]
+    x = network.embed(tokens)
+    x[first : first + count] = merged
+    grid = [(1, size[0] // patch, size[1] // patch)]
+    positions, _ = mrope_positions(tokens, grid, config.tokens, config.vision.spatial_merge_size)
+    x = network.forward(x, positions, network.cache(len(tokens), "f32"), [(first, deep)])
+    return merged, np.stack(deep) if deep else np.zeros((0, *merged.shape), np.float32), network.logits(x[-POSITIONS:])
+
+
+def make(origin, progress=None):
+    """The golden metadata of an Origin; what a model file already has is kept."""
+    have = {key: value for key, value in origin.metadata.items() if key.startswith(PREFIX)}
+    if have:
+        return have
+    config = origin.config
+    unit = config.vision.patch_size * config.vision.spatial_merge_size
+    size = (2 * unit, 3 * unit)
+    tokens = conversation(config, Tokenizer(origin.metadata[TOKENIZER]), 6)
+    vision, deep, logits = run(config, Weights(origin), size, tokens, progress=progress)
+    top = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
+    values = {
+        "size": size, "tokens": tokens, "vision": vision, "deepstack": deep, "top_ids": top,
+        "top_logits": np.take_along_axis(logits, top, 1), "log_sums": log_sums(logits),
+    }  # fmt: skip
+    return typed({PREFIX + key: value for key, value in values.items()})
+
+
+def typed(metadata):
+    """Golden metadata, of a file or new, as flat arrays of the types in which they are stored."""
+    return {
+        key: np.ascontiguousarray(value, KEYS[key.removeprefix(PREFIX)]).reshape(-1) for key, value in metadata.items()
+    }
+
+
+# ------------------------------------------------------------------------------------------------ comparing
+
+
+def compare(config, file, threads=None, progress=None):
+    """The Stages of a model file that holds golden values. Raises ModelFileError where these make no sense."""
+    g = _checked(config, file)
+    vision, deep, logits = run(config, file, g["size"].tolist(), g["tokens"].tolist(), threads, progress)
+    n, limit = g["vision"].size, _limit(file, "v.", 0)
+    stages = [Stage("vision", _relative(vision, g["vision"]), limit)]
+    for k, got in enumerate(deep):
+        stages.append(Stage(f"DeepStack {k}", _relative(got, g["deepstack"][k * n : (k + 1) * n]), limit))
+    ids, top = g["top_ids"].reshape(len(logits), -1), g["top_logits"].reshape(len(logits), -1)
+    kl = divergence(top - g["log_sums"][:, None], np.take_along_axis(logits, ids, 1) - log_sums(logits)[:, None])
+    return [*stages, Stage("logits", kl, max(_limit(file, "v.", 1), _limit(file, "blk.", 1)))]
+
+
+def _checked(config, file):
+    """Golden values by their short names, of the right sizes and within the model's."""
+    path, keys = file.path, [PREFIX + key for key in KEYS]
+    try:
+        g = {key.removeprefix(PREFIX): v for key, v in typed({key: file.metadata[key] for key in keys}).items()}
+        unit = config.vision.patch_size * config.vision.spatial_merge_size
+        (_, count), *more = vision_runs(g["tokens"], config.tokens)
+        height, width = g["size"].tolist()
+        rows = min(POSITIONS, g["tokens"].size)
+        whole = (
+            not more and height * width == count * unit**2 and height % unit == width % unit == 0 and count <= 64
+            and g["tokens"].size <= 1024 and g["tokens"].max() < config.text.vocab_size
+            and g["vision"].size == count * config.text.hidden_size
+            and g["deepstack"].size == g["vision"].size * len(config.vision.deepstack_indexes)
+            and g["top_ids"].size == g["top_logits"].size and g["log_sums"].size == rows
+            and g["top_ids"].size % rows == 0 and g["top_ids"].max() < config.text.vocab_size
+        )  # fmt: skip
+    except (KeyError, ValueError, TypeError, OverflowError):  # UsageError, of tokens that fit no picture, is one too
+        whole = False
+    if not whole:
+        raise ModelFileError(f"{path} has damaged golden values; convert the checkpoint again with `ivlite quantize`")
+    return g
+
+
+def _limit(file, start, which):
+    """The widest limit among the formats of the tensors whose names begin so."""
+    sizes = {}
+    for t in file.tensors.values():
+        if t.name.startswith(start):
+            sizes[t.format] = sizes.get(t.format, 0) + math.prod(t.shape)
+    return max(LIMITS[fmt][which] for fmt, n in sizes.items() if n >= SHARE * sum(sizes.values()))
+
+
+def _relative(got, expected):
+    expected = expected.reshape(got.shape).astype(np.float64)
+    return float(np.sqrt(np.mean((got - expected) ** 2) / max(np.mean(expected**2), 1e-30)))
+
+
+def log_sums(logits):
+    """float32 (T,): logarithm of the sum of the exponentials of each row."""
+    most = logits.max(1)
+    return most + np.log(np.exp(logits - most[:, None]).sum(1))
+
+
+def divergence(expected, got):
+    """Mean KL in nats between rows of log-probabilities of the same tokens, all other tokens being one."""
+    parts = [_with_rest(expected.astype(np.float64)), _with_rest(got.astype(np.float64))]
+    return float(np.mean(np.sum(np.exp(parts[0]) * (parts[0] - parts[1]), 1)))
+
+
+def _with_rest(logs):
+    rest = np.log(np.clip(1 - np.exp(logs).sum(1), 1e-12, None))
+    return np.concatenate([logs, rest[:, None]], 1)

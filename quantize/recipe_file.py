@@ -1,0 +1,65 @@
+"""Recipes as text: a TOML or JSON file in, JSON in a model file's metadata out and in again."""
+
+import json
+import tomllib
+from pathlib import Path
+
+from ivlite.errors import UsageError
+from ivlite.quantize.recipes import Recipe, Row, check, named
+
+KEYS = {"name", "base", "file_type", "rows"}
+LIMIT = 1 << 20  # bytes
+
+
+def read(path):
+    """The Recipe of a .toml or .json file: name, rows, and a `base` --type whose rows follow them.
+
+    Raises UsageError for a file that cannot be read or is no recipe.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            text = file.read(LIMIT + 1).decode()
+        data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(f"the recipe {path} cannot be read: {error.strerror}; check the path") from None
+    except (ValueError, RecursionError) as error:
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise UsageError(f"the recipe {path} is not {kind} ({error!s:.100}); correct it") from None
+    return parsed(data, path, path.stem)
+
+
+def parsed(data, path, name):
+    """The Recipe that parsed text describes; `path` names it in errors."""
+    strange = sorted(set(data) - KEYS) if isinstance(data, dict) else None
+    if strange is None or strange:
+        raise UsageError(f"the recipe {path} {f'has the key {strange[0]!r:.40}' if strange else 'is no table'}; "
+                         f"a recipe has {', '.join(sorted(KEYS))}")  # fmt: skip
+    base = named(data["base"]) if isinstance(data.get("base"), str) else None
+    rows = data.get("rows", [])
+    plain = isinstance(rows, list) and all(
+        isinstance(row, list) and len(row) == 3 and all(isinstance(text, str) for text in row) for row in rows
+    )
+    if not plain or not (rows or base):
+        raise UsageError(f"the recipe {path} needs rows of three texts, as in ['ffn_down', 'first 4', 'q6_k']")
+    rows = tuple(Row(*row) for row in rows)
+    for row in rows:
+        check(row)
+    number = data.get("file_type", base.file_type if base else None)
+    if number is not None and (type(number) is not int or not 0 <= number < 1 << 32):
+        raise UsageError(f"the recipe {path} has file_type {number!r:.40}; it is a whole number")
+    return Recipe(str(data.get("name", name)), rows + (base.rows if base else ()), number)
+
+
+def text(recipe):
+    """A Recipe as one line of JSON, for the metadata of a model file."""
+    rows = [[row.pattern, row.layers, row.format] for row in recipe.rows]
+    return json.dumps({"name": recipe.name, "rows": rows})
+
+
+def from_text(line):
+    """The Recipe of such a line. Raises UsageError for one that is no recipe."""
+    try:
+        return parsed(json.loads(line), "in the model file", "")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"the recipe in the model file is damaged ({error!s:.100})") from None

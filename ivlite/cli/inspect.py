@@ -196,6 +196,11 @@ def remarks(notes):
         yield f"  {count} tensor{'s' if count > 1 else ''} {note} ({name}{', ...' if count > 1 else ''})"
 
 
+def shown(value):
+    """A default as it is shown: numbers shortly."""
+    return f"{value:g}" if isinstance(value, float) else value
+
+
 def settings(config, cache):
     """Lines about shape, context, cache and defaults of a model that ivlite runs."""
     text, vision, image, video = (config[k] for k in ("text", "vision", "image", "video"))
@@ -216,5 +221,5 @@ def settings(config, cache):
         f"  videos     {video['fps']:g} frames per second, {video['min_frames']} to {video['max_frames']} frames "
         f"of {video['min_pixels']:,} to {video['max_pixels']:,} pixels"
     )
-    defaults = ", ".join(f"{name} {value:g}" for name, value in config["generation"].items())
+    defaults = ", ".join(f"{name} {shown(value)}" for name, value in config["generation"].items())
     yield f"  answers    {defaults}"

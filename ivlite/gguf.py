@@ -136,14 +136,10 @@ class GGUFFile:
         """Closes the file; reads fail afterwards."""
         self._file.close()
 
-    def header(self):
-        """All bytes before the first tensor's data, uint8 (n,)."""
-        return self._bytes(0, min((t.offset for t in self.tensors.values()), default=self.size))
-
-    def read(self, name, start=0, count=None):
-        """The bytes of a tensor, uint8 (nbytes,), or `count` of them from byte `start` on."""
+    def read(self, name):
+        """The bytes of a tensor, uint8 (nbytes,)."""
         info = self.tensors[name]
-        return self._bytes(info.offset + start, info.nbytes if count is None else count)
+        return self._bytes(info.offset, info.nbytes)
 
     def read_rows(self, name, ids):
         """Rows of a matrix by number, int64 (n,) -> uint8 (n, row bytes). Raises IndexError for one it has not."""

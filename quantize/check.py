@@ -12,6 +12,7 @@ from ivlite.errors import ModelFileError
 from ivlite.gguf import GGUFFile
 from ivlite.models import internvideo3
 from ivlite.quantize import golden
+from ivlite.quantize.source import ModelFile
 from ivlite.quantize.writer import HEADER_SUM, TENSOR_SUMS
 
 CHUNK = 1 << 22  # bytes read at a time
@@ -40,8 +41,9 @@ def check(path, threads=None, progress=None):
                 f"{path} has no checksums, so nothing can be verified: `ivlite quantize {path} -o NEW.gguf --type T` "
                 "makes a file that has them"
             )
-        damaged = [] if _header_sum(file) == file.metadata.get(HEADER_SUM) else ["the header"]
-        damaged += _damaged_tensors(file, progress)
+        with ModelFile(file) as weights:
+            damaged = [] if _header_sum(weights) == file.metadata.get(HEADER_SUM) else ["the header"]
+            damaged += _damaged_tensors(weights, file.metadata[TENSOR_SUMS], progress)
         config = Config.from_metadata(file.metadata, file.path)
         check_tensors(file.tensors, internvideo3.tensor_names(config), file.path)
         stages = []
@@ -50,25 +52,24 @@ def check(path, threads=None, progress=None):
         return Report(file.path, len(file.tensors), file.size, tuple(damaged), tuple(stages))
 
 
-def _header_sum(file):
+def _header_sum(weights):
     """CRC-32 of all bytes before the data, with the checksums in it as zeros."""
-    start = bytearray(file.header())
-    for key, before, count in ((TENSOR_SUMS, 16, 4 * len(file.tensors)), (HEADER_SUM, 4, 4)):
+    start = bytearray(weights.header())
+    for key, before, count in ((TENSOR_SUMS, 16, 4 * len(weights.tensors)), (HEADER_SUM, 4, 4)):
         name = struct.pack("<Q", len(key)) + key.encode()
         at = start.find(name) + len(name) + before
         start[at : at + count] = bytes(count)
     return zlib.crc32(start)
 
 
-def _damaged_tensors(file, progress):
+def _damaged_tensors(weights, expected, progress):
     """Names of the tensors whose bytes do not have their checksum."""
-    expected = file.metadata[TENSOR_SUMS]
-    if not isinstance(expected, list) or len(expected) != len(file.tensors):
+    if not isinstance(expected, list) or len(expected) != len(weights.tensors):
         return ["the list of checksums"]
-    tensors = list(file.tensors.values())
+    tensors = list(weights.tensors.values())
     total, done, out = sum(t.nbytes for t in tensors), 0, []
     with ThreadPoolExecutor(ops.get("cpu").threads) as pool:  # zlib lets other threads run
-        for t, found, wanted in zip(tensors, pool.map(lambda t: _sum(file, t), tensors), expected, strict=True):
+        for t, found, wanted in zip(tensors, pool.map(lambda t: _sum(weights, t), tensors), expected, strict=True):
             done += t.nbytes
             if progress:
                 progress("read", done, total)
@@ -76,8 +77,8 @@ def _damaged_tensors(file, progress):
     return out
 
 
-def _sum(file, t):
+def _sum(weights, t):
     total = 0
     for at in range(0, t.nbytes, CHUNK):
-        total = zlib.crc32(file.read(t.name, at, min(CHUNK, t.nbytes - at)), total)
+        total = zlib.crc32(weights.raw(t.name, at, min(CHUNK, t.nbytes - at)), total)
     return total

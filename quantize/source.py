@@ -5,12 +5,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ivlite.config import TOKENIZER, Config, check_tensors, listed
 from ivlite.errors import ModelFileError
 from ivlite.gguf import GGUFFile
 from ivlite.models import internvideo3
 from ivlite.quantize import golden, hf_config, tokenizer
-from ivlite.quantize.checkpoint import Checkpoint, Source
+from ivlite.quantize.checkpoint import Checkpoint, Source, fill
 
 CALIBRATION = "ivlite.calibration."  # like golden values, it stays true when a model file is converted again
 
@@ -37,17 +39,33 @@ class Origin:
 
 
 class ModelFile:
-    """A GGUF file with the reading interface of a Checkpoint."""
+    """The bytes of an open GGUFFile with the reading interface of a Checkpoint. Use as a context manager."""
 
     def __init__(self, file):
         self.file, self.files = file, [file.path]
+        self._fd = os.open(file.path, os.O_RDONLY)
         self.tensors = {
             t.name: Source(t.name, file.path, t.format, t.shape, t.offset, t.nbytes) for t in file.tensors.values()
         }
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.close(self._fd)
+
     def raw(self, name, start, count):
         """`count` bytes of a tensor from byte `start` on, uint8 (count,)."""
-        return self.file.read(name, start, count)
+        return self._bytes(self.tensors[name].offset + start, count)
+
+    def header(self):
+        """All bytes before the first tensor's data, uint8 (n,)."""
+        return self._bytes(0, min((t.offset for t in self.tensors.values()), default=self.file.size))
+
+    def _bytes(self, offset, count):
+        out = np.empty(count, np.uint8)
+        fill(self._fd, out, offset, self.file.path)
+        return out
 
 
 @contextmanager
@@ -55,14 +73,14 @@ def opened(path):
     """The Origin at a path while the block runs. Raises ModelFileError for whatever is missing or damaged."""
     path = Path(path)
     if os.path.isfile(path):
-        with GGUFFile(path) as file:
-            yield _of_model_file(file)
+        with GGUFFile(path) as file, ModelFile(file) as weights:
+            yield _of_model_file(file, weights)
     else:
         with Checkpoint(path) as checkpoint:
             yield _of_checkpoint(checkpoint)
 
 
-def _of_model_file(file):
+def _of_model_file(file, weights):
     config = Config.from_metadata(file.metadata, file.path)
     specs = internvideo3.tensor_names(config)
     check_tensors(file.tensors, specs, file.path)
@@ -70,7 +88,7 @@ def _of_model_file(file):
     metadata = {TOKENIZER: file.metadata[TOKENIZER]}
     metadata |= {key: value for key, value in file.metadata.items() if key.startswith(CALIBRATION)}
     metadata |= golden.typed({key: value for key, value in file.metadata.items() if key.startswith(golden.PREFIX)})
-    return Origin(file.path, ModelFile(file), config, metadata, specs, {spec.gguf: spec.gguf for spec in specs})
+    return Origin(file.path, weights, config, metadata, specs, {spec.gguf: spec.gguf for spec in specs})
 
 
 def _of_checkpoint(checkpoint):

@@ -32,7 +32,7 @@ OWNERS = {
     "transformers": (),
     "ivlite._C": ("ivlite/ops/", "quantize/", "ivlite/cli/"),
 }
-# gguf needs the formats' names and sizes.
+# quantize only reads the table of tensor names; gguf needs the formats' names and sizes.
 EXTRA = {("ivlite/gguf.py", "ivlite._C")}
 COMMANDS = {"quantize/cli.py", "quantize/__main__.py"}  # the command of the quantizer belongs to the command line
 

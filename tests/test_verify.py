@@ -61,7 +61,7 @@ def test_any_byte_of_the_weights(model, tmp_path, rng):
 def test_any_byte_of_the_header(model, tmp_path, rng):
     with GGUFFile(model) as file:
         end = min(t.offset for t in file.tensors.values())
-        whole = file.header().tobytes()
+        whole = model.read_bytes()[:end]
     sums = whole.index(b"ivlite.checksum.tensors"), whole.index(b"ivlite.checksum.header") + 30
     for at in [*rng.integers(24, end, 40).tolist(), sums[0] + 60, sums[1] - 2]:
         path = spoilt(model, tmp_path, at)

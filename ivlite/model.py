@@ -71,6 +71,8 @@ def load(path, device="auto", threads=None, context=CONTEXT, kv="q8", *, fps=Non
     start = time.perf_counter()
     _checked("device", device, DEVICES)
     _checked("kv", kv, CACHE_BYTES)
+    if threads is not None:
+        _whole("threads", threads, 1, 1024)
     source = GGUFFile(path)
     cfg = configuration.Config.from_metadata(source.metadata, source.path)
     architecture = models.module(str(source.metadata["general.architecture"]), source.path)

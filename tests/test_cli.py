@@ -16,7 +16,7 @@ import pytest
 from ivlite import cli
 from ivlite.cli import answer, arguments, inspect, run
 from ivlite.cli.progress import Progress, seconds
-from ivlite.errors import UsageError
+from ivlite.errors import MediaError, UsageError
 from ivlite.reply import Piece
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -129,6 +129,7 @@ def test_version(tmp_path):
         (["run", "m.gguf", "--temperature", "-1"], "--temperature"),
         (["run", "m.gguf", "--max-new-tokens", "none"], "none"),
         (["run", "m.gguf", "--kv", "q3"], "q3"),
+        (["run", "m.gguf", "--threads", "1025"], "--threads"),
         (["run", "m.gguf", "--quiet", "--verbose"], "--quiet"),
         (["run", "m.gguf", "  "], "empty"),
         (["run", "m.gguf", "-"], "standard input"),
@@ -196,6 +197,14 @@ def test_media_keep_their_order_and_their_own_settings():
         {"type": "video", "video": "b", "fps": 2, "end": 60, "max_pixels": 5000},
         {"type": "image", "image": "c", "max_pixels": 5000},
     ]
+
+
+def test_media_are_looked_for_before_loading(tmp_path):
+    (tmp_path / "a b.mp4").write_bytes(b"-")
+    run.check(parsed("--video", (tmp_path / "a b.mp4").as_uri()))
+    for name, word in (("file:///none.mp4", "exist"), (str(tmp_path), "folder"), ("http://host/a.mp4", "download")):
+        with pytest.raises(MediaError, match=word):
+            run.check(parsed("--video", name))
 
 
 def test_a_dash_reads_the_question_from_standard_input(monkeypatch):

@@ -48,7 +48,7 @@ def add_parser(commands):
     )
     add(
         "--threads",
-        type=arguments.whole(1, 4096),
+        type=arguments.whole(1, 1024),
         metavar="N",
         help="default: one per usable physical core",
     )

@@ -1,13 +1,12 @@
 """`ivlite run`: asks a model about videos and images, and streams its answer."""
 
 import argparse
-import os
 import signal
 import sys
 
 from ivlite.cli import answer, arguments, say
 from ivlite.cli.progress import Progress
-from ivlite.errors import EXIT_INTERRUPTED, IvliteError, MediaError, UsageError
+from ivlite.errors import EXIT_INTERRUPTED, IvliteError, UsageError
 
 ASK_VIDEO = "Please describe this video in detail."
 ASK_IMAGE = "Please describe this image in detail."
@@ -182,7 +181,7 @@ def _machine_arguments(group):
     )
     add(
         "--threads",
-        type=arguments.whole(1, 4096),
+        type=arguments.whole(1, 1024),
         metavar="N",
         help="default: one per usable physical core",
     )
@@ -210,9 +209,10 @@ def check(args):
         raise UsageError(f"--min-pixels ({args.min_pixels}) is above --max-pixels ({args.max_pixels})")
     if args.quiet and args.verbose:
         raise UsageError("--quiet and --verbose contradict each other")
+    if media:
+        from ivlite.media.source import local_path
     for kind, path in media:  # before the minutes that loading may take
-        if not os.path.exists(path):
-            raise MediaError(f"{kind} {path} does not exist: check the path")
+        local_path(path, kind)
 
 
 def question(args):

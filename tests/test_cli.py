@@ -391,6 +391,22 @@ def test_a_closed_pipe_is_silent(toy):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_silent(toy, closed):
+    command = f'"$0" -m ivlite run model.gguf Hi --max-new-tokens 2 {closed}'
+    result = subprocess.run(["sh", "-c", command, sys.executable], cwd=toy, capture_output=True, text=True)
+    assert result.returncode == 0 and "error" not in result.stderr
+
+
+def test_interrupted_before_a_command_runs(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "parser", interrupted)
+    assert cli.main([]) == 130
+    assert capsys.readouterr().err == "ivlite: interrupted\n"
+
+
 def test_a_full_disk_is_code_6(toy):
     with open("/dev/full", "w") as full:
         done = ivlite(

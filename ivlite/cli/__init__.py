@@ -68,17 +68,18 @@ def say(kind, sentence):
 
 def main(argv=None):
     """Runs the command line of `argv` (default: sys.argv) and returns the exit code."""
+    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):  # a character the terminal lacks must not end an answer
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
+    args = None
     try:
         args = parser().parse_args(argv)
-    except SystemExit as end:  # argparse has already printed the help or the sentence
-        return end.code or 0
-    try:
         code = importlib.import_module(COMMANDS[args.command]).run(args)
         sys.stdout.flush()
         return code or 0
+    except SystemExit as end:  # argparse has already printed the help or the sentence
+        return end.code or 0
     except BrokenPipeError:
         return _pipe_closed()
     except KeyboardInterrupt:
@@ -86,6 +87,13 @@ def main(argv=None):
         return EXIT_INTERRUPTED
     except Exception as error:
         return _failed(error, getattr(args, "verbose", False))
+
+
+def _open_missing_streams():
+    """Started with standard output or error closed, Python has None for it: what is printed there goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
 
 
 def _drop_output():

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ivlite._version import __version__
@@ -64,20 +64,23 @@ def convert(src, out, settings, progress=None):
             known = golden_of_unfinished(out, mark) if settings.resume else {}
             metadata |= known or golden.make(origin, progress)
         encoder = encode.Encoder(origin.weights, work.calibration, settings.allow_nan)
+        unfinished = settings.resume and partial_path(out).exists()
         with GGUFWriter(out, metadata, work.tensors, mark, settings.resume) as writer:
             resumed = len(writer.written)
             encode.stream(encoder, work.plans, writer, progress)
-        summary = replace(work.summary(out), resumed=resumed)
+        warnings = list(work.warnings())
+        if unfinished and not writer.file.resumed:
+            warnings.append("the unfinished file was of another source or other settings, so the conversion began anew")
         if encoder.replaced:
-            sentence = f"{sum(encoder.replaced)} weights that were no numbers became zero"
-            summary = replace(summary, warnings=(*summary.warnings, sentence))
-        return summary
+            warnings.append(f"{sum(encoder.replaced)} weights that were no numbers became zero")
+        return work.summary(out, resumed, warnings)
 
 
 def dry_run(src, settings):
     """The Summary of a conversion that is not made."""
     with source.opened(src) as origin:
-        return Work(origin, settings).summary("")
+        work = Work(origin, settings)
+        return work.summary("", 0, work.warnings())
 
 
 class Work:
@@ -112,14 +115,16 @@ class Work:
         ]  # fmt: skip
         return hashlib.blake2b(repr(facts).encode(), digest_size=32).digest()
 
-    def summary(self, out):
+    def summary(self, out, resumed, warnings):
+        """The Summary of this conversion to `out`."""
         start, data, _ = header(with_checksums(self.metadata, len(self.tensors)), self.tensors)
         sizes = sum(p.source.nbytes for p in self.plans)
         return Summary(
-            Path(out), self.recipe.name, tuple(self.plans), sizes, len(start) + data, warnings=tuple(self._warnings())
+            Path(out), self.recipe.name, tuple(self.plans), sizes, len(start) + data, resumed, tuple(warnings)
         )
 
-    def _warnings(self):
+    def warnings(self):
+        """Sentences about what the settings make of the source."""
         twice = Counter(
             p.source.format for p in self.plans if p.source.format != p.format and p.source.format not in encode.BITS
         )

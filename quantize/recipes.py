@@ -11,7 +11,6 @@ that is searched in the tensor's GGUF name; layers says in which decoder layers 
 import math
 import re
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 from ivlite.errors import UsageError
 
@@ -172,7 +171,7 @@ def _term(match, count):
     if word == "every":
         return range(int(n) - 1, count, int(n))
     if word:
-        n = max(1, int(count * Fraction(int(n), int(share)))) if share else int(n)
+        n = max(1, count * int(n) // int(share)) if share else int(n)
         return range(min(n, count)) if word == "first" else range(max(0, count - n), count)
     return range(int(low), min(int(high or low) + 1, count))
 

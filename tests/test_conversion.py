@@ -76,7 +76,8 @@ def test_resume_without_an_unfinished_file_begins(wide, tmp_path):
 def test_other_settings_do_not_go_on(wide, tmp_path, change):
     out = tmp_path / "m.gguf"
     interrupted(wide, out, type="q4_0")
-    assert quantize(wide, out, resume=True, **({"type": "q4_0"} | change)).resumed == 0
+    done = quantize(wide, out, resume=True, **({"type": "q4_0"} | change))
+    assert done.resumed == 0 and "began anew" in done.warnings[0]
 
 
 def test_another_source_does_not_go_on(wide, tmp_path):

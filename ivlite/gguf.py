@@ -26,6 +26,7 @@ ARRAY_LIMIT = 1 << 24  # values in one metadata array
 NAME_LIMIT = 1 << 16  # bytes of a key or a tensor's name
 DIMS_LIMIT = 4
 VERSION = 3
+SHIPPED = {"demo": Path(__file__).parent / "data" / "demo.gguf"}  # models that come with the package
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class GGUFFile:
     """
 
     def __init__(self, path):
-        self.path = Path(path)
+        self.path = located(path)
         self._file, self.size = _open(self.path)
         try:
             header = _Header(self.path, self._file.fileno(), self.size)
@@ -171,6 +172,12 @@ class GGUFFile:
             if not got:
                 raise ModelFileError(f"{self.path} became shorter while it was in use; {AGAIN}")
             done += got
+
+
+def located(path):
+    """The file of a path, or of a model that ships with the package under that name. A file of that name comes first."""
+    shipped = SHIPPED.get(str(path))
+    return shipped if shipped and shipped.is_file() and not os.path.exists(path) else Path(path)
 
 
 def _open(path):

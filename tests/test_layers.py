@@ -20,6 +20,7 @@ LAYERS = (
     {"models"},
     {"generate"},
     {"model", "quantize"},
+    {"agent"},
     {"cli"},
     {"__init__", "__main__"},
 )

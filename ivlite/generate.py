@@ -34,23 +34,35 @@ class Runner:
 
     def prefill(self, prompt, every_logit=False):
         """Runs the whole prompt. Returns float32 logits of its last token (vocab,), or of every token (T, vocab)."""
+        if every_logit:
+            return np.concatenate([logits for _, logits in self.each_logits(prompt, CHUNK)])
+        for _, x in self._hidden(prompt):
+            last = x[-1:]
+        with self.timed("prefill"):
+            return finite(self.ops.numpy(self.network.logits(last))[0])
+
+    def each_logits(self, prompt, rows):
+        """Runs the whole prompt; yields (first token, logits (at most `rows`, vocab)) as far as it has come."""
+        for first, x in self._hidden(prompt):
+            for at in range(0, len(x), rows):
+                with self.timed("prefill"):
+                    logits = self.ops.numpy(self.network.logits(x[at : at + rows]))
+                yield first + at, finite(logits)
+
+    def _hidden(self, prompt):
+        """Runs the whole prompt; yields (first token, hidden states (n, hidden)) of each chunk."""
         tokens = len(prompt.token_ids)
         if tokens > self.cache.capacity:
             raise ContextError(too_long(tokens, self.cache.capacity))
         vision = VisionFeed(self, prompt)
-        rows = []
         for first in range(0, tokens, CHUNK):
             last = min(first + CHUNK, tokens)
             x, deepstack = self._embedded(prompt, first, last, vision)
             with self.timed("prefill"):
                 x = self.network.forward(x, prompt.positions[:, first:last], self.cache, deepstack)
-                if every_logit:
-                    rows.append(self.ops.numpy(self.network.logits(x)))
-                elif last == tokens:
-                    rows.append(self.ops.numpy(self.network.logits(x[-1:])))
             self.progress("prefill", last, tokens)
+            yield first, x
         self.next_position = prompt.next_position
-        return finite(np.concatenate(rows) if every_logit else rows[-1][0])
 
     def _embedded(self, prompt, first, last, vision):
         """Inputs of tokens [first, last): x (T, hidden), and the DeepStack runs among them."""

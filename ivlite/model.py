@@ -57,14 +57,15 @@ def check_memory(weights, text, context, kv):
 
 
 def load(path, device="auto", threads=None, context=CONTEXT, kv="q8", *, fps=None, min_frames=None, max_frames=None,
-         min_pixels=None, max_pixels=None, progress=None):  # fmt: skip
+         min_pixels=None, max_pixels=None, progress=None, observe=None):  # fmt: skip
     """Loads a GGUF file made by `ivlite quantize`; returns a Model.
 
     device: "auto", "cpu", or "reference" (float32 torch, slow, for comparison). threads: None for one per usable
     physical core. context: tokens of prompt and answer together (the default is lowered to what the model holds).
     kv: how the latent cache is stored, "f32", "bf16" or "q8" (int8). fps, min_frames, max_frames: defaults for videos
     whose message says nothing; min_pixels, max_pixels: for a frame and for an image; None keeps the file's.
-    progress(stage, done, total) is called while loading, stage "load" in bytes.
+    progress(stage, done, total) is called while loading, stage "load" in bytes. observe(names, x) sees the inputs of
+    every linear layer, x numpy (T, columns), with the names of its weight's tensors; None costs nothing.
 
     Raises UsageError, ModelFileError (the file), OutOfMemoryError.
     """
@@ -82,7 +83,9 @@ def load(path, device="auto", threads=None, context=CONTEXT, kv="q8", *, fps=Non
     if device != "reference":
         check_memory(sum(t.nbytes for t in source.tensors.values()), cfg.text, context, kv)
     tokenizer = Tokenizer(source.metadata["tokenizer.huggingface.json"])
-    network = architecture.Network(cfg, source, ops.get(DEVICES[device], threads), progress)
+    operations = ops.get(DEVICES[device], threads)
+    operations = ops.observed(operations, observe) if observe else operations
+    network = architecture.Network(cfg, source, operations, progress)
     given = dict(zip(MEDIA_DEFAULTS, (fps, min_frames, max_frames, min_pixels, max_pixels), strict=True))
     model = Model(cfg, network, tokenizer, path=Path(path), context=context, kv=kv, media_defaults=given)
     model.load_seconds = time.perf_counter() - start
@@ -130,6 +133,11 @@ class Model:
         """float32 (T, vocab): the logits after every token of a Prompt. Raises ContextError, MediaError."""
         self._check_context(prompt, 0)
         return self.runner(len(prompt.token_ids)).prefill(prompt, every_logit=True)
+
+    def each_logits(self, prompt, rows=64, progress=None):
+        """Yields the same logits in pieces: (first token, float32 (at most `rows`, vocab)), for long prompts."""
+        self._check_context(prompt, 0)
+        yield from self.runner(len(prompt.token_ids), progress).each_logits(prompt, rows)
 
     def encode_vision(self, prompt):
         """float32 (merged (N, hidden), deepstack (K, N, hidden)) of a Prompt's images and videos in token order."""

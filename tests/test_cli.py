@@ -164,9 +164,9 @@ def parsed(*args):
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        ([], run.ASK_NOTHING),
-        (["--image", "i.png"], run.ASK_IMAGE),
-        (["--image", "i.png", "--video", "v.mp4"], run.ASK_VIDEO),
+        ([], run.ASK["text"]),
+        (["--image", "i.png"], run.ASK["image"]),
+        (["--image", "i.png", "--video", "v.mp4"], run.ASK["video"]),
         (["--video", "v.mp4", "Why?"], "Why?"),
     ],
 )

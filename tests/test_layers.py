@@ -15,12 +15,12 @@ CXX = sorted([*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cpp"), *ROOT.glob
 # Modules of ivlite by layer, low to high; a module may import lower layers, and its own package.
 LAYERS = (
     {"errors", "_version", "_C"},
-    {"config", "gguf", "tokenizer", "media", "positions", "sampling", "ops", "reply", "machine"},
+    {"config", "gguf", "tokenizer", "media", "positions", "sampling", "ops", "reply", "machine", "samples"},
     {"prompt"},
     {"models"},
     {"generate"},
     {"model", "quantize"},
-    {"agent"},
+    {"statistics", "judge", "agent"},
     {"cli"},
     {"__init__", "__main__"},
 )

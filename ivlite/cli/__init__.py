@@ -17,6 +17,7 @@ from ivlite.errors import EXIT_INTERRUPTED, DiskError, IvliteError, OutOfMemoryE
 COMMANDS = {
     "run": "ivlite.cli.run",
     "quantize": "ivlite.quantize.cli",
+    "calibrate": "ivlite.cli.calibrate",
     "inspect": "ivlite.cli.inspect",
     "verify": "ivlite.cli.verify",
     "doctor": "ivlite.cli.doctor",

@@ -7,10 +7,7 @@ import sys
 from ivlite.cli import answer, arguments, say
 from ivlite.cli.progress import Progress
 from ivlite.errors import EXIT_INTERRUPTED, IvliteError, UsageError
-
-ASK_VIDEO = "Please describe this video in detail."
-ASK_IMAGE = "Please describe this image in detail."
-ASK_NOTHING = "Please introduce yourself."
+from ivlite.samples import ASK
 
 VIDEO_ONLY = (
     "fps",
@@ -227,7 +224,7 @@ def question(args):
             raise UsageError("the prompt is empty: leave it out to ask for a description")
         return args.prompt
     kinds = {kind for kind, _ in args.media or []}
-    return ASK_VIDEO if "video" in kinds else ASK_IMAGE if kinds else ASK_NOTHING
+    return ASK["video" if "video" in kinds else "image" if kinds else "text"]
 
 
 def messages(args):

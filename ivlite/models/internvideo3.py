@@ -218,7 +218,7 @@ class Loader:
     def matrix(self, name, shape):
         """A packed weight of that logical shape, (rows, cols) or (heads, rows, cols)."""
         fmt, data = self.read(name)
-        return self.ops.weight(fmt, data, shape)
+        return self.ops.weight(fmt, data, shape, name)
 
     def linear(self, name, rows, cols):
         return Linear(self.ops, self.matrix(f"{name}.weight", (rows, cols)), self.vector(f"{name}.bias"))
@@ -270,7 +270,7 @@ class Layer:
         text, ops = self.text, self.ops
         heads, nope, v = text.num_heads, text.qk_nope_head_dim, text.v_head_dim
         fmt, data = load.read(name)
-        self.kv_b = ops.weight(fmt, data, (heads, nope + v, self.rank))
+        self.kv_b = ops.weight(fmt, data, (heads, nope + v, self.rank), name)
         columns = load.source.tensors[name].shape[1]
         full = ops.decode(fmt, data, heads * (nope + v) * columns)
         full = full.reshape(heads, nope + v, columns)[:, :, : self.rank]
@@ -283,12 +283,14 @@ class Layer:
 
     def _load_gate_up(self, load, name):
         """Gate and up as one matrix, so that a token reads them in one pass."""
-        (fmt, gate), (fmt_up, up) = load.read(f"{name}.ffn_gate.weight"), load.read(f"{name}.ffn_up.weight")
+        names = [f"{name}.ffn_{part}.weight" for part in ("gate", "up")]
+        (fmt, gate), (fmt_up, up) = (load.read(n) for n in names)
         shape = (self.text.intermediate_size, self.text.hidden_size)
         if fmt == fmt_up:
-            both = self.ops.weight(fmt, np.concatenate([gate, up]), (2 * shape[0], shape[1]))
+            both = self.ops.weight(fmt, np.concatenate([gate, up]), (2 * shape[0], shape[1]), *names)
             return [Linear(self.ops, both)]
-        return [Linear(self.ops, self.ops.weight(f, d, shape)) for f, d in ((fmt, gate), (fmt_up, up))]
+        halves = zip((fmt, fmt_up), (gate, up), names, strict=True)
+        return [Linear(self.ops, self.ops.weight(f, d, shape, n)) for f, d, n in halves]
 
     def __call__(self, x, cos, sin, cache):
         """x (T, hidden) in place; cos, sin (T, rope/2). Appends T rows to the cache's layer."""

@@ -6,9 +6,11 @@ slicing, `+` and `+=`, which mean the same in numpy and torch. T is tokens (rows
 
     array(x)                                   numpy -> the set's own float32 array
     numpy(x)                                   and back
-    weight(fmt, data, shape)                   a packed matrix (rows, cols) or one per head (H, rows, cols).
+    weight(fmt, data, shape, *names)           a packed matrix (rows, cols) or one per head (H, rows, cols).
                                                fmt: a name in ivlite._C.formats(); data: uint8 (nbytes,), row-major blocks
-                                               whose rows may be padded with zeros: data is (rows, ceil(cols / block)) blocks
+                                               whose rows may be padded with zeros: data is (rows, ceil(cols / block)) blocks.
+                                               names: the tensors it is made of, for observers (`observed`); the k-th
+                                               named weight of heads is that of layer k's latents
     decode(fmt, data, count)                   `count` weights of data as a numpy float32 vector
     encode(fmt, matrix)                        numpy float32 (rows, cols) -> uint8 (nbytes,), columns padded to whole blocks
     concat(arrays, axis=1)                     joined along that axis
@@ -40,6 +42,13 @@ import importlib
 from ivlite.errors import UsageError
 
 SETS = ("cpu", "reference")
+
+
+def observed(ops, observe):
+    """The same operations, with observe(names, x) called for the inputs x, numpy (T, cols), of every named weight."""
+    from ivlite.ops.observer import Observed
+
+    return Observed(ops, observe)
 
 
 def get(name, threads=None):

@@ -40,7 +40,7 @@ class Ops:
         padded = np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % self.blocks[fmt])))
         return _C.encode(fmt, np.ascontiguousarray(padded, np.float32).reshape(-1))
 
-    def weight(self, fmt, data, shape):
+    def weight(self, fmt, data, shape, *names):
         heads, rows, cols = shape if len(shape) == 3 else (1, *shape)
         return _C.Weight(fmt, data, heads, rows, cols)
 

@@ -93,7 +93,7 @@ class Ops:
         padded = np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % block)))
         return _C.encode(fmt, np.ascontiguousarray(padded, np.float32).reshape(-1))
 
-    def weight(self, fmt, data, shape):
+    def weight(self, fmt, data, shape, *names):
         info = next(f for f in _C.formats() if f["name"] == fmt)
         rows, cols = int(np.prod(shape[:-1])), shape[-1]
         padded = -(-cols // info["block"]) * info["block"]

@@ -1,0 +1,114 @@
+"""`ivlite calibrate`: runs prompts through a model and stores how much each channel of its inputs carries."""
+
+import argparse
+import os
+import sys
+import time
+
+from ivlite.cli import printable, rounds
+from ivlite.errors import EXIT_INTERRUPTED, UsageError
+
+EPILOG = """\
+examples:
+  ivlite calibrate model-bf16.gguf --data clips -o stats.gguf
+  ivlite calibrate model-q8.gguf --data prompts.jsonl --fps 2 -o stats.gguf
+  ivlite calibrate model-q8.gguf -o stats.gguf
+  ivlite quantize InternVideo3-8B-Instruct -o model.gguf --type q4_k_m --calibration stats.gguf
+
+--data is a folder, whose videos and images are described, or a file of JSON lines, each {"messages": [...]} or
+{"video": "clip.mp4", "prompt": "..."}, {"image": ...}, {"prompt": ...}, with paths relative to the file. Without it a
+built-in set of texts is used; calibrate on what the model will see. Ctrl-C keeps the prompts that are done (exit code
+130); the same command again continues there.
+"""
+
+SAVE_EVERY = 60  # seconds: what a crash may cost
+
+
+def add_parser(commands):
+    parser = commands.add_parser(
+        "calibrate",
+        help="learn from prompts which weights matter, for quantize",
+        description="Runs prompts through a model and stores each channel's importance for every linear layer.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="a GGUF file, of bf16 or q8_0 best")
+    parser.add_argument("-o", "--output", metavar="STATS", required=True, help="the file to write, or to continue")
+    parser.add_argument("--restart", action="store_true", help="begin anew though STATS exists")
+    rounds.add_arguments(parser, "prompts: videos, images, text (default: built-in texts)")
+
+
+def run(args):
+    from ivlite.statistics import Statistics
+
+    if os.path.exists(args.output) and os.path.exists(args.model) and os.path.samefile(args.output, args.model):
+        raise UsageError(f"{args.output} is the model itself: name another file to write")
+    rounds.check_output(args.output)
+    samples = rounds.samples(args)
+    before = Statistics.load(args.output) if os.path.exists(args.output) and not args.restart else None
+    progress = rounds.meter(args, "calibrate")
+    stats = Statistics("")
+    try:
+        model = rounds.load(args, args.model, progress, observe=lambda names, x: stats.observe(names, x))
+        stats.model = model.config.name
+        if before:
+            stats = _continued(before, stats, args)
+        done = set(stats.prompts)
+        todo = [s for s in samples if s.key not in done]
+        if progress:
+            progress.begin(len(samples) - len(todo), len(samples))
+        interrupted = _calibrate(model, stats, todo, args.output, progress)
+    finally:
+        if progress:
+            progress.clear()
+    if not args.quiet:
+        print(printable(_closing(args.output, stats, samples, interrupted)), file=sys.stderr)
+    return EXIT_INTERRUPTED if interrupted else 0
+
+
+def _continued(before, new, args):
+    """The statistics of an earlier run, if they are of this model. Raises UsageError."""
+    if before.model != new.model:
+        raise UsageError(
+            f"{args.output} was made with {before.model!r} and this model is {new.model!r}: "
+            "name another file, or give --restart"
+        )
+    return before
+
+
+def _calibrate(model, stats, samples, path, progress):
+    """Runs the samples and saves what they gave, whatever ends it; true when that is Ctrl-C."""
+    saved, skipped = time.monotonic(), rounds.Skipped()
+    kept = len(stats.prompts)
+    try:
+        for sample in samples:
+            with skipped(sample):
+                prompt = model.prepare(sample.messages)
+                for _ in model.each_logits(prompt, progress=progress):
+                    pass  # the head, too, has inputs
+                stats.keep(sample.key, len(prompt.token_ids))
+            stats.drop()  # of a prompt that was left out half way
+            if progress:
+                progress.finished()
+            if time.monotonic() - saved > SAVE_EVERY:
+                stats.save(path)
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        stats.drop()
+        if len(stats.prompts) > kept:
+            stats.save(path)
+    if skipped.count and not stats.prompts:
+        raise skipped.last
+    return False
+
+
+def _closing(path, stats, samples, interrupted):
+    done = sum(sample.key in set(stats.prompts) for sample in samples)
+    if interrupted and not stats.prompts:
+        return f"interrupted before the first prompt ended; {path} was not written"
+    text = f"{path}: {len(stats.rows)} layers over {len(stats.prompts)} prompts, {stats.tokens:,} tokens"
+    if done < len(samples):
+        text += f"; {len(samples) - done} of the {len(samples)} given are not in it"
+    return text + ("; the same command again continues" if interrupted else "")

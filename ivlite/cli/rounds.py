@@ -1,0 +1,131 @@
+"""What the commands share that run a model over many prompts: their arguments, their progress, their way of loading."""
+
+import os
+import sys
+import time
+
+from ivlite.cli import arguments, say
+from ivlite.cli.progress import UNITS, Progress, seconds
+from ivlite.errors import ContextError, DiskError, MediaError, UsageError
+
+
+def add_arguments(parser, data_help):
+    """The arguments about prompts and machine."""
+    add = parser.add_argument_group("prompts").add_argument
+    add("--data", metavar="DIR|FILE.jsonl", help=data_help)
+    add("--limit", type=arguments.whole(1), metavar="N", help="use the first N prompts only")
+    add("--fps", type=arguments.number(0, 1000, above=True), help="frames taken per second of video (default: the file's)")
+    add("--max-frames", type=arguments.whole(1), metavar="N", help="most frames taken from one video")
+    add("--max-pixels", type=arguments.whole(1), metavar="N", help="most pixels of a frame or an image")
+    add = parser.add_argument_group("machine").add_argument
+    add("--context", type=arguments.whole(1), default=8192, metavar="N", help="longest prompt in tokens (default: 8192)")
+    add("--threads", type=arguments.whole(1, 4096), metavar="N", help="default: one per usable physical core")
+    add("--device", choices=("auto", "cpu", "reference"), default="auto", help="reference: float32 torch, slow")
+    add = parser.add_argument_group("output").add_argument
+    add("--quiet", action="store_true", help="no progress, no closing line")
+    add("--verbose", action="store_true", help="plain progress lines, tracebacks of defects")
+
+
+def samples(args):
+    """The Samples that the arguments name. Raises UsageError, MediaError."""
+    from ivlite.prompt import check_message
+    from ivlite.samples import read
+
+    found = read(args.data)
+    found = found[: args.limit] if args.limit else found
+    for sample in found:
+        for index, message in enumerate(sample.messages):
+            try:
+                check_message(index, message)
+            except UsageError as error:
+                raise UsageError(f"{sample.label}: {error}") from None
+    return found
+
+
+def check_output(path):
+    """Refuses a file that cannot be written, before the hours that fill it. Raises UsageError, DiskError."""
+    folder = os.path.dirname(os.path.realpath(path))
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a folder: name the file to write")
+    if not os.path.isdir(folder):
+        raise DiskError(f"{path} cannot be written: there is no folder {os.path.dirname(path)}; make it first")
+    if not os.access(folder, os.W_OK):
+        raise DiskError(f"{path} cannot be written: its folder allows no new files; write elsewhere")
+
+
+def load(args, path, progress=None, observe=None):
+    """The model at `path` under the arguments. The cache is exact: what is measured is the weights."""
+    import ivlite
+
+    return ivlite.load(
+        path, device=args.device, threads=args.threads, context=args.context, kv="f32", fps=args.fps,
+        max_frames=args.max_frames, max_pixels=args.max_pixels, progress=progress, observe=observe,
+    )  # fmt: skip
+
+
+class Skipped:
+    """with skipped(sample): ... says a warning about a prompt whose media or length do not work, and goes on."""
+
+    def __init__(self):
+        self.count = 0
+        self.last = None
+
+    def __call__(self, sample):
+        self.sample = sample
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, _):
+        if not isinstance(error, (MediaError, ContextError)):
+            return False
+        self.count, self.last = self.count + 1, error
+        say("warning", f"{self.sample.label} is left out: {error}")
+        return True
+
+
+def meter(args, verb):
+    """A Rounds for the terminal, plain lines with --verbose, or None where nobody looks."""
+    live = sys.stderr.isatty() and not args.verbose
+    return None if args.quiet or not (live or args.verbose) else Rounds(live, verb)
+
+
+class Rounds(Progress):
+    """How far a command is through its prompts, and within the one under way; also counts a model's loading."""
+
+    def __init__(self, live, verb, out=None, clock=time.monotonic):
+        super().__init__(live, out, clock)
+        self.verb, self.done, self.total, self.begun = verb, 0, 0, None
+
+    def begin(self, done, total):
+        """There are `total` prompts, of which `done` were finished in an earlier run."""
+        self.done, self.total, self.before, self.begun = done, total, done, self.clock()
+        self.stages.clear()
+
+    def finished(self):
+        """One prompt more is done."""
+        self.done += 1
+        self.stages.clear()
+        if not self.live:
+            print(f"ivlite: {self.line(self.clock())}", file=self.out, flush=True)
+
+    def __call__(self, stage, done, total):
+        if self.begun is None or stage == "load":
+            return super().__call__(stage, done, total)
+        self.stages = {stage: (done, total)}
+        now = self.clock()
+        if self.live and (self.shown is None or now - self.shown >= self.INTERVAL):
+            self.shown, self.visible = now, True
+            print(f"\r\x1b[K{self.line(now)}", end="", file=self.out, flush=True)
+
+    def line(self, now):
+        if self.begun is None or "load" in self.stages:
+            return super().line(now)
+        text = f"{self.verb} {self.done:,} of {self.total:,} prompts"
+        for stage, (done, total) in self.stages.items():
+            text += f" · {stage} {done:,} of {total:,} {UNITS.get(stage, '')}".rstrip()
+        new, elapsed = self.done - self.before, now - self.begun
+        if new and self.done < self.total:
+            text += f" · {seconds(elapsed * (self.total - self.done) / new)} left"
+        return text

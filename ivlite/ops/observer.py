@@ -1,0 +1,45 @@
+"""Watches a set of operations at work: what goes into each weight. Nothing else of the package knows of it."""
+
+
+class Observed:
+    """The interface of `ivlite.ops` over another set; see `ivlite.ops.observed`."""
+
+    def __init__(self, ops, observe):
+        self.ops, self.observe = ops, observe
+        self.named = {}  # id of a weight -> (the weight, which must outlive its id, and its names)
+        self.latents = []  # names of the weights of heads, one per layer
+
+    def __getattr__(self, name):
+        return getattr(self.ops, name)
+
+    def weight(self, fmt, data, shape, *names):
+        weight = self.ops.weight(fmt, data, shape, *names)
+        if names and len(shape) == 3:
+            self.latents.append(names)
+        elif names:
+            self.named[id(weight)] = weight, names
+        return weight
+
+    def linear(self, x, w, bias=None, into=None):
+        if id(w) in self.named:
+            self.observe(self.named[id(w)][1], self.ops.numpy(x))
+        return self.ops.linear(x, w, bias, into)
+
+    def cache(self, ranks, rope_dim, capacity, kind):
+        return ObservedCache(self.ops.cache(ranks, rope_dim, capacity, kind), self)
+
+
+class ObservedCache:
+    """A cache that shows the latents it is given: both forms of attention multiply these with the layer's weight."""
+
+    def __init__(self, cache, observed):
+        self.cache, self.observed = cache, observed
+
+    def __getattr__(self, name):
+        return getattr(self.cache, name)
+
+    def append(self, layer, latent, k_rope):
+        ops = self.observed
+        if ops.latents:
+            ops.observe(ops.latents[layer], ops.ops.numpy(latent))
+        self.cache.append(layer, latent, k_rope)

@@ -1,0 +1,184 @@
+"""Calibration: what the statistics hold, their file, interruption and resume, and every bad input."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ivlite
+from ivlite import samples
+from ivlite.cli import main
+from ivlite.errors import MediaError, ModelFileError, UsageError
+from ivlite.gguf import GGUFFile
+from ivlite.quantize import quantize
+from ivlite.statistics import Statistics
+
+ROOT = Path(__file__).parents[1]
+MEDIA = ROOT / "tests/data/golden_media"
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A folder with model.gguf (f32 weights) and media/ of a video and two images."""
+    folder = tmp_path_factory.mktemp("toy")
+    spec = importlib.util.spec_from_file_location("tiny_checkpoint", ROOT / "examples/tiny_checkpoint.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.write_checkpoint(folder / "checkpoint")
+    quantize(folder / "checkpoint", folder / "model.gguf", type="f32")
+    (folder / "media").mkdir()
+    for name in ("a.png", "b.png", "clip.mkv"):
+        (folder / "media" / name).write_bytes((MEDIA / name).read_bytes())
+    return folder
+
+
+def calibrate(toy, *args):
+    return main(["calibrate", str(toy / "model.gguf"), "--quiet", *map(str, args)])
+
+
+def lines(path, *records):
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+@pytest.mark.parametrize("length", [1, 40])  # absorbed and expanded attention
+def test_the_observer_sees_what_the_weights_multiply(toy, length):
+    seen = {}
+
+    def observe(names, x):
+        for name in names:
+            seen.setdefault(name, []).append(np.array(x))
+
+    model = ivlite.load(toy / "model.gguf", kv="f32", observe=observe)
+    prompt = model.prepare([{"role": "user", "content": "x" * length}])
+    model.logits(prompt)
+    expected = ivlite.load(toy / "model.gguf", kv="f32").logits(prompt)
+    assert np.array_equal(model.logits(prompt), expected)
+    text = {n for n, t in model.network.source.tensors.items() if len(t.shape) == 2 and not n.startswith("v.")}
+    assert set(seen) == text - {"token_embd.weight"}
+    for name, inputs in seen.items():
+        assert inputs[0].shape == (len(prompt.token_ids), model.network.source.tensors[name].shape[1])
+    assert np.array_equal(seen["blk.0.ffn_gate.weight"][0], seen["blk.0.ffn_up.weight"][0])
+    info = model.network.source.read("output.weight").view(np.float32).reshape(-1, seen["output.weight"][0].shape[1])
+    assert np.allclose(seen["output.weight"][0] @ info.T, expected, atol=1e-4)
+
+
+def test_the_file_holds_every_layer(toy, tmp_path):
+    out = tmp_path / "stats.gguf"
+    assert calibrate(toy, "--data", toy / "media", "-o", out) == 0
+    with GGUFFile(out) as stats, GGUFFile(toy / "model.gguf") as model:
+        assert stats.metadata["general.architecture"] == "internvideo3-stats"
+        assert stats.metadata["internvideo3-stats.model"] == model.metadata["general.name"]
+        assert stats.metadata["internvideo3-stats.tokens"] > 0 and len(stats.metadata["internvideo3-stats.prompts"]) == 3
+        linear = {n: t for n, t in model.tensors.items() if len(t.shape) == 2}
+        del linear["token_embd.weight"], linear["v.position_embd.weight"]
+        assert set(stats.tensors) == {f"{name}.importance" for name in linear}
+        for name, info in linear.items():
+            vector = stats.tensors[f"{name}.importance"]
+            assert (vector.format, vector.shape) == ("f32", (info.shape[1],))
+            values = stats.read(vector.name).view(np.float32)
+            assert np.isfinite(values).all() and values.min() >= 0 and values.max() > 0
+
+
+def test_it_continues_where_it_stopped(toy, tmp_path):
+    whole, part = tmp_path / "whole.gguf", tmp_path / "part.gguf"
+    assert calibrate(toy, "--data", toy / "media", "-o", whole) == 0
+    assert calibrate(toy, "--data", toy / "media", "-o", part, "--limit", 1) == 0
+    assert Statistics.load(part).tokens < Statistics.load(whole).tokens
+    assert calibrate(toy, "--data", toy / "media", "-o", part) == 0
+    a, b = Statistics.load(whole), Statistics.load(part)
+    assert (a.prompts, a.tokens, a.rows) == (b.prompts, b.tokens, b.rows)
+    assert all(np.allclose(a.mean(n), b.mean(n), rtol=1e-5) for n in a.rows)
+    before = part.stat().st_mtime_ns
+    assert calibrate(toy, "--data", toy / "media", "-o", part) == 0
+    assert part.stat().st_mtime_ns == before
+    assert calibrate(toy, "--data", toy / "media", "-o", part, "--limit", 1, "--restart") == 0
+    assert len(Statistics.load(part).prompts) == 1
+
+
+def test_interrupt_keeps_what_is_done(toy, tmp_path):
+    data = lines(tmp_path / "long.jsonl", *({"prompt": f"{i} " + "word " * 1200} for i in range(200)))
+    command = [sys.executable, "-m", "ivlite", "calibrate", "model.gguf", "--data", data, "-o", tmp_path / "s.gguf"]
+    process = subprocess.Popen(
+        [*map(str, command), "--verbose"], cwd=toy, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    while "calibrate 2 of 200" not in (line := process.stderr.readline()):
+        assert line, "it ended before the second prompt"
+    process.send_signal(signal.SIGINT)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "Traceback" not in err and "continues" in err.splitlines()[-1]
+    assert 2 <= len(Statistics.load(tmp_path / "s.gguf").prompts) < 200
+    assert os.listdir(tmp_path) == ["long.jsonl", "s.gguf"] or sorted(os.listdir(tmp_path)) == ["long.jsonl", "s.gguf"]
+
+
+def test_a_prompt_that_does_not_work_is_left_out(toy, tmp_path, capsys):
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media/broken.mp4").write_bytes(b"no video")
+    (tmp_path / "media/good.png").write_bytes((MEDIA / "a.png").read_bytes())
+    assert calibrate(toy, "--data", tmp_path / "media", "-o", tmp_path / "s.gguf") == 0
+    assert "warning: broken.mp4 is left out" in capsys.readouterr().err
+    assert len(Statistics.load(tmp_path / "s.gguf").prompts) == 1
+    (tmp_path / "media/good.png").unlink()
+    assert calibrate(toy, "--data", tmp_path / "media", "-o", tmp_path / "t.gguf") == 4
+    assert not (tmp_path / "t.gguf").exists()
+
+
+def test_bad_input_is_one_sentence(toy, tmp_path, capsys):
+    def refused(code, word, *args):
+        assert calibrate(toy, *args) == code
+        err = capsys.readouterr().err
+        assert err.count("ivlite: error: ") == 1 and word in err and "Traceback" not in err
+
+    out = tmp_path / "s.gguf"
+    refused(2, "prompts", "--data", tmp_path, "-o", out)
+    refused(2, "cannot be read", "--data", tmp_path / "none.jsonl", "-o", out)
+    refused(2, "itself", "-o", toy / "model.gguf")
+    refused(6, "no folder", "-o", tmp_path / "none/s.gguf")
+    refused(2, "is a folder", "-o", tmp_path)
+    bad = lines(tmp_path / "role.jsonl", {"messages": [{"role": "king", "content": "x"}]})
+    refused(2, "line 1: message 0 has role 'king'", "--data", bad, "-o", out)
+    out.write_bytes((toy / "model.gguf").read_bytes())
+    refused(3, "statistics", "-o", out)
+    stats = Statistics("another")
+    stats.observe(("a.weight",), np.ones((2, 3), np.float32))
+    stats.keep("k", 2)
+    stats.save(out)
+    refused(2, "'another'", "-o", out, "--limit", 1)
+    with pytest.raises(ModelFileError):
+        Statistics.load(toy / "model.gguf")
+
+
+@pytest.mark.parametrize("line, error", [
+    ("{", UsageError), ("[]", UsageError), ('{"question": "x"}', UsageError), ('{"prompt": ""}', UsageError),
+    ('{"video": "none.mp4"}', MediaError), ('{"image": 3}', UsageError), ('{"messages": []}', UsageError),
+    ('{"video": "a", "image": "b"}', UsageError),
+])  # fmt: skip
+def test_malformed_lines_are_refused(tmp_path, line, error):
+    (tmp_path / "x.jsonl").write_text('{"prompt": "fine"}\n' + line)
+    with pytest.raises(error, match="line 2"):
+        samples.read(tmp_path / "x.jsonl")
+
+
+def test_samples_of_lines_and_folders(tmp_path):
+    (tmp_path / "a.png").write_bytes((MEDIA / "a.png").read_bytes())
+    messages = [{"role": "user", "content": [{"type": "video", "video": "a.png"}, {"type": "text", "text": "x"}]}]
+    data = lines(tmp_path / "x.jsonl", {"prompt": "Hi"}, {"image": "a.png"}, {"messages": messages})
+    found = samples.read(data)
+    assert [s.kind for s in found] == ["text", "image", "video"] and len({s.key for s in found}) == 3
+    assert found[1].messages[0]["content"][0]["image"] == str(tmp_path / "a.png")
+    (one,) = samples.read(tmp_path)
+    assert one.kind == "image" and one.key == found[1].key  # wherever the folder lies
+
+
+def test_built_in_texts():
+    found = samples.read()
+    assert len(found) > 90 and len({s.key for s in found}) == len(found)
+    assert {m["role"] for s in found for m in s.messages} == {"user", "assistant"}
+    assert sum(len(s.messages) == 2 for s in found) > 50

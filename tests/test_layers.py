@@ -27,7 +27,7 @@ LAYERS = (
 # Packages that only one place may import.
 OWNERS = {
     "av": ("ivlite/media/",),
-    "PIL": ("ivlite/media/",),
+    "PIL": ("ivlite/media/", "ivlite/cli/chart.py"),
     "tokenizers": ("ivlite/tokenizer.py",),
     "torch": ("ivlite/ops/reference.py",),
     "transformers": (),

@@ -18,6 +18,7 @@ COMMANDS = {
     "run": "ivlite.cli.run",
     "quantize": "ivlite.quantize.cli",
     "calibrate": "ivlite.cli.calibrate",
+    "eval": "ivlite.cli.eval",
     "inspect": "ivlite.cli.inspect",
     "verify": "ivlite.cli.verify",
     "doctor": "ivlite.cli.doctor",

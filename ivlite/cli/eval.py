@@ -1,0 +1,185 @@
+"""`ivlite eval`: how far models are from a reference, on text, images and videos."""
+
+import argparse
+import gc
+import json
+import os
+import sys
+
+from ivlite.cli import printable, rounds, say
+from ivlite.cli.arguments import whole
+from ivlite.errors import EXIT_INTERRUPTED, UsageError
+
+EPILOG = """\
+examples:
+  ivlite eval q4.gguf --against bf16.gguf --data clips
+  ivlite eval q4.gguf q5.gguf q6.gguf --against bf16.gguf --data held-out.jsonl --report quants.html
+  ivlite eval --against bf16.gguf --data clips --save-reference clips.ref
+  ivlite eval q4.gguf --against clips.ref --data clips --json
+
+KL is counted over the text of the prompts and over the answer that the reference gives (greedy, --answer-tokens), not
+over the tokens of images and videos. An answer is flipped when the model, greedy too, would have given another one.
+Perplexity is that of the prompts' text. --data as for `ivlite calibrate`. Models are loaded one after the other.
+"""
+
+COLUMNS = ("prompts", "tokens", "mean KL", "99 % KL", "top-1", "perplexity", "reference", "flips")
+
+
+def add_parser(commands):
+    parser = commands.add_parser(
+        "eval",
+        help="judge model files against a reference",
+        description="Measures how far model files are from a reference model, on the same prompts.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("models", metavar="MODEL", nargs="*", help="GGUF files to judge")
+    add("--against", metavar="REF", required=True, help="the reference: a GGUF model, or what --save-reference wrote")
+    add("--save-reference", metavar="FILE", help="keep what the reference says, about 2 KB per token, for later runs")
+    add("--answer-tokens", type=whole(0, 4096), default=32, metavar="N", help="longest answer judged (default: 32)")
+    add("--json", action="store_true", help="print one JSON object")
+    add("--report", metavar="FILE", help="draw KL against bits per weight, as .html or .png")
+    rounds.add_arguments(parser, "prompts: videos, images, text (default: built-in texts)")
+
+
+def check(args):
+    """Refuses arguments that cannot work. Raises UsageError, DiskError."""
+    if not args.models and not args.save_reference:
+        raise UsageError("there is nothing to do: give a MODEL to judge, or --save-reference FILE")
+    if args.report and not args.report.lower().endswith((".html", ".png")):
+        raise UsageError(f"--report {args.report} must end in .html or .png")
+    if args.report and not args.models:
+        raise UsageError("--report draws models, and there is no MODEL")
+    for path in (args.save_reference, args.report):
+        if path:
+            rounds.check_output(path)
+            for model in (*args.models, args.against):
+                if os.path.exists(path) and os.path.exists(model) and os.path.samefile(path, model):
+                    raise UsageError(f"{path} is one of the models: name another file to write")
+
+
+def run(args):
+    check(args)
+    samples = rounds.samples(args)
+    progress = rounds.meter(args, "eval")
+    results, interrupted = [], False
+    try:
+        reference = _reference(args, samples, progress)
+        for path in args.models:
+            scores, interrupted = _judge(args, path, samples, reference, progress)
+            if scores:
+                results.append({"file": path, "bits_per_weight": _bits(path), "kinds": _kinds(scores)})
+            if interrupted:
+                break
+    finally:
+        if progress:
+            progress.clear()
+    if args.json:
+        print(json.dumps({"reference": args.against, "interrupted": interrupted, "models": results}))
+    else:
+        print(printable("\n".join(_lines(args, results))))
+    if args.report and results:
+        from ivlite.cli import chart
+
+        chart.write(args.report, args.against, results)
+    return EXIT_INTERRUPTED if interrupted else 0
+
+
+def _reference(args, samples, progress):
+    """The stored reference, or a new one of the model that --against names; saved where that is asked for."""
+    from ivlite import judge
+
+    reference = judge.Reference.load(args.against)
+    if reference is None:
+        model = rounds.load(args, args.against, progress)
+        reference, skipped = judge.Reference(model.config.name), rounds.Skipped()
+        if progress:
+            progress.verb = "reference"
+            progress.begin(0, len(samples))
+        for sample in samples:
+            with skipped(sample):
+                reference.records[sample.key] = judge.record(model, sample, args.answer_tokens, progress)
+            if progress:
+                progress.finished()
+        if not reference.records:
+            raise skipped.last
+        del model
+        gc.collect()  # before the next one is loaded
+        if args.save_reference:
+            reference.save(args.save_reference)
+    elif args.save_reference:
+        raise UsageError(f"{args.against} is a stored reference already: --save-reference needs a model")
+    elif missing := sum(s.key not in reference.records for s in samples):
+        raise UsageError(f"{args.against} lacks {missing} of the {len(samples)} prompts: it was made with other --data")
+    return reference
+
+
+def _judge(args, path, samples, reference, progress):
+    """Scores by kind of one model, and whether Ctrl-C cut them short."""
+    from ivlite import judge
+
+    scores, skipped = {}, rounds.Skipped()
+    todo = [s for s in samples if s.key in reference.records]
+    try:
+        model = rounds.load(args, path, progress)
+        if progress:
+            progress.verb = "eval"
+            progress.begin(0, len(todo))
+        for sample in todo:
+            with skipped(sample):
+                found = judge.score(model, sample, reference.records[sample.key], progress)
+                scores.setdefault(sample.kind, judge.Scores()).add(found)
+            if progress:
+                progress.finished()
+    except KeyboardInterrupt:
+        say("note", f"interrupted after {sum(s.prompts for s in scores.values())} of {len(todo)} prompts of {path}")
+        return scores, True
+    if not scores:
+        raise skipped.last
+    return scores, False
+
+
+def _kinds(scores):
+    """Summaries of the kinds there are, and of all together where there are several."""
+    from ivlite.judge import Scores
+    from ivlite.samples import KINDS
+
+    out = {kind: scores[kind].summary() for kind in KINDS if kind in scores}
+    if len(out) > 1:
+        total = Scores()
+        for found in scores.values():
+            total.add(found)
+        out["all"] = total.summary()
+    return out
+
+
+def _bits(path):
+    """Bits per weight of a model file."""
+    import math
+
+    from ivlite.gguf import GGUFFile
+
+    with GGUFFile(path) as file:
+        tensors = file.tensors.values()
+        return round(8 * sum(t.nbytes for t in tensors) / sum(math.prod(t.shape) for t in tensors), 3)
+
+
+def _lines(args, results):
+    """The table of every model."""
+    if not results:
+        yield f"{args.save_reference or args.against}: the reference is ready"
+    for result in results:
+        yield f"{result['file']}: {result['bits_per_weight']:.2f} bits per weight, against {args.against}"
+        yield f"{'':<6}" + "".join(f"{name:>12}" for name in COLUMNS)
+        for kind, s in result["kinds"].items():
+            values = [
+                f"{s['prompts']:,}", f"{s['tokens']:,}", f"{s['mean_kl']:.5f}", f"{s['p99_kl']:.4f}",
+                f"{100 * s['top1']:.2f} %", _number(s["perplexity"]), _number(s["reference_perplexity"]),
+                f"{s['flips']} of {s['answers']}",
+            ]  # fmt: skip
+            yield f"{kind:<6}" + "".join(f"{value:>12}" for value in values)
+
+
+def _number(value):
+    return "-" if value is None else f"{value:.3f}" if value < 1e4 else f"{value:.3g}"

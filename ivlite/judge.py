@@ -1,0 +1,231 @@
+"""How far a model is from a reference: both read the same prompts, and the same answer that the reference gives.
+
+The reference is kept as its likeliest tokens at every position and one number for the rest, so that two models are
+never in memory together and a file of it stays small. KL is then that of the likeliest tokens and the rest as one: at
+most the true one, and equal to it where the vocabulary is not larger.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ivlite.errors import ModelFileError, UsageError
+from ivlite.gguf import GGUFFile
+from ivlite.quantize.writer import GGUFWriter
+from ivlite.sampling import Sampler, SamplingParams
+
+ARCHITECTURE = "internvideo3-reference"
+TOP = 256  # tokens kept per position
+REST = 1e-6  # of probability: less is rounding
+
+
+@dataclass
+class Record:
+    """What the reference says of one sample.
+
+    tokens: int32 (T,), the prompt and the greedy answer; given: how many of them are the prompt. ids, logp (n, top):
+    the likeliest next tokens at each counted position, likeliest first, and their log-probabilities. loss (n,): minus
+    the log-probability of the token that follows, NaN after the last.
+    """
+
+    key: str
+    kind: str
+    given: int
+    tokens: np.ndarray
+    ids: np.ndarray
+    logp: np.ndarray
+    loss: np.ndarray
+
+    @property
+    def answer(self):
+        return self.tokens[self.given :].tolist()
+
+
+@dataclass
+class Scores:
+    """Distances gathered over samples, one number per counted position; answers and flips are counts of samples."""
+
+    prompts: int = 0
+    answers: int = 0
+    flips: int = 0
+    kl: list = field(default_factory=list)
+    same: list = field(default_factory=list)
+    loss: list = field(default_factory=list)
+    reference_loss: list = field(default_factory=list)
+
+    def add(self, other):
+        for name in ("prompts", "answers", "flips", "kl", "same", "loss", "reference_loss"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def summary(self):
+        """Plain data: counts, mean_kl, p99_kl, top1 (share), perplexity and reference_perplexity of the prompts."""
+        kl = np.concatenate(self.kl)
+        losses = [np.concatenate(x) for x in (self.loss, self.reference_loss)]
+        own, reference = (math.exp(min(x.mean(), 700)) if len(x) else None for x in losses)
+        return {
+            "prompts": self.prompts, "tokens": len(kl), "mean_kl": float(kl.mean()),
+            "p99_kl": float(np.quantile(kl, 0.99)), "top1": float(np.concatenate(self.same).mean()),
+            "perplexity": own, "reference_perplexity": reference, "answers": self.answers, "flips": self.flips,
+        }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ one sample
+
+
+def counted(prompt, tokens):
+    """Positions whose next token is judged, int (n,): text, the answer and its end; no media and no time marks."""
+    keep = np.ones(tokens, bool)
+    for medium in range(len(prompt.media)):
+        spans = [(start, start + count) for index, start, count in prompt.spans if index == medium]
+        keep[max(0, spans[0][0] - 2) : spans[-1][1]] = False
+    return np.flatnonzero(keep)
+
+
+def followed(prompt, answer):
+    """The Prompt with the answer's tokens after it."""
+    at = np.tile(prompt.next_position + np.arange(len(answer)), (3, 1))
+    return replace(
+        prompt, token_ids=[*prompt.token_ids, *answer], positions=np.concatenate([prompt.positions, at], 1),
+        next_position=prompt.next_position + len(answer),
+    )  # fmt: skip
+
+
+def greedy(model, prompt, limit, progress=None):
+    """Up to `limit` token ids of the model's likeliest answer."""
+    limit = min(limit, model.context - len(prompt.token_ids))
+    if limit < 1:
+        return []
+    runner = model.runner(len(prompt.token_ids) + limit, progress)
+    return list(runner.generate(runner.prefill(prompt), Sampler(SamplingParams()), model.config.tokens.eos, limit))
+
+
+def log_probabilities(logits):
+    """log softmax of float32 (n, vocab) rows."""
+    logits = logits - logits.max(1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(1, dtype=np.float64))[:, None].astype(np.float32)
+
+
+def rows(model, prompt, positions, progress=None):
+    """Yields (slice of positions, log-probabilities (n, vocab)) over the counted positions of a Prompt."""
+    done = 0
+    for first, logits in model.each_logits(prompt, progress=progress):
+        count = int(np.searchsorted(positions, first + len(logits))) - done
+        if count:
+            yield slice(done, done + count), log_probabilities(logits[positions[done : done + count] - first])
+            done += count
+
+
+def likeliest(logp, top):
+    """The `top` largest of each row: ids int32 and values float32 (n, top), largest first, ties by id."""
+    top = min(top, logp.shape[1])
+    ids = np.sort(np.argpartition(-logp, top - 1, 1)[:, :top], 1)
+    values = np.take_along_axis(logp, ids, 1)
+    order = np.argsort(-values, 1, kind="stable")
+    return np.take_along_axis(ids, order, 1).astype(np.int32), np.take_along_axis(values, order, 1)
+
+
+def losses(logp, tokens, positions):
+    """Minus the log-probability of the token that follows each position, NaN after the last."""
+    following = np.append(tokens, -1)[positions + 1]
+    loss = -logp[np.arange(len(positions)), following]
+    return np.where(following < 0, np.nan, loss).astype(np.float32)
+
+
+def record(model, sample, answer_tokens, progress=None):
+    """The Record of a sample: a greedy answer where the conversation waits for one, and what the model says of all."""
+    prompt = model.prepare(sample.messages)
+    waits = sample.messages[-1]["role"] != "assistant"
+    answer = greedy(model, prompt, answer_tokens, progress) if waits else []
+    tokens = np.array([*prompt.token_ids, *answer], np.int32)
+    positions = counted(prompt, len(tokens))
+    ids, logp, loss = [], [], []
+    for part, values in rows(model, followed(prompt, answer), positions, progress):
+        for out, array in zip((ids, logp), likeliest(values, TOP), strict=True):
+            out.append(array)
+        loss.append(losses(values, tokens, positions[part]))
+    parts = (np.concatenate(x) for x in (ids, logp, loss))
+    return Record(sample.key, sample.kind, len(prompt.token_ids), tokens, *parts)
+
+
+def divergence(reference, logq, ids):
+    """KL in nats of each row, float64 (n,): reference (n, top) log-probabilities of `ids`, logq (n, vocab)."""
+    p, q = (x.astype(np.float64) for x in (reference, np.take_along_axis(logq, ids, 1)))
+    kl = (np.exp(p) * (p - q)).sum(1)
+    rest = [np.maximum(1 - np.exp(x).sum(1), REST) for x in (p, q)]
+    if ids.shape[1] < logq.shape[1]:
+        kl += rest[0] * np.log(rest[0] / rest[1])
+    return np.maximum(kl, 0)
+
+
+def score(model, sample, reference, progress=None):
+    """The Scores of one sample against its Record. Raises UsageError where the two read different tokens."""
+    prompt = model.prepare(sample.messages)
+    if prompt.token_ids != reference.tokens[: reference.given].tolist():
+        raise UsageError(
+            f"{sample.label}: the model and the reference read different tokens; give both the same tokenizer and the "
+            "same --fps, --max-frames and --max-pixels"
+        )
+    positions = counted(prompt, len(reference.tokens))
+    kl, same, loss = [], [], []
+    for part, values in rows(model, followed(prompt, reference.answer), positions, progress):
+        kl.append(divergence(reference.logp[part], values, reference.ids[part]))
+        same.append(values.argmax(1) == reference.ids[part, 0])
+        loss.append(losses(values, reference.tokens, positions[part]))
+    kl, same, loss = (np.concatenate(x) for x in (kl, same, loss))
+    text = positions < reference.given - 1  # the reference likes its own answer, whatever it is worth
+    answered = len(reference.tokens) > reference.given
+    flipped = answered and not same[positions >= reference.given - 1].all()
+    return Scores(1, int(answered), int(flipped), [kl], [same], [loss[text]], [reference.loss[text]])
+
+
+# ------------------------------------------------------------------------------------------------ the file
+
+
+@dataclass
+class Reference:
+    """The Records of a model by their samples' keys. model: its name."""
+
+    model: str
+    records: dict = field(default_factory=dict)
+
+    def save(self, path):
+        """Writes the file; an older one is replaced at once or not at all. Raises DiskError."""
+        prefix, found = ARCHITECTURE + ".", list(self.records.values())
+        metadata = {
+            "general.architecture": ARCHITECTURE, prefix + "model": self.model,
+            prefix + "prompts": [r.key for r in found], prefix + "kinds": [r.kind for r in found],
+            prefix + "given": [r.given for r in found],
+        }  # fmt: skip
+        arrays = [(f"{i}.{name}", getattr(r, name)) for i, r in enumerate(found) for name in ARRAYS]
+        formats = {"i": "i32", "f": "f32"}
+        with GGUFWriter(path, metadata, [(n, a.shape, formats[a.dtype.kind]) for n, a in arrays]) as out:
+            for _, array in arrays:
+                out.write(np.ascontiguousarray(array).tobytes())
+
+    @classmethod
+    def load(cls, path):
+        """The reference in a file, or None where the file holds something else. Raises ModelFileError."""
+        with GGUFFile(path) as file:
+            meta = file.metadata
+            if meta.get("general.architecture") != ARCHITECTURE:
+                return None
+            try:
+                reference = cls(meta[ARCHITECTURE + ".model"])
+                columns = [meta[f"{ARCHITECTURE}.{name}"] for name in ("prompts", "kinds", "given")]
+                for i, (key, kind, given) in enumerate(zip(*columns, strict=True)):
+                    arrays = (_array(file, f"{i}.{name}", kind_of) for name, kind_of in ARRAYS.items())
+                    reference.records[key] = Record(key, kind, given, *arrays)
+            except (KeyError, ValueError, TypeError):
+                raise ModelFileError(f"{path} is damaged: make it again with `ivlite eval --save-reference`") from None
+        return reference
+
+
+ARRAYS = {"tokens": "i32", "ids": "i32", "logp": "f32", "loss": "f32"}  # of a Record, and their formats
+
+
+def _array(file, name, fmt):
+    info = file.tensors[name]
+    if info.format != fmt:
+        raise ValueError(name)
+    return file.read(name).view({"i32": np.int32, "f32": np.float32}[fmt]).reshape(info.shape)

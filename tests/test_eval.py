@@ -1,0 +1,158 @@
+"""Judging: the numbers against formulas, a stored reference against a live one, the reports, and every bad input."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ivlite
+from ivlite import judge, samples
+from ivlite.cli import main
+from ivlite.errors import ModelFileError, UsageError
+from ivlite.quantize import quantize
+
+ROOT = Path(__file__).parents[1]
+MEDIA = ROOT / "tests/data/golden_media"
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A folder with f32.gguf, q8_0.gguf, q4_0.gguf and data.jsonl of a text, an answered text, an image and a video."""
+    folder = tmp_path_factory.mktemp("toy")
+    spec = importlib.util.spec_from_file_location("tiny_checkpoint", ROOT / "examples/tiny_checkpoint.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.write_checkpoint(folder / "checkpoint")
+    for type in ("f32", "q8_0", "q4_0"):
+        quantize(folder / "checkpoint", folder / f"{type}.gguf", type=type)
+    answered = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "Three, I think."}]
+    records = [{"prompt": "Hello there"}, {"messages": answered}, {"image": str(MEDIA / "a.png")}]
+    records.append({"video": str(MEDIA / "clip.mkv"), "prompt": "What moves?"})
+    (folder / "data.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    return folder
+
+
+def evaluate(toy, *args, data="data.jsonl"):
+    return main(["eval", *map(str, args), "--data", str(toy / data), "--quiet", "--answer-tokens", "8"])
+
+
+def softmax(x):
+    x = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
+    return x / x.sum(1, keepdims=True)
+
+
+def test_the_numbers_are_those_of_the_formulas(toy, monkeypatch):
+    """A text, the whole vocabulary kept: KL, agreement and perplexity from the logits themselves."""
+    monkeypatch.setattr(judge, "TOP", 10**6)
+    (sample,) = samples.read(toy / "data.jsonl")[:1]
+    models = [ivlite.load(toy / f"{name}.gguf", kv="f32") for name in ("f32", "q4_0")]
+    record = judge.record(models[0], sample, 8)
+    got = judge.Scores()
+    got.add(judge.score(models[1], sample, record))
+    got = got.summary()
+    prompt = models[0].prepare(sample.messages)
+    stream = models[0].stream(sample.messages, temperature=0, max_new_tokens=8)
+    for _ in stream:
+        pass
+    assert record.answer == stream.reply.token_ids
+    p, q = (m.logits(judge.followed(prompt, record.answer)) for m in models)
+    kl = (softmax(p) * (np.log(softmax(p)) - np.log(softmax(q)))).sum(1)
+    assert got["mean_kl"] == pytest.approx(kl.mean(), rel=1e-4) and got["p99_kl"] == pytest.approx(np.quantile(kl, 0.99), rel=1e-4)
+    assert got["top1"] == (p.argmax(1) == q.argmax(1)).mean()
+    text = len(prompt.token_ids) - 1
+    for logits, name in ((q, "perplexity"), (p, "reference_perplexity")):
+        loss = -np.log(softmax(logits)[np.arange(text), prompt.token_ids[1:]])
+        assert got[name] == pytest.approx(np.exp(loss.mean()), rel=1e-4)
+    agree = p[text:].argmax(1) == q[text:].argmax(1)
+    assert (got["answers"], got["flips"]) == (1, int(not agree.all()))
+
+
+def test_the_likeliest_and_the_rest_bound_the_divergence(rng):
+    p, q = (judge.log_probabilities(3 * rng.standard_normal((50, 1000)).astype(np.float32)) for _ in range(2))
+    exact = (np.exp(p.astype(np.float64)) * (p - q)).sum(1)
+    before = np.zeros(50)
+    for top in (1, 16, 256, 1000):
+        ids, logp = judge.likeliest(p, top)
+        assert np.array_equal(ids[:, 0], p.argmax(1)) and (np.diff(logp, axis=1) <= 0).all()
+        kl = judge.divergence(logp, q, ids)
+        assert (kl <= exact + 1e-5).all() and (kl >= before - 1e-5).all()
+        assert judge.divergence(logp, p, ids).max() == 0
+        before = kl
+    assert np.allclose(before, exact, atol=1e-5)
+
+
+def test_media_are_not_counted(toy):
+    model = ivlite.load(toy / "f32.gguf")
+    prompt = model.prepare(samples.read(toy / "data.jsonl")[3].messages)
+    positions = judge.counted(prompt, len(prompt.token_ids) + 3)
+    following = {prompt.token_ids[t + 1] for t in positions if t + 1 < len(prompt.token_ids)}
+    tokens = model.config.tokens
+    assert not following & {tokens.video_pad, tokens.vision_start, tokens.vision_end}
+    assert len(positions) > 20 and positions[-1] == len(prompt.token_ids) + 2
+
+
+def test_table_json_and_a_stored_reference_agree(toy, tmp_path, capsys):
+    q8, q4, stored = toy / "q8_0.gguf", toy / "q4_0.gguf", tmp_path / "x.ref"
+    assert evaluate(toy, toy / "f32.gguf", q8, q4, "--against", toy / "f32.gguf", "--save-reference", stored, "--json") == 0
+    live = json.loads(capsys.readouterr().out)["models"]
+    assert [list(m["kinds"]) for m in live] == [["text", "image", "video", "all"]] * 3
+    for s in live[0]["kinds"].values():  # itself
+        assert (s["mean_kl"], s["p99_kl"], s["top1"], s["flips"]) == (0, 0, 1, 0) and s["perplexity"] == s["reference_perplexity"]
+    everything = [m["kinds"]["all"] for m in live]
+    assert [s["prompts"] for s in everything] == [4] * 3 and [s["answers"] for s in everything] == [3] * 3
+    assert 0 < everything[1]["mean_kl"] < everything[2]["mean_kl"] and everything[1]["top1"] > everything[2]["top1"]
+    assert evaluate(toy, q8, q4, "--against", stored, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["models"] == live[1:]
+    assert evaluate(toy, q4, "--against", stored) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert "bits per weight" in table[0] and [line.split()[0] for line in table[2:]] == ["text", "image", "video", "all"]
+    assert evaluate(toy, "--against", toy / "f32.gguf", "--save-reference", tmp_path / "y.ref") == 0
+    assert (tmp_path / "y.ref").read_bytes() == stored.read_bytes()
+
+
+def test_reports(toy, tmp_path, capsys):
+    models = toy / "q8_0.gguf", toy / "q4_0.gguf"
+    for name in ("r.html", "r.png"):
+        assert evaluate(toy, *models, "--against", toy / "f32.gguf", "--limit", 1, "--report", tmp_path / name) == 0
+    page = (tmp_path / "r.html").read_text()
+    assert page.count("<circle") == 3 and "q4_0" in page and "http" not in page and "<svg" in page
+    from PIL import Image
+
+    assert Image.open(tmp_path / "r.png").size == (1640, 1040)
+
+
+def test_bad_input_is_one_sentence(toy, tmp_path, capsys):
+    def refused(code, word, *args, **more):
+        assert evaluate(toy, *args, **more) == code
+        err = capsys.readouterr().err
+        assert err.count("ivlite: error: ") == 1 and word in err and "Traceback" not in err
+
+    model, stored = toy / "f32.gguf", tmp_path / "x.ref"
+    refused(2, "nothing to do", "--against", model)
+    refused(2, ".html or .png", model, "--against", model, "--report", "x.pdf")
+    refused(2, "no MODEL", "--against", model, "--save-reference", stored, "--report", "x.png")
+    refused(3, "no file", model, "--against", toy / "none.gguf")
+    refused(2, "one of the models", model, "--against", model, "--save-reference", model)
+    refused(6, "no folder", model, "--against", model, "--report", tmp_path / "none/x.png")
+    assert evaluate(toy, "--against", model, "--save-reference", stored, "--limit", 1) == 0
+    capsys.readouterr()
+    refused(2, "lacks 3 of the 4", model, "--against", stored)
+    refused(2, "already", model, "--against", stored, "--save-reference", tmp_path / "y", "--limit", 1)
+    data = bytearray(stored.read_bytes())
+    at = data.index(b"0.loss")
+    data[at : at + 6] = b"0.lost"
+    stored.write_bytes(data)
+    refused(3, "damaged", model, "--against", stored, "--limit", 1)
+
+
+def test_another_tokenizer_is_refused(toy):
+    model, (sample,) = ivlite.load(toy / "f32.gguf"), samples.read(toy / "data.jsonl")[:1]
+    record = judge.record(model, sample, 2)
+    record.tokens[3] += 1
+    with pytest.raises(UsageError, match="different tokens"):
+        judge.score(model, sample, record)
+    assert judge.Reference.load(toy / "f32.gguf") is None
+    with pytest.raises(ModelFileError):
+        judge.Reference.load(toy / "none")

@@ -61,6 +61,7 @@ def main():
     add("--held-out", help="prompts to judge with, others than those")
     add("--type", action="append", help="may be repeated (default: q4_k_s)")
     add("--work", type=Path, default=Path("build/calibration"), help="where the files go")
+    add("--threads", type=int, help="default: one per usable physical core")
     add("--videos", type=int, default=60, help="clips to draw for each purpose, and a third as many pictures")
     args = parser.parse_args()
     if not args.demo and not (args.calibrate and args.held_out):
@@ -70,17 +71,18 @@ def main():
     if args.demo:
         seen = drawn(args.work / "seen", 1, False, args.videos, args.videos // 3)
         unseen = drawn(args.work / "unseen", 2, True, args.videos, args.videos // 3)
+    threads = ["--threads", args.threads] if args.threads else []
     calibrations = {"none": None, "texts": [], "videos": ["--data", seen]}
     for name, data in calibrations.items():
         if data is not None:
-            ivlite("calibrate", args.model, *data, "-o", args.work / f"{name}.stats", "--restart")
+            ivlite("calibrate", args.model, *data, "-o", args.work / f"{name}.stats", "--restart", *threads)
     print(f"{'type':<10}{'calibration':<12}{'kind':<7}" + "".join(f"{c:>10}" for c in COLUMNS))
     for kind in args.type or ["q4_k_s"]:
         files = {name: args.work / f"{kind}-{name}.gguf" for name in calibrations}
         for name, out in files.items():
             stats = [] if calibrations[name] is None else ["--calibration", args.work / f"{name}.stats"]
             ivlite("quantize", args.model, "-o", out, "--type", kind, *stats)
-        found = json.loads(ivlite("eval", *files.values(), "--against", args.model, "--data", unseen, "--json"))
+        found = json.loads(ivlite("eval", *files.values(), "--against", args.model, "--data", unseen, "--json", *threads))
         for name, result in zip(files, found["models"], strict=True):
             for prompts, s in result["kinds"].items():
                 numbers = "".join(f"{s[c]:>10.5f}" if isinstance(s[c], float) else f"{s[c]:>10}" for c in COLUMNS)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo_model"
-COLUMNS = ("mean_kl", "p99_kl", "top1", "flips", "answers", "tokens")
+COLUMNS = ("mean_kl", "p99_kl", "answer_kl", "top1", "flips", "answers", "tokens")
 
 
 def ivlite(*args):

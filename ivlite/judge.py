@@ -6,7 +6,7 @@ most the true one, and equal to it where the vocabulary is not larger.
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -50,22 +50,24 @@ class Scores:
     answers: int = 0
     flips: int = 0
     kl: list = field(default_factory=list)
+    answer_kl: list = field(default_factory=list)
     same: list = field(default_factory=list)
     loss: list = field(default_factory=list)
     reference_loss: list = field(default_factory=list)
 
     def add(self, other):
-        for name in ("prompts", "answers", "flips", "kl", "same", "loss", "reference_loss"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for f in fields(self):
+            setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
 
     def summary(self):
-        """Plain data: counts, mean_kl, p99_kl, top1 (share), perplexity and reference_perplexity of the prompts."""
-        kl = np.concatenate(self.kl)
+        """Plain data: counts, mean_kl, p99_kl, answer_kl (of the answers alone), top1 (share), perplexity and reference_perplexity of the prompts."""
+        kl, answers = np.concatenate(self.kl), np.concatenate(self.answer_kl)
         losses = [np.concatenate(x) for x in (self.loss, self.reference_loss)]
         own, reference = (math.exp(min(x.mean(), 700)) if len(x) else None for x in losses)
         return {
             "prompts": self.prompts, "tokens": len(kl), "mean_kl": float(kl.mean()),
-            "p99_kl": float(np.quantile(kl, 0.99)), "top1": float(np.concatenate(self.same).mean()),
+            "p99_kl": float(np.quantile(kl, 0.99)), "answer_kl": float(answers.mean()) if len(answers) else None,
+            "top1": float(np.concatenate(self.same).mean()),
             "perplexity": own, "reference_perplexity": reference, "answers": self.answers, "flips": self.flips,
         }  # fmt: skip
 
@@ -175,8 +177,9 @@ def score(model, sample, reference, progress=None):
     kl, same, loss = (np.concatenate(x) for x in (kl, same, loss))
     text = positions < reference.given - 1  # the reference likes its own answer, whatever it is worth
     answered = len(reference.tokens) > reference.given
-    flipped = answered and not same[positions >= reference.given - 1].all()
-    return Scores(1, int(answered), int(flipped), [kl], [same], [loss[text]], [reference.loss[text]])
+    flipped = answered and not same[~text].all()
+    own = kl[~text] if answered else kl[:0]
+    return Scores(1, int(answered), int(flipped), [kl], [own], [same], [loss[text]], [reference.loss[text]])
 
 
 # ------------------------------------------------------------------------------------------------ the file

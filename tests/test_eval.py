@@ -65,6 +65,7 @@ def test_the_numbers_are_those_of_the_formulas(toy, monkeypatch):
     for logits, name in ((q, "perplexity"), (p, "reference_perplexity")):
         loss = -np.log(softmax(logits)[np.arange(text), prompt.token_ids[1:]])
         assert got[name] == pytest.approx(np.exp(loss.mean()), rel=1e-4)
+    assert got["answer_kl"] == pytest.approx(kl[text:].mean(), rel=1e-4)
     agree = p[text:].argmax(1) == q[text:].argmax(1)
     assert (got["answers"], got["flips"]) == (1, int(not agree.all()))
 

@@ -72,7 +72,7 @@ def page(title, drawing, results):
     """A self-contained HTML page: the drawing and the table."""
     shapes = "".join(SHAPES[kind](*rest) for kind, *rest in drawing)
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="100%" font-family="sans-serif" font-size="13">{shapes}</svg>'
-    names = ("mean_kl", "p99_kl", "top1", "perplexity", "reference_perplexity", "flips", "answers", "prompts", "tokens")
+    names = ("mean_kl", "p99_kl", "answer_kl", "top1", "perplexity", "reference_perplexity", "flips", "answers", "prompts", "tokens")
     head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in ("file", "bits_per_weight", "kind", *names))
     body = ""
     for r in results:

@@ -18,11 +18,12 @@ examples:
   ivlite eval q4.gguf --against clips.ref --data clips --json
 
 KL is counted over the text of the prompts and over the answer that the reference gives (greedy, --answer-tokens), not
-over the tokens of images and videos. An answer is flipped when the model, greedy too, would have given another one.
-Perplexity is that of the prompts' text. --data as for `ivlite calibrate`. Models are loaded one after the other.
+over the tokens of images and videos; "answer KL" is that of the answers alone, the better figure for models that never
+learned to write questions. An answer is flipped when the model, greedy too, would have given another one. Perplexity is
+that of the prompts' text. --data as for `ivlite calibrate`. Models are loaded one after the other.
 """
 
-COLUMNS = ("prompts", "tokens", "mean KL", "99 % KL", "top-1", "perplexity", "reference", "flips")
+COLUMNS = ("prompts", "tokens", "mean KL", "99 % KL", "answer KL", "top-1", "perplexity", "reference", "flips")
 
 
 def add_parser(commands):
@@ -175,8 +176,8 @@ def _lines(args, results):
         for kind, s in result["kinds"].items():
             values = [
                 f"{s['prompts']:,}", f"{s['tokens']:,}", f"{s['mean_kl']:.5f}", f"{s['p99_kl']:.4f}",
-                f"{100 * s['top1']:.2f} %", _number(s["perplexity"]), _number(s["reference_perplexity"]),
-                f"{s['flips']} of {s['answers']}",
+                "-" if s["answer_kl"] is None else f"{s['answer_kl']:.5f}", f"{100 * s['top1']:.2f} %",
+                _number(s["perplexity"]), _number(s["reference_perplexity"]), f"{s['flips']} of {s['answers']}",
             ]  # fmt: skip
             yield f"{kind:<6}" + "".join(f"{value:>12}" for value in values)
 

@@ -128,7 +128,8 @@ def test_killed_at_any_moment(wide, tmp_path):
         "quantize(*sys.argv[1:3], type='q8_0', resume=True, progress=lambda *a: (print('.', flush=True), time.sleep(0.002)))"
     )
     for kill in range(4):
-        child = subprocess.Popen([sys.executable, "-c", program, wide, out], stdout=subprocess.PIPE)
+        # not in the source tree, where Python would find ivlite without its compiled module
+        child = subprocess.Popen([sys.executable, "-c", program, wide, out], stdout=subprocess.PIPE, cwd=tmp_path)
         for _ in range(10 + 25 * kill):
             child.stdout.readline()
         child.send_signal(signal.SIGKILL)

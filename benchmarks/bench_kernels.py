@@ -23,6 +23,7 @@ from ivlite import _C
 COLD = 160 << 20  # weights of one case: more than a cache holds
 WIDTH, INNER, HEADS, RANK, HEAD = 4096, 12288, 32, 896, 128
 PIXELS, VISION, VISION_HEADS, VISION_INNER = 352, 1152, 16, 4304
+K_FORMATS = ("q4_k", "q5_k", "q6_k")
 FORMATS = {f["name"]: f for f in _C.formats()}
 rng = np.random.default_rng(0)
 
@@ -101,7 +102,7 @@ def vision_attention():
         n = 64 if small else patches
         q, k, v, y = (floats(n, VISION_HEADS, dim) for _ in range(4))
         work = 4.0 * n * n * dim * VISION_HEADS
-        return Case("GOPS", work, lambda i: _C.attention(y, q, k, v, dim**-0.5, n), y)
+        return Case("GOPS", work, lambda i: _C.attention(y, q, k, v, dim**-0.5, n, False), y)
 
     return f"attention {VISION_HEADS} x {dim}, {patches} patches", build
 
@@ -169,12 +170,14 @@ def patchify():
 def all_cases():
     vector, ones = floats(WIDTH), np.ones(VISION, np.float32)
     yield from (linear("q4_0", rows, cols, 1) for rows, cols in ((2 * INNER, WIDTH), (WIDTH, INNER), (WIDTH, WIDTH)))
+    yield from (linear(fmt, WIDTH, INNER, 1) for fmt in K_FORMATS)
     yield linear("q8_0", RANK + HEAD, WIDTH, 1)
     yield linear("q8_0", RANK, HEAD, 1, HEADS)
     yield linear("q8_0", HEAD, RANK, 1, HEADS)
     yield linear("q4_0", WIDTH, WIDTH, 4)
     yield from (linear(fmt, WIDTH, WIDTH, 1) for fmt in ("bf16", "f16", "f32"))
     yield from (linear("q4_0", rows, cols, 256) for rows, cols in ((2 * INNER, WIDTH), (WIDTH, INNER), (WIDTH, WIDTH)))
+    yield from (linear(fmt, WIDTH, INNER, 256) for fmt in K_FORMATS)
     yield linear("q8_0", RANK + HEAD, WIDTH, 256)
     yield from (linear("q8_0", *s, 512) for s in ((3 * VISION, VISION), (VISION_INNER, VISION), (VISION, VISION_INNER)))
     yield from (linear(fmt, VISION, 1536, 512) for fmt in ("bf16", "f16", "f32"))

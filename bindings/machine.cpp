@@ -18,7 +18,7 @@ py::dict cpu() {
   py::dict out;
   out["name"] = c.name;
   out["avx2"] = c.avx2, out["fma"] = c.fma, out["f16c"] = c.f16c, out["avx512f"] = c.avx512f, out["avx512bw"] = c.avx512bw;
-  out["avx512dq"] = c.avx512dq, out["avx512vl"] = c.avx512vl, out["avx512vnni"] = c.avx512vnni, out["avxvnni"] = c.avxvnni;
+  out["avx512dq"] = c.avx512dq, out["avx512vl"] = c.avx512vl, out["avx512vnni"] = c.avx512vnni, out["avxvnni"] = c.avxvnni, out["amx"] = c.amx;
   return out;
 }
 
@@ -36,15 +36,16 @@ double on_all_threads(int threads, F work) {
   return seconds_since(start);
 }
 
-// int8 operations per second (a multiply and an add are two), the best of runs that take `seconds` together.
-double probe_int8_peak(double seconds) {
+// Operations per second (a multiply and an add are two), the best of runs that take `seconds` together; 0 without a kernel.
+double probe_peak(uint64_t (*kernel)(int64_t), double seconds) {
+  if (!kernel) return 0;
   py::gil_scoped_release release;
   int threads = num_threads();
   int64_t iterations = 1 << 12;
   double best = 0, spent = 0;
   while (spent < seconds) {
     std::atomic<uint64_t> macs{0};
-    double took = on_all_threads(threads, [&](int64_t) { macs += kernels().int8_peak(iterations); });
+    double took = on_all_threads(threads, [&](int64_t) { macs += kernel(iterations); });
     if (took < 0.02)
       iterations *= 2;
     else
@@ -89,8 +90,12 @@ void bind_machine(py::module_& m) {
   m.def("num_threads", num_threads);
   m.def("set_num_threads", set_num_threads, py::call_guard<py::gil_scoped_release>());
   m.def("default_threads", default_threads, "One per physical core that this process may use.");
-  m.def("probe_int8_peak", probe_int8_peak, py::arg("seconds") = 0.3,
-        "int8 operations per second of the kernels' instructions, in registers.");
+  m.def(
+      "probe_int8_peak", [](double seconds) { return probe_peak(kernels().int8_peak, seconds); }, py::arg("seconds") = 0.3,
+      "int8 operations per second of the kernels' instructions, in registers.");
+  m.def(
+      "probe_matrix_peak", [](double seconds) { return probe_peak(kernels().matrix_peak, seconds); }, py::arg("seconds") = 0.3,
+      "Operations per second of the matrix unit that the kernels use, in registers; 0 without one.");
   m.def("probe_read_bandwidth", probe_read_bandwidth, py::arg("bytes") = (int64_t)256 << 20, py::arg("repeats") = 5,
         "Bytes per second read.");
   m.def("cuda_available", cuda_available, "Whether this build has CUDA kernels and the machine a GPU for them.");

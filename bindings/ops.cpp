@@ -81,11 +81,11 @@ void py_gelu(Floats y, const Floats& x, const std::string& form) {
   gelu(out, in, n, form == "erf");
 }
 
-void py_attention(Floats y, const Floats& q, const Floats& k, const Floats& v, float scale, int64_t segment) {
+void py_attention(Floats y, const Floats& q, const Floats& k, const Floats& v, float scale, int64_t segment, bool exact) {
   OutHeads out = out_heads(y);
   InHeads a = in_heads(q), b = in_heads(k), c = in_heads(v);
   Released release;
-  attention(out, a, b, c, scale, segment);
+  attention(out, a, b, c, scale, segment, exact);
 }
 
 void py_absorbed(Floats y, const Floats& q_latent, const Floats& q_rope, const LatentCache& cache, int64_t layer, float scale) {
@@ -171,7 +171,7 @@ void bind_ops(py::module_& m) {
   m.def("silu_mul", py_silu_mul, y, x);
   m.def("gelu", py_gelu, y, x, py::arg("form"));
   m.def("attention", py_attention, y, py::arg("q").noconvert(), py::arg("k").noconvert(), py::arg("v").noconvert(), py::arg("scale"),
-        py::arg("segment"));
+        py::arg("segment"), py::arg("exact"));
   m.def("absorbed_attention", py_absorbed, y, py::arg("q_latent").noconvert(), py::arg("q_rope").noconvert(), py::arg("cache"),
         py::arg("layer"), py::arg("scale"));
   m.def("expanded_attention", py_expanded, y, py::arg("q_nope").noconvert(), py::arg("q_rope").noconvert(), py::arg("cache"),

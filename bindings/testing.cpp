@@ -23,9 +23,9 @@ struct Named {
 #name, [](const KernelTable& a, const KernelTable& b) { return memcmp(a.name, b.name, sizeof a.name) != 0; } \
   }
 const Named TABLE[] = {
-    ENTRIES(linear),      ENTRY(quantize_rows), ENTRY(rms_norm), ENTRY(layer_norm), ENTRY(rope),
-    ENTRY(silu_mul),      ENTRY(gelu_tanh),     ENTRY(gelu_erf), ENTRY(attention),  ENTRIES(latent_attention),
-    ENTRIES(cache_write), ENTRIES(cache_read),  ENTRY(patchify), ENTRY(int8_peak),  ENTRY(read_stream),
+    ENTRIES(linear),      ENTRIES(linear_wide), ENTRY(round_tiles), ENTRY(quantize_rows), ENTRY(rms_norm), ENTRY(layer_norm), ENTRY(rope),
+    ENTRY(silu_mul),      ENTRY(gelu_tanh),     ENTRY(gelu_erf), ENTRY(attention), ENTRY(attention_wide),  ENTRIES(latent_attention),
+    ENTRIES(cache_write), ENTRIES(cache_read),  ENTRY(patchify), ENTRY(int8_peak), ENTRY(matrix_peak), ENTRY(read_stream),
 };
 #undef ENTRY
 #undef ENTRIES
@@ -39,15 +39,17 @@ std::vector<std::string> overrides(const std::string& isa) {
   return out;
 }
 
-// What an integer linear layer multiplies by: codes (T, padded), scale and sum (T, groups).
+// What an integer linear layer multiplies by: codes (T, padded), scale and sum (T, groups), halves (T, groups, 2), shift.
 py::tuple quantize_rows(const Floats& x) {
   InRows in = in_rows(x);
   int64_t padded = (in.cols + kGroup - 1) / kGroup * kGroup;
   py::array_t<int8_t> q({in.rows, padded});
   Floats scale({in.rows, padded / kGroup});
-  py::array_t<int32_t> sum({in.rows, padded / kGroup});
-  kernels().quantize_rows({q.mutable_data(), scale.mutable_data(), sum.mutable_data(), padded}, in.data, in.stride, in.cols, 0, in.rows);
-  return py::make_tuple(q, scale, sum);
+  py::array_t<int32_t> sum({in.rows, padded / kGroup}), halves({in.rows, padded / kGroup, (int64_t)2});
+  Floats shift({in.rows, padded / kGroup});
+  QuantRows out{q.mutable_data(), scale.mutable_data(), sum.mutable_data(), halves.mutable_data(), shift.mutable_data(), padded};
+  kernels().quantize_rows(out, in.data, in.stride, in.cols, 0, in.rows);
+  return py::make_tuple(q, scale, sum, halves, shift);
 }
 
 }  // namespace
@@ -57,7 +59,7 @@ void bind_testing(py::module_& m) {
   m.def("use_isa", use_isa, py::arg("isa"), "Puts that instruction set's kernels in use.");
   m.def("overrides", overrides, py::arg("isa"), "The table entries that this instruction set does itself.");
   m.def("quantize_rows", quantize_rows, py::arg("x").noconvert(),
-        "float32 (T, n) -> int8 codes, float32 scales, int32 sums, per 32 columns.");
+        "float32 (T, n) -> int8 codes; per 32 columns float32 scales, int32 sums, two half sums, float32 scale x sum.");
 }
 
 }  // namespace ivlite

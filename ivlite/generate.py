@@ -7,7 +7,7 @@ import numpy as np
 
 from ivlite.errors import ContextError, ModelFileError
 
-CHUNK = 512  # tokens that go through the layers together in prefill
+CHUNK = 1024  # tokens that go through the layers together in prefill
 PATCHES = 2048  # patches that go through the vision tower together, where one frame pair has fewer
 
 

@@ -68,7 +68,7 @@ def test_patchify_and_attention(sets, rng):
     got, expected = both(sets, lambda o: o.patchify(frames, 16, 2, (0.5, 0.4, 0.3), (0.5, 0.2, 0.1)))
     assert np.allclose(got, expected, atol=1e-5)
     q, k, v = normal(rng, 3, 30, 2, 12)
-    got, expected = both(sets, lambda o: o.attention(o.array(q), o.array(k), o.array(v), 0.3, 15))
+    got, expected = both(sets, lambda o: o.attention(o.array(q), o.array(k), o.array(v), 0.3, 15, True))
     assert np.allclose(got, expected, atol=1e-5)
 
 
@@ -100,7 +100,7 @@ def test_latent_attention_in_two_turns(sets, rng, kind):
         return out
 
     for got, expected in zip(*([o.numpy(x) for x in call(o)] for o in sets), strict=True):
-        assert np.allclose(got, expected, atol=2e-4)
+        assert np.allclose(got, expected, atol=0.02 if kind == "q8" else 2e-4)  # a matrix unit takes q8 rows in bf16
 
 
 def test_unknown_sets_are_refused():

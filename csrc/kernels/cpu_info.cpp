@@ -6,6 +6,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace ivlite {
 namespace {
@@ -15,6 +19,17 @@ uint64_t saved_registers() {  // XGETBV of XCR0: which register files the system
   uint32_t low, high;
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return (uint64_t)high << 32 | low;
+}
+
+// Tile registers are saved (XCR0), and this process has asked Linux for them: 8 KB per thread are not granted unasked.
+bool may_use_tiles(uint64_t saved) {
+  if ((saved >> 17 & 3) != 3) return false;
+#if defined(__linux__)
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
 }
 
 std::string brand() {
@@ -42,6 +57,7 @@ CpuInfo find() {
   info.avx512bw = zmm && (b >> 30 & 1);
   info.avx512vl = zmm && (b >> 31 & 1);
   info.avx512vnni = zmm && (c >> 11 & 1);
+  info.amx = zmm && (d >> 22 & 1) && (d >> 24 & 1) && may_use_tiles(saved);  // bf16 and tile
   if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) info.avxvnni = ymm && (a >> 4 & 1);
   return info;
 }

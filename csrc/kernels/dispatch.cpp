@@ -19,6 +19,7 @@ bool always() { return true; }
 void nothing(KernelTable&) {}
 #if defined(__x86_64__)
 bool has_avx2() { return cpu_info().avx2 && cpu_info().fma && cpu_info().f16c; }
+bool has_avxvnni() { return has_avx2() && cpu_info().avxvnni; }
 bool has_avx512vnni() {
 #ifdef IVLITE_EMULATE_AVX512
   return has_avx2();  // a test build: the intrinsics are functions
@@ -27,6 +28,7 @@ bool has_avx512vnni() {
   return has_avx2() && c.avx512f && c.avx512bw && c.avx512dq && c.avx512vl && c.avx512vnni;
 #endif
 }
+bool has_amx() { return has_avx512vnni() && cpu_info().amx; }
 #endif
 
 // Weak to strong; a row that the machine lacks is skipped.
@@ -34,7 +36,11 @@ const Row ROWS[] = {
     {"ref", always, nothing},
 #if defined(__x86_64__)
     {"avx2", has_avx2, init_avx2},
+    {"avxvnni", has_avxvnni, init_avxvnni},
     {"avx512vnni", has_avx512vnni, init_avx512vnni},
+#ifndef IVLITE_EMULATE_AVX512
+    {"amx", has_amx, init_amx},
+#endif
 #endif
 };
 

@@ -56,10 +56,13 @@ constexpr int64_t layout_bytes(const PanelLayout& l, int64_t groups) {
 //   q      (tokens, cols padded to kGroup)   codes -127..127, round to nearest even of x / scale
 //   scale  (tokens, groups)                  absmax / 127, 0 for an all-zero group
 //   sum    (tokens, groups)                  sum of the 32 codes: pays for the unsigned offset of weight codes
+//   halves (tokens, groups, 2)               sums of 16 codes each, for formats with a scale per 16 columns
+//   shift  (tokens, groups)                  scale x sum: what a weight format's lows multiply
 struct QuantRows {
   int8_t* q;
   float* scale;
-  int32_t* sum;
+  int32_t *sum, *halves;
+  float* shift;
   int64_t cols;  // padded
 };
 
@@ -76,8 +79,18 @@ struct LinearArgs {
   const float* bias;   // (rows,) or null
   bool accumulate;
   int64_t tokens;
+  const uint16_t* wide;  // used by linear_wide instead of xq's codes; xq.cols counts
+  void* scratch;         // linear_wide: kWideScratch bytes, 64-byte aligned, owned by the calling thread
 };
 using linear_fn = void (*)(const LinearArgs& a, int64_t p0, int64_t p1);
+
+// Rounds x (tokens, ldx) to bf16 for linear_wide, in tiles of 16 tokens x 32 columns, padded with zeros: (t, k) goes to
+// element ((t / 16) groups + k / 32) 512 + (t % 16) 32 + k % 32. Tiles of tokens [16 t0, 16 t1).
+using round_tiles_fn = void (*)(uint16_t* out, const float* x, int64_t ldx, int64_t tokens, int64_t cols, int64_t t0, int64_t t1);
+
+constexpr int64_t kWideFrom = 16;    // tokens from which linear_wide is the faster
+constexpr int64_t kWideTokens = 512;  // tokens that one opening of a panel serves
+constexpr int64_t kWideScratch = (128 << 10) + kWideTokens * 256 * 4;
 
 // Quantises rows [t0, t1) of x (tokens, ldx), cols real columns, into out.
 using quantize_rows_fn = void (*)(const QuantRows& out, const float* x, int64_t ldx, int64_t cols, int64_t t0, int64_t t1);
@@ -180,27 +193,41 @@ using patchify_fn = void (*)(const PatchArgs& a, int64_t b0, int64_t b1);
 struct KernelTable {
   linear_fn linear[kFormatCount];  // by Format; every readable format has one
   quantize_rows_fn quantize_rows;
+  // Sets with a matrix unit multiply many tokens by quantised weights in bf16; null in others.
+  linear_fn linear_wide[kFormatCount];
+  round_tiles_fn round_tiles;
   rms_norm_fn rms_norm;
   layer_norm_fn layer_norm;
   rope_fn rope;
   silu_mul_fn silu_mul;
   gelu_fn gelu_tanh, gelu_erf;
   attention_fn attention;
+  attention_fn attention_wide;  // by a matrix unit in bf16; null without one
   latent_attention_fn latent_attention[3];  // by CacheKind
   cache_write_fn cache_write[3];
   cache_read_fn cache_read[3];
   patchify_fn patchify;
   // Probes of what this machine can do at best with this instruction set: the denominators of `ivlite bench`.
   uint64_t (*int8_peak)(int64_t iterations);                // multiply-accumulates done, operands in registers
+  uint64_t (*matrix_peak)(int64_t iterations);              // of the matrix unit; null without one
   float (*read_stream)(const void* memory, int64_t bytes);  // touches every byte once, in order
 };
 
-// Floats of scratch that one call of an attention kernel may use: blocks of up to 64 queries and 512 keys.
-inline int64_t attention_scratch(const AttentionArgs& a) { return 128 * (a.d + a.d2 + a.dv + 512) + 4096; }
-inline int64_t latent_scratch(const LatentArgs& a) { return 64 * (a.cache.rank + a.cache.rope_dim) + 128 * a.heads + 8192; }
+// Floats of scratch that one call of an attention kernel may use: blocks of up to 128 queries and 512 keys in float, of 512
+// queries and 128 keys in bf16.
+inline int64_t attention_scratch(const AttentionArgs& a) {
+  const int64_t exact = 128 * (a.d + a.d2 + a.dv + 512) + 4096, wide = 320 * (a.d + a.d2 + 64) + 576 * (a.dv + 16) + 16384;
+  return exact > wide ? exact : wide;
+}
+inline int64_t latent_scratch(const LatentArgs& a) {
+  const int64_t lanes = a.heads + 32;
+  return (lanes + 128) * (a.cache.rank + a.cache.rope_dim + 64) + 64 * lanes + 16384;
+}
 
 void init_ref(KernelTable& t);
 void init_avx2(KernelTable& t);
+void init_avxvnni(KernelTable& t);
 void init_avx512vnni(KernelTable& t);
+void init_amx(KernelTable& t);
 
 }  // namespace ivlite

@@ -13,12 +13,14 @@ namespace ivlite {
 namespace {
 
 constexpr int64_t kQueryBlock = 256;   // queries of one head that a thread takes together
-constexpr int64_t kExpandRows = 256;   // cached tokens expanded together: their latents stay in L2
+constexpr int64_t kExpandRows = 512;   // cached tokens expanded together: their latents stay in L2
 constexpr int64_t kSplitTokens = 512;  // stored tokens of a part of absorbed attention, at least
 constexpr int64_t kHeadPiece = 16;     // heads of a query that a thread takes together when there are few parts
 
 // Scratch of the calling thread; slot 0 belongs to linear layers and what they multiply.
 float* floats(int slot, int64_t n) { return (float*)thread_scratch(slot, (size_t)n * 4); }
+
+attention_fn attention_kernel(bool exact) { return exact || !kernels().attention_wide ? kernels().attention : kernels().attention_wide; }
 
 void check_causal(const InHeads& q, const LatentCache& cache) {
   check(q.tokens <= cache.visible(), "there are more queries than cached tokens");
@@ -76,7 +78,7 @@ struct Absorbed {
 
 }  // namespace
 
-void attention(const OutHeads& out, const InHeads& q, const InHeads& k, const InHeads& v, float scale, int64_t segment) {
+void attention(const OutHeads& out, const InHeads& q, const InHeads& k, const InHeads& v, float scale, int64_t segment, bool exact) {
   check(q.tokens == k.tokens && q.tokens == v.tokens && q.tokens == out.tokens, "q, k, v and out need the same rows");
   check(q.heads == k.heads && q.heads == v.heads && q.heads == out.heads, "q, k, v and out need the same heads");
   check(q.dim == k.dim && v.dim == out.dim && q.dim > 0 && v.dim > 0, "q and k, v and out need the same head dimension");
@@ -92,7 +94,7 @@ void attention(const OutHeads& out, const InHeads& q, const InHeads& k, const In
       a.v = v.data + first * v.token_stride + h * v.head_stride, a.ld_v = v.token_stride;
       a.d = q.dim, a.dv = v.dim, a.keys = segment, a.scale = scale;
       a.scratch = floats(1, attention_scratch(a));
-      kernels().attention(a, q0, std::min(q0 + kQueryBlock, segment));
+      attention_kernel(exact)(a, q0, std::min(q0 + kQueryBlock, segment));
     }
   });
 }
@@ -147,35 +149,53 @@ void read_latents(float* out, const LatentCache& cache, int64_t layer, int64_t s
   memcpy(out + (border - s) * rows.rank, given, (size_t)((s + n - border) * rows.rank) * 4);
 }
 
-int64_t expand_bytes(int64_t rank) { return round_up(quant_rows_bytes(kExpandRows, rank), 64); }
-QuantRows expand_rows(char* quantised, int64_t s, int64_t rank) {
-  return quant_rows(quantised + s / kExpandRows * expand_bytes(rank), kExpandRows, rank);
-}
+// Latents of all cached tokens as kv_b's kernels take them, made once for all heads, in blocks of kExpandRows.
+struct Expansion {
+  const LatentCache& cache;
+  int64_t layer;
+  const Weight& kv_b;
+  int64_t visible, rank;
+  bool wide;     // tiles of bf16; else int8 codes
+  char* blocks;  // null for float weights, which read latents as they are
 
-// Latents of tokens [0, visible), quantised once for all heads, in blocks of kExpandRows.
-void quantise_latents(char* quantised, const LatentCache& cache, int64_t layer, int64_t visible) {
-  int64_t rank = cache.layer(layer).rank;
-  parallel_for((visible + kExpandRows - 1) / kExpandRows, 1, [&](int64_t begin, int64_t end) {
-    float* latent = floats(1, kExpandRows * rank);
-    for (int64_t s = begin * kExpandRows; s < std::min(end * kExpandRows, visible); s += kExpandRows) {
-      int64_t n = std::min(kExpandRows, visible - s);
-      read_latents(latent, cache, layer, s, n);
-      kernels().quantize_rows(expand_rows(quantised, s, rank), latent, rank, rank, 0, n);
-    }
-  });
-}
-
-// Keys and values of one head for cached tokens [0, visible): kv (visible, nope + v). quantised is null for float weights.
-void expand_head(float* kv, char* quantised, const LatentCache& cache, int64_t layer, const Weight& kv_b, int64_t h, int64_t visible) {
-  int64_t rank = cache.layer(layer).rank, width = kv_b.rows();
-  float* latent = quantised ? nullptr : floats(1, kExpandRows * rank);
-  for (int64_t s = 0; s < visible; s += kExpandRows) {
-    int64_t n = std::min(kExpandRows, visible - s);
-    if (latent) read_latents(latent, cache, layer, s, n);
-    QuantRows xq = quantised ? expand_rows(quantised, s, rank) : QuantRows{};
-    linear_panels({kv + s * width, n, width, width}, {latent, n, rank, rank}, xq, kv_b, h, nullptr, false, 0, kv_b.panels());
+  Expansion(const LatentCache& cache, int64_t layer, const Weight& kv_b)
+      : cache(cache), layer(layer), kv_b(kv_b), visible(cache.visible()), rank(kv_b.cols()), wide(is_wide(kv_b, visible)), blocks(nullptr) {
+    if (!kv_b.quantized()) return;
+    blocks = (char*)thread_scratch(0, (size_t)((visible + kExpandRows - 1) / kExpandRows * block_bytes()));
+    parallel_for((visible + kExpandRows - 1) / kExpandRows, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t s = begin * kExpandRows; s < std::min(end * kExpandRows, visible); s += kExpandRows) prepare(s);
+    });
   }
-}
+
+  int64_t block_bytes() const { return round_up(wide ? tiles_bytes(kExpandRows, rank) : quant_rows_bytes(kExpandRows, rank), 64); }
+  char* block(int64_t s) const { return blocks + s / kExpandRows * block_bytes(); }
+
+  void prepare(int64_t s) const {
+    int64_t n = std::min(kExpandRows, visible - s);
+    float* latent = floats(1, kExpandRows * rank);
+    read_latents(latent, cache, layer, s, n);
+    if (wide)
+      kernels().round_tiles((uint16_t*)block(s), latent, rank, n, rank, 0, (n + 15) / 16);
+    else
+      kernels().quantize_rows(quant_rows(block(s), kExpandRows, rank), latent, rank, rank, 0, n);
+  }
+
+  // Keys and values of one head: kv (visible, nope + v).
+  void head(float* kv, int64_t h) const {
+    int64_t width = kv_b.rows();
+    float* latent = blocks ? nullptr : floats(1, kExpandRows * rank);
+    for (int64_t s = 0; s < visible; s += kExpandRows) {
+      int64_t n = std::min(kExpandRows, visible - s);
+      if (latent) read_latents(latent, cache, layer, s, n);
+      OutRows out{kv + s * width, n, width, width};
+      InRows in{latent, n, rank, rank};
+      if (wide)
+        wide_panels(out, in, (const uint16_t*)block(s), kv_b, h, nullptr, false, 0, kv_b.panels());
+      else
+        linear_panels(out, in, blocks ? quant_rows(block(s), kExpandRows, rank) : QuantRows{}, kv_b, h, nullptr, false, 0, kv_b.panels());
+    }
+  }
+};
 
 // The rotated keys of tokens [0, visible), float (visible, rope_dim), in the calling thread's scratch.
 float* read_keys(const LatentCache& cache, int64_t layer, int64_t visible) {
@@ -202,15 +222,11 @@ void expanded_attention(const OutHeads& out, const InHeads& q_nope, const InHead
   check_causal(q_nope, cache);
   if (tokens == 0) return;
   float* k_rope = read_keys(cache, layer, visible);
-  char* quantised = nullptr;
-  if (kv_b.quantized()) {
-    quantised = (char*)thread_scratch(0, (size_t)((visible + kExpandRows - 1) / kExpandRows * expand_bytes(rows.rank)));
-    quantise_latents(quantised, cache, layer, visible);
-  }
+  const Expansion expansion(cache, layer, kv_b);
   parallel_for(heads, 1, [&](int64_t h0, int64_t h1) {
     for (int64_t h = h0; h < h1; h++) {
       float* kv = floats(2, visible * width);
-      expand_head(kv, quantised, cache, layer, kv_b, h, visible);
+      expansion.head(kv, h);
       AttentionArgs a{};
       a.out = out.data + h * out.head_stride, a.ld_out = out.token_stride;
       a.q = q_nope.data + h * q_nope.head_stride, a.ld_q = q_nope.token_stride;
@@ -219,7 +235,7 @@ void expanded_attention(const OutHeads& out, const InHeads& q_nope, const InHead
       a.d = nope, a.d2 = rows.rope_dim, a.dv = out.dim, a.keys = visible;
       a.first_visible = visible - tokens, a.causal = true, a.scale = scale;
       a.scratch = floats(1, attention_scratch(a));
-      kernels().attention(a, 0, tokens);
+      attention_kernel(!kv_b.quantized())(a, 0, tokens);
     }
   });
 }

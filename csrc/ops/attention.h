@@ -6,8 +6,9 @@
 
 namespace ivlite {
 
-// Bidirectional attention within runs of `segment` tokens: q, k (T, H, d), v (T, H, dv) -> out (T, H, dv).
-void attention(const OutHeads& out, const InHeads& q, const InHeads& k, const InHeads& v, float scale, int64_t segment);
+// Bidirectional attention within runs of `segment` tokens: q, k (T, H, d), v (T, H, dv) -> out (T, H, dv). Unless exact, a
+// machine with a matrix unit computes in bf16.
+void attention(const OutHeads& out, const InHeads& q, const InHeads& k, const InHeads& v, float scale, int64_t segment, bool exact);
 
 // The T queries of both forms are the newest T visible rows of the cache: query t sees the rows up to its own.
 // Absorbed: q_latent (T, H, rank) and q_rope (T, H, rope), contiguous -> out (T, H, rank), contiguous: sums of latents.

@@ -17,6 +17,7 @@ int64_t packed_size(Format format, int64_t heads, int64_t rows, int64_t cols) {
 
 // How many items a thread takes at least: less than this much memory is not worth waking anyone.
 constexpr int64_t kGrainBytes = 32 << 10;
+constexpr int64_t kWidePanels = 16;  // that linear_wide takes together
 
 int64_t panel_grain(const Weight& w, int64_t tokens) {
   return std::max<int64_t>(1, kGrainBytes / (w.panel_stride() * std::min<int64_t>(tokens, 64)));
@@ -46,19 +47,44 @@ Weight::Weight(Format format, const uint8_t* data, int64_t bytes, int64_t heads,
 
 int64_t quant_rows_bytes(int64_t tokens, int64_t cols) {
   int64_t padded = round_up(cols, kGroup);
-  return tokens * (padded + padded / kGroup * 8) + 64;
+  return tokens * (padded + padded / kGroup * 20) + 64;
 }
 
 QuantRows quant_rows(void* memory, int64_t tokens, int64_t cols) {
   int64_t padded = round_up(cols, kGroup), groups = padded / kGroup;
   int8_t* q = (int8_t*)memory;
   float* scale = (float*)(q + tokens * padded);  // padded is a multiple of 32, so scales are aligned
-  return {q, scale, (int32_t*)(scale + tokens * groups), padded};
+  float* shift = scale + tokens * groups;
+  int32_t* sum = (int32_t*)(shift + tokens * groups);
+  return {q, scale, sum, sum + tokens * groups, shift, padded};
 }
+
+bool is_wide(const Weight& w, int64_t tokens) { return tokens >= kWideFrom && kernels().linear_wide[(int)w.format()]; }
+
+int64_t tiles_bytes(int64_t tokens, int64_t cols) { return round_up(tokens, 16) * round_up(cols, kGroup) * 2; }
+
+void wide_panels(const OutRows& y, const InRows& x, const uint16_t* tiles, const Weight& w, int64_t head, const float* bias,
+                 bool accumulate, int64_t p0, int64_t p1) {
+  QuantRows xq{};
+  xq.cols = round_up(w.cols(), kGroup);
+  void* scratch = thread_scratch(4, kWideScratch);
+  LinearArgs a{y.data, y.stride, x.data, x.stride, xq, w.head(head), w.rows(), w.cols(), bias, accumulate, x.rows, tiles, scratch};
+  kernels().linear_wide[(int)w.format()](a, p0, p1);
+}
+
+namespace {
+void linear_wide(const OutRows& y, const InRows& x, const Weight& w, const float* bias, bool accumulate) {
+  uint16_t* tiles = (uint16_t*)thread_scratch(0, (size_t)tiles_bytes(x.rows, x.cols));
+  parallel_for(round_up(x.rows, 16) / 16, 1,
+               [&](int64_t t0, int64_t t1) { kernels().round_tiles(tiles, x.data, x.stride, x.rows, x.cols, t0, t1); });
+  parallel_for(w.panels(), kWidePanels, [&](int64_t p0, int64_t p1) { wide_panels(y, x, tiles, w, 0, bias, accumulate, p0, p1); });
+}
+
+}  // namespace
 
 void linear_panels(const OutRows& y, const InRows& x, const QuantRows& xq, const Weight& w, int64_t head, const float* bias,
                    bool accumulate, int64_t p0, int64_t p1) {
-  LinearArgs a{y.data, y.stride, x.data, x.stride, xq, w.head(head), w.rows(), w.cols(), bias, accumulate, x.rows};
+  LinearArgs a{y.data, y.stride, x.data, x.stride, xq, w.head(head), w.rows(), w.cols(), bias, accumulate, x.rows, nullptr, nullptr};
   kernels().linear[(int)w.format()](a, p0, p1);
 }
 
@@ -68,6 +94,7 @@ void linear(const OutRows& y, const InRows& x, const Weight& w, const float* bia
   check_size("the columns of y", y.cols, w.rows());
   check_size("the rows of y", y.rows, x.rows);
   if (x.rows == 0) return;
+  if (is_wide(w, x.rows)) return linear_wide(y, x, w, bias, accumulate);
   QuantRows xq{};
   if (w.quantized()) {
     xq = quant_rows(thread_scratch(0, (size_t)quant_rows_bytes(x.rows, x.cols)), x.rows, x.cols);

@@ -12,7 +12,7 @@ examples:
   ivlite doctor
   ivlite doctor --json > doctor.json      # attach this to a report
 
-IVLITE_ISA=ref|avx2|avx512vnni forces an instruction set, IVLITE_NUM_THREADS the number of threads.
+IVLITE_ISA=ref|avx2|avxvnni|avx512vnni|amx forces an instruction set, IVLITE_NUM_THREADS the number of threads.
 """
 
 PACKAGES = ("numpy", "av", "pillow", "tokenizers")

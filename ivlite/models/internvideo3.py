@@ -206,6 +206,10 @@ class Loader:
     def has(self, name):
         return name in self.source.tensors
 
+    def exact(self, name):
+        """Whether a matrix is kept in floats: its results are wanted to float precision."""
+        return self.source.tensors[name].format in ("f32", "f16", "bf16")
+
     def floats(self, name):
         """A tensor as numpy float32, in its own shape."""
         fmt, data = self.read(name)
@@ -348,6 +352,7 @@ class VisionBlock:
         name, width, inner = f"v.blk.{i}", vision.hidden_size, vision.intermediate_size
         self.ln1, self.ln2 = load.norm(f"{name}.ln1"), load.norm(f"{name}.ln2")
         self.qkv = load.linear(f"{name}.attn_qkv", 3 * width, width)
+        self.exact = load.exact(f"{name}.attn_qkv.weight")
         self.out = load.linear(f"{name}.attn_out", width, width)
         self.up = load.linear(f"{name}.ffn_up", inner, width)
         self.down = load.linear(f"{name}.ffn_down", width, inner)
@@ -356,7 +361,7 @@ class VisionBlock:
         ops, heads, eps = self.ops, self.vision.num_heads, self.vision.layer_norm_eps
         qkv = self.qkv(ops.layer_norm(x, *self.ln1, eps)).reshape(len(x), 3, heads, -1)
         q, k = (ops.rope(qkv[:, i], cos, sin, False) for i in (0, 1))
-        h = ops.attention(q, k, qkv[:, 2], qkv.shape[-1] ** -0.5, segment)
+        h = ops.attention(q, k, qkv[:, 2], qkv.shape[-1] ** -0.5, segment, self.exact)
         x = self.out(h.reshape(len(x), -1), into=x)
         return self.down(ops.gelu(self.up(ops.layer_norm(x, *self.ln2, eps)), "tanh"), into=x)
 

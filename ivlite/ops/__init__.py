@@ -20,7 +20,8 @@ slicing, `+` and `+=`, which mean the same in numpy and torch. T is tokens (rows
     rope(x, cos, sin, interleaved)             x (T, H, D), cos and sin (T, D/2) -> (T, H, D) in half order
     silu_mul(x)                                (T, 2N) -> (T, N): silu(x[:, :N]) * x[:, N:]
     gelu(x, "tanh" | "erf")
-    attention(q, k, v, scale, segment)         bidirectional within runs of `segment` rows: (T, H, D) each -> (T, H, D)
+    attention(q, k, v, scale, segment, exact)  bidirectional within runs of `segment` rows: (T, H, D) each -> (T, H, D);
+                                               unless exact, products may be of bf16
     cache(ranks, rope_dim, capacity, kind)     a latent cache, kind "f32" | "bf16" | "q8", one rank per layer, see below
     absorbed_attention(ql, qr, cache, layer, scale)           ql (T, H, rank), qr (T, H, rope) -> (T, H, rank)
     expanded_attention(qn, qr, cache, layer, kv_b, scale)     qn (T, H, nope), qr (T, H, rope); kv_b a weight

@@ -79,9 +79,9 @@ class Ops:
         _C.gelu(y, _packed(x), form)
         return y
 
-    def attention(self, q, k, v, scale, segment):
+    def attention(self, q, k, v, scale, segment, exact=False):
         y = np.empty(v.shape, np.float32)
-        _C.attention(y, _rows(q), _rows(k), _rows(v), scale, segment)
+        _C.attention(y, _rows(q), _rows(k), _rows(v), scale, segment, exact)
         return y
 
     def cache(self, ranks, rope_dim, capacity, kind):

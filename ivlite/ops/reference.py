@@ -129,7 +129,7 @@ class Ops:
     def gelu(self, x, form):
         return F.gelu(x, approximate="tanh" if form == "tanh" else "none")
 
-    def attention(self, q, k, v, scale, segment):
+    def attention(self, q, k, v, scale, segment, exact=True):
         def heads(x):  # (T, H, D) -> (segments, H, segment, D)
             return x.reshape(-1, segment, *x.shape[1:]).transpose(1, 2)
 

@@ -28,7 +28,7 @@ inline void int_panels(const LinearArgs& a, const uint8_t* w, int64_t p, int64_t
 template <class Tile>
 void linear_int(const LinearArgs& a, int64_t p0, int64_t p1) {
   constexpr int P = Tile::kPanels;
-  const int64_t stride = a.xq.cols / kGroup * Tile::kBytes;
+  const int64_t stride = layout_bytes(Tile::kLayout, a.xq.cols / kGroup);
   const int64_t block = token_block(a.xq.cols, Tile::kTokens);
   for (int64_t b = 0; b < a.tokens; b += block) {
     const int64_t end = a.tokens - b < block ? a.tokens : b + block;

@@ -4,8 +4,8 @@
 namespace ivlite {
 namespace {
 
-// One group: x has n real columns (1..kGroup), the rest are zeros.
-inline void quantize_group(int8_t* q, float* scale, int32_t* total, const float* x, int64_t n) {
+// Group `at` of all: x has n real columns (1..kGroup), the rest are zeros.
+inline void quantize_group(const QuantRows& out, int64_t at, const float* x, int64_t n) {
   constexpr int kVectors = kGroup / vec::kLanes;
   vec::V v[kVectors], top = vec::zero();
   for (int i = 0; i < kVectors; i++) {
@@ -15,10 +15,16 @@ inline void quantize_group(int8_t* q, float* scale, int32_t* total, const float*
   }
   const float peak = vec::max_lane(top);
   const vec::V inverse = vec::set1(peak > 0 ? 127 / peak : 0);
-  vec::V sum = vec::zero();  // of whole numbers: exact
-  for (int i = 0; i < kVectors; i++) sum = vec::add(sum, vec::store_codes(q + i * vec::kLanes, vec::mul(v[i], inverse)));
-  *scale = peak / 127;
-  *total = (int32_t)vec::sum(sum);
+  vec::V sum[2] = {vec::zero(), vec::zero()};  // of whole numbers: exact
+  for (int i = 0; i < kVectors; i++) {
+    vec::V& half = sum[2 * i / kVectors];
+    half = vec::add(half, vec::store_codes(out.q + at * kGroup + i * vec::kLanes, vec::mul(v[i], inverse)));
+  }
+  const float first = vec::sum(sum[0]), second = vec::sum(sum[1]);
+  out.scale[at] = peak / 127;
+  out.sum[at] = (int32_t)(first + second);
+  out.halves[2 * at] = (int32_t)first, out.halves[2 * at + 1] = (int32_t)second;
+  out.shift[at] = out.scale[at] * (first + second);
 }
 
 void quantize_rows(const QuantRows& out, const float* x, int64_t ldx, int64_t cols, int64_t t0, int64_t t1) {
@@ -26,13 +32,10 @@ void quantize_rows(const QuantRows& out, const float* x, int64_t ldx, int64_t co
   for (int64_t t = t0; t < t1; t++)
     for (int64_t g = 0; g < groups; g++) {
       const int64_t k = g * kGroup;
-      int8_t* q = out.q + t * out.cols + k;
-      float* scale = out.scale + t * groups + g;
-      int32_t* sum = out.sum + t * groups + g;
       if (cols - k >= kGroup)
-        quantize_group(q, scale, sum, x + t * ldx + k, kGroup);
+        quantize_group(out, t * groups + g, x + t * ldx + k, kGroup);
       else
-        quantize_group(q, scale, sum, x + t * ldx + k, cols - k);
+        quantize_group(out, t * groups + g, x + t * ldx + k, cols - k);
     }
 }
 

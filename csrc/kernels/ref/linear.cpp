@@ -117,14 +117,17 @@ void quantize_rows(const QuantRows& out, const float* x, int64_t ldx, int64_t co
       float top = 0;
       for (int64_t k = g * kGroup; k < (g + 1) * kGroup && k < cols; k++) top = fmaxf(top, fabsf(x[t * ldx + k]));
       float scale = top / 127, inverse = top > 0 ? 127 / top : 0;
-      int32_t sum = 0;
+      int32_t half[2] = {};
       for (int64_t k = g * kGroup; k < (g + 1) * kGroup; k++) {
         int8_t code = k < cols ? (int8_t)rintf(x[t * ldx + k] * inverse) : 0;
         out.q[t * out.cols + k] = code;
-        sum += code;
+        half[k % kGroup / 16] += code;
       }
-      out.scale[t * groups + g] = scale;
-      out.sum[t * groups + g] = sum;
+      const int64_t at = t * groups + g;
+      out.scale[at] = scale;
+      out.sum[at] = half[0] + half[1];
+      out.halves[2 * at] = half[0], out.halves[2 * at + 1] = half[1];
+      out.shift[at] = scale * (float)out.sum[at];
     }
 }
 

@@ -1,0 +1,270 @@
+// Softmax attention on matrix tiles: keys, values, queries and weights as bf16, sums in float. Queries are lanes, so that
+// maxima and sums need no work across lanes: scores are K Q^T with keys as rows, outputs V^T P^T with columns as rows.
+// The same block serves one head's queries and, over the latent cache, one token's heads.
+#pragma once
+#include "amx_tile.h"
+
+namespace ivlite {
+namespace {
+
+constexpr int64_t kWideKeys = 128, kWideQueries = 512, kStep = 32;  // kStep: what one product contracts
+constexpr int64_t kLanePair = 2 * kTileSide;
+
+inline int64_t steps_of(int64_t n) { return (n + kStep - 1) / kStep; }
+
+struct WideBlock {
+  int64_t steps, columns;  // of the width of keys, and tiles of the width of values
+  uint16_t* q;             // (tiles of queries, steps): transposed
+  float* out;              // (pairs of tiles, 16 columns, kLanePair), not yet divided
+  float *top, *total;      // of each query
+  uint16_t *k, *v;         // (tiles of keys, steps) and (columns, kWideKeys / kStep)
+  float* s;                // (kWideKeys, kLanePair)
+  uint16_t* p;             // (2, kWideKeys / kStep)
+  float* end;
+
+  WideBlock(float* scratch, int64_t steps, int64_t columns, int64_t queries) : steps(steps), columns(columns) {
+    const int64_t lanes = (queries + kLanePair - 1) / kLanePair * kLanePair;
+    top = scratch;
+    total = top + lanes;
+    out = total + lanes;
+    s = out + lanes * columns * kTileSide;
+    q = (uint16_t*)(s + kWideKeys * kLanePair);
+    k = q + lanes * steps * kStep;
+    v = k + kWideKeys * steps * kStep;
+    p = v + kWideKeys * columns * kTileSide;
+    end = (float*)(p + kWideKeys * kLanePair);
+  }
+};
+
+// Rows and columns of 16 x 16 words change places.
+inline void transpose16(__m512i (&r)[16]) {
+  __m512i t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; j++) {  // r[4 i + j] holds, in quarter c, column 4 c + j of rows 4 i .. 4 i + 3
+    const __m512i a = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88), b = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd);
+    const __m512i c = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88), d = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
+    r[j] = _mm512_shuffle_i32x4(a, c, 0x88);
+    r[4 + j] = _mm512_shuffle_i32x4(b, d, 0x88);
+    r[8 + j] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    r[12 + j] = _mm512_shuffle_i32x4(b, d, 0xdd);
+  }
+}
+
+inline void transpose_tile(uint16_t* tile) {
+  __m512i r[16];
+  for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(tile + kStep * i);
+  transpose16(r);
+  for (int i = 0; i < 16; i++) _mm512_storeu_si512(tile + kStep * i, r[i]);
+}
+
+// Lanes [i, i + 16) of a row of n, zeros after its end.
+inline __m512 lanes_of(const float* row, int64_t i, int64_t n) {
+  if (n - i >= 16) return vec::load(row + i);
+  return n > i ? vec::load_n(row + i, (int)(n - i)) : vec::zero();
+}
+
+// `count` rows of n elements (zeros up to `rows`, a multiple of 16) become tiles: step `first` on of `steps`.
+inline void pack_rows(uint16_t* tiles, int64_t steps, int64_t first, int64_t rows, const float* from, int64_t stride, int64_t count,
+                      int64_t n, float scale) {
+  const __m512i half = _mm512_set1_epi32(0x8000);
+  const __m512i odd = _mm512_add_epi16(_mm512_set1_epi16(1), _mm512_slli_epi16(_mm512_cvtepi8_epi16(_mm256_setr_epi8(
+      0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31)), 1));
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t i = 0; i < steps_of(n); i++) {
+      __m512i words = _mm512_setzero_si512();
+      if (r < count) {
+        const float* row = from + r * stride;
+        const __m512 x = _mm512_mul_ps(lanes_of(row, kStep * i, n), _mm512_set1_ps(scale));
+        const __m512 y = _mm512_mul_ps(lanes_of(row, kStep * i + 16, n), _mm512_set1_ps(scale));
+        words = _mm512_permutex2var_epi16(_mm512_add_epi32(_mm512_castps_si512(x), half), odd,
+                                          _mm512_add_epi32(_mm512_castps_si512(y), half));
+      }
+      _mm512_storeu_si512(tiles + (r / 16 * steps + first + i) * kTileElements + r % 16 * kStep, words);
+    }
+}
+
+// Values of 32 keys, `count` of them real, become step `step` of every tile of columns.
+inline void pack_values(const WideBlock& b, int64_t step, const float* from, int64_t stride, int64_t count, int64_t n) {
+  for (int64_t c = 0; c < b.columns; c++) {
+    __m512i r[16];
+    for (int i = 0; i < 16; i++) {
+      const __m512 x = 2 * i < count ? lanes_of(from + 2 * i * stride, 16 * c, n) : vec::zero();
+      const __m512 y = 2 * i + 1 < count ? lanes_of(from + (2 * i + 1) * stride, 16 * c, n) : vec::zero();
+      r[i] = pairs_bf16(x, y);
+    }
+    transpose16(r);
+    uint16_t* to = b.v + (c * (kWideKeys / kStep) + step) * kTileElements;
+    for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + kStep * i, r[i]);
+  }
+}
+
+// 2^x for x <= 0, to the precision that a weight of bf16 can show.
+inline __m512 weight_of(__m512 x) {
+  x = _mm512_max_ps(x, _mm512_set1_ps(-200.0f));
+  const __m512 n = vec::round(x), f = _mm512_sub_ps(x, n);
+  __m512 p = _mm512_set1_ps(9.61813e-3f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.550411e-2f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.402265e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931472e-1f));
+  return _mm512_scalef_ps(_mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f)), n);
+}
+
+// Scores of n keys to weights, for lanes 16 j .. of pair `pair`: b.s to b.p. What was summed before shrinks.
+inline void softmax_lanes(const WideBlock& b, int64_t pair, int j, int64_t n, bool fresh) {
+  float *s = b.s + 16 * j, *top_at = b.top + pair * kLanePair + 16 * j, *total = b.total + pair * kLanePair + 16 * j;
+  const __m512 before = vec::load(top_at);
+  __m512 top = before;
+  for (int64_t i = 0; i < n; i++) top = _mm512_max_ps(top, vec::load(s + i * kLanePair));
+  const __m512 factor = weight_of(_mm512_sub_ps(before, top));
+  __m512 sum = _mm512_mul_ps(vec::load(total), factor);
+  uint16_t* p = b.p + j * (kWideKeys / kStep) * kTileElements;
+  for (int64_t i = 0; i < steps_of(n) * kStep; i += 2) {
+    const __m512 x = i < n ? weight_of(_mm512_sub_ps(vec::load(s + i * kLanePair), top)) : vec::zero();
+    const __m512 y = i + 1 < n ? weight_of(_mm512_sub_ps(vec::load(s + (i + 1) * kLanePair), top)) : vec::zero();
+    sum = _mm512_add_ps(sum, _mm512_add_ps(x, y));
+    _mm512_storeu_si512(p + i / 2 * kStep, pairs_bf16(x, y));
+  }
+  vec::store(top_at, top);
+  vec::store(total, sum);
+  if (fresh || _mm512_cmp_ps_mask(factor, _mm512_set1_ps(1.0f), _CMP_NEQ_UQ) == 0) return;
+  float* out = b.out + pair * kLanePair * b.columns * kTileSide + 16 * j;
+  for (int64_t c = 0; c < b.columns * kTileSide; c++) vec::store(out + c * kLanePair, _mm512_mul_ps(vec::load(out + c * kLanePair), factor));
+}
+
+// n packed keys against pair `pair` of query tiles. Lane i sees keys up to ahead + i when masked.
+inline void wide_keys(const WideBlock& b, int64_t pair, int64_t n, bool fresh, bool masked, int64_t ahead) {
+  const uint16_t* q[2] = {b.q + 2 * pair * b.steps * kTileElements, b.q + (2 * pair + 1) * b.steps * kTileElements};
+  for (int64_t t = 0; t < n; t += kLanePair) {
+    const uint16_t* k[2] = {b.k + t / 16 * b.steps * kTileElements, b.k + (t / 16 + 1) * b.steps * kTileElements};
+    float* s = b.s + t * kLanePair;
+    tile_products<2, 2>({{{s, s + 16}, {s + 16 * kLanePair, s + 16 * kLanePair + 16}}, kLanePair}, true, k, q, b.steps);
+  }
+  for (int j = 0; j < 2; j++) {
+    for (int64_t i = 0; masked && i < n; i++) {
+      float* s = b.s + i * kLanePair + 16 * j;
+      vec::store(s, vec::min(vec::load(s), visible_lanes(ahead, 16 * j, i)));
+    }
+    softmax_lanes(b, pair, j, n, fresh);
+  }
+  const uint16_t* p[2] = {b.p, b.p + kWideKeys / kStep * kTileElements};
+  for (int64_t c = 0; c < b.columns; c += 2) {
+    const bool two = c + 1 < b.columns;
+    const uint16_t* v[2] = {b.v + c * (kWideKeys / kStep) * kTileElements, b.v + (c + two) * (kWideKeys / kStep) * kTileElements};
+    float *o = b.out + (pair * b.columns + c) * kTileSide * kLanePair, *next = o + two * kTileSide * kLanePair;
+    const TileSums sums{{{o, o + 16}, {next, next + 16}}, kLanePair};
+    (two ? tile_products<2, 2> : tile_products<1, 2>)(sums, fresh, v, p, steps_of(n));
+  }
+}
+
+// Writes query i's columns to out + i stride, each lane times its factor.
+inline void unpack_out(const WideBlock& b, float* out, int64_t stride, int64_t queries, int64_t columns, const float* factor) {
+  for (int64_t i = 0; i < queries; i += kTileSide)
+    for (int64_t c = 0; c < b.columns; c++) {
+      const float* from = b.out + (i / kLanePair * b.columns + c) * kTileSide * kLanePair + i % kLanePair;
+      __m512i r[16];
+      for (int j = 0; j < 16; j++) r[j] = _mm512_castps_si512(_mm512_mul_ps(vec::load(from + j * kLanePair), vec::load(factor + i)));
+      transpose16(r);
+      const int64_t left = columns - c * kTileSide;
+      for (int64_t j = 0; j < kTileSide && i + j < queries; j++)
+        vec::store_n(out + (i + j) * stride + c * kTileSide, _mm512_castsi512_ps(r[j]), left < kTileSide ? (int)left : kTileSide);
+    }
+}
+
+inline void start_queries(const WideBlock& b, int64_t queries) {
+  const int64_t lanes = (queries + kLanePair - 1) / kLanePair * kLanePair;
+  for (int64_t t = 0; t < lanes / kTileSide * b.steps; t++) transpose_tile(b.q + t * kTileElements);
+  fill(b.top, lanes, kLowest);
+  fill(b.total, lanes, 0);
+}
+
+constexpr float kLog2E = 1.44269504088896341f;
+
+// Queries [i, i + count).
+inline void attention_wide_block(const AttentionArgs& a, int64_t i, int64_t count) {
+  const int64_t first = steps_of(a.d), lanes = (count + kLanePair - 1) / kLanePair * kLanePair;
+  const WideBlock b(a.scratch, first + steps_of(a.d2), (a.dv + kTileSide - 1) / kTileSide, count);
+  pack_rows(b.q, b.steps, 0, lanes, a.q + i * a.ld_q, a.ld_q, count, a.d, a.scale * kLog2E);
+  if (a.d2) pack_rows(b.q, b.steps, first, lanes, a.q2 + i * a.ld_q2, a.ld_q2, count, a.d2, a.scale * kLog2E);
+  start_queries(b, count);
+  const int64_t sees = a.first_visible + i + count, keys = a.causal && sees < a.keys ? sees : a.keys;
+  for (int64_t s = 0; s < keys; s += kWideKeys) {
+    const int64_t n = keys - s < kWideKeys ? keys - s : kWideKeys;
+    pack_rows(b.k, b.steps, 0, steps_of(n) * kStep, a.k + s * a.ld_k, a.ld_k, n, a.d, 1);
+    if (a.d2) pack_rows(b.k, b.steps, first, steps_of(n) * kStep, a.k2 + s * a.ld_k2, a.ld_k2, n, a.d2, 1);
+    for (int64_t j = 0; j < n; j += kStep) pack_values(b, j / kStep, a.v + (s + j) * a.ld_v, a.ld_v, n - j, a.dv);
+    for (int64_t lane = 0; lane < count; lane += kLanePair) {
+      const int64_t ahead = a.first_visible + i + lane - s;  // the last key that the pair's first lane sees, in the block
+      if (!a.causal || ahead + kLanePair > 0) wide_keys(b, lane / kLanePair, n, s == 0, a.causal && ahead + 1 < n, ahead);
+    }
+  }
+  for (int64_t j = 0; j < lanes; j++) b.top[j] = b.total[j] > 0 ? 1 / b.total[j] : b.total[j];  // a NaN stays one
+  unpack_out(b, a.out + i * a.ld_out, a.ld_out, count, a.dv, b.top);
+}
+
+void attention_wide(const AttentionArgs& a, int64_t q0, int64_t q1) {
+  UseTiles tiles;
+  for (int64_t i = q0; i < q1; i += kWideQueries) attention_wide_block(a, i, q1 - i < kWideQueries ? q1 - i : kWideQueries);
+}
+
+// Heads of one query over cached tokens [s0, s1): rows are turned to float 32 at a time, then packed.
+template <class Kind>
+inline void latent_wide_query(const LatentArgs& a, int64_t query, int64_t s0, int64_t s1) {
+  const LatentRows& c = a.cache;
+  const int64_t row = query * a.heads, first = steps_of(c.rank), width = c.rank + c.rope_dim;
+  const WideBlock b(a.scratch, first + steps_of(c.rope_dim), (c.rank + kTileSide - 1) / kTileSide, a.heads);
+  const int64_t lanes = (a.heads + kLanePair - 1) / kLanePair * kLanePair;
+  pack_rows(b.q, b.steps, 0, lanes, a.q_latent + row * c.rank, c.rank, a.heads, c.rank, a.scale * kLog2E);
+  pack_rows(b.q, b.steps, first, lanes, a.q_rope + row * c.rope_dim, c.rope_dim, a.heads, c.rope_dim, a.scale * kLog2E);
+  start_queries(b, a.heads);
+  for (int64_t s = s0; s < s1; s += kWideKeys) {
+    const int64_t n = s1 - s < kWideKeys ? s1 - s : kWideKeys;
+    for (int64_t j = 0; j < n; j += kStep) {
+      const int64_t count = n - j < kStep ? n - j : kStep;
+      for (int64_t r = 0; r < count; r++) {
+        Kind::read_latent(b.end + r * width, c, s + j + r);
+        Kind::read_rope(b.end + r * width + c.rank, c, s + j + r);
+      }
+      uint16_t* k = b.k + j / kTileSide * b.steps * kTileElements;
+      pack_rows(k, b.steps, 0, kStep, b.end, width, count, c.rank, 1);
+      pack_rows(k, b.steps, first, kStep, b.end + c.rank, width, count, c.rope_dim, 1);
+      pack_values(b, j / kStep, b.end, width, count, c.rank);
+    }
+    for (int64_t pair = 0; pair < lanes / kLanePair; pair++) wide_keys(b, pair, n, s == s0, false, 0);
+  }
+  for (int64_t h = 0; h < a.heads; h++) {
+    a.m[row + h] = s1 > s0 ? b.top[h] / kLog2E : -INFINITY;
+    a.l[row + h] = b.total[h];
+  }
+  if (s1 <= s0) return fill(a.acc + row * c.rank, a.heads * c.rank, 0);
+  fill(b.top, lanes, 1);
+  unpack_out(b, a.acc + row * c.rank, c.rank, a.heads, c.rank, b.top);
+}
+
+template <class Kind>
+void latent_wide(const LatentArgs& a, int64_t s0, int64_t s1) {
+  UseTiles tiles;
+  for (int64_t i = 0; i < a.queries; i++) {
+    const int64_t end = a.position + i + 1 < s1 ? a.position + i + 1 : s1;
+    latent_wide_query<Kind>(a, i, s0, end);
+  }
+}
+
+inline void init_amx_attention(KernelTable& t) {
+  t.attention_wide = attention_wide;
+  t.latent_attention[(int)CacheKind::q8] = latent_wide<CacheQ8>;
+}
+
+}  // namespace
+}  // namespace ivlite

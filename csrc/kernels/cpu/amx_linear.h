@@ -1,0 +1,110 @@
+// Quantised linear layers of many tokens: panels are opened to bf16 once per block of tokens, and tiles do the rest.
+// The codes of a weight times its scale keep 8 bits of mantissa, as do the activations: closer to float than int8 is.
+#pragma once
+#include "amx_tile.h"
+
+namespace ivlite {
+namespace {
+
+constexpr int64_t kBlockPanels = 16, kBlockGroups = 8;  // opened together: 128 KB
+constexpr int64_t kBlockTokens = kWideTokens;           // sums of these and kBlockPanels stay in L2
+
+// One group of a panel: lane r of row k is the pair of columns 2k and 2k + 1 of row r.
+template <class Lines>
+inline void open_group(uint16_t* to, const uint8_t* head, const uint8_t* w) {
+  constexpr int kLines = 8 / Lines::kHalves;
+  const __m512i byte = _mm512_set1_epi32(255);
+  const uint8_t* scales = w + 64 * panel_layout(Lines::kFormat).lines;
+#pragma GCC unroll 2
+  for (int h = 0; h < Lines::kHalves; h++) {
+    const __m512 scale = Lines::scale(head, scales, h);
+    const __m512 low = Lines::kLows ? Lines::low(head, scales) : _mm512_mul_ps(scale, _mm512_set1_ps((float)(1 << Lines::kOffset)));
+#pragma GCC unroll 8
+    for (int j = h * kLines; j < (h + 1) * kLines; j++) {
+      const __m512i line = Lines::line(w, j);
+      __m512 v[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) {
+        const __m512i code = i < 3 ? _mm512_and_si512(_mm512_srli_epi32(line, 8 * i), byte) : _mm512_srli_epi32(line, 24);
+        v[i] = _mm512_fmsub_ps(_mm512_cvtepi32_ps(code), scale, low);
+      }
+      _mm512_storeu_si512(to + 64 * j, pairs_bf16(v[0], v[1]));
+      _mm512_storeu_si512(to + 64 * j + 32, pairs_bf16(v[2], v[3]));
+    }
+  }
+}
+
+// Groups [g0, g0 + n) of a panel.
+template <class Lines>
+inline void open_groups(uint16_t* to, const uint8_t* panel, int64_t g0, int64_t n) {
+  constexpr PanelLayout kLayout = panel_layout(Lines::kFormat);
+  for (int64_t g = g0; g < g0 + n; g++, to += kTileElements) {
+    const uint8_t* w = panel + group_at(kLayout, g);
+    for (int64_t i = 0; i < kLayout.group(); i += 64) __builtin_prefetch(w + 2048 + i);
+    open_group<Lines>(to, panel + g / kSuper * kLayout.super(), w);
+  }
+}
+
+// `panels` opened panels x token tiles [t0, t0 + tiles), n groups from g0 on; sums of (panel, tile) are 256 floats.
+inline void multiply_block(float* sums, const uint16_t* opened, int64_t panels, const uint16_t* x, int64_t groups, int64_t t0,
+                           int64_t tiles, int64_t g0, int64_t n) {
+  const auto tile = [&](int64_t t) { return x + ((t0 + t) * groups + g0) * kTileElements; };
+  const auto sum = [&](int64_t p, int64_t t) { return sums + (p * tiles + t) * 256; };
+  for (int64_t t = 0; t < tiles; t += 2)
+    for (int64_t p = 0; p < panels; p += 2) {
+      const bool two = t + 1 < tiles, both = p + 1 < panels;
+      const uint16_t* a[2] = {tile(t), tile(t + two)};
+      const uint16_t* b[2] = {opened + p * n * kTileElements, opened + (p + both) * n * kTileElements};
+      const TileSums c{{{sum(p, t), sum(p + both, t)}, {sum(p, t + two), sum(p + both, t + two)}}, kTileSide};
+      const auto run = two ? (both ? tile_products<2, 2> : tile_products<2, 1>) : (both ? tile_products<1, 2> : tile_products<1, 1>);
+      run(c, g0 == 0, a, b, n);
+    }
+}
+
+template <class Lines>
+void linear_wide(const LinearArgs& a, int64_t p0, int64_t p1) {
+  const int64_t groups = a.xq.cols / kGroup, stride = layout_bytes(panel_layout(Lines::kFormat), groups);
+  uint16_t* opened = (uint16_t*)a.scratch;
+  float* sums = (float*)(opened + kBlockPanels * kBlockGroups * kTileElements);
+  UseTiles tiles;
+  for (int64_t t = 0; t < a.tokens; t += kBlockTokens)
+    for (int64_t p = p0; p < p1; p += kBlockPanels) {
+      const int64_t tokens = a.tokens - t < kBlockTokens ? a.tokens - t : kBlockTokens, count = (tokens + kTileSide - 1) / kTileSide;
+      const int64_t panels = p1 - p < kBlockPanels ? p1 - p : kBlockPanels;
+      for (int64_t g = 0; g < groups; g += kBlockGroups) {
+        const int64_t n = groups - g < kBlockGroups ? groups - g : kBlockGroups;
+        for (int64_t i = 0; i < panels; i++)
+          open_groups<Lines>(opened + i * n * kTileElements, (const uint8_t*)a.panels + (p + i) * stride, g, n);
+        multiply_block(sums, opened, panels, a.wide, groups, t / kTileSide, count, g, n);
+      }
+      for (int64_t i = 0; i < tokens; i++)
+        for (int64_t k = 0; k < panels; k++)
+          store_rows(a, t + i, (p + k) * kPanel, vec::load(sums + (k * count * kTileSide + i) * kTileSide));
+    }
+}
+
+// Rows of tiles [t0, t1) of 16 tokens.
+void round_tiles(uint16_t* out, const float* x, int64_t ldx, int64_t tokens, int64_t cols, int64_t t0, int64_t t1) {
+  const int64_t groups = (cols + kGroup - 1) / kGroup;
+  for (int64_t t = t0 * kTileSide; t < t1 * kTileSide; t++)
+    for (int64_t g = 0; g < groups; g++) {
+      uint16_t* to = out + (t / kTileSide * groups + g) * kTileElements + t % kTileSide * kGroup;
+      for (int i = 0; i < kGroup; i += vec::kLanes) {
+        const int64_t left = t < tokens ? cols - g * kGroup - i : 0;
+        const int n = left < 0 ? 0 : left < vec::kLanes ? (int)left : vec::kLanes;
+        vec::store_bf16(to + i, n ? vec::load_n(x + t * ldx + g * kGroup + i, n) : vec::zero());
+      }
+    }
+}
+
+inline void init_amx_linear(KernelTable& t) {
+  t.linear_wide[(int)Format::q8_0] = linear_wide<LinesQ8_0>;
+  t.linear_wide[(int)Format::q6_k] = linear_wide<LinesQ6_K>;
+  t.linear_wide[(int)Format::q5_k] = linear_wide<LinesQ5_K>;
+  t.linear_wide[(int)Format::q4_k] = linear_wide<LinesQ4_K>;
+  t.linear_wide[(int)Format::q4_0] = linear_wide<LinesQ4_0>;
+  t.round_tiles = round_tiles;
+}
+
+}  // namespace
+}  // namespace ivlite

@@ -1,0 +1,97 @@
+// Matrix tiles: eight registers of 16 rows of 64 bytes. A product adds to a tile of 16 x 16 floats: rows of `a` are 32
+// bf16, and row k of `b` holds, in pair n, elements (2k, n) and (2k + 1, n).
+#pragma once
+
+namespace ivlite {
+namespace {
+
+constexpr int64_t kTileElements = 512;  // bf16 of an operand
+constexpr int kTileSide = 16;           // rows of a tile, and floats of a row of sums
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start = 0, reserved[14] = {};
+  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+// In memory from the start: GCC's intrinsic tells the compiler of its first eight bytes only.
+const volatile TileConfig kWholeTiles{};
+
+// Tiles are usable while it lives. Their state is given back at the end: a thread that holds it switches more slowly.
+struct UseTiles {
+  UseTiles() { _tile_loadconfig((const void*)&kWholeTiles); }
+  ~UseTiles() { _tile_release(); }
+};
+
+// What tiles 0..3 start from and end in: sums of (a0 b0, a0 b1, a1 b0, a1 b1), each 16 rows of `stride` floats.
+struct TileSums {
+  float *at[2][2];
+  int64_t stride;
+};
+
+// kA x kB tiles of sums += n steps of products; operand i begins at a[i] and is followed by the next step's.
+template <int kA, int kB>
+inline void tile_products(const TileSums& c, bool fresh, const uint16_t* const* a, const uint16_t* const* b, int64_t n) {
+  const size_t row = (size_t)c.stride * 4;
+  if (fresh) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  } else {
+    _tile_loadd(0, c.at[0][0], row);
+    if (kB > 1) _tile_loadd(1, c.at[0][1], row);
+    if (kA > 1) _tile_loadd(2, c.at[1][0], row);
+    if (kA > 1 && kB > 1) _tile_loadd(3, c.at[1][1], row);
+  }
+  for (int64_t k = 0; k < n * kTileElements; k += kTileElements) {
+    _tile_loadd(6, b[0] + k, 64);
+    _tile_loadd(4, a[0] + k, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    if (kB > 1) {
+      _tile_loadd(7, b[1] + k, 64);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    if (kA > 1) {
+      _tile_loadd(5, a[1] + k, 64);
+      _tile_dpbf16ps(2, 5, 6);
+      if (kB > 1) _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, c.at[0][0], row);
+  if (kB > 1) _tile_stored(1, c.at[0][1], row);
+  if (kA > 1) _tile_stored(2, c.at[1][0], row);
+  if (kA > 1 && kB > 1) _tile_stored(3, c.at[1][1], row);
+}
+
+// Two vectors of floats as pairs of bf16, `low` in the lower half of each; halves round up.
+inline __m512i pairs_bf16(__m512 low, __m512 high) {
+  const __m512i half = _mm512_set1_epi32(0x8000);
+  const __m512i l = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(low), half), 16);
+  const __m512i h = _mm512_add_epi32(_mm512_castps_si512(high), half);
+  return _mm512_mask_blend_epi16(0xaaaaaaaa, l, h);
+}
+
+// Operations per second of the tiles at best: multiplications and additions of bf16, operands in registers.
+uint64_t matrix_peak(int64_t iterations) {
+  constexpr int64_t kMacs = 16 * 16 * 32;
+  UseTiles tiles;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_zero(4);
+  _tile_zero(5);
+  _tile_zero(6);
+  _tile_zero(7);
+  const int64_t rounds = (iterations + 4 * kMacs - 1) / (4 * kMacs);
+  for (int64_t n = 0; n < rounds; n++) {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  return (uint64_t)(rounds * 4 * kMacs);
+}
+
+}  // namespace
+}  // namespace ivlite

@@ -1,0 +1,48 @@
+// The kernels of AVX2 with the 256-bit form of VNNI: AVX2's, and integer linear layers of one instruction per product.
+#include "kernels/table.h"
+#include "vec/avx2.h"
+
+#include "shared.h"
+
+#include "linear_int.h"
+
+#include "int256.h"
+
+namespace ivlite {
+namespace {
+
+struct Quads {
+  static constexpr bool kSignedQ8 = false;
+  static constexpr int run(int) { return 8; }
+  static __m256i start() { return _mm256_setzero_si256(); }
+  template <bool>
+  static __m256i add(__m256i sum, __m256i w, __m256i x) {
+    return _mm256_dpbusd_avx_epi32(sum, w, x);
+  }
+  static __m256i widen(__m256i sum) { return sum; }
+};
+
+uint64_t quads_peak(int64_t iterations) {
+  constexpr int kSums = 10, kMacs = 32;
+  __m256i sum[kSums], a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(-2);
+#pragma GCC unroll 10
+  for (int i = 0; i < kSums; i++) sum[i] = _mm256_setzero_si256();
+  const int64_t rounds = (iterations + kSums * kMacs - 1) / (kSums * kMacs);
+  for (int64_t n = 0; n < rounds; n++)
+#pragma GCC unroll 10
+    for (int i = 0; i < kSums; i++) {
+      sum[i] = _mm256_dpbusd_avx_epi32(sum[i], a, b);
+      vec::touch(sum[i]);
+    }
+  return (uint64_t)rounds * kSums * kMacs;
+}
+
+}  // namespace
+
+void init_avxvnni(KernelTable& t) {
+  init_shared(t);
+  init_int256<Quads>(t);
+  t.int8_peak = quads_peak;
+}
+
+}  // namespace ivlite

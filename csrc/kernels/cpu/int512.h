@@ -1,0 +1,171 @@
+// The integer linear layers of 512-bit VNNI: a tile of panels x tokens for every quantised format.
+#pragma once
+
+namespace ivlite {
+namespace {
+
+constexpr int64_t kPrefetch = 4096;
+
+inline __m512i broadcast4(const int8_t* p) {
+  int32_t x;
+  memcpy(&x, p, 4);
+  return _mm512_set1_epi32(x);
+}
+
+// Token i of a tile, from two base pointers: three rows each are reached by base, base + stride and base + 2 stride, so
+// six rows cost three registers.
+template <class E>
+struct TileRows {
+  const E *low, *high;
+  int64_t stride;
+  TileRows(const E* p, int64_t stride) : low(p), high(p + 3 * stride), stride(stride) {}
+  const E* row(int i) const { return (i < 3 ? low : high) + i % 3 * stride; }
+  void advance(int64_t n) { low += n, high += n; }
+};
+
+inline __m512i load_line(const uint8_t* w) { return _mm512_loadu_si512((const void*)w); }
+inline __m512i low_nibbles(__m512i x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
+inline __m512i nibble_line(const uint8_t* w, int j) {
+  const __m512i both = load_line(w + 64 * (j / 2));
+  return low_nibbles(j % 2 ? _mm512_srli_epi16(both, 4) : both);
+}
+// a | (b & c)
+inline __m512i with_bits(__m512i a, __m512i b, int c) { return _mm512_ternarylogic_epi32(a, b, _mm512_set1_epi8((char)c), 0xf8); }
+// Shifts every 16 bits left by n, or right by -n; bits that cross into the neighbouring byte are masked by the caller.
+inline __m512i shifted(__m512i x, int n) { return n >= 0 ? _mm512_slli_epi16(x, (unsigned)n) : _mm512_srli_epi16(x, (unsigned)-n); }
+
+// 16 bytes as floats.
+inline __m512 floats_u8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))); }
+inline __m512 floats_i8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))); }
+inline __m512 halves16(const uint8_t* p) { return vec::load_f16((const uint16_t*)p); }
+
+// How the lines of a group are read. line(w, j): the codes of four columns, unsigned. dpbusd multiplies unsigned by
+// signed, so codes of formats without lows carry an offset of 2^kOffset that the start value of each sum takes back.
+// kHalves: 2 where the two halves of a group have scales of their own. scale and low: of 16 rows.
+struct LinesQ8_0 {
+  static constexpr Format kFormat = Format::q8_0;
+  static constexpr int kOffset = 7, kHalves = 1;
+  static constexpr bool kLows = false;
+  static __m512i line(const uint8_t* w, int j) { return _mm512_xor_si512(load_line(w + 64 * j), _mm512_set1_epi8((char)0x80)); }
+  static __m512 scale(const uint8_t*, const uint8_t* scales, int) { return halves16(scales); }
+  static __m512 low(const uint8_t*, const uint8_t*) { return _mm512_setzero_ps(); }
+};
+struct LinesQ4_0 : LinesQ8_0 {
+  static constexpr Format kFormat = Format::q4_0;
+  static constexpr int kOffset = 3;
+  static __m512i line(const uint8_t* w, int j) { return nibble_line(w, j); }
+};
+struct LinesQ4_K : LinesQ4_0 {
+  static constexpr Format kFormat = Format::q4_k;
+  static constexpr bool kLows = true;
+  static __m512 scale(const uint8_t* header, const uint8_t* scales, int) { return _mm512_mul_ps(halves16(header), floats_u8(scales)); }
+  static __m512 low(const uint8_t* header, const uint8_t* scales) {
+    return _mm512_mul_ps(halves16(header + 32), floats_u8(scales + 16));
+  }
+};
+struct LinesQ5_K : LinesQ4_K {
+  static constexpr Format kFormat = Format::q5_k;
+  static __m512i line(const uint8_t* w, int j) { return with_bits(nibble_line(w, j), shifted(load_line(w + 256), 4 - j), 16); }
+};
+struct LinesQ6_K : LinesQ4_0 {
+  static constexpr Format kFormat = Format::q6_k;
+  static constexpr int kOffset = 5, kHalves = 2;
+  static __m512i line(const uint8_t* w, int j) {
+    return with_bits(nibble_line(w, j), shifted(load_line(w + 256 + 64 * (j / 4)), 4 - 2 * (j % 4)), 48);
+  }
+  static __m512 scale(const uint8_t* header, const uint8_t* scales, int half) {
+    return _mm512_mul_ps(halves16(header), floats_i8(scales + 16 * half));
+  }
+};
+
+// P panels x T tokens, all groups. A broadcast serves P products and a line of weights T. Stream: the panels come from
+// memory, so ask for them early.
+template <class Lines>
+struct IntTile {
+  static constexpr int kTokens = 6, kPanels = 2;  // 12 integer and 12 float sums, of 32 registers
+  static constexpr PanelLayout kLayout = panel_layout(Lines::kFormat);
+
+  template <int T, int P>
+  struct Rows {
+    TileRows<int8_t> q;
+    TileRows<float> scale, shift;
+    TileRows<int32_t> sum;
+    Rows(const QuantRows& x, int64_t t, int64_t groups)
+        : q(x.q + t * x.cols, x.cols),
+          scale(x.scale + t * groups, groups),
+          shift(x.shift + t * groups, groups),
+          sum(Lines::kHalves == 2 ? x.halves + 2 * t * groups : x.sum + t * groups, Lines::kHalves * groups) {}
+    void advance() { q.advance(kGroup), scale.advance(1), shift.advance(1), sum.advance(Lines::kHalves); }
+  };
+
+  // Columns of half h of a group (all of it when kHalves is 1): exact sums, scaled and added to acc.
+  template <int T, int P>
+  static void half(__m512 (&acc)[P][T], const Rows<T, P>& x, const uint8_t* head, const uint8_t* w, int64_t stride, int h) {
+    constexpr int kLines = 8 / Lines::kHalves;
+    __m512i s[P][T];
+#pragma GCC unroll 8
+    for (int i = 0; i < T; i++) {
+      __m512i start = _mm512_setzero_si512();
+      if (!Lines::kLows) start = _mm512_sub_epi32(start, _mm512_slli_epi32(_mm512_set1_epi32(x.sum.row(i)[h]), Lines::kOffset));
+      for (int k = 0; k < P; k++) s[k][i] = start;
+    }
+#pragma GCC unroll 8
+    for (int j = h * kLines; j < (h + 1) * kLines; j++) {
+      __m512i line[P];
+      for (int k = 0; k < P; k++) line[k] = Lines::line(w + k * stride, j);
+#pragma GCC unroll 8
+      for (int i = 0; i < T; i++) {
+        const __m512i codes = broadcast4(x.q.row(i) + 4 * j);
+        for (int k = 0; k < P; k++) s[k][i] = _mm512_dpbusd_epi32(s[k][i], line[k], codes);
+      }
+    }
+    __m512 ws[P];
+    for (int k = 0; k < P; k++) ws[k] = Lines::scale(head + k * stride, w + k * stride + 64 * kLayout.lines, h);
+#pragma GCC unroll 8
+    for (int i = 0; i < T; i++) {
+      const __m512 xs = _mm512_set1_ps(*x.scale.row(i));
+      for (int k = 0; k < P; k++) acc[k][i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[k][i]), _mm512_mul_ps(ws[k], xs), acc[k][i]);
+    }
+  }
+
+  template <int T, int P>
+  static void lows(__m512 (&acc)[P][T], const Rows<T, P>& x, const uint8_t* head, const uint8_t* w, int64_t stride) {
+    __m512 low[P];
+    for (int k = 0; k < P; k++) low[k] = Lines::low(head + k * stride, w + k * stride + 64 * kLayout.lines);
+#pragma GCC unroll 8
+    for (int i = 0; i < T; i++)
+      for (int k = 0; k < P; k++) acc[k][i] = _mm512_fnmadd_ps(low[k], _mm512_set1_ps(*x.shift.row(i)), acc[k][i]);
+  }
+
+  template <int T, int P, bool Stream>
+  static void run(const LinearArgs& a, const uint8_t* w, int64_t p, int64_t t) {
+    const int64_t groups = a.xq.cols / kGroup, stride = layout_bytes(kLayout, groups);
+    Rows<T, P> x(a.xq, t, groups);
+    __m512 acc[P][T];
+    for (int k = 0; k < P; k++)
+      for (int i = 0; i < T; i++) acc[k][i] = _mm512_setzero_ps();
+    const uint8_t* head = w;
+    for (int64_t g = 0; g < groups; g++, w += kLayout.group(), x.advance()) {
+      if (kLayout.header && g % kSuper == 0) head = w, w += kLayout.header;
+      if (Stream)
+        for (int k = 0; k < P; k++)
+          for (int64_t i = 0; i < kLayout.group(); i += 64) __builtin_prefetch(w + k * stride + kPrefetch + i);
+#pragma GCC unroll 2
+      for (int h = 0; h < Lines::kHalves; h++) half(acc, x, head, w, stride, h);
+      if (Lines::kLows) lows(acc, x, head, w, stride);
+    }
+    for (int k = 0; k < P; k++)
+      for (int i = 0; i < T; i++) store_rows(a, t + i, (p + k) * kPanel, acc[k][i]);
+  }
+};
+
+inline void init_int512(KernelTable& t) {
+  t.linear[(int)Format::q8_0] = linear_int<IntTile<LinesQ8_0>>;
+  t.linear[(int)Format::q6_k] = linear_int<IntTile<LinesQ6_K>>;
+  t.linear[(int)Format::q5_k] = linear_int<IntTile<LinesQ5_K>>;
+  t.linear[(int)Format::q4_k] = linear_int<IntTile<LinesQ4_K>>;
+  t.linear[(int)Format::q4_0] = linear_int<IntTile<LinesQ4_0>>;
+}
+
+}  // namespace
+}  // namespace ivlite

@@ -15,12 +15,15 @@ EPILOG = """\
 examples:
   ivlite bench model.gguf
   ivlite bench --random 8b --type q4_0            # InternVideo3-8B's shape, no file: about 6 GB of memory
-  ivlite bench --random 8b --depth 4096 --new 16  # decoding with 4096 tokens in the cache
+  ivlite bench --random 8b --depth 0,4096,32768   # decoding after so many tokens, each in turn
+  ivlite bench --random 8b --vision 640x352x8     # eight frames of that size
   ivlite bench --random tiny --json
 
 Decoding is bound by reading weights, prefill and vision by 8-bit arithmetic. The limits are probed in the same run,
 before and after, with as many threads: read bandwidth over fresh memory, and the highest int8 rate of the
-instruction set in use. "of the probe" is how much of the limit is reached. Float types have no int8 limit to compare.
+instruction set in use, or the rate of its matrix unit where it has one. "of the probe" is how much of the limit is
+reached. Float types have no such limit to compare. Tokens of --depth are random rows put into the cache: the time is
+that of real ones.
 """
 
 
@@ -68,12 +71,31 @@ def add_parser(commands):
     )
     add(
         "--depth",
-        type=arguments.whole(0, 2**20),
-        default=0,
-        metavar="N",
-        help="tokens in the cache before (default: 0)",
+        type=depths,
+        default=(0,),
+        metavar="N[,N...]",
+        help="random tokens in the cache before decoding; prefill follows the first (default: 0)",
+    )
+    add(
+        "--vision",
+        type=frames,
+        metavar="WxHxF",
+        help="width, height and number of frames encoded (default: a pair of a video's usual size)",
     )
     add("--json", action="store_true", help="print one JSON object")
+
+
+def depths(text):
+    """"0,4096" as (0, 4096)."""
+    return tuple(arguments.whole(0, 2**20)(part) for part in text.split(","))
+
+
+def frames(text):
+    """"640x352x8" as (640, 352, 8)."""
+    parts = tuple(arguments.whole(1, 2**16)(part) for part in text.split("x"))
+    if len(parts) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHTxFRAMES")
+    return parts
 
 
 def run(args):
@@ -97,7 +119,7 @@ def run(args):
 
 
 def loaded(args, progress):
-    context = args.depth + args.prompt + args.new
+    context = max(args.depth) + args.prompt + args.new
     if args.file:
         import ivlite
 
@@ -125,11 +147,13 @@ def fill(cache, config, tokens, random):
     """Puts `tokens` random rows into every layer of an empty cache: what they hold does not change the time."""
     import numpy as np
 
-    for first in range(0, tokens, 4096):
-        n = min(4096, tokens - first)
-        for layer, rank in enumerate(config.text.kv_lora_rank):
-            latent = random.standard_normal((n, rank), np.float32)
-            cache.append(layer, latent, random.standard_normal((n, config.text.qk_rope_head_dim), np.float32))
+    text = config.text
+    widest = max((*text.kv_lora_rank, text.qk_rope_head_dim))
+    rows = random.standard_normal((min(tokens, 2048), widest), np.float32)
+    for first in range(0, tokens, 2048):
+        n = min(2048, tokens - first)
+        for layer, rank in enumerate(text.kv_lora_rank):
+            cache.append(layer, rows[:n, :rank], rows[:n, : text.qk_rope_head_dim])
         cache.advance(n)
 
 
@@ -144,20 +168,10 @@ def measure(model, args):
     tokens = random.integers(0, model.config.text.vocab_size, args.prompt).tolist()
     limits = [probe.limits(model.threads)]
     model.runner().prefill(text_prompt(tokens[:16]))
-    runner = model.runner()
-    fill(runner.cache, model.config, args.depth, random)
-    start = time.perf_counter()
-    runner.prefill(text_prompt(tokens))
-    prefill = time.perf_counter() - start
-    steps = []
-    for i in range(args.new):
-        start = time.perf_counter()
-        runner.step(tokens[i % len(tokens)])
-        steps.append(time.perf_counter() - start)
-    vision = vision_seconds(model, random)
+    prefill, decode = text_stages(model, args, tokens, random)
+    vision = vision_stage(model, args.vision or usual_pair(model.config), random)
     limits.append(probe.limits(model.threads))
     best = {name: max(pair[name] for pair in limits) for name in limits[0]}
-    work = workload(model, args.depth, args.prompt, args.new, vision["patches"])
     return {
         "model": model.config.name,
         "type": args.type or ("q4_0" if args.random else None),
@@ -166,13 +180,34 @@ def measure(model, args):
         "limits": best,
         "weights": model.nbytes,
         "kv": model.kv,
-        "depth": args.depth,
         "load_seconds": model.load_seconds,
-        "prefill": stage(args.prompt, prefill, ops=work["prefill_ops"]),
-        "decode": stage(args.new, sum(steps), step=statistics.median(steps), bytes=work["decode_bytes"]),
-        "vision": vision | stage(1, vision["seconds"], ops=work["vision_ops"]),
+        "prefill": prefill,
+        "decode": decode,
+        "vision": vision,
         "peak_memory": peak_memory(),
     }
+
+
+def text_stages(model, args, tokens, random):
+    """Prefill after the first depth, and decoding after each: a stage, and a list of stages."""
+    prefill, decode = None, []
+    for depth in args.depth:
+        runner = model.runner()
+        fill(runner.cache, model.config, depth, random)
+        if prefill is None:
+            start = time.perf_counter()
+            runner.prefill(text_prompt(tokens))
+            seconds = time.perf_counter() - start
+            prefill = stage(args.prompt, seconds, ops=prefill_ops(model, depth, args.prompt)) | {"depth": depth}
+            depth += args.prompt
+        steps = []
+        for i in range(args.new):
+            start = time.perf_counter()
+            runner.step(tokens[i % len(tokens)])
+            steps.append(time.perf_counter() - start)
+        read = decode_bytes(model, depth + args.new // 2)
+        decode.append(stage(args.new, sum(steps), step=statistics.median(steps), bytes=read) | {"depth": depth})
+    return prefill, decode
 
 
 def stage(count, seconds, step=None, bytes=None, ops=None):
@@ -189,43 +224,69 @@ def stage(count, seconds, step=None, bytes=None, ops=None):
     return out
 
 
-def vision_seconds(model, random):
-    """Encodes one random frame pair at the default size of a video frame, the second time is the one that counts."""
+def usual_pair(config):
+    """Width, height and frames of a pair at the default size of a video frame."""
+    unit = config.vision.patch_size * config.vision.spatial_merge_size
+    side = max(1, int(math.sqrt(config.video.max_pixels)) // unit) * unit
+    return side, side, config.vision.temporal_patch_size
+
+
+def vision_stage(model, size, random):
+    """Encodes random frames, the second time is the one that counts; pairs go together as in a video."""
     import numpy as np
+
+    from ivlite.generate import PATCHES
 
     vision, video = model.config.vision, model.config.video
     unit = vision.patch_size * vision.spatial_merge_size
-    side = max(1, int(math.sqrt(video.max_pixels)) // unit) * unit
-    pair = random.integers(0, 256, (vision.temporal_patch_size, side, side, 3), np.uint8)
+    width, height = (max(1, n // unit) * unit for n in size[:2])
+    pair = random.integers(0, 256, (vision.temporal_patch_size, height, width, 3), np.uint8)
+    count = -(-size[2] // vision.temporal_patch_size)
+    patches = (height // vision.patch_size) * (width // vision.patch_size)
+    together = max(1, PATCHES // patches)
     for _ in range(2):
         start = time.perf_counter()
-        model.network.vision([pair], video.mean, video.std)
+        for first in range(0, count, together):
+            model.network.vision([pair] * min(together, count - first), video.mean, video.std)
         seconds = time.perf_counter() - start
-    return {"size": [side, side], "patches": (side // vision.patch_size) ** 2, "seconds": seconds}
+    ops = count * vision_ops(model, patches)
+    return stage(count, seconds, ops=ops) | {"size": [width, height], "patches": patches}
 
 
-def workload(model, before, prompt, new, patches):
-    """Bytes that decoding one token reads, and arithmetic operations (a multiplication and an addition are two)."""
+def matrices(model, *prefixes):
+    """The matrices whose names begin so, as their records."""
+    tensors = model.network.source.tensors.values()
+    return [t for t in tensors if len(t.shape) == 2 and t.name.startswith(prefixes)]
+
+
+def head(model):
+    return (matrices(model, "output.weight") or matrices(model, "token_embd.weight"))[0]
+
+
+def decode_bytes(model, cached):
+    """Bytes that decoding one token reads after so many."""
     from ivlite.model import cache_bytes_per_token
 
-    text, vision = model.config.text, model.config.vision
-    tensors = model.network.source.tensors.values()
-    matrices = {t.name: t for t in tensors if len(t.shape) == 2}
-    layers = [t for name, t in matrices.items() if name.startswith("blk.")]
-    head = matrices.get("output.weight") or matrices["token_embd.weight"]
-    cached = before + prompt + new // 2  # tokens, on average over the steps
-    read = sum(t.nbytes for t in layers) + head.nbytes + cached * cache_bytes_per_token(text, model.kv)
-    per_token = sum(math.prod(t.shape) for t in layers)
+    weights = sum(t.nbytes for t in matrices(model, "blk.")) + head(model).nbytes
+    return weights + cached * cache_bytes_per_token(model.config.text, model.kv)
+
+
+def prefill_ops(model, before, prompt):
+    """Operations, a multiplication and an addition being two, of a prompt after `before` tokens."""
+    text = model.config.text
+    per_token = sum(math.prod(t.shape) for t in matrices(model, "blk."))
     attention = text.num_heads * (text.qk_nope_head_dim + text.qk_rope_head_dim + text.v_head_dim) * text.num_layers
     seen = before * prompt + prompt * (prompt + 1) // 2  # pairs of a query and a key it sees
-    merged = sum(math.prod(t.shape) for n, t in matrices.items() if n.startswith(("v.merger", "v.deepstack")))
-    tower = sum(math.prod(t.shape) for n, t in matrices.items() if n.startswith(("v.blk", "v.patch")))
+    return 2 * (per_token * prompt + math.prod(head(model).shape) + attention * seen)
+
+
+def vision_ops(model, patches):
+    """Operations of the vision tower on one pair of frames."""
+    vision = model.config.vision
+    merged = sum(math.prod(t.shape) for t in matrices(model, "v.merger", "v.deepstack"))
+    tower = sum(math.prod(t.shape) for t in matrices(model, "v.blk", "v.patch"))
     inside = 2 * patches * patches * vision.hidden_size * vision.depth
-    return {
-        "decode_bytes": read,
-        "prefill_ops": 2 * (per_token * prompt + math.prod(head.shape) + attention * seen),
-        "vision_ops": 2 * (tower * patches + inside + merged * patches // vision.spatial_merge_size**2),
-    }
+    return 2 * (tower * patches + inside + merged * patches // vision.spatial_merge_size**2)
 
 
 def lines(facts):
@@ -235,15 +296,18 @@ def lines(facts):
     limits, machine = facts["limits"], facts["machine"]
     yield f"{facts['model']}, {gigabytes(facts['weights'])} of weights, {facts['kv']} cache, ready in {facts['load_seconds']:.1f} s"
     yield f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}"
-    yield f"probed here: memory {limits['read'] / 1e9:.1f} GB/s, int8 {limits['int8'] / 1e9:.0f} GOPS"
+    matrix = f", matrix unit {limits['matrix'] / 1e9:.0f} GOPS" if limits["matrix"] else ""
+    yield f"probed here: memory {limits['read'] / 1e9:.1f} GB/s, int8 {limits['int8'] / 1e9:.0f} GOPS{matrix}"
     yield ""
     yield f"{'':<34}{'seconds':>9}{'per second':>16}{'reached':>16}{'of the probe':>14}"
-    prefill, decode, vision = facts["prefill"], facts["decode"], facts["vision"]
-    after = f" after {facts['depth']:,}" if facts["depth"] else ""
+    prefill, vision = facts["prefill"], facts["vision"]
+    after = f" after {prefill['depth']:,}" if prefill["depth"] else ""
     yield row(f"prefill {prefill['count']:,} tokens{after}", prefill, "tokens", limits)
-    yield row(f"decode {decode['count']:,} tokens", decode, "tokens", limits)
+    for decode in facts["decode"]:
+        yield row(f"decode {decode['count']:,} tokens after {decode['depth']:,}", decode, "tokens", limits)
     width, height = vision["size"]
-    yield row(f"vision, a pair of {width}x{height}", vision, "pairs", limits)
+    pairs = "a pair" if vision["count"] == 1 else f"{vision['count']} pairs"
+    yield row(f"vision, {pairs} of {width}x{height}", vision, "pairs", limits)
     yield ""
     yield f"peak memory {gigabytes(facts['peak_memory'])}"
 
@@ -252,7 +316,7 @@ def row(name, facts, unit, limits):
     if "bytes_per_second" in facts:
         reached, limit, measure = facts["bytes_per_second"], limits["read"], "GB/s"
     else:
-        reached, limit, measure = facts["ops_per_second"], limits["int8"], "GOPS"
+        reached, limit, measure = facts["ops_per_second"], limits["matrix"] or limits["int8"], "GOPS"
     share = f"{100 * reached / limit:.0f} %" if limit else "-"
     speed = f"{facts['per_second']:.2f} {unit}"
     return f"{name:<34}{facts['seconds']:>9.3f}{speed:>16}{f'{reached / 1e9:.1f} {measure}':>16}{share:>14}"

@@ -7,12 +7,13 @@ from ivlite import _C
 
 
 def limits(threads):
-    """Probed now with that many threads: {"read": bytes per second, "int8": operations per second}.
+    """Probed now with that many threads: {"read": bytes per second, "int8", "matrix": operations per second}.
 
-    The int8 rate is that of the instructions the kernels in use multiply with, operands in registers.
+    The int8 rate is that of the instructions the kernels in use multiply with, operands in registers; "matrix" that of
+    the matrix unit that they use for many tokens, 0 without one.
     """
     _C.set_num_threads(threads)
-    return {"read": _C.probe_read_bandwidth(256 << 20, 5), "int8": _C.probe_int8_peak(0.3)}
+    return {"read": _C.probe_read_bandwidth(256 << 20, 5), "int8": _C.probe_int8_peak(0.3), "matrix": _C.probe_matrix_peak(0.3)}
 
 
 def machine(threads):

@@ -1,139 +1,42 @@
-"""ivlite beside llama.cpp: an 8B model of random 4-bit weights in each, prefill and decode in turn, in one process.
+"""ivlite beside llama.cpp and OpenVINO: the same work in turn, in one process, on the same threads.
 
-    pip install . && CMAKE_ARGS=-DGGML_NATIVE=ON pip install llama-cpp-python gguf
-    python benchmarks/versus.py                    # about 16 GB of memory and 5 GB of disk
+    pip install . && CMAKE_ARGS=-DGGML_NATIVE=ON pip install llama-cpp-python gguf openvino
+    python benchmarks/versus.py                       # every section; about 16 GB of memory and 10 GB of disk
+    python benchmarks/versus.py text --type q4_0      # prefill and decoding at that type
+    python benchmarks/versus.py depth --depths 4096   # decoding after 4096 tokens
+    python benchmarks/versus.py matmul                # one int4 matrix against OpenVINO
 
-ivlite runs InternVideo3-8B's shape, llama.cpp that of Qwen3-8B, from which InternVideo3 descends: the same widths with
-grouped-query attention in place of the latent one, 10 % fewer weights per layer. llama.cpp does not run InternVideo3.
-Types are those of each side's own q4_0 recipe. The order alternates, so that a machine that slows down harms both.
+Models are InternVideo3-8B's shape and that of `rivals.py`, with random weights. The order alternates, so that a machine
+that slows down harms both; what counts is the median of the rounds' ratios. Tokens before a depth are synthetic.
+GCC 12 compiles llama.cpp's tile configuration into a crash on AMX machines: build it with another compiler there.
 """
 
 import argparse
-import ctypes
-import os
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
+from rivals import FILE_TYPES, VOCAB, WIDTH, LlamaCpp, OpenVino, written
 
-LAYERS, WIDTH, HEADS, KV_HEADS, HEAD, INNER, VOCAB = 36, 4096, 32, 8, 128, 12288, 151936
-
-
-def random_blocks(rng, name, rows, cols):
-    """Random codes with a scale that keeps activations near one; returns uint8 (rows, row bytes)."""
-    block, size, scale_at, rms = {"Q4_0": (32, 18, 0, 4.6), "Q6_K": (256, 210, 208, 18.5 * 73.6)}[name]
-    one = np.frombuffer(rng.bytes(4096 * size), np.uint8).reshape(-1, size).copy()
-    one[:, scale_at : scale_at + 2] = np.frombuffer(np.float16(1 / (rms * cols**0.5)).tobytes(), np.uint8)
-    return np.resize(one, (rows * cols // block, size)).reshape(rows, -1)
-
-
-def write_rival(path):
-    """A GGUF of Qwen3-8B's shape without vocabulary, written tensor by tensor."""
-    from gguf import GGMLQuantizationType, GGUFWriter
-
-    writer = GGUFWriter(path, "qwen3")
-    writer.add_block_count(LAYERS)
-    writer.add_context_length(40960)
-    writer.add_embedding_length(WIDTH)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_key_length(HEAD)
-    writer.add_value_length(HEAD)
-    writer.add_rope_freq_base(5e6)
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_vocab_size(VOCAB)
-    writer.add_tokenizer_model("none")
-    rng, tensors = np.random.default_rng(0), dict(rival_tensors())
-    for name, (kind, shape) in tensors.items():
-        if kind == "F32":
-            writer.add_tensor_info(name, shape, np.dtype(np.float32), 4 * shape[0])
-        else:
-            data = random_blocks(rng, kind, 1, shape[1])
-            writer.add_tensor_info(
-                name,
-                (shape[0], data.shape[1]),
-                np.dtype(np.uint8),
-                shape[0] * data.shape[1],
-                GGMLQuantizationType[kind],
-            )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for kind, shape in tensors.values():
-        writer.write_tensor_data(np.ones(shape, np.float32) if kind == "F32" else random_blocks(rng, kind, *shape))
-    writer.close()
-
-
-def rival_tensors():
-    yield "token_embd.weight", ("Q4_0", (VOCAB, WIDTH))
-    yield "output.weight", ("Q6_K", (VOCAB, WIDTH))
-    yield "output_norm.weight", ("F32", (WIDTH,))
-    for i in range(LAYERS):
-        for name in ("attn_norm", "ffn_norm"):
-            yield f"blk.{i}.{name}.weight", ("F32", (WIDTH,))
-        for name in ("attn_q_norm", "attn_k_norm"):
-            yield f"blk.{i}.{name}.weight", ("F32", (HEAD,))
-        yield f"blk.{i}.attn_q.weight", ("Q4_0", (HEADS * HEAD, WIDTH))
-        yield f"blk.{i}.attn_k.weight", ("Q4_0", (KV_HEADS * HEAD, WIDTH))
-        yield f"blk.{i}.attn_v.weight", ("Q4_0", (KV_HEADS * HEAD, WIDTH))
-        yield f"blk.{i}.attn_output.weight", ("Q4_0", (WIDTH, HEADS * HEAD))
-        yield f"blk.{i}.ffn_gate.weight", ("Q4_0", (INNER, WIDTH))
-        yield f"blk.{i}.ffn_up.weight", ("Q4_0", (INNER, WIDTH))
-        yield f"blk.{i}.ffn_down.weight", ("Q4_0", (WIDTH, INNER))
-
-
-class LlamaCpp:
-    """llama.cpp through the C interface of llama-cpp-python: its high-level class wants a vocabulary."""
-
-    name = "llama.cpp"
-
-    def __init__(self, path, threads, context):
-        import llama_cpp
-
-        self.lib = llama_cpp
-        self.silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(self.silent, ctypes.c_void_p(0))
-        llama_cpp.llama_backend_init()
-        self.model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
-        if not self.model:
-            raise SystemExit(f"llama.cpp cannot load {path}")
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = context, 512, 512
-        params.n_threads = params.n_threads_batch = threads
-        self.context = llama_cpp.llama_init_from_model(self.model, params)
-        self.version = llama_cpp.__version__
-
-    def reset(self):
-        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
-
-    def feed(self, tokens):
-        """Runs tokens and waits for the logits of the last."""
-        for first in range(0, len(tokens), 512):
-            part = (self.lib.llama_token * len(tokens[first : first + 512]))(*tokens[first : first + 512])
-            if self.lib.llama_decode(self.context, self.lib.llama_batch_get_one(part, len(part))):
-                raise SystemExit("llama_decode failed")
-        self.lib.llama_get_logits_ith(self.context, -1)[0]
-
-    prefill = feed
-
-    def step(self, token):
-        self.feed([token])
+INNER = 12288
+RIVAL = {"q4_0": "Q4_0", "q4_k_m": "Q4_K_M"}
 
 
 class Ivlite:
     name = "ivlite"
 
-    def __init__(self, size, threads, context):
+    def __init__(self, type, threads, context):
         import ivlite
         from ivlite.cli.synthetic import random_model
 
-        self.model = random_model(size, "q4_0", threads=threads, context=context)
+        self.model = random_model("8b", type, threads=threads, context=context)
         self.version = ivlite.__version__
 
-    def reset(self):
+    def reset(self, depth=0):
+        from ivlite.cli.bench import fill
+
         self.runner = self.model.runner()
+        fill(self.runner.cache, self.model.config, depth, np.random.default_rng(0))
 
     def prefill(self, tokens):
         from ivlite.cli.bench import text_prompt
@@ -144,56 +47,105 @@ class Ivlite:
         self.runner.step(token)
 
 
-def measure(engine, tokens, new):
-    """Tokens per second of one prefill and of `new` decode steps after it."""
-    engine.reset()
-    time.sleep(0.5)  # worker threads of the other side spin for a while after their last task
+def seconds(call, *args):
     start = time.perf_counter()
-    engine.prefill(tokens)
-    prefill = len(tokens) / (time.perf_counter() - start)
-    start = time.perf_counter()
-    for token in tokens[:new]:
-        engine.step(token)
-    return prefill, new / (time.perf_counter() - start)
+    call(*args)
+    return time.perf_counter() - start
+
+
+def speeds(engine, tokens, new, depth):
+    """Tokens per second of a prefill, where there is nothing before, and of `new` steps: medians of steps."""
+    engine.reset(depth)
+    time.sleep(0.3)  # worker threads of the other side spin for a while after their last task
+    prefill = None if depth else len(tokens) / seconds(engine.prefill, tokens)
+    return prefill, 1 / statistics.median(seconds(engine.step, token) for token in tokens[:new])
+
+
+def compare(engines, tokens, args, depth=0):
+    """Alternates two engines; prints every round, and the median of the rounds' ratios."""
+    print(f"{'':<9}" + "".join(f"{e.name + ' prefill':>20}{'decode':>10}" for e in engines) + "   tokens/s")
+    ratios = []
+    for i in range(args.rounds):
+        rates = {e.name: speeds(e, tokens, args.new, depth) for e in (engines if i % 2 == 0 else engines[::-1])}
+        cells = "".join(f"{rates[e.name][0] or 0:>20.2f}{rates[e.name][1]:>10.2f}" for e in engines)
+        print(f"round {i + 1:<3}{cells}", flush=True)
+        ratios.append([a / b for a, b in zip(*(rates[e.name] for e in engines), strict=True) if a])
+    names = ("decode",) if depth else ("prefill", "decode")
+    for name, column in zip(names, zip(*ratios, strict=True), strict=True):
+        print(f"{name} after {depth:,}: {engines[0].name} / {engines[1].name} {statistics.median(column):.2f}")
+
+
+def text(args):
+    """Prefill and decoding with an empty cache."""
+    context = args.prompt + args.new + 8
+    ours = Ivlite(args.type, args.threads, context)
+    rival = LlamaCpp(written(args.folder, RIVAL[args.type]), ours.model.threads, context)
+    tokens = np.random.default_rng(1).integers(1000, VOCAB - 1000, args.prompt).tolist()
+    for engine in (ours, rival):
+        speeds(engine, tokens[:64], 4, 0)  # pages touched, clocks up
+    print(f"{args.type}: ivlite {ours.version}, llama.cpp {rival.version}, {ours.model.threads} threads")
+    compare([ours, rival], tokens, args)
+
+
+def depth(args):
+    """Decoding after many tokens, against both caches of llama.cpp."""
+    ours = Ivlite(args.type, args.threads, max(args.depths) + args.new + 8)
+    path = written(args.folder, RIVAL[args.type])
+    tokens = np.random.default_rng(1).integers(1000, VOCAB - 1000, args.new).tolist()
+    for n in args.depths:
+        for cache in args.caches:
+            rival = LlamaCpp(path, ours.model.threads, n + args.new + 8, cache)
+            rival.name = f"llama.cpp {cache}"
+            print(f"{args.type} after {n:,}: ivlite {ours.version} q8, llama.cpp {rival.version} {cache}")
+            compare([ours, rival], tokens, args, n)
+            del rival
+
+
+def matmul(args):
+    """One int4 matrix of the model's largest shape: 512 rows and one, against each setting of OpenVINO."""
+    from ivlite import _C
+
+    _C.set_num_threads(args.threads or _C.num_threads())
+    piece = np.random.default_rng(0).standard_normal(1 << 20, np.float32) / WIDTH**0.5
+    data = np.resize(_C.encode("q4_0", piece), INNER * WIDTH // 32 * 18)
+    w = _C.Weight("q4_0", data, 1, WIDTH, INNER)
+    rivals = [OpenVino(WIDTH, INNER, g, d, _C.num_threads()) for g, d in ((32, 0), (32, 32), (128, 0), (128, 128))]
+    print(f"4096 x 12288, int4: ivlite ({_C.isa()}) against OpenVINO {rivals[0].version}")
+    for rows in (512, 1):
+        x, y = np.random.default_rng(1).standard_normal((rows, INNER), np.float32), np.empty((rows, WIDTH), np.float32)
+        ours = lambda: _C.linear(y, x, w, None, False)  # noqa: E731, B023
+        times = {None: [], **{r.name: [] for r in rivals}}
+        for _ in range(args.rounds + 1):
+            times[None].append(min(seconds(ours) for _ in range(3)))
+            for rival in rivals:
+                times[rival.name].append(min(seconds(rival, x) for _ in range(3)))
+        for name in times:
+            ratio = statistics.median(b / a for a, b in zip(times[None][1:], times[name][1:], strict=True))
+            took = statistics.median(times[name][1:])
+            rate = f"{2e-9 * rows * WIDTH * INNER / took:8.0f} GOPS {w.nbytes / took / 1e9:6.1f} GB/s"
+            print(f"rows {rows:<4} {name or 'ivlite':<20}{1e3 * took:9.2f} ms {rate}   ivlite is {ratio:.2f} x")
+
+
+SECTIONS = {"text": text, "depth": depth, "matmul": matmul}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--file",
-        default="build/rival-q4_0.gguf",
-        help="where llama.cpp's model is written and kept",
-    )
-    parser.add_argument("--prompt", type=int, default=512)
-    parser.add_argument("--new", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=None, help="default: one per usable physical core")
+    add = parser.add_argument
+    add("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)} (default: all)")
+    add("--type", choices=sorted(RIVAL), default="q4_k_m")
+    add("--folder", default="build", help=f"where llama.cpp's models ({', '.join(FILE_TYPES)}) are written and kept")
+    add("--prompt", type=int, default=512)
+    add("--new", type=int, default=24)
+    add("--rounds", type=int, default=5)
+    add("--threads", type=int, default=None, help="default: one per usable physical core")
+    add("--depths", type=int, nargs="+", default=[4096, 32768])
+    add("--caches", nargs="+", default=["f16", "q8_0"])
     args = parser.parse_args()
-    if not os.path.exists(args.file):
-        Path(args.file).parent.mkdir(parents=True, exist_ok=True)
-        write_rival(args.file + ".part")
-        os.replace(args.file + ".part", args.file)
-    context = args.prompt + args.new + 8
-    ours = Ivlite("8b", args.threads, context)
-    engines = [ours, LlamaCpp(args.file, ours.model.threads, context)]
-    tokens = np.random.default_rng(1).integers(1000, VOCAB - 1000, args.prompt).tolist()
-    for engine in engines:
-        measure(engine, tokens[:64], 4)  # pages touched, clocks up
-    compare(engines, tokens, args)
-
-
-def compare(engines, tokens, args):
-    """Alternates the engines, prints every round and the median of the rounds' ratios."""
-    print(", ".join(f"{e.name} {e.version}" for e in engines) + f", {engines[0].model.threads} threads")
-    print(f"{'':<8}" + "".join(f"{e.name + ' prefill':>20}{'decode':>10}" for e in engines) + "   tokens/s")
-    ratios = []
-    for i in range(args.rounds):
-        order = engines if i % 2 == 0 else engines[::-1]
-        rates = {e.name: measure(e, tokens, args.new) for e in order}
-        print(f"round {i + 1:<2}" + "".join(f"{rates[e.name][0]:>20.2f}{rates[e.name][1]:>10.2f}" for e in engines))
-        ratios.append([ours / theirs for ours, theirs in zip(*(rates[e.name] for e in engines), strict=True)])
-    prefill, decode = (statistics.median(column) for column in zip(*ratios, strict=True))
-    print(f"{engines[0].name} / {engines[1].name}, median of rounds: prefill {prefill:.2f}, decode {decode:.2f}")
+    for name in args.sections or SECTIONS:
+        if name not in SECTIONS:
+            parser.error(f"there is no section {name!r}: there are {', '.join(SECTIONS)}")
+        SECTIONS[name](args)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,211 @@
+"""The engines that `versus.py` puts beside ivlite: llama.cpp over a written model of random weights, OpenVINO's int4 matmul.
+
+llama.cpp does not run InternVideo3; it gets the text shape of Qwen3-VL-8B, from which InternVideo3 descends: the same
+widths with grouped-query attention in place of the latent one, about 10 % fewer weights.
+"""
+
+import ctypes
+import os
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+LAYERS, WIDTH, HEADS, KV_HEADS, HEAD, INNER, VOCAB = 36, 4096, 32, 8, 128, 12288, 151936
+# Weights of a block, its bytes, where its 16-bit scales are, and what a scale of one makes of random codes.
+BLOCKS = {
+    "Q4_0": (32, 18, ((0, 4.6),)),
+    "Q4_K": (256, 144, ((0, 36.5 * 8.8), (2, 36.5 * 8.8 / 7.5))),
+    "Q6_K": (256, 210, ((208, 18.5 * 73.6),)),
+}
+FILE_TYPES = ("Q4_0", "Q4_K_M")
+
+
+def random_blocks(rng, name, rows, cols):
+    """Random codes under a scale that keeps activations near one; returns uint8 (rows, row bytes)."""
+    block, size, scales = BLOCKS[name]
+    one = np.frombuffer(rng.bytes(4096 * size), np.uint8).reshape(-1, size).copy()
+    for at, rms in scales:
+        one[:, at : at + 2] = np.frombuffer(np.float16(1 / (rms * cols**0.5)).tobytes(), np.uint8)
+    return np.resize(one, (rows * cols // block, size)).reshape(rows, -1)
+
+
+def more_bits(layer):
+    """The layers whose value and down projections Q4_K_M keeps in 6 bits."""
+    return layer < LAYERS // 8 or layer >= 7 * LAYERS // 8 or (layer - LAYERS // 8) % 3 == 2
+
+
+def tensors(file_type):
+    """(name, (type, shape)) of every tensor, as llama.cpp's own quantiser chooses types."""
+    body = "Q4_0" if file_type == "Q4_0" else "Q4_K"
+    yield "token_embd.weight", (body, (VOCAB, WIDTH))
+    yield "output.weight", ("Q6_K", (VOCAB, WIDTH))
+    yield "output_norm.weight", ("F32", (WIDTH,))
+    for i in range(LAYERS):
+        better = "Q6_K" if file_type == "Q4_K_M" and more_bits(i) else body
+        for name, n in (("attn_norm", WIDTH), ("ffn_norm", WIDTH), ("attn_q_norm", HEAD), ("attn_k_norm", HEAD)):
+            yield f"blk.{i}.{name}.weight", ("F32", (n,))
+        for name, kind, shape in (
+            ("attn_q", body, (HEADS * HEAD, WIDTH)),
+            ("attn_k", body, (KV_HEADS * HEAD, WIDTH)),
+            ("attn_v", better, (KV_HEADS * HEAD, WIDTH)),
+            ("attn_output", body, (WIDTH, HEADS * HEAD)),
+            ("ffn_gate", body, (INNER, WIDTH)),
+            ("ffn_up", body, (INNER, WIDTH)),
+            ("ffn_down", better, (WIDTH, INNER)),
+        ):
+            yield f"blk.{i}.{name}.weight", (kind, shape)
+
+
+def written(folder, file_type):
+    """The path of the rival's model file, written the first time."""
+    path = Path(folder) / f"rival-{file_type.lower()}.gguf"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_model(f"{path}.part", file_type)
+        os.replace(f"{path}.part", path)
+    return str(path)
+
+
+def write_model(path, file_type):
+    """A GGUF of Qwen3-VL-8B's text shape without vocabulary, written tensor by tensor."""
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    writer = GGUFWriter(path, "qwen3")
+    for add, value in (
+        ("block_count", LAYERS), ("context_length", 262144), ("embedding_length", WIDTH), ("feed_forward_length", INNER),
+        ("head_count", HEADS), ("head_count_kv", KV_HEADS), ("key_length", HEAD), ("value_length", HEAD),
+        ("rope_freq_base", 5e6), ("layer_norm_rms_eps", 1e-6), ("vocab_size", VOCAB), ("tokenizer_model", "none"),
+    ):  # fmt: skip
+        getattr(writer, f"add_{add}")(value)
+    rng, all_tensors = np.random.default_rng(0), dict(tensors(file_type))
+    for name, (kind, shape) in all_tensors.items():
+        if kind == "F32":
+            writer.add_tensor_info(name, shape, np.dtype(np.float32), 4 * shape[0])
+        else:
+            row = random_blocks(rng, kind, 1, shape[1]).shape[1]
+            stored = (shape[0], row)
+            writer.add_tensor_info(name, stored, np.dtype(np.uint8), shape[0] * row, GGMLQuantizationType[kind])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for kind, shape in all_tensors.values():
+        writer.write_tensor_data(np.ones(shape, np.float32) if kind == "F32" else random_blocks(rng, kind, *shape))
+    writer.close()
+
+
+class LlamaCpp:
+    """llama.cpp through the C interface of llama-cpp-python: its high-level class wants a vocabulary."""
+
+    name = "llama.cpp"
+
+    def __init__(self, path, threads, context, cache="f16"):
+        import llama_cpp
+
+        self.lib, self.version = llama_cpp, llama_cpp.__version__
+        self.silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
+        llama_cpp.llama_log_set(self.silent, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+        self.model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
+        if not self.model:
+            raise SystemExit(f"llama.cpp cannot load {path}")
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch = context, 512, 512
+        params.n_threads = params.n_threads_batch = threads
+        params.type_k = params.type_v = {"f16": 1, "q8_0": 8}[cache]
+        params.flash_attn_type = 1  # a quantised cache needs it, and it is the faster for f16
+        self.context = llama_cpp.llama_init_from_model(self.model, params)
+        # A thread of its own: llama.cpp sets up AMX tiles once per thread and expects to find them so, ivlite gives them back.
+        self.thread = ThreadPoolExecutor(1)
+
+    def reset(self, depth=0):
+        """Empties the cache, or leaves `depth` synthetic tokens in it."""
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
+        if depth:
+            self.feed([1, 2, 3, 4])
+            self.stretch(depth)
+
+    def stretch(self, depth):
+        """Repeats the cache's rows to `depth` tokens through a saved state, which it edits."""
+        size = self.lib.llama_state_seq_get_size(self.context, 0)
+        state = (ctypes.c_uint8 * size)()
+        if not self.lib.llama_state_seq_get_data(self.context, state, size, 0):
+            raise SystemExit("llama.cpp does not save its state")
+        longer = stretched(bytes(state), depth)
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
+        buffer = (ctypes.c_uint8 * len(longer)).from_buffer_copy(longer)
+        if not self.lib.llama_state_seq_set_data(self.context, buffer, len(longer), 0):
+            raise SystemExit("llama.cpp does not take the edited state")
+
+    def feed(self, tokens):
+        """Runs tokens and waits for the logits of the last."""
+        self.thread.submit(self._feed, tokens).result()
+
+    def _feed(self, tokens):
+        for first in range(0, len(tokens), 512):
+            part = (self.lib.llama_token * len(tokens[first : first + 512]))(*tokens[first : first + 512])
+            if self.lib.llama_decode(self.context, self.lib.llama_batch_get_one(part, len(part))):
+                raise SystemExit("llama_decode failed")
+        self.lib.llama_get_logits_ith(self.context, -1)[0]
+
+    prefill = feed
+
+    def step(self, token):
+        self.feed([token])
+
+
+def stretched(state, depth):
+    """A saved sequence of llama.cpp whose cells and rows are repeated up to `depth`.
+
+    The layout that this reads: streams, cells, each cell's position and number of sequences; whether values are
+    transposed, layers, and twice per layer a type, the bytes of a row, and a row per cell.
+    """
+    at = 0
+
+    def take(form):
+        nonlocal at
+        values = struct.unpack_from(f"<{form}", state, at)
+        at += struct.calcsize(f"<{form}")
+        return values
+
+    start = state.index(struct.pack("<II", 1, 4))  # one stream of four cells
+    out = [state[:start], struct.pack("<II", 1, depth)]
+    at = start + 8
+    for _ in range(4):
+        _, sequences = take("iI")
+        at += 4 * sequences
+    out += [struct.pack("<iI", position, 0) for position in range(depth)]
+    transposed, layers = take("II")
+    if transposed:
+        raise SystemExit("llama.cpp keeps values transposed: flash attention is off")
+    out.append(struct.pack("<II", transposed, layers))
+    for _ in range(2 * layers):
+        kind, row = take("iQ")
+        rows, at = state[at : at + 4 * row], at + 4 * row
+        out += [struct.pack("<iQ", kind, row), rows * (depth // 4)]
+    return b"".join([*out, state[at:]])
+
+
+class OpenVino:
+    """One int4 matmul of OpenVINO: 4-bit weights under f16 scales per `group` columns, f32 in and out."""
+
+    def __init__(self, rows, cols, group, dynamic, threads):
+        import openvino as ov
+        from openvino import opset13 as op
+
+        rng = np.random.default_rng(0)
+        shape = [rows, cols // group, group]
+        codes = ov.Tensor(rng.integers(0, 256, rows * cols // 2, np.uint8), shape, ov.Type.u4)
+        weight = op.convert(ov.op.Constant(codes), np.float16)
+        weight = op.subtract(weight, op.convert(op.constant(np.array([[[8]]], np.uint8)), np.float16))
+        scale = np.full((*shape[:2], 1), 1 / (4.6 * cols**0.5), np.float16)
+        weight = op.reshape(op.multiply(weight, op.constant(scale)), [rows, cols], False)
+        x = op.parameter([-1, cols], np.float32)
+        model = ov.Model([op.matmul(x, op.convert(weight, np.float32), False, True)], [x])
+        settings = {"INFERENCE_NUM_THREADS": threads, "DYNAMIC_QUANTIZATION_GROUP_SIZE": dynamic}
+        self.request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
+        self.name, self.version = f"OpenVINO g{group} d{dynamic}", ov.__version__
+
+    def __call__(self, x):
+        self.request.infer({0: x}, share_inputs=True, share_outputs=True)

@@ -62,8 +62,9 @@ def load(path, device="auto", threads=None, context=CONTEXT, kv="q8", *, fps=Non
 
     device: "auto", "cpu", or "reference" (float32 torch, slow, for comparison). threads: None for one per usable
     physical core. context: tokens of prompt and answer together (the default is lowered to what the model holds).
-    kv: how the latent cache is stored, "f32", "bf16" or "q8" (int8). fps, min_frames, max_frames: defaults for videos
-    whose message says nothing; min_pixels, max_pixels: for a frame and for an image; None keeps the file's.
+    kv: how the latent cache is stored, "f32", "bf16" (16 bits, as float16, which is finer) or "q8" (int8). fps,
+    min_frames, max_frames: defaults for videos whose message says nothing; min_pixels, max_pixels: for a frame and for
+    an image; None keeps the file's.
     progress(stage, done, total) is called while loading, stage "load" in bytes. observe(names, x) sees the inputs of
     every linear layer, x numpy (T, columns), with the names of its weight's tensors; None costs nothing.
 

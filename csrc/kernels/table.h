@@ -147,7 +147,7 @@ using attention_fn = void (*)(const AttentionArgs& a, int64_t q0, int64_t q1);
 
 // The latent key/value cache of one layer. Rows are tokens.
 //   f32   latent (capacity, rank) float, rope (capacity, rope) float
-//   bf16  latent in bf16; rope in f16, which is eight times finer and wide enough for a key
+//   bf16  16 bits per value, as f16: eight times finer than bf16, and wide enough for latents and keys
 //   q8    latent codes int8 with one float scale per token (absmax / 127), rope in f16
 struct LatentRows {
   void* latent;

@@ -34,7 +34,7 @@ A cache has `length` (tokens that every layer holds), `capacity`, `append(layer,
 which writes rows length .. length + T of that layer, `advance(T)`, called once when every layer has appended,
 `truncate(length)`, `read(layer, s0, s1)` -> float32 (latent, k_rope), and `nbytes`. Between append and advance the
 newest rows of the layer appended last count as cached for the attentions, which see them as they were given; older rows
-are seen as the cache stores them: "f32"; "bf16" latents with float16 keys; "q8" int8 latents, one scale per token, with
+are seen as the cache stores them: "f32"; "bf16" float16 latents and keys; "q8" int8 latents, one scale per token, with
 float16 keys.
 """
 

@@ -35,7 +35,7 @@ class Cache:
         if self.kind == "f32":
             return latent
         if self.kind == "bf16":
-            return latent.bfloat16().float()
+            return latent.half().float()
         scale = latent.abs().amax(1, keepdim=True) / 127
         return torch.where(scale > 0, torch.round(latent / scale), torch.zeros_like(latent)) * scale
 

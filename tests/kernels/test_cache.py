@@ -6,11 +6,6 @@ from ivlite import _C
 KINDS = ("f32", "bf16", "q8")
 
 
-def bfloat16(x):
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
-
-
 def half(x):
     return x.astype(np.float16).astype(np.float32)
 
@@ -20,7 +15,7 @@ def stored(kind, latent, rope):
     if kind == "f32":
         return latent, rope
     if kind == "bf16":
-        return bfloat16(latent), half(rope)
+        return half(latent), half(rope)
     top = np.abs(latent).max(1, keepdims=True)
     inverse = np.where(top > 0, np.float32(127) / np.where(top > 0, top, 1), 0).astype(np.float32)
     return np.rint(latent * inverse) * (top / np.float32(127)), half(rope)

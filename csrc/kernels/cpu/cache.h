@@ -1,22 +1,9 @@
 // Rows of the latent cache to and from float, one type per CacheKind.
 #pragma once
-#include "formats/bf16.h"
 #include "formats/f16.h"
 
 namespace ivlite {
 namespace {
-
-inline void widen_bf16(float* y, const uint16_t* x, int64_t n) {
-  int64_t i = 0;
-  for (; i + vec::kLanes <= n; i += vec::kLanes) vec::store(y + i, vec::load_bf16(x + i));
-  decode_bf16(y + i, x + i, n - i);
-}
-
-inline void narrow_bf16(uint16_t* y, const float* x, int64_t n) {
-  int64_t i = 0;
-  for (; i + vec::kLanes <= n; i += vec::kLanes) vec::store_bf16(y + i, vec::load(x + i));
-  encode_bf16(y + i, x + i, n - i);
-}
 
 inline void widen_f16(float* y, const uint16_t* x, int64_t n) {
   int64_t i = 0;
@@ -62,10 +49,10 @@ struct CacheF32 {
   static void write_rope(const LatentRows& c, int64_t s, const float* x) { memcpy(rope(c, s), x, (size_t)c.rope_dim * 4); }
 };
 
-struct CacheBF16 {
-  static void read_latent(float* y, const LatentRows& c, int64_t s) { widen_bf16(y, (const uint16_t*)c.latent + s * c.rank, c.rank); }
+struct CacheF16 {
+  static void read_latent(float* y, const LatentRows& c, int64_t s) { widen_f16(y, (const uint16_t*)c.latent + s * c.rank, c.rank); }
   static void read_rope(float* y, const LatentRows& c, int64_t s) { widen_f16(y, (const uint16_t*)c.rope + s * c.rope_dim, c.rope_dim); }
-  static void write_latent(const LatentRows& c, int64_t s, const float* x) { narrow_bf16((uint16_t*)c.latent + s * c.rank, x, c.rank); }
+  static void write_latent(const LatentRows& c, int64_t s, const float* x) { narrow_f16((uint16_t*)c.latent + s * c.rank, x, c.rank); }
   static void write_rope(const LatentRows& c, int64_t s, const float* x) { narrow_f16((uint16_t*)c.rope + s * c.rope_dim, x, c.rope_dim); }
 };
 
@@ -73,11 +60,11 @@ struct CacheQ8 {
   static void read_latent(float* y, const LatentRows& c, int64_t s) {
     widen_codes(y, (const int8_t*)c.latent + s * c.rank, c.scale[s], c.rank);
   }
-  static void read_rope(float* y, const LatentRows& c, int64_t s) { CacheBF16::read_rope(y, c, s); }
+  static void read_rope(float* y, const LatentRows& c, int64_t s) { CacheF16::read_rope(y, c, s); }
   static void write_latent(const LatentRows& c, int64_t s, const float* x) {
     c.scale[s] = narrow_codes((int8_t*)c.latent + s * c.rank, x, c.rank);
   }
-  static void write_rope(const LatentRows& c, int64_t s, const float* x) { CacheBF16::write_rope(c, s, x); }
+  static void write_rope(const LatentRows& c, int64_t s, const float* x) { CacheF16::write_rope(c, s, x); }
 };
 
 template <class Kind>

@@ -32,13 +32,13 @@ inline void init_shared(KernelTable& t) {
   t.gelu_erf = gelu_erf;
   t.attention = attention;
   t.latent_attention[(int)CacheKind::f32] = latent_attention<CacheF32>;
-  t.latent_attention[(int)CacheKind::bf16] = latent_attention<CacheBF16>;
+  t.latent_attention[(int)CacheKind::bf16] = latent_attention<CacheF16>;
   t.latent_attention[(int)CacheKind::q8] = latent_attention<CacheQ8>;
   t.cache_write[(int)CacheKind::f32] = cache_write<CacheF32>;
-  t.cache_write[(int)CacheKind::bf16] = cache_write<CacheBF16>;
+  t.cache_write[(int)CacheKind::bf16] = cache_write<CacheF16>;
   t.cache_write[(int)CacheKind::q8] = cache_write<CacheQ8>;
   t.cache_read[(int)CacheKind::f32] = cache_read<CacheF32>;
-  t.cache_read[(int)CacheKind::bf16] = cache_read<CacheBF16>;
+  t.cache_read[(int)CacheKind::bf16] = cache_read<CacheF16>;
   t.cache_read[(int)CacheKind::q8] = cache_read<CacheQ8>;
   t.patchify = patchify;
   t.int8_peak = int8_peak;

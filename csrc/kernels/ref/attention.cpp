@@ -1,7 +1,6 @@
 // Softmax attention in plain C++: one key at a time, sums in double, the running maximum subtracted.
 #include <math.h>
 
-#include "formats/bf16.h"
 #include "formats/f16.h"
 #include "kernels/ref/ref.h"
 
@@ -42,13 +41,13 @@ struct RowsF32 {
   static double latent(const LatentRows& c, int64_t s, int64_t j) { return ((const float*)c.latent)[s * c.rank + j]; }
   static double rope(const LatentRows& c, int64_t s, int64_t j) { return ((const float*)c.rope)[s * c.rope_dim + j]; }
 };
-struct RowsBF16 {
-  static double latent(const LatentRows& c, int64_t s, int64_t j) { return bf16_to_f32(((const uint16_t*)c.latent)[s * c.rank + j]); }
+struct RowsF16 {
+  static double latent(const LatentRows& c, int64_t s, int64_t j) { return f16_to_f32(((const uint16_t*)c.latent)[s * c.rank + j]); }
   static double rope(const LatentRows& c, int64_t s, int64_t j) { return f16_to_f32(((const uint16_t*)c.rope)[s * c.rope_dim + j]); }
 };
 struct RowsQ8 {
   static double latent(const LatentRows& c, int64_t s, int64_t j) { return (double)c.scale[s] * ((const int8_t*)c.latent)[s * c.rank + j]; }
-  static double rope(const LatentRows& c, int64_t s, int64_t j) { return RowsBF16::rope(c, s, j); }
+  static double rope(const LatentRows& c, int64_t s, int64_t j) { return RowsF16::rope(c, s, j); }
 };
 
 // One query and head over cached tokens [s0, s1): acc (rank) is float, so the running sums are rescaled in place.
@@ -88,7 +87,7 @@ void latent_attention(const LatentArgs& a, int64_t s0, int64_t s1) {
 void init_ref_attention(KernelTable& t) {
   t.attention = attention;
   t.latent_attention[(int)CacheKind::f32] = latent_attention<RowsF32>;
-  t.latent_attention[(int)CacheKind::bf16] = latent_attention<RowsBF16>;
+  t.latent_attention[(int)CacheKind::bf16] = latent_attention<RowsF16>;
   t.latent_attention[(int)CacheKind::q8] = latent_attention<RowsQ8>;
 }
 

@@ -1,7 +1,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "formats/bf16.h"
 #include "formats/f16.h"
 #include "kernels/ref/ref.h"
 
@@ -29,16 +28,16 @@ void read_rope_f16(float* rope, const LatentRows& c, int64_t s0, int64_t s1) {
   if (rope) decode_f16(rope, (const uint16_t*)c.rope + s0 * c.rope_dim, (s1 - s0) * c.rope_dim);
 }
 
-void write_bf16(const LatentRows& c, int64_t first, const float* latent, int64_t ldc, const float* rope, int64_t ldr, int64_t t0,
+void write_f16(const LatentRows& c, int64_t first, const float* latent, int64_t ldc, const float* rope, int64_t ldr, int64_t t0,
                 int64_t t1) {
   for (int64_t t = t0; t < t1; t++) {
-    encode_bf16((uint16_t*)c.latent + (first + t) * c.rank, latent + t * ldc, c.rank);
+    encode_f16((uint16_t*)c.latent + (first + t) * c.rank, latent + t * ldc, c.rank);
     write_rope_f16(c, first + t, rope + t * ldr);
   }
 }
 
-void read_bf16(float* latent, float* rope, const LatentRows& c, int64_t s0, int64_t s1) {
-  if (latent) decode_bf16(latent, (const uint16_t*)c.latent + s0 * c.rank, (s1 - s0) * c.rank);
+void read_f16(float* latent, float* rope, const LatentRows& c, int64_t s0, int64_t s1) {
+  if (latent) decode_f16(latent, (const uint16_t*)c.latent + s0 * c.rank, (s1 - s0) * c.rank);
   read_rope_f16(rope, c, s0, s1);
 }
 
@@ -66,10 +65,10 @@ void read_q8(float* latent, float* rope, const LatentRows& c, int64_t s0, int64_
 
 void init_ref_cache(KernelTable& t) {
   t.cache_write[(int)CacheKind::f32] = write_f32;
-  t.cache_write[(int)CacheKind::bf16] = write_bf16;
+  t.cache_write[(int)CacheKind::bf16] = write_f16;
   t.cache_write[(int)CacheKind::q8] = write_q8;
   t.cache_read[(int)CacheKind::f32] = read_f32;
-  t.cache_read[(int)CacheKind::bf16] = read_bf16;
+  t.cache_read[(int)CacheKind::bf16] = read_f16;
   t.cache_read[(int)CacheKind::q8] = read_q8;
 }
 

@@ -1,7 +1,11 @@
 """The Python API: load a model file, ask it about text, images and videos, look at every stage."""
 
+import math
 import time
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from ivlite import config as configuration
 from ivlite import models, ops, prompt
@@ -15,6 +19,7 @@ from ivlite.tokenizer import Tokenizer
 
 DEVICES = {"auto": "cpu", "cpu": "cpu", "reference": "reference"}
 CACHE_BYTES = {"f32": (4, 0, 4), "bf16": (2, 0, 2), "q8": (1, 4, 2)}  # per latent value, per row, per rope value
+VIT = ("file", "fp32")
 CONTEXT = 8192  # tokens, unless the model holds fewer
 MEDIA_DEFAULTS = ("fps", "min_frames", "max_frames", "min_pixels", "max_pixels")
 
@@ -56,15 +61,33 @@ def check_memory(weights, text, context, kv):
     )
 
 
-def load(path, device="auto", threads=None, context=CONTEXT, kv="q8", *, fps=None, min_frames=None, max_frames=None,
-         min_pixels=None, max_pixels=None, progress=None, observe=None):  # fmt: skip
+class FloatVision:
+    """A model file whose vision matrices read as float32: nothing on the way from pixels to features is rounded again."""
+
+    def __init__(self, source, decode):
+        self.source, self.decode, self.read_rows = source, decode, source.read_rows
+        self.tensors = {
+            name: replace(info, format="f32", nbytes=4 * math.prod(info.shape)) if name.startswith("v.") else info
+            for name, info in source.tensors.items()
+        }
+
+    def read(self, name):
+        stored, data = self.source.tensors[name], self.source.read(name)
+        if self.tensors[name].format == stored.format:
+            return data
+        return self.decode(stored.format, data, math.prod(stored.shape)).view(np.uint8)
+
+
+def load(path, device="auto", threads=None, context=CONTEXT, kv="q8", *, vit="file", fps=None, min_frames=None,
+         max_frames=None, min_pixels=None, max_pixels=None, progress=None, observe=None):  # fmt: skip
     """Loads a GGUF file made by `ivlite quantize`; returns a Model.
 
     device: "auto", "cpu", or "reference" (float32 torch, slow, for comparison). threads: None for one per usable
     physical core. context: tokens of prompt and answer together (the default is lowered to what the model holds).
-    kv: how the latent cache is stored, "f32", "bf16" (16 bits, as float16, which is finer) or "q8" (int8). fps,
-    min_frames, max_frames: defaults for videos whose message says nothing; min_pixels, max_pixels: for a frame and for
-    an image; None keeps the file's.
+    kv: how the latent cache is stored, "f32", "bf16" (16 bits, as float16, which is finer) or "q8" (int8). vit: "fp32"
+    computes the vision tower in float32 whatever the file's types are: slower, and 4 bytes per vision weight of memory.
+    fps, min_frames, max_frames: defaults for videos whose message says nothing; min_pixels, max_pixels: for a frame and
+    for an image; None keeps the file's.
     progress(stage, done, total) is called while loading, stage "load" in bytes. observe(names, x) sees the inputs of
     every linear layer, x numpy (T, columns), with the names of its weight's tensors; None costs nothing.
 
@@ -73,18 +96,22 @@ def load(path, device="auto", threads=None, context=CONTEXT, kv="q8", *, fps=Non
     start = time.perf_counter()
     _checked("device", device, DEVICES)
     _checked("kv", kv, CACHE_BYTES)
+    _checked("vit", vit, VIT)
     if threads is not None:
         _whole("threads", threads, 1, 1024)
     source = GGUFFile(path)
-    cfg = configuration.Config.from_metadata(source.metadata, source.path)
-    architecture = models.module(str(source.metadata["general.architecture"]), source.path)
+    metadata = source.metadata
+    cfg = configuration.Config.from_metadata(metadata, source.path)
+    architecture = models.module(str(metadata["general.architecture"]), source.path)
     configuration.check_tensors(source.tensors, architecture.tensor_names(cfg), source.path)
     context = min(context, cfg.text.context_length) if context == CONTEXT else context
     _whole("context", context, 1, cfg.text.context_length)
+    operations = ops.get(DEVICES[device], threads)
+    if vit == "fp32":
+        source = FloatVision(source, operations.decode)
     if device != "reference":
         check_memory(sum(t.nbytes for t in source.tensors.values()), cfg.text, context, kv)
-    tokenizer = Tokenizer(source.metadata["tokenizer.huggingface.json"])
-    operations = ops.get(DEVICES[device], threads)
+    tokenizer = Tokenizer(metadata["tokenizer.huggingface.json"])
     operations = ops.observed(operations, observe) if observe else operations
     network = architecture.Network(cfg, source, operations, progress)
     given = dict(zip(MEDIA_DEFAULTS, (fps, min_frames, max_frames, min_pixels, max_pixels), strict=True))

@@ -9,6 +9,7 @@ import pytest
 
 import ivlite
 from ivlite import generate
+from ivlite.errors import UsageError
 from ivlite.quantize import quantize
 
 DATA = Path(__file__).parent / "data"
@@ -163,3 +164,23 @@ def test_a_smaller_cache_adds_more(converted, monkeypatch):
         logits = model.logits(model.prepare(messages_of("mixed")))
         kl.append(mean_kl(expected["logits"], logits[expected["rows"]]))
     assert kl[0] < kl[1] < kl[2]
+
+
+@pytest.mark.parametrize("case", ["mixed", "odd"])
+def test_vision_in_float32(converted, case):
+    """vit="fp32" leaves what the weights alone cost: features are those of the float reference on the same file."""
+    path = converted("plain", "q8_0")
+    exact, fast = (ivlite.load(path, vit=vit) for vit in ("fp32", "file"))
+    prompt = exact.prepare(messages_of(case))
+    got, approximate = exact.encode_vision(prompt)[0], fast.encode_vision(fast.prepare(messages_of(case)))[0]
+    cosine = (got * approximate).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(approximate, axis=1)
+    assert cosine.min() > 0.998
+    if importlib.util.find_spec("torch"):
+        reference = ivlite.load(path, device="reference")
+        expected = reference.encode_vision(reference.prepare(messages_of(case)))[0]
+        assert np.abs(got - expected).max() < 1e-4 * expected.std()
+
+
+def test_vit_is_checked(converted):
+    with pytest.raises(UsageError, match="vit"):
+        ivlite.load(converted("plain", "q8_0"), vit="int4")

@@ -177,6 +177,12 @@ def _machine_arguments(group):
         help="how the cache is stored (default: q8, int8)",
     )
     add(
+        "--vit",
+        choices=("file", "fp32"),
+        default="file",
+        help="how the vision tower computes: in the file's types (default), or in float32, slower",
+    )
+    add(
         "--threads",
         type=arguments.whole(1, 1024),
         metavar="N",
@@ -273,6 +279,7 @@ def _answer(args, conversation, progress):
         threads=args.threads,
         context=args.context,
         kv=args.kv,
+        vit=args.vit,
         progress=progress,
     )
     sampling = {name: getattr(args, name) for name in SAMPLING}

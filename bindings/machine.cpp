@@ -73,9 +73,20 @@ double probe_read_bandwidth(int64_t bytes, int repeats) {
   return best;
 }
 
+// Lets Ctrl-C end a long kernel: Python's handler runs between two pieces of the calling thread, a few times a second.
+void check_signals() {
+  thread_local std::chrono::steady_clock::time_point last;
+  auto now = std::chrono::steady_clock::now();
+  if (now - last < std::chrono::milliseconds(50)) return;
+  last = now;
+  py::gil_scoped_acquire hold;
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
 }  // namespace
 
 void bind_machine(py::module_& m) {
+  between_pieces = check_signals;
   m.def("isa", isa_name, "The instruction set in use.");
   m.def(
       "isas",

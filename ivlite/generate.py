@@ -1,13 +1,14 @@
 """Prefill and decode over one network and one cache. Knows token ids and frame pairs, nothing of text or files."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
 
 from ivlite.errors import ContextError, ModelFileError
 
-CHUNK = 1024  # tokens that go through the layers together in prefill
+CHUNK = 2048  # tokens that go through the layers together in prefill; each chunk expands all cached latents once more
 PATCHES = 2048  # patches that go through the vision tower together, where one frame pair has fewer
 
 
@@ -35,7 +36,7 @@ class Runner:
     def prefill(self, prompt, every_logit=False):
         """Runs the whole prompt. Returns float32 logits of its last token (vocab,), or of every token (T, vocab)."""
         if every_logit:
-            return np.concatenate([logits for _, logits in self.each_logits(prompt, CHUNK)])
+            return np.concatenate([logits for _, logits in self.each_logits(prompt, 256)])
         for _, x in self._hidden(prompt):
             last = x[-1:]
         with self.timed("prefill"):
@@ -140,7 +141,7 @@ class VisionFeed:
 
     def _batches(self, medium):
         size = max(1, PATCHES // (medium.grid[1] * medium.grid[2]))
-        batch, stream = [], iter(medium.pairs())
+        batch, stream = [], ahead(medium.pairs())
         while True:
             with self.runner.timed("decode"):
                 pair = next(stream, None)
@@ -163,6 +164,16 @@ class VisionFeed:
             width = vision.out_hidden_size
             return np.zeros((0, width), np.float32), np.zeros((len(vision.deepstack_indexes), 0, width), np.float32)
         return np.concatenate([b[0] for b in batches]), np.concatenate([b[1] for b in batches], 1)
+
+
+def ahead(items):
+    """The items of an iterable, each made in another thread while the one before is used. None ends them."""
+    stream = iter(items)
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, stream, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, stream, None)
+            yield item
 
 
 def too_long(tokens, capacity):

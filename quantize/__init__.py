@@ -3,7 +3,7 @@
 __all__ = ["quantize", "verify"]
 
 
-def quantize(src, out, type="q4_0", *, recipe=None, vision=None, tensor_types=(), calibration=None, golden=False,
+def quantize(src, out, type="q4_k_m", *, recipe=None, vision=None, tensor_types=(), calibration=None, golden=False,
              allow_nan=False, resume=False, progress=None):  # fmt: skip
     """Converts `src`, a Hugging Face folder or a model file, to the file `out`; returns a Summary of what was written.
 

@@ -5,7 +5,7 @@ import sys
 
 from ivlite.quantize.recipes import TYPES, WRITTEN
 
-DEFAULT = "q4_0"
+DEFAULT = "q4_k_m"
 
 EPILOG = f"""\
 types (recipes, which give each tensor a format):

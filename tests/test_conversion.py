@@ -120,7 +120,7 @@ def test_golden_values_are_not_made_twice(wide, tmp_path, monkeypatch):
 
 
 def test_killed_at_any_moment(wide, tmp_path):
-    """SIGKILL after some progress, ten times; then --resume: the same bytes as without."""
+    """SIGKILL after more and more progress; then --resume: the same bytes as without."""
     whole, out = tmp_path / "whole.gguf", tmp_path / "m.gguf"
     quantize(wide, whole, type="q8_0")
     program = (

@@ -62,7 +62,7 @@ class Pool {
       state_.store((generation(state_.load()) + 1) * kGeneration | kOpen);
     }
     if (sleepers_.load() > 0) wake_.notify_all();
-    take_pieces();
+    take_pieces(between_pieces);
     state_.fetch_and(~kOpen);
     for (int spins = 0; state_.load(std::memory_order_acquire) & kInside; spins++) {
       if (spins < kSpins)
@@ -91,9 +91,12 @@ class Pool {
     return true;
   }
 
-  void take_pieces() {
+  void take_pieces(void (*poll)() = nullptr) {
     try {
-      for (int64_t begin, end; take(begin, end);) (*fn_)(begin, end);
+      for (int64_t begin, end; take(begin, end);) {
+        (*fn_)(begin, end);
+        if (poll) poll();
+      }
     } catch (...) {
       next_.store(n_);
       std::lock_guard<std::mutex> hold(error_lock_);
@@ -209,6 +212,8 @@ int wanted_threads() {
 }
 
 }  // namespace
+
+void (*between_pieces)() = nullptr;
 
 int default_threads() { return std::max(1, std::min(physical_cores(), quota_cores())); }
 

@@ -11,6 +11,9 @@ namespace ivlite {
 // several threads at once take turns; a call from within a piece runs in that piece's thread.
 void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& fn);
 
+// Called between pieces by the thread that called parallel_for, unless null: may throw to give the work up.
+extern void (*between_pieces)();
+
 int num_threads();
 void set_num_threads(int n);  // 1..1024; throws std::invalid_argument
 

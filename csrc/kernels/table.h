@@ -79,18 +79,16 @@ struct LinearArgs {
   const float* bias;   // (rows,) or null
   bool accumulate;
   int64_t tokens;
-  const uint16_t* wide;  // used by linear_wide instead of xq's codes; xq.cols counts
+  const uint16_t* wide;  // used by linear_wide instead of xq's codes: what round_tiles made; xq.cols counts
   void* scratch;         // linear_wide: kWideScratch bytes, 64-byte aligned, owned by the calling thread
 };
 using linear_fn = void (*)(const LinearArgs& a, int64_t p0, int64_t p1);
 
-// Rounds x (tokens, ldx) to bf16 for linear_wide, in tiles of 16 tokens x 32 columns, padded with zeros: (t, k) goes to
-// element ((t / 16) groups + k / 32) 512 + (t % 16) 32 + k % 32. Tiles of tokens [16 t0, 16 t1).
+// Rounds rows [16 t0, 16 t1) of x (tokens, ldx) to what linear_wide of the same set multiplies, in a layout of its own:
+// no more than 2 bytes per token of whole 16s and column of whole 128s.
 using round_tiles_fn = void (*)(uint16_t* out, const float* x, int64_t ldx, int64_t tokens, int64_t cols, int64_t t0, int64_t t1);
 
-constexpr int64_t kWideFrom = 16;    // tokens from which linear_wide is the faster
-constexpr int64_t kWideTokens = 512;  // tokens that one opening of a panel serves
-constexpr int64_t kWideScratch = (128 << 10) + kWideTokens * 256 * 4;
+constexpr int64_t kWideScratch = 640 << 10;
 
 // Quantises rows [t0, t1) of x (tokens, ldx), cols real columns, into out.
 using quantize_rows_fn = void (*)(const QuantRows& out, const float* x, int64_t ldx, int64_t cols, int64_t t0, int64_t t1);
@@ -193,16 +191,17 @@ using patchify_fn = void (*)(const PatchArgs& a, int64_t b0, int64_t b1);
 struct KernelTable {
   linear_fn linear[kFormatCount];  // by Format; every readable format has one
   quantize_rows_fn quantize_rows;
-  // Sets with a matrix unit multiply many tokens by quantised weights in bf16; null in others.
+  // Many tokens, wide_from of them or more, times quantised weights opened once for all; null where there is no such way.
   linear_fn linear_wide[kFormatCount];
   round_tiles_fn round_tiles;
+  int64_t wide_from;
   rms_norm_fn rms_norm;
   layer_norm_fn layer_norm;
   rope_fn rope;
   silu_mul_fn silu_mul;
   gelu_fn gelu_tanh, gelu_erf;
   attention_fn attention;
-  attention_fn attention_wide;  // by a matrix unit in bf16; null without one
+  attention_fn attention_wide;  // rounds what it multiplies, to bf16 or to 8 bits, and is faster; null without such a way
   latent_attention_fn latent_attention[3];  // by CacheKind
   cache_write_fn cache_write[3];
   cache_read_fn cache_read[3];
@@ -214,9 +213,9 @@ struct KernelTable {
 };
 
 // Floats of scratch that one call of an attention kernel may use: blocks of up to 128 queries and 512 keys in float, of 512
-// queries and 128 keys in bf16.
+// queries and 128 keys in bf16 or integers.
 inline int64_t attention_scratch(const AttentionArgs& a) {
-  const int64_t exact = 128 * (a.d + a.d2 + a.dv + 512) + 4096, wide = 320 * (a.d + a.d2 + 64) + 576 * (a.dv + 16) + 16384;
+  const int64_t exact = 128 * (a.d + a.d2 + a.dv + 512) + 4096, wide = 640 * (a.d + a.d2 + 64) + 576 * (a.dv + 64) + 65536;
   return exact > wide ? exact : wide;
 }
 inline int64_t latent_scratch(const LatentArgs& a) {

@@ -155,7 +155,7 @@ struct Expansion {
   int64_t layer;
   const Weight& kv_b;
   int64_t visible, rank;
-  bool wide;     // tiles of bf16; else int8 codes
+  bool wide;     // what round_tiles makes; else int8 codes
   char* blocks;  // null for float weights, which read latents as they are
 
   Expansion(const LatentCache& cache, int64_t layer, const Weight& kv_b)

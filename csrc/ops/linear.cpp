@@ -59,9 +59,11 @@ QuantRows quant_rows(void* memory, int64_t tokens, int64_t cols) {
   return {q, scale, sum, sum + tokens * groups, shift, padded};
 }
 
-bool is_wide(const Weight& w, int64_t tokens) { return tokens >= kWideFrom && kernels().linear_wide[(int)w.format()]; }
+bool is_wide(const Weight& w, int64_t tokens) { 
+  return kernels().linear_wide[(int)w.format()] && tokens >= kernels().wide_from;
+}
 
-int64_t tiles_bytes(int64_t tokens, int64_t cols) { return round_up(tokens, 16) * round_up(cols, kGroup) * 2; }
+int64_t tiles_bytes(int64_t tokens, int64_t cols) { return round_up(tokens, 16) * round_up(cols, 128) * 2; }
 
 void wide_panels(const OutRows& y, const InRows& x, const uint16_t* tiles, const Weight& w, int64_t head, const float* bias,
                  bool accumulate, int64_t p0, int64_t p1) {

@@ -29,7 +29,7 @@ DESCRIPTION = "Ask InternVideo3 questions about videos and images, on this machi
 
 EPILOG = """\
 examples:
-  ivlite quantize InternVideo3-8B-Instruct -o model.gguf --type q4_0
+  ivlite quantize InternVideo3-8B-Instruct -o model.gguf
   ivlite run model.gguf --video clip.mp4 "What happens after the goal?"
   ivlite inspect model.gguf
   ivlite doctor

@@ -42,7 +42,7 @@ def add_parser(commands):
         choices=("8b", "4b", "tiny"),
         help="a model of random weights of that size instead of a file",
     )
-    add("--type", metavar="T", help="type of the random weights (default: q4_0)")
+    add("--type", metavar="T", help="type of the random weights (default: q4_k_m)")
     add(
         "--kv",
         choices=("f32", "bf16", "q8"),
@@ -111,7 +111,7 @@ def run(args):
             progress.clear()
     if args.random and not args.json:
         print(
-            f"The weights are random ({model.config.name}, {args.type or 'q4_0'}): the speeds are real, the text is not."
+            f"The weights are random ({model.config.name}, {args.type or 'q4_k_m'}): the speeds are real, the text is not."
         )
     facts = measure(model, args)
     print(json.dumps(facts) if args.json else "\n".join(lines(facts)))
@@ -126,7 +126,7 @@ def loaded(args, progress):
         return ivlite.load(args.file, threads=args.threads, context=context, kv=args.kv, progress=progress)
     from ivlite.cli.synthetic import random_model
 
-    kind = args.type or "q4_0"
+    kind = args.type or "q4_k_m"
     return random_model(args.random, kind, threads=args.threads, context=context, kv=args.kv, progress=progress)
 
 
@@ -174,7 +174,7 @@ def measure(model, args):
     best = {name: max(pair[name] for pair in limits) for name in limits[0]}
     return {
         "model": model.config.name,
-        "type": args.type or ("q4_0" if args.random else None),
+        "type": args.type or ("q4_k_m" if args.random else None),
         "synthetic": bool(args.random),
         "machine": probe.machine(model.threads),
         "limits": best,

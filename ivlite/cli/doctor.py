@@ -81,7 +81,7 @@ def advice(facts):
         yield "transparent huge pages are off; `echo madvise > /sys/kernel/mm/transparent_hugepage/enabled` as root speeds up decoding"
     free = facts["memory_available"]
     if free is not None and free < 8e9:
-        yield f"{free / 1e9:.1f} GB of memory are free: an 8B model at q4_0 takes about 6 GB with its cache"
+        yield f"{free / 1e9:.1f} GB of memory are free: an 8B model at q4_k_m takes about 7 GB with its cache"
     for name, found_version in facts["packages"].items():
         if found_version is None:
             yield f"the package {name} is missing: pip install {name}"

@@ -82,7 +82,7 @@ class RandomSource:
         return np.resize(_C.encode(fmt, piece), count // info["block"] * info["block_bytes"])
 
 
-def random_model(size="8b", type="q4_0", *, threads=None, context=8192, kv="q8", seed=0, progress=None):
+def random_model(size="8b", type="q4_k_m", *, threads=None, context=8192, kv="q8", seed=0, progress=None):
     """A Model of random weights in the quantiser's format for `type`. Raises UsageError, OutOfMemoryError."""
     cfg = config(size)
     source = RandomSource(cfg, type, seed)

@@ -1,5 +1,9 @@
 """Attention within segments, and both forms over the latent cache, against float64 formulas and one another."""
 
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -17,12 +21,17 @@ def normal(rng, *shape, scale=1):
     return rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)
 
 
+# Sets that multiply in bf16 or in 8 bits, and how far that may lead: in the mean, and at most.
+ROUNDING = {"amx": (0.02, 0.2), "avx512vnni": (0.03, 0.5)}
+
+
 def near(got, expected, exact, **close):
-    """Whether a result is the formula's: within `close`, or to the precision of bf16 where a matrix unit may compute."""
-    if exact or _C.isa() != "amx":
+    """Whether a result is the formula's: within `close`, or to the precision that the set in use keeps."""
+    if exact or _C.isa() not in ROUNDING:
         return np.allclose(got, expected, **close)
     size = np.sqrt((expected**2).mean())
-    return np.sqrt(((got - expected) ** 2).mean()) < 0.02 * size and np.abs(got - expected).max() < 0.2 * size
+    mean, most = ROUNDING[_C.isa()]
+    return np.sqrt(((got - expected) ** 2).mean()) < mean * size and np.abs(got - expected).max() < most * size
 
 
 def bidirectional(q, k, v, scale, segment):
@@ -133,6 +142,24 @@ def test_expanded_is_absorbed(isa, guarded, rng, kind, length, newest):
     assert np.allclose(out, np.einsum("ths,shv->thv", causal(scores * 0.15), kv[..., nope:]), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("sharp", [0.02, 0.15])
+def test_a_long_tail_keeps_its_mass(isa, guarded, rng, sharp):
+    """One token that outweighs each of a thousand others, which together outweigh it: bytes must not round them away."""
+    heads, rank, length = 4, 64, 1000
+    cache = _C.LatentCache([rank], 2, length, "q8")
+    latent = normal(rng, length, rank) + np.float32(1)
+    latent[77] *= 6
+    cache.append(0, latent, np.zeros((length, 2), np.float32))
+    cache.advance(length)
+    seen = cache.read(0, 0, length)[0].astype(np.float64)
+    q = np.full((1, heads, rank), sharp, np.float32)
+    y = guarded((1, heads, rank))
+    _C.absorbed_attention(y, q, np.zeros((1, heads, 2), np.float32), cache, 0, 1 / rank**0.5)
+    weights = softmax(seen @ q[0, 0].astype(np.float64) / rank**0.5)
+    assert 1e-3 < weights[77] < 0.9
+    assert near(y[0], np.tile(weights @ seen, (heads, 1)), False, rtol=1e-4, atol=1e-4)
+
+
 def test_a_split_over_threads_changes_rounding_only(isa, threads, rng, guarded):
     cache, _, _ = filled(rng, 64, 32, 900, "q8", 1)
     ql, qr = normal(rng, 1, 8, 64), normal(rng, 1, 8, 32)
@@ -173,7 +200,8 @@ def test_expanded_with_quantised_weights(isa, guarded, rng, length, newest):
     scores = np.einsum("thn,shn->ths", qn.astype(np.float64), kv[..., :nope])
     scores += np.einsum("thr,sr->ths", qr.astype(np.float64), keys)
     expected = np.einsum("ths,shv->thv", causal(scores * 0.15), kv[..., nope:])
-    assert np.abs(out - expected).max() < 0.08 * expected.std()  # int8 latents reach 0.05
+    limit = 0.15 if _C.isa() == "avx512vnni" else 0.08  # int8 latents reach 0.05, with queries, keys and weights in 8 bits 0.11
+    assert np.abs(out - expected).max() < limit * expected.std()
 
 
 def test_more_queries_than_cached_tokens_are_refused():
@@ -181,3 +209,22 @@ def test_more_queries_than_cached_tokens_are_refused():
     y = np.zeros((2, 1, 8), np.float32)
     with pytest.raises(ValueError, match="more queries"):
         _C.absorbed_attention(y, y.copy(), np.zeros((2, 1, 4), np.float32), cache, 0, 1.0)
+
+
+LONG = """
+import signal, numpy as np
+from ivlite import _C
+signal.signal(signal.SIGINT, signal.default_int_handler)
+x = np.zeros((20000, 64, 64), np.float32)  # minutes of work
+print("go", flush=True)
+_C.attention(np.empty_like(x), x, x, x, 1.0, 20000, True)
+print("done")
+"""
+
+
+def test_ctrl_c_ends_a_long_kernel(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", LONG], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout.read(2) == b"go"
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=100)
+    assert b"done" not in out and b"KeyboardInterrupt" in err

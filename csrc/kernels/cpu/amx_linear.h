@@ -7,7 +7,7 @@ namespace ivlite {
 namespace {
 
 constexpr int64_t kBlockPanels = 16, kBlockGroups = 8;  // opened together: 128 KB
-constexpr int64_t kBlockTokens = kWideTokens;           // sums of these and kBlockPanels stay in L2
+constexpr int64_t kBlockTokens = 512;                   // sums of these and kBlockPanels stay in L2
 
 // One group of a panel: lane r of row k is the pair of columns 2k and 2k + 1 of row r.
 template <class Lines>
@@ -83,7 +83,8 @@ void linear_wide(const LinearArgs& a, int64_t p0, int64_t p1) {
     }
 }
 
-// Rows of tiles [t0, t1) of 16 tokens.
+// Tiles [t0, t1) of 16 tokens x 32 columns in bf16, padded with zeros: (t, k) goes to element
+// ((t / 16) groups + k / 32) 512 + (t % 16) 32 + k % 32.
 void round_tiles(uint16_t* out, const float* x, int64_t ldx, int64_t tokens, int64_t cols, int64_t t0, int64_t t1) {
   const int64_t groups = (cols + kGroup - 1) / kGroup;
   for (int64_t t = t0 * kTileSide; t < t1 * kTileSide; t++)
@@ -104,6 +105,7 @@ inline void init_amx_linear(KernelTable& t) {
   t.linear_wide[(int)Format::q4_k] = linear_wide<LinesQ4_K>;
   t.linear_wide[(int)Format::q4_0] = linear_wide<LinesQ4_0>;
   t.round_tiles = round_tiles;
+  t.wide_from = 16;
 }
 
 }  // namespace

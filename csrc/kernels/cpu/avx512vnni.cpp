@@ -8,11 +8,19 @@
 
 #include "int512.h"
 
+#include "opened.h"
+
+#include "attention_int.h"
+
+#include "latent_int.h"
+
 namespace ivlite {
 
 void init_avx512vnni(KernelTable& t) {
   init_shared(t);
   init_int512(t);
+  init_opened(t);
+  init_attention_int(t);
 }
 
 }  // namespace ivlite

@@ -40,7 +40,8 @@ inline __m512 floats_i8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvt
 inline __m512 halves16(const uint8_t* p) { return vec::load_f16((const uint16_t*)p); }
 
 // How the lines of a group are read. line(w, j): the codes of four columns, unsigned. dpbusd multiplies unsigned by
-// signed, so codes of formats without lows carry an offset of 2^kOffset that the start value of each sum takes back.
+// signed, so codes, of which there are 2 << kOffset, carry an offset of 2^kOffset that the start value of each sum takes back
+// in formats without lows.
 // kHalves: 2 where the two halves of a group have scales of their own. scale and low: of 16 rows.
 struct LinesQ8_0 {
   static constexpr Format kFormat = Format::q8_0;
@@ -65,6 +66,7 @@ struct LinesQ4_K : LinesQ4_0 {
 };
 struct LinesQ5_K : LinesQ4_K {
   static constexpr Format kFormat = Format::q5_k;
+  static constexpr int kOffset = 4;  // codes up to 31
   static __m512i line(const uint8_t* w, int j) { return with_bits(nibble_line(w, j), shifted(load_line(w + 256), 4 - j), 16); }
 };
 struct LinesQ6_K : LinesQ4_0 {

@@ -10,6 +10,7 @@ general.alignment. A string is a u64 length and UTF-8; an array is a u32 type, a
 
 import io
 import math
+import mmap
 import os
 import stat
 import struct
@@ -137,10 +138,13 @@ class GGUFFile:
         """Closes the file; reads fail afterwards."""
         self._file.close()
 
-    def read(self, name):
-        """The bytes of a tensor, uint8 (nbytes,)."""
+    def read(self, name, first=0, count=None):
+        """The bytes of a tensor, uint8 (nbytes,), or of `count` rows of a matrix from row `first` on."""
         info = self.tensors[name]
-        return self._bytes(info.offset, info.nbytes)
+        if count is None:
+            return self._bytes(info.offset, info.nbytes)
+        row = info.nbytes // math.prod(info.shape[:-1])
+        return self._bytes(info.offset + first * row, count * row)
 
     def read_rows(self, name, ids):
         """Rows of a matrix by number, int64 (n,) -> uint8 (n, row bytes). Raises IndexError for one it has not."""
@@ -172,6 +176,23 @@ class GGUFFile:
             if not got:
                 raise ModelFileError(f"{self.path} became shorter while it was in use; {AGAIN}")
             done += got
+
+
+class MappedFile(GGUFFile):
+    """The same file whose tensors are read as views of it: memory that the system fills as it is looked at.
+
+    Each view is a mapping of its own, so what has been looked at is given back with the view.
+    """
+
+    def _bytes(self, offset, count):
+        if offset + count > os.fstat(self._file.fileno()).st_size:  # looking beyond the end would kill the process
+            raise ModelFileError(f"{self.path} became shorter while it was in use; {AGAIN}")
+        start = offset - offset % mmap.ALLOCATIONGRANULARITY
+        try:
+            view = mmap.mmap(self._file.fileno(), offset + count - start, access=mmap.ACCESS_READ, offset=start)
+        except OSError as error:
+            raise ModelFileError(f"{self.path} cannot be mapped: {error.strerror}; use --load repack") from None
+        return np.frombuffer(view, np.uint8)[offset - start :]
 
 
 def located(path):

@@ -1,7 +1,9 @@
 """The Python API: load a model file, ask it about text, images and videos, look at every stage."""
 
 import math
+import re
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,8 @@ from ivlite import config as configuration
 from ivlite import models, ops, prompt
 from ivlite.errors import ContextError, OutOfMemoryError, UsageError
 from ivlite.generate import Runner, VisionFeed, too_long
-from ivlite.gguf import GGUFFile
+from ivlite.gguf import GGUFFile, MappedFile
+from ivlite.loading import Loader, Streaming
 from ivlite.machine import MARGIN, available_memory, gigabytes
 from ivlite.reply import Reply, TextFilter
 from ivlite.sampling import Sampler, SamplingParams
@@ -20,6 +23,7 @@ from ivlite.tokenizer import Tokenizer
 DEVICES = {"auto": "cpu", "cpu": "cpu", "reference": "reference"}
 CACHE_BYTES = {"f32": (4, 0, 4), "bf16": (2, 0, 2), "q8": (1, 4, 2)}  # per latent value, per row, per rope value
 VIT = ("file", "fp32")
+LOADS = {"repack": (GGUFFile, Loader), "mmap": (MappedFile, Streaming)}
 CONTEXT = 8192  # tokens, unless the model holds fewer
 MEDIA_DEFAULTS = ("fps", "min_frames", "max_frames", "min_pixels", "max_pixels")
 
@@ -42,23 +46,31 @@ def _whole(name, value, low, high):
     return value
 
 
-def check_memory(weights, text, context, kv):
-    """Raises OutOfMemoryError when weights and cache cannot fit, naming the largest context that would."""
+def check_memory(weights, text, context, kv, otherwise="use a smaller --type or a machine with more memory"):
+    """Raises OutOfMemoryError when weights and cache cannot fit, naming the largest context that would, or `otherwise`."""
     free = available_memory()
     per_token = cache_bytes_per_token(text, kv)
     need = weights + context * per_token + MARGIN
     if free is None or need <= free:
         return
     room = (free - weights - MARGIN) // per_token
-    advice = (
-        f"use --context {room // 256 * 256} or less"
-        if room >= 256
-        else "use a smaller --type or a machine with more memory"
-    )
+    advice = f"use --context {room // 256 * 256} or less" if room >= 256 else otherwise
     raise OutOfMemoryError(
         f"the model needs {gigabytes(need)} ({gigabytes(weights)} of weights, "
         f"{gigabytes(context * per_token)} of {kv} cache for {context} tokens) and {gigabytes(free)} are free: {advice}"
     )
+
+
+def _check_fit(tensors, load, text, context, kv):
+    """Raises OutOfMemoryError for a model that does not fit as it is loaded: whole, or one layer at a time."""
+    if load == "repack":
+        advice = "use --load mmap, which is slower, a smaller --type or a machine with more memory"
+        return check_memory(sum(t.nbytes for t in tensors), text, context, kv, advice)
+    layers = Counter()
+    for t in tensors:
+        if layer := re.match(r"(v\.)?blk\.\d+\.", t.name):
+            layers[layer[0]] += t.nbytes
+    check_memory(2 * max(layers.values()), text, context, kv)  # as it is stored, and packed
 
 
 class FloatVision:
@@ -71,21 +83,23 @@ class FloatVision:
             for name, info in source.tensors.items()
         }
 
-    def read(self, name):
-        stored, data = self.source.tensors[name], self.source.read(name)
+    def read(self, name, *rows):
+        stored, data = self.source.tensors[name], self.source.read(name, *rows)
         if self.tensors[name].format == stored.format:
             return data
         return self.decode(stored.format, data, math.prod(stored.shape)).view(np.uint8)
 
 
-def load(path, device="auto", threads=None, context=CONTEXT, kv="q8", *, vit="file", fps=None, min_frames=None,
-         max_frames=None, min_pixels=None, max_pixels=None, progress=None, observe=None):  # fmt: skip
+def load(path, device="auto", threads=None, context=CONTEXT, kv="q8", *, vit="file", load="repack", fps=None,
+         min_frames=None, max_frames=None, min_pixels=None, max_pixels=None, progress=None, observe=None):  # fmt: skip
     """Loads a GGUF file made by `ivlite quantize`; returns a Model.
 
     device: "auto", "cpu", or "reference" (float32 torch, slow, for comparison). threads: None for one per usable
     physical core. context: tokens of prompt and answer together (the default is lowered to what the model holds).
     kv: how the latent cache is stored, "f32", "bf16" (16 bits, as float16, which is finer) or "q8" (int8). vit: "fp32"
     computes the vision tower in float32 whatever the file's types are: slower, and 4 bytes per vision weight of memory.
+    load: "repack" holds every weight in memory as the kernels want it; "mmap" packs each layer from the mapped file when
+    its turn comes and drops it again: the same answers in the memory of one layer, and a pass over the file per token.
     fps, min_frames, max_frames: defaults for videos whose message says nothing; min_pixels, max_pixels: for a frame and
     for an image; None keeps the file's.
     progress(stage, done, total) is called while loading, stage "load" in bytes. observe(names, x) sees the inputs of
@@ -97,9 +111,13 @@ def load(path, device="auto", threads=None, context=CONTEXT, kv="q8", *, vit="fi
     _checked("device", device, DEVICES)
     _checked("kv", kv, CACHE_BYTES)
     _checked("vit", vit, VIT)
+    _checked("load", load, LOADS)
+    if observe and load == "mmap":
+        raise UsageError("observe follows weights that stay in memory: use it with load='repack'")
     if threads is not None:
         _whole("threads", threads, 1, 1024)
-    source = GGUFFile(path)
+    opened, loader = LOADS[load]
+    source = opened(path)
     metadata = source.metadata
     cfg = configuration.Config.from_metadata(metadata, source.path)
     architecture = models.module(str(metadata["general.architecture"]), source.path)
@@ -110,10 +128,11 @@ def load(path, device="auto", threads=None, context=CONTEXT, kv="q8", *, vit="fi
     if vit == "fp32":
         source = FloatVision(source, operations.decode)
     if device != "reference":
-        check_memory(sum(t.nbytes for t in source.tensors.values()), cfg.text, context, kv)
+        _check_fit(source.tensors.values(), load, cfg.text, context, kv)
     tokenizer = Tokenizer(metadata["tokenizer.huggingface.json"])
     operations = ops.observed(operations, observe) if observe else operations
-    network = architecture.Network(cfg, source, operations, progress)
+    progress = progress if load == "repack" else None  # there is no end to what is read a layer at a time
+    network = architecture.Network(cfg, source, operations, progress, loader)
     given = dict(zip(MEDIA_DEFAULTS, (fps, min_frames, max_frames, min_pixels, max_pixels), strict=True))
     model = Model(cfg, network, tokenizer, path=Path(path), context=context, kv=kv, media_defaults=given)
     model.load_seconds = time.perf_counter() - start

@@ -16,7 +16,8 @@ from ivlite import ops
 from ivlite.config import TOKENIZER
 from ivlite.errors import ModelFileError
 from ivlite.gguf import TensorInfo
-from ivlite.models.internvideo3 import Linear, Loader, Network
+from ivlite.loading import Streaming
+from ivlite.models.internvideo3 import Network
 from ivlite.positions import mrope_positions, vision_runs
 from ivlite.tokenizer import Tokenizer
 
@@ -27,7 +28,6 @@ KEYS = {
 }  # fmt: skip
 QUESTION, ANSWER = "What is in the picture?", "A pattern of small squares over a gradient of red and green."
 POSITIONS, TOP = 16, 64
-HEAD_ROWS = 8192  # of the head at a time
 # Per format: relative error of a vision stage, mean KL of the logits. Three times or more what random weights show, which
 # amplify rounding more than trained ones (docs/numerics.md); a wrong kernel or a wrong weight is off by about one.
 LIMITS = {
@@ -71,51 +71,6 @@ def conversation(config, tokenizer, count):
 # ------------------------------------------------------------------------------------------------ running
 
 
-class Streaming(Loader):
-    """Loads each layer when its turn comes, drops it afterwards, and the head in slices; reports as stage "golden"."""
-
-    def __init__(self, source, ops, progress=None):
-        super().__init__(source, ops, progress and (lambda _, done, total: progress("golden", done, total)))
-
-    def parts(self, count, make):
-        return _Parts(count, make)
-
-    def head(self, name, rows, cols):
-        return _Head(self, name, rows, cols)
-
-    def advance(self, count):
-        """Counts bytes that were read past `read`."""
-        self.done += count
-        if self.progress:
-            self.progress("golden", min(self.done, self.total), self.total)
-
-
-class _Parts:
-    def __init__(self, count, make):
-        self.count, self.make = count, make
-
-    def __iter__(self):
-        return (self.make(i) for i in range(self.count))
-
-
-class _Head:
-    """x (T, cols) -> (T, rows), reading HEAD_ROWS rows at a time."""
-
-    def __init__(self, load, name, rows, cols):
-        self.load, self.name, self.rows, self.cols = load, name, rows, cols
-
-    def __call__(self, x):
-        load, parts = self.load, []
-        info = load.source.tensors[self.name]
-        for first in range(0, self.rows, HEAD_ROWS):
-            ids = np.arange(first, min(first + HEAD_ROWS, self.rows))
-            data = load.source.read_rows(self.name, ids).reshape(-1)
-            weight = load.ops.weight(info.format, data, (len(ids), self.cols))
-            parts.append(Linear(load.ops, weight)(x))
-            load.advance(len(data))
-        return load.ops.concat(parts)
-
-
 class Weights:
     """An Origin's tensors under their GGUF names, as a Network reads them."""
 
@@ -126,8 +81,11 @@ class Weights:
             spec.gguf: TensorInfo(spec.gguf, _stored_shape(s, spec), s.format, s.offset, s.nbytes) for spec, s in found
         }
 
-    def read(self, name):
-        return self.origin.weights.raw(self.origin.names[name], 0, self.tensors[name].nbytes)
+    def read(self, name, first=0, count=None):
+        info = self.tensors[name]
+        row = info.nbytes // info.shape[0]
+        size = info.nbytes if count is None else count * row
+        return self.origin.weights.raw(self.origin.names[name], first * row, size)
 
     def read_rows(self, name, ids):
         info = self.tensors[name]
@@ -142,7 +100,8 @@ def _stored_shape(source, spec):
 
 def run(config, source, size, tokens, threads=None, progress=None):
     """(vision (n, hidden), deepstack (K, n, hidden), logits (POSITIONS, vocab)), float32, of a source of weights."""
-    network = Network(config, source, ops.get("cpu", threads), progress, loader=Streaming)
+    counted = progress and (lambda _, done, total: progress("golden", done, total))
+    network = Network(config, source, ops.get("cpu", threads), counted, loader=Streaming)
     patch = config.vision.patch_size
     merged, deep = network.vision([picture(*size)], config.image.mean, config.image.std)
     first, count = vision_runs(tokens, config.tokens)[0]

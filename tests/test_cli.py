@@ -129,6 +129,7 @@ def test_version(tmp_path):
         (["run", "m.gguf", "--temperature", "-1"], "--temperature"),
         (["run", "m.gguf", "--max-new-tokens", "none"], "none"),
         (["run", "m.gguf", "--kv", "q3"], "q3"),
+        (["run", "m.gguf", "--load", "swap"], "swap"),
         (["run", "m.gguf", "--threads", "1025"], "--threads"),
         (["run", "m.gguf", "--quiet", "--verbose"], "--quiet"),
         (["run", "m.gguf", "  "], "empty"),

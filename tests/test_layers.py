@@ -15,7 +15,7 @@ CXX = sorted([*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cpp"), *ROOT.glob
 # Modules of ivlite by layer, low to high; a module may import lower layers, and its own package.
 LAYERS = (
     {"errors", "_version", "_C"},
-    {"config", "gguf", "tokenizer", "media", "positions", "sampling", "ops", "reply", "machine", "samples"},
+    {"config", "gguf", "tokenizer", "media", "positions", "sampling", "ops", "reply", "machine", "samples", "loading"},
     {"prompt"},
     {"models"},
     {"generate"},

@@ -183,6 +183,13 @@ def _machine_arguments(group):
         help="how the vision tower computes: in the file's types (default), or in float32, slower",
     )
     add(
+        "--load",
+        choices=("repack", "mmap"),
+        default="repack",
+        help="repack: all weights in memory (default); mmap: one layer at a time, where memory matters more than speed, "
+        "a pass over the file per token",
+    )
+    add(
         "--threads",
         type=arguments.whole(1, 1024),
         metavar="N",
@@ -280,6 +287,7 @@ def _answer(args, conversation, progress):
         context=args.context,
         kv=args.kv,
         vit=args.vit,
+        load=args.load,
         progress=progress,
     )
     sampling = {name: getattr(args, name) for name in SAMPLING}

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ivlite.loading import Linear, Loader
+
 ARCHITECTURE = "internvideo3"
 MLP_ROWS = 512  # tokens that go through an MLP together: 9 times as wide inside, it would need most of the memory
 
@@ -185,71 +187,6 @@ def block_order(grid, merge):
 # ------------------------------------------------------------------------------------------------ the decoder
 
 
-class Loader:
-    """Reads tensors of a source (`tensors`, `read`) into an operation set, reporting bytes as it goes."""
-
-    def __init__(self, source, ops, progress=None):
-        self.source, self.ops, self.progress = source, ops, progress
-        self.done = 0
-        # The embedding table stays in the file, unless it is the head as well.
-        left = {"token_embd.weight"} if "output.weight" in source.tensors else set()
-        self.total = sum(t.nbytes for name, t in source.tensors.items() if name not in left)
-
-    def read(self, name):
-        """Format name and raw bytes of a tensor."""
-        info = self.source.tensors[name]
-        data = self.source.read(name)
-        self.done += info.nbytes
-        if self.progress:
-            self.progress("load", self.done, self.total)
-        return info.format, data
-
-    def has(self, name):
-        return name in self.source.tensors
-
-    def exact(self, name):
-        """Whether a matrix is kept in floats: its results are wanted to float precision."""
-        return self.source.tensors[name].format in ("f32", "f16", "bf16")
-
-    def floats(self, name):
-        """A tensor as numpy float32, in its own shape."""
-        fmt, data = self.read(name)
-        shape = self.source.tensors[name].shape
-        return self.ops.decode(fmt, data, math.prod(shape)).reshape(shape)
-
-    def vector(self, name):
-        return self.ops.array(self.floats(name)) if self.has(name) else None
-
-    def matrix(self, name, shape):
-        """A packed weight of that logical shape, (rows, cols) or (heads, rows, cols)."""
-        fmt, data = self.read(name)
-        return self.ops.weight(fmt, data, shape, name)
-
-    def linear(self, name, rows, cols):
-        return Linear(self.ops, self.matrix(f"{name}.weight", (rows, cols)), self.vector(f"{name}.bias"))
-
-    def norm(self, name):
-        return self.vector(f"{name}.weight"), self.vector(f"{name}.bias")
-
-    def parts(self, count, make):
-        """The parts make(0) to make(count - 1), to be run in this order; a loader may make each when its turn comes."""
-        return [make(i) for i in range(count)]
-
-    def head(self, name, rows, cols):
-        """The matrix of the logits; a loader may take it in slices."""
-        return Linear(self.ops, self.matrix(name, (rows, cols)))
-
-
-class Linear:
-    """y = W x + b over an operation set."""
-
-    def __init__(self, ops, weight, bias=None):
-        self.ops, self.weight, self.bias = ops, weight, bias
-
-    def __call__(self, x, into=None):
-        return self.ops.linear(x, self.weight, self.bias, into)
-
-
 class Layer:
     """One decoder layer: M2LA attention and a SwiGLU MLP, each behind an RMSNorm and added to the residual."""
 
@@ -379,12 +316,14 @@ class Vision:
         self.patch_embed = load.linear("v.patch_embd", vision.hidden_size, patch)
         self.positions = load.floats("v.position_embd.weight")
         self.blocks = load.parts(vision.depth, lambda i: VisionBlock(load, vision, i))
-        self.merger = Merger(load, vision, "v.merger", norm_after_merge=False)
-        self.deepstack = {
-            block: Merger(load, vision, f"v.deepstack.{k}", norm_after_merge=True)
-            for k, block in enumerate(vision.deepstack_indexes)
-        }
+        self.mergers = load.parts(len(vision.deepstack_indexes) + 1, lambda k: self._merger(load, k))
         self._grid = None, None
+
+    def _merger(self, load, k):
+        """The k-th in the order in which they run: one per DeepStack block, and the one behind the last block."""
+        if k < len(self.config.deepstack_indexes):
+            return Merger(load, self.config, f"v.deepstack.{k}", norm_after_merge=True)
+        return Merger(load, self.config, "v.merger", norm_after_merge=False)
 
     def _grid_constants(self, h, w, pairs):
         """Position embeddings and rotary cos, sin of `pairs` grids of h x w patches; the last answer is kept."""
@@ -411,12 +350,12 @@ class Vision:
         embedding, cos, sin = self._grid_constants(h, w, len(pairs))
         x = self.patch_embed(patches[0] if len(patches) == 1 else ops.concat(patches, axis=0))
         x += embedding
-        deep = []
+        deep, mergers = [], iter(self.mergers)
         for i, block in enumerate(self.blocks):
             x = block(x, cos, sin, h * w)
-            if i in self.deepstack:
-                deep.append(self.deepstack[i](x))
-        return self.merger(x), deep
+            if i in vision.deepstack_indexes:
+                deep.append(next(mergers)(x))
+        return next(mergers)(x), deep
 
 
 # ------------------------------------------------------------------------------------------------ the whole
@@ -425,7 +364,7 @@ class Vision:
 class Network:
     """The loaded model: token ids and frame pairs in, hidden states and logits out.
 
-    source has `tensors` (name -> format, shape, nbytes), `read(name)` and `read_rows(name, rows)`.
+    source has `tensors` (name -> format, shape, nbytes), `read(name, first, count)` and `read_rows(name, ids)`.
     """
 
     def __init__(self, config, source, ops, progress=None, loader=Loader):

@@ -1,10 +1,11 @@
 """The engines that `versus.py` puts beside ivlite: llama.cpp over a written model of random weights, OpenVINO's int4 matmul.
 
-llama.cpp does not run InternVideo3; it gets the text shape of Qwen3-VL-8B, from which InternVideo3 descends: the same
-widths with grouped-query attention in place of the latent one, about 10 % fewer weights.
+llama.cpp does not run InternVideo3; it gets Qwen3-VL-8B, from which InternVideo3 descends: the same widths with
+grouped-query attention in place of the latent one, about 10 % fewer weights. Its vision is in `mtmd.py`.
 """
 
 import ctypes
+import functools
 import os
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ BLOCKS = {
     "Q6_K": (256, 210, ((208, 18.5 * 73.6),)),
 }
 FILE_TYPES = ("Q4_0", "Q4_K_M")
+DEEPSTACK, ROPE_SECTIONS = 3, (24, 20, 20, 0)
 
 
 def random_blocks(rng, name, rows, cols):
@@ -60,26 +62,56 @@ def tensors(file_type):
 
 def written(folder, file_type):
     """The path of the rival's model file, written the first time."""
-    path = Path(folder) / f"rival-{file_type.lower()}.gguf"
+    return once(folder, f"qwen3vl-{file_type.lower()}.gguf", write_model, file_type)
+
+
+def vocabulary_only(folder):
+    """The path of a model that is a vocabulary only, which is all that encoding frames needs."""
+    return once(folder, "qwen3vl-vocabulary.gguf", lambda path: finish(header(path), ()))
+
+
+def once(folder, name, write, *args):
+    """The path of a file, which `write(path, *args)` writes the first time."""
+    path = Path(folder) / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_model(f"{path}.part", file_type)
+        write(f"{path}.part", *args)
         os.replace(f"{path}.part", path)
     return str(path)
 
 
-def write_model(path, file_type):
-    """A GGUF of Qwen3-VL-8B's text shape without vocabulary, written tensor by tensor."""
-    from gguf import GGMLQuantizationType, GGUFWriter
+def header(path):
+    """A GGUFWriter that knows Qwen3-VL-8B's shape and a vocabulary."""
+    import vocabulary
+    from gguf import GGUFWriter
 
-    writer = GGUFWriter(path, "qwen3")
+    writer = GGUFWriter(path, "qwen3vl")
     for add, value in (
         ("block_count", LAYERS), ("context_length", 262144), ("embedding_length", WIDTH), ("feed_forward_length", INNER),
         ("head_count", HEADS), ("head_count_kv", KV_HEADS), ("key_length", HEAD), ("value_length", HEAD),
-        ("rope_freq_base", 5e6), ("layer_norm_rms_eps", 1e-6), ("vocab_size", VOCAB), ("tokenizer_model", "none"),
+        ("rope_freq_base", 5e6), ("rope_dimension_sections", ROPE_SECTIONS), ("layer_norm_rms_eps", 1e-6),
+        ("num_deepstack_layers", DEEPSTACK), ("vocab_size", VOCAB),
     ):  # fmt: skip
         getattr(writer, f"add_{add}")(value)
-    rng, all_tensors = np.random.default_rng(0), dict(tensors(file_type))
+    vocabulary.add_to(writer, VOCAB)
+    return writer
+
+
+def finish(writer, data):
+    """Writes the header, and then the tensors."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for tensor in data:
+        writer.write_tensor_data(tensor)
+    writer.close()
+
+
+def write_model(path, file_type):
+    """A GGUF of Qwen3-VL-8B's text shape, written tensor by tensor."""
+    from gguf import GGMLQuantizationType
+
+    writer, rng, all_tensors = header(path), np.random.default_rng(0), dict(tensors(file_type))
     for name, (kind, shape) in all_tensors.items():
         if kind == "F32":
             writer.add_tensor_info(name, shape, np.dtype(np.float32), 4 * shape[0])
@@ -87,16 +119,34 @@ def write_model(path, file_type):
             row = random_blocks(rng, kind, 1, shape[1]).shape[1]
             stored = (shape[0], row)
             writer.add_tensor_info(name, stored, np.dtype(np.uint8), shape[0] * row, GGMLQuantizationType[kind])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for kind, shape in all_tensors.values():
-        writer.write_tensor_data(np.ones(shape, np.float32) if kind == "F32" else random_blocks(rng, kind, *shape))
-    writer.close()
+    kinds = all_tensors.values()
+    finish(writer, (np.ones(s, np.float32) if k == "F32" else random_blocks(rng, k, *s) for k, s in kinds))
+
+
+def loaded(path, vocabulary_only=False):
+    """A model of llama.cpp's, or the vocabulary of one."""
+    import llama_cpp
+
+    llama_cpp.llama_log_set(silent(), ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    params = llama_cpp.llama_model_default_params()
+    params.vocab_only = vocabulary_only
+    model = llama_cpp.llama_model_load_from_file(path.encode(), params)
+    if not model:
+        raise SystemExit(f"llama.cpp cannot load {path}")
+    return model
+
+
+@functools.cache  # llama.cpp calls it as long as the process lives
+def silent():
+    """A log that says nothing."""
+    import llama_cpp
+
+    return llama_cpp.llama_log_callback(lambda level, text, data: None)
 
 
 class LlamaCpp:
-    """llama.cpp through the C interface of llama-cpp-python: its high-level class wants a vocabulary."""
+    """llama.cpp through the C interface of llama-cpp-python, where nothing happens between two tokens."""
 
     name = "llama.cpp"
 
@@ -104,12 +154,7 @@ class LlamaCpp:
         import llama_cpp
 
         self.lib, self.version = llama_cpp, llama_cpp.__version__
-        self.silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(self.silent, ctypes.c_void_p(0))
-        llama_cpp.llama_backend_init()
-        self.model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
-        if not self.model:
-            raise SystemExit(f"llama.cpp cannot load {path}")
+        self.model = loaded(path)
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = context, 512, 512
         params.n_threads = params.n_threads_batch = threads
@@ -158,8 +203,9 @@ class LlamaCpp:
 def stretched(state, depth):
     """A saved sequence of llama.cpp whose cells and rows are repeated up to `depth`.
 
-    The layout that this reads: streams, cells, each cell's position and number of sequences; whether values are
-    transposed, layers, and twice per layer a type, the bytes of a row, and a row per cell.
+    The layout that this reads: streams, cells; each cell's position, number of sequences, place in a grid (two
+    coordinates and a token) and sequence; whether values are transposed, layers, and twice per layer a type, the bytes of
+    a row, and a row per cell.
     """
     at = 0
 
@@ -172,10 +218,8 @@ def stretched(state, depth):
     start = state.index(struct.pack("<II", 1, 4))  # one stream of four cells
     out = [state[:start], struct.pack("<II", 1, depth)]
     at = start + 8
-    for _ in range(4):
-        _, sequences = take("iI")
-        at += 4 * sequences
-    out += [struct.pack("<iI", position, 0) for position in range(depth)]
+    cells = [take("iIiiii") for _ in range(4)]
+    out += [struct.pack("<iIiiii", position, 1, position, position, *cells[0][4:]) for position in range(depth)]
     transposed, layers = take("II")
     if transposed:
         raise SystemExit("llama.cpp keeps values transposed: flash attention is off")

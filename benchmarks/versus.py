@@ -1,25 +1,32 @@
-"""ivlite beside llama.cpp and OpenVINO: the same work in turn, in one process, on the same threads.
+"""ivlite beside llama.cpp and OpenVINO: the same work in turn, on the same threads.
 
     pip install . && CMAKE_ARGS=-DGGML_NATIVE=ON pip install llama-cpp-python gguf openvino
-    python benchmarks/versus.py                       # every section; about 16 GB of memory and 10 GB of disk
+    python benchmarks/versus.py                       # every section; about 16 GB of memory and 13 GB of disk
     python benchmarks/versus.py text --type q4_0      # prefill and decoding at that type
     python benchmarks/versus.py depth --depths 4096   # decoding after 4096 tokens
     python benchmarks/versus.py matmul                # one int4 matrix against OpenVINO
+    python benchmarks/versus.py vision                # a pair of frames through the vision tower
+    python benchmarks/versus.py clip                  # a clip of 10 s, from a cold start to the last token
 
 Models are InternVideo3-8B's shape and that of `rivals.py`, with random weights. The order alternates, so that a machine
-that slows down harms both; what counts is the median of the rounds' ratios. Tokens before a depth are synthetic.
+that slows down harms both; what counts is the median of the rounds' ratios. Tokens before a depth are synthetic. All sections but `clip` share a
+process. Both towers take two frames as one grid of tokens, so `vision` is the same number of patches: ivlite in the
+type's recipe, from pixels, and llama.cpp in F16, from pixels that it has normalised already. In `clip` both see 10 frames
+of 640x360 at no more pixels than 128 tokens, read the same number of tokens and write as many, whatever they say.
 GCC 12 compiles llama.cpp's tile configuration into a crash on AMX machines: build it with another compiler there.
 """
 
 import argparse
 import statistics
+import sys
 import time
 
 import numpy as np
-from rivals import FILE_TYPES, VOCAB, WIDTH, LlamaCpp, OpenVino, written
+from rivals import FILE_TYPES, VOCAB, WIDTH, LlamaCpp, OpenVino, loaded, once, vocabulary_only, written
 
 INNER = 12288
 RIVAL = {"q4_0": "Q4_0", "q4_k_m": "Q4_K_M"}
+ANSWER = 32  # tokens that clip writes
 
 
 class Ivlite:
@@ -126,7 +133,97 @@ def matmul(args):
             print(f"rows {rows:<4} {name or 'ivlite':<20}{1e3 * took:9.2f} ms {rate}   ivlite is {ratio:.2f} x")
 
 
-SECTIONS = {"text": text, "depth": depth, "matmul": matmul}
+class Tower:
+    """The vision tower alone, of random weights."""
+
+    name = "ivlite"
+
+    def __init__(self, type, threads):
+        from ivlite import loading, ops
+        from ivlite.cli.bench import usual_pair
+        from ivlite.cli.synthetic import RandomSource, config
+        from ivlite.models.internvideo3 import Vision
+
+        self.config = config("8b")
+        load = loading.Loader(RandomSource(self.config, type), ops.get("cpu", threads))
+        self.vision, self.threads = Vision(load, self.config), load.ops.threads
+        width, height, frames = usual_pair(self.config)
+        self.pair = np.random.default_rng(1).integers(0, 256, (frames, height, width, 3), np.uint8)
+
+    def encode(self):
+        return self.vision([self.pair], self.config.video.mean, self.config.video.std)[0]
+
+
+def vision(args):
+    """One pair of frames at a video's usual size."""
+    from mtmd import Mtmd, projector
+
+    ours = Tower(args.type, args.threads)
+    rival = Mtmd(projector(args.folder), loaded(vocabulary_only(args.folder), True), ours.threads)
+    (grid,) = rival.grids(rival.chunks("<__media__>" * 2, ours.pair))
+    tokens, height, width = len(ours.encode()), *ours.pair.shape[1:3]
+    if rival.tokens(grid) != tokens:
+        raise SystemExit(f"ivlite makes {tokens} tokens of a pair and llama.cpp {rival.tokens(grid)}")
+    print(f"a pair of {width}x{height}, {tokens} tokens: ivlite {args.type}, llama.cpp F16, {ours.threads} threads")
+    sides, ratios = {"ivlite": ours.encode, "llama.cpp": lambda: rival.encode(grid)}, []
+    for i in range(args.rounds + 1):
+        times = {}
+        for name in sides if i % 2 else reversed(sides):
+            time.sleep(0.3)  # see speeds
+            times[name] = min(seconds(sides[name]) for _ in range(3))
+        if i:  # the first round touches memory
+            ratios.append(times["llama.cpp"] / times["ivlite"])
+            print(f"round {i:<3}" + "".join(f"{n:>12}{1e3 * t:9.1f} ms" for n, t in times.items()), flush=True)
+    print(f"vision: ivlite is {statistics.median(ratios):.2f} x")
+
+
+def clip(args):
+    """Ten seconds of video, a question and an answer, each time from the start of a process to its end."""
+    from clip import FRAME_PIXELS, cold, write_model, write_video
+    from mtmd import projector
+    from vocabulary import QUESTION
+
+    from ivlite import _C
+
+    threads = args.threads or _C.num_threads()
+    model = once(args.folder, f"random-8b-{args.type}.gguf", write_model, args.type)
+    video = once(args.folder, "clip.mp4", write_video)
+    rival = [written(args.folder, RIVAL[args.type]), projector(args.folder), video, QUESTION]
+    ask = ["--video", video, "--max-pixels", FRAME_PIXELS, "--temperature", 0, "--json", "--quiet", QUESTION]
+    commands = {
+        "ivlite": ["-m", "ivlite", "run", model, *ask, "--threads", threads, "--max-new-tokens", ANSWER],
+        "llama.cpp": [__file__.replace("versus", "clip"), *rival, "--threads", threads, "--new", ANSWER],
+    }
+    ratios, peaks = [], []
+    for i in range(args.rounds + 1):
+        runs = {n: cold([sys.executable, *commands[n]]) for n in (commands if i % 2 else reversed(commands))}
+        counts = {name: counted(run.facts) for name, run in runs.items()}
+        if counts["ivlite"] != counts["llama.cpp"] or counts["ivlite"][1] != ANSWER:
+            raise SystemExit(f"not the same work, tokens read and written: {counts}")
+        if i == 0:  # it brought the files into the page cache
+            read, _ = counts["ivlite"]
+            print(f"{args.type}: {read} tokens read, {ANSWER} written, {threads} threads (load, prompt, answer)")
+            continue
+        ratios.append(runs["llama.cpp"].seconds / runs["ivlite"].seconds)
+        peaks.append([run.peak for run in (runs["ivlite"], runs["llama.cpp"])])
+        print(f"round {i:<3}" + "".join(f"{n:>12} {line(run)}" for n, run in runs.items()), flush=True)
+    ours, theirs = (max(column) / 1e9 for column in zip(*peaks, strict=True))
+    print(f"clip: ivlite is {statistics.median(ratios):.2f} x; peak memory {ours:.2f} GB against {theirs:.2f} GB")
+
+
+def counted(facts):
+    """Tokens read and written."""
+    return facts["usage"]["prompt_tokens"], facts["usage"]["new_tokens"]
+
+
+def line(run):
+    """A cold run: seconds in all, and of loading, the prompt with its pictures, the answer."""
+    spent = run.facts["timings"]
+    prompt = sum(spent.get(stage, 0) for stage in ("decode", "vision", "prefill"))
+    return f"{run.seconds:7.2f} s ({spent['load']:.2f}, {prompt:.2f}, {spent['generate']:.2f})"
+
+
+SECTIONS = {"text": text, "depth": depth, "matmul": matmul, "vision": vision, "clip": clip}
 
 
 def main():

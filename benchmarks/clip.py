@@ -1,0 +1,145 @@
+"""A clip from a cold start to the last token of an answer: what `versus.py clip` runs, and llama.cpp's side of it.
+
+Each side is a process of its own that imports, loads, decodes the video, sees, reads and writes, as
+`ivlite run` and `llama-mtmd-cli` do. Model files are in the page cache. llama.cpp's side is this file run as a program:
+
+    python benchmarks/clip.py MODEL PROJECTOR VIDEO QUESTION --threads N --new N
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import time
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+
+SECONDS, RATE, SIZE = 10, 25, (360, 640)
+FRAME_PIXELS = 128 * 32 * 32
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cold run: seconds from start to exit, peak memory in bytes, and what the process itself told."""
+
+    seconds: float
+    peak: int
+    facts: dict
+
+
+def cold(command):
+    """Runs a command that prints one JSON object."""
+    start = time.perf_counter()
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE)
+    out = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)  # the peak of this process, not of all that there were
+    seconds = time.perf_counter() - start
+    process.stdout.close()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command[1]} ended with code {process.returncode}")
+    return Run(seconds, usage.ru_maxrss * 1024, json.loads(out))
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def write_video(path):
+    """A square that crosses a gradient, H.264."""
+    import av
+
+    height, width = SIZE
+    y, x = np.mgrid[0:height, 0:width]
+    background = np.stack([x * 255 // width, y * 255 // height, np.full_like(x, 60)], -1).astype(np.uint8)
+    with av.open(path, "w", format="mp4") as out:
+        stream = out.add_stream("h264", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for t in range(SECONDS * RATE):
+            frame = background.copy()
+            frame[120:240, 2 * t : 2 * t + 120] = (230, 40, 40)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(stream.encode())
+
+
+def write_model(path, type):
+    """InternVideo3-8B's shape with random weights and a small vocabulary."""
+    import vocabulary
+
+    from ivlite.cli.synthetic import RandomSource, config
+    from ivlite.config import TOKENIZER, TokenIds
+    from ivlite.quantize.writer import GGUFWriter
+
+    ids = {name: vocabulary.token_id(f"<|{name}|>") for name in
+           ("image_pad", "video_pad", "vision_start", "vision_end", "im_start", "im_end")}  # fmt: skip
+    # Rows of the head repeat, so the likeliest token is always one of the first and the answer never ends.
+    cfg = replace(config("8b"), tokens=TokenIds(**ids, eos=(ids["im_end"],)))
+    source = RandomSource(cfg, type)
+    metadata = cfg.to_metadata() | {TOKENIZER: vocabulary.tokenizer_json(), "general.alignment": 32}
+    with GGUFWriter(path, metadata, [(t.name, t.shape, t.format) for t in source.tensors.values()]) as out:
+        for name in source.tensors:
+            out.write(source.read(name))
+
+
+# ------------------------------------------------------------------------------------------------ llama.cpp's side
+
+
+def frames(path):
+    """One frame per second as uint8 (height, width, 3), and the seconds at which they are."""
+    import av
+
+    wanted = [Fraction(second) for second in range(SECONDS)]
+    out, times = [], []
+    with av.open(path) as file:
+        stream = file.streams.video[0]
+        stream.thread_type = "AUTO"
+        for frame in file.decode(stream):
+            if frame.pts * stream.time_base >= wanted[len(out)]:
+                out.append(frame.to_ndarray(format="rgb24"))
+                times.append(float(frame.pts * stream.time_base))
+            if len(out) == len(wanted):
+                return out, times
+    raise SystemExit(f"{path} is shorter than {SECONDS} s")
+
+
+def prompt(question, times, marker):
+    """The chat that ivlite writes: a time mark before each pair of frames."""
+    marks = (f"<{(a + b) / 2:.1f} seconds>{marker}{marker}" for a, b in zip(times[::2], times[1::2], strict=True))
+    return f"<|im_start|>user\n{''.join(marks)}{question}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def answer(args):
+    """Counts and seconds of one answer by llama.cpp, named as `ivlite run --json` names them."""
+    from mtmd import Mtmd
+    from rivals import VOCAB, LlamaCpp
+
+    marks = [time.perf_counter()]
+    llama = LlamaCpp(args.model, args.threads, 2048)
+    mtmd = Mtmd(args.projector, llama.model, args.threads)
+    marks.append(time.perf_counter())
+    pictures, times = frames(args.video)
+    read = mtmd.prefill(llama, mtmd.chunks(prompt(args.question, times, "<__media__>"), pictures))
+    marks.append(time.perf_counter())
+    made = []
+    while len(made) < args.new:
+        if made:
+            llama.step(made[-1])
+        logits = llama.lib.llama_get_logits_ith(llama.context, -1)
+        made.append(int(np.argmax(np.ctypeslib.as_array(logits, (VOCAB,)))))
+    marks.append(time.perf_counter())
+    seconds = dict(zip(("load", "prefill", "generate"), np.diff(marks).tolist(), strict=True))
+    return {"usage": {"prompt_tokens": read, "new_tokens": len(made)}, "timings": seconds}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("model", "projector", "video", "question"):
+        parser.add_argument(name, metavar=name.upper())
+    for name in ("threads", "new"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    print(json.dumps(answer(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()

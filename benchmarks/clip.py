@@ -8,10 +8,9 @@ Each side is a process of its own that imports, loads, decodes the video, sees, 
 
 import argparse
 import json
-import os
 import subprocess
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -20,27 +19,14 @@ SECONDS, RATE, SIZE = 10, 25, (360, 640)
 FRAME_PIXELS = 128 * 32 * 32
 
 
-@dataclass(frozen=True)
-class Run:
-    """One cold run: seconds from start to exit, peak memory in bytes, and what the process itself told."""
-
-    seconds: float
-    peak: int
-    facts: dict
-
-
 def cold(command):
-    """Runs a command that prints one JSON object."""
+    """Seconds from the start to the end of a command, and the JSON object that it prints."""
     start = time.perf_counter()
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE)
-    out = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)  # the peak of this process, not of all that there were
+    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE)
     seconds = time.perf_counter() - start
-    process.stdout.close()
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command[1]} ended with code {process.returncode}")
-    return Run(seconds, usage.ru_maxrss * 1024, json.loads(out))
+    if done.returncode:
+        raise SystemExit(f"{command[1]} ended with code {done.returncode}")
+    return seconds, json.loads(done.stdout)
 
 
 # ------------------------------------------------------------------------------------------------ files
@@ -110,9 +96,11 @@ def prompt(question, times, marker):
 
 
 def answer(args):
-    """Counts and seconds of one answer by llama.cpp, named as `ivlite run --json` names them."""
+    """Counts, seconds and peak memory of one answer by llama.cpp, named as `ivlite run --json` names them."""
     from mtmd import Mtmd
-    from rivals import VOCAB, LlamaCpp
+    from rivals import LlamaCpp
+
+    from ivlite.machine import peak_memory
 
     marks = [time.perf_counter()]
     llama = LlamaCpp(args.model, args.threads, 2048)
@@ -121,15 +109,16 @@ def answer(args):
     pictures, times = frames(args.video)
     read = mtmd.prefill(llama, mtmd.chunks(prompt(args.question, times, "<__media__>"), pictures))
     marks.append(time.perf_counter())
-    made = []
+    count, made = llama.lib.llama_vocab_n_tokens(llama.lib.llama_model_get_vocab(llama.model)), []
     while len(made) < args.new:
         if made:
             llama.step(made[-1])
         logits = llama.lib.llama_get_logits_ith(llama.context, -1)
-        made.append(int(np.argmax(np.ctypeslib.as_array(logits, (VOCAB,)))))
+        made.append(int(np.argmax(np.ctypeslib.as_array(logits, (count,)))))
     marks.append(time.perf_counter())
     seconds = dict(zip(("load", "prefill", "generate"), np.diff(marks).tolist(), strict=True))
-    return {"usage": {"prompt_tokens": read, "new_tokens": len(made)}, "timings": seconds}
+    usage = {"prompt_tokens": read, "new_tokens": len(made)}
+    return {"usage": usage, "timings": seconds, "peak_memory": peak_memory()}
 
 
 def main():

@@ -164,6 +164,11 @@ class LlamaCpp:
         # A thread of its own: llama.cpp sets up AMX tiles once per thread and expects to find them so, ivlite gives them back.
         self.thread = ThreadPoolExecutor(1)
 
+    def close(self):
+        """Gives the memory back."""
+        self.lib.llama_free(self.context)
+        self.lib.llama_model_free(self.model)
+
     def reset(self, depth=0):
         """Empties the cache, or leaves `depth` synthetic tokens in it."""
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)

@@ -9,10 +9,13 @@
     python benchmarks/versus.py clip                  # a clip of 10 s, from a cold start to the last token
 
 Models are InternVideo3-8B's shape and that of `rivals.py`, with random weights. The order alternates, so that a machine
-that slows down harms both; what counts is the median of the rounds' ratios. Tokens before a depth are synthetic. All sections but `clip` share a
-process. Both towers take two frames as one grid of tokens, so `vision` is the same number of patches: ivlite in the
-type's recipe, from pixels, and llama.cpp in F16, from pixels that it has normalised already. In `clip` both see 10 frames
-of 640x360 at no more pixels than 128 tokens, read the same number of tokens and write as many, whatever they say.
+that slows down harms both; what counts is the median of the rounds' ratios. Tokens before a depth are synthetic.
+
+All sections but `clip` share a process. Both towers make one grid of tokens of two frames, so `vision` is the same number
+of patches on both sides: ivlite in the recipe's type and from pixels, llama.cpp in F16 and from pixels that it has
+normalised before. In `clip` both see 10 frames of 640x360, shrunk to at most the pixels of 128 tokens (which makes 120),
+read the same number of tokens and write as many, whatever they say. Its peak is what was resident at most, which counts
+the pages of the model file where it is mapped, as llama.cpp's is.
 GCC 12 compiles llama.cpp's tile configuration into a crash on AMX machines: build it with another compiler there.
 """
 
@@ -92,6 +95,7 @@ def text(args):
         speeds(engine, tokens[:64], 4, 0)  # pages touched, clocks up
     print(f"{args.type}: ivlite {ours.version}, llama.cpp {rival.version}, {ours.model.threads} threads")
     compare([ours, rival], tokens, args)
+    rival.close()
 
 
 def depth(args):
@@ -105,7 +109,7 @@ def depth(args):
             rival.name = f"llama.cpp {cache}"
             print(f"{args.type} after {n:,}: ivlite {ours.version} q8, llama.cpp {rival.version} {cache}")
             compare([ours, rival], tokens, args, n)
-            del rival
+            rival.close()
 
 
 def matmul(args):
@@ -136,8 +140,6 @@ def matmul(args):
 class Tower:
     """The vision tower alone, of random weights."""
 
-    name = "ivlite"
-
     def __init__(self, type, threads):
         from ivlite import loading, ops
         from ivlite.cli.bench import usual_pair
@@ -147,6 +149,7 @@ class Tower:
         self.config = config("8b")
         load = loading.Loader(RandomSource(self.config, type), ops.get("cpu", threads))
         self.vision, self.threads = Vision(load, self.config), load.ops.threads
+        self.format = load.source.tensors["v.blk.0.attn_qkv.weight"].format
         width, height, frames = usual_pair(self.config)
         self.pair = np.random.default_rng(1).integers(0, 256, (frames, height, width, 3), np.uint8)
 
@@ -164,7 +167,7 @@ def vision(args):
     tokens, height, width = len(ours.encode()), *ours.pair.shape[1:3]
     if rival.tokens(grid) != tokens:
         raise SystemExit(f"ivlite makes {tokens} tokens of a pair and llama.cpp {rival.tokens(grid)}")
-    print(f"a pair of {width}x{height}, {tokens} tokens: ivlite {args.type}, llama.cpp F16, {ours.threads} threads")
+    print(f"a pair of {width}x{height}, {tokens} tokens: ivlite {ours.format}, llama.cpp f16, {ours.threads} threads")
     sides, ratios = {"ivlite": ours.encode, "llama.cpp": lambda: rival.encode(grid)}, []
     for i in range(args.rounds + 1):
         times = {}
@@ -197,18 +200,17 @@ def clip(args):
     ratios, peaks = [], []
     for i in range(args.rounds + 1):
         runs = {n: cold([sys.executable, *commands[n]]) for n in (commands if i % 2 else reversed(commands))}
-        counts = {name: counted(run.facts) for name, run in runs.items()}
-        if counts["ivlite"] != counts["llama.cpp"] or counts["ivlite"][1] != ANSWER:
-            raise SystemExit(f"not the same work, tokens read and written: {counts}")
+        (mine, ours), (theirs, rivals) = (runs[name] for name in commands)
+        if counted(ours) != counted(rivals) or counted(ours)[1] != ANSWER:
+            raise SystemExit(f"not the same tokens read and written: {counted(ours)} and {counted(rivals)}")
         if i == 0:  # it brought the files into the page cache
-            read, _ = counts["ivlite"]
-            print(f"{args.type}: {read} tokens read, {ANSWER} written, {threads} threads (load, prompt, answer)")
+            print(f"{args.type}: {counted(ours)[0]} tokens read, {ANSWER} written, {threads} threads", flush=True)
             continue
-        ratios.append(runs["llama.cpp"].seconds / runs["ivlite"].seconds)
-        peaks.append([run.peak for run in (runs["ivlite"], runs["llama.cpp"])])
-        print(f"round {i:<3}" + "".join(f"{n:>12} {line(run)}" for n, run in runs.items()), flush=True)
-    ours, theirs = (max(column) / 1e9 for column in zip(*peaks, strict=True))
-    print(f"clip: ivlite is {statistics.median(ratios):.2f} x; peak memory {ours:.2f} GB against {theirs:.2f} GB")
+        ratios.append(theirs / mine)
+        peaks.append((ours["peak_memory"], rivals["peak_memory"]))
+        print(f"round {i:<3}" + "".join(f"{n:>12} {line(*run)}" for n, run in runs.items()), flush=True)
+    ours, rivals = (max(column) / 1e9 for column in zip(*peaks, strict=True))
+    print(f"clip: ivlite is {statistics.median(ratios):.2f} x; peak memory {ours:.2f} GB and {rivals:.2f} GB")
 
 
 def counted(facts):
@@ -216,14 +218,15 @@ def counted(facts):
     return facts["usage"]["prompt_tokens"], facts["usage"]["new_tokens"]
 
 
-def line(run):
-    """A cold run: seconds in all, and of loading, the prompt with its pictures, the answer."""
-    spent = run.facts["timings"]
+def line(seconds, facts):
+    """A cold run: seconds in all, and of its stages."""
+    spent = facts["timings"]
     prompt = sum(spent.get(stage, 0) for stage in ("decode", "vision", "prefill"))
-    return f"{run.seconds:7.2f} s ({spent['load']:.2f}, {prompt:.2f}, {spent['generate']:.2f})"
+    return f"{seconds:7.2f} s (load {spent['load']:.2f}, prompt {prompt:.2f}, answer {spent['generate']:.2f})"
 
 
-SECTIONS = {"text": text, "depth": depth, "matmul": matmul, "vision": vision, "clip": clip}
+# clip comes first, while no other section holds memory.
+SECTIONS = {"clip": clip, "vision": vision, "text": text, "depth": depth, "matmul": matmul}
 
 
 def main():

@@ -15,9 +15,10 @@ def _number(path):
     return int(text) if text.isdigit() else None
 
 
-def _meminfo(key):
+def _listed(path, key):
+    """The bytes that a file of /proc lists under a key, or None."""
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in Path(path).read_text().splitlines():
             if line.startswith(f"{key}:"):
                 return int(line.split()[1]) * 1024
     except OSError:
@@ -48,17 +49,20 @@ def _address_space_left():
 
 def total_memory():
     """Bytes of memory of the machine, or None where the system does not say."""
-    return _meminfo("MemTotal")
+    return _listed("/proc/meminfo", "MemTotal")
 
 
 def available_memory():
     """Bytes that this process may still take, by the tightest of the limits there are; None if none is known."""
-    known = [n for n in (_meminfo("MemAvailable"), _cgroup_left(), _address_space_left()) if n is not None]
-    return min(known) if known else None
+    known = (_listed("/proc/meminfo", "MemAvailable"), _cgroup_left(), _address_space_left())
+    return min((n for n in known if n is not None), default=None)
 
 
 def peak_memory():
     """The most bytes that this process has held in memory so far."""
+    own = _listed("/proc/self/status", "VmHWM")
+    if own is not None:  # on Linux getrusage counts what the process that started this one had held as well
+        return own
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

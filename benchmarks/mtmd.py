@@ -130,7 +130,7 @@ class Mtmd:
             raise SystemExit("mtmd_encode_chunk failed")
 
     def prefill(self, llama, chunks):
-        """Runs all chunks through the tower and the model's layers; returns how many tokens they are."""
+        """Runs the chunks through tower and layers, one after another as llama-mtmd-cli does; returns their tokens."""
         end = ctypes.c_int32(0)
         args = self.context, llama.context, chunks, 0, 0, 512, True, ctypes.byref(end)
         if llama.thread.submit(self.lib.mtmd_helper_eval_chunks, *args).result():

@@ -19,6 +19,7 @@ py::dict cpu() {
   out["name"] = c.name;
   out["avx2"] = c.avx2, out["fma"] = c.fma, out["f16c"] = c.f16c, out["avx512f"] = c.avx512f, out["avx512bw"] = c.avx512bw;
   out["avx512dq"] = c.avx512dq, out["avx512vl"] = c.avx512vl, out["avx512vnni"] = c.avx512vnni, out["avxvnni"] = c.avxvnni, out["amx"] = c.amx;
+  out["dotprod"] = c.dotprod, out["fp16"] = c.fp16, out["i8mm"] = c.i8mm;
   return out;
 }
 

@@ -7,8 +7,11 @@
 #include <cpuid.h>
 #endif
 #if defined(__linux__)
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace ivlite {
@@ -59,6 +62,35 @@ CpuInfo find() {
   info.avx512vnni = zmm && (c >> 11 & 1);
   info.amx = zmm && (d >> 22 & 1) && (d >> 24 & 1) && may_use_tiles(saved);  // bf16 and tile
   if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) info.avxvnni = ymm && (a >> 4 & 1);
+  return info;
+}
+#elif defined(__aarch64__) && defined(__linux__)
+CpuInfo find() {
+  constexpr unsigned long kHalf = 1 << 10, kDotProducts = 1 << 20, kMatrixInt8 = 1 << 13;  // HWCAP_ASIMDHP, _ASIMDDP, HWCAP2_I8MM
+  const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+  CpuInfo info{};
+  info.name = "arm64";
+  info.fp16 = first & kHalf;
+  info.dotprod = first & kDotProducts;
+  info.i8mm = second & kMatrixInt8;
+  return info;
+}
+#elif defined(__aarch64__) && defined(__APPLE__)
+bool has(const char* feature) {
+  int value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname(feature, &value, &size, nullptr, 0) == 0 && value;
+}
+
+CpuInfo find() {
+  CpuInfo info{};
+  char name[256] = "arm64";
+  size_t size = sizeof name;
+  sysctlbyname("machdep.cpu.brand_string", name, &size, nullptr, 0);
+  info.name = name;
+  info.fp16 = has("hw.optional.arm.FEAT_FP16");
+  info.dotprod = has("hw.optional.arm.FEAT_DotProd");
+  info.i8mm = has("hw.optional.arm.FEAT_I8MM");
   return info;
 }
 #else

@@ -29,6 +29,9 @@ bool has_avx512vnni() {
 #endif
 }
 bool has_amx() { return has_avx512vnni() && cpu_info().amx; }
+#elif defined(__aarch64__)
+bool has_neon() { return cpu_info().dotprod && cpu_info().fp16; }
+bool has_i8mm() { return has_neon() && cpu_info().i8mm; }
 #endif
 
 // Weak to strong; a row that the machine lacks is skipped.
@@ -41,6 +44,9 @@ const Row ROWS[] = {
 #ifndef IVLITE_EMULATE_AVX512
     {"amx", has_amx, init_amx},
 #endif
+#elif defined(__aarch64__)
+    {"neon", has_neon, init_neon},
+    {"i8mm", has_i8mm, init_i8mm},
 #endif
 };
 

@@ -228,5 +228,7 @@ void init_avx2(KernelTable& t);
 void init_avxvnni(KernelTable& t);
 void init_avx512vnni(KernelTable& t);
 void init_amx(KernelTable& t);
+void init_neon(KernelTable& t);
+void init_i8mm(KernelTable& t);
 
 }  // namespace ivlite

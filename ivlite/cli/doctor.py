@@ -12,7 +12,7 @@ examples:
   ivlite doctor
   ivlite doctor --json > doctor.json      # attach this to a report
 
-IVLITE_ISA=ref|avx2|avxvnni|avx512vnni|amx forces an instruction set, IVLITE_NUM_THREADS the number of threads.
+IVLITE_ISA=ref|avx2|avxvnni|avx512vnni|amx|neon|i8mm forces an instruction set, IVLITE_NUM_THREADS the number of threads.
 """
 
 PACKAGES = ("numpy", "av", "pillow", "tokenizers")
@@ -69,7 +69,7 @@ def advice(facts):
     """A sentence for each thing that is off."""
     found, usable = facts["isas"], facts["physical_cores"]
     if set(found) <= {"ref"}:
-        yield "this processor has no AVX2: the plain kernels run, about a hundred times slower"
+        yield "this processor has neither AVX2 nor ARM's dot products: the plain kernels run, about a hundred times slower"
     elif facts["isa"] == "ref":
         yield "IVLITE_ISA forces the plain kernels: unset it for speed"
     quota = facts["cpu_quota"]

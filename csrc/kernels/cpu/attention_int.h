@@ -3,6 +3,7 @@
 // become bytes, and four rows of values are interleaved where they meet them. Rotated parts, whose ranges bytes would not
 // do justice, are multiplied as floats.
 #pragma once
+#include <math.h>
 
 namespace ivlite {
 namespace {
@@ -187,7 +188,7 @@ inline void mean_key(float* mean, const AttentionArgs& a) {
   fill(mean, a.d, 0);
   for (int64_t s = 0; s < a.keys; s++)
     for (int64_t j = 0; j < a.d; j++) mean[j] += a.k[s * a.ld_k + j];
-  for (int64_t j = 0; j < a.d; j++) mean[j] /= (float)a.keys;
+  for (int64_t j = 0; j < a.d; j++) mean[j] = isfinite(mean[j]) ? mean[j] / (float)a.keys : 0;  // a NaN stays where it is
 }
 
 // Keys and values [s, s + n) as a block.

@@ -5,21 +5,22 @@ namespace ivlite {
 namespace {
 
 // 12 independent sums: more than latency times throughput of any multiplier so far. Sums may wrap, nobody reads them.
-uint64_t int8_peak(int64_t iterations) {
+template <int kMacs, vec::I (*step)(vec::I, vec::I, vec::I)>
+uint64_t steps_peak(int64_t iterations) {
   constexpr int kSums = 12;
   vec::I sum[kSums], a = vec::set1_i8(3), b = vec::set1_i8(-2);
   vec::touch(a);
 #pragma GCC unroll 12
   for (int i = 0; i < kSums; i++) sum[i] = vec::zero_i();
-  const int64_t rounds = (iterations + kSums * vec::kStepMacs - 1) / (kSums * vec::kStepMacs);
+  const int64_t rounds = (iterations + kSums * kMacs - 1) / (kSums * kMacs);
   for (int64_t n = 0; n < rounds; n++)
 #pragma GCC unroll 12
     for (int i = 0; i < kSums; i++) {
       vec::touch(b);  // or one product would serve them all
-      sum[i] = vec::int8_step(sum[i], a, b);
+      sum[i] = step(sum[i], a, b);
       vec::touch(sum[i]);
     }
-  return (uint64_t)rounds * kSums * vec::kStepMacs;
+  return (uint64_t)rounds * kSums * kMacs;
 }
 
 // The sum of the 64-bit words, as in the plain kernel. Adding loads in eight sums keeps up with any memory.

@@ -41,7 +41,7 @@ inline void init_shared(KernelTable& t) {
   t.cache_read[(int)CacheKind::bf16] = cache_read<CacheF16>;
   t.cache_read[(int)CacheKind::q8] = cache_read<CacheQ8>;
   t.patchify = patchify;
-  t.int8_peak = int8_peak;
+  t.int8_peak = steps_peak<vec::kStepMacs, vec::int8_step>;
   t.read_stream = read_stream;
 }
 

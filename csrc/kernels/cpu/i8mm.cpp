@@ -1,0 +1,110 @@
+// The kernels of ARM with 8-bit matrix products: Advanced SIMD's, and integer linear layers of many tokens by `smmla`.
+//
+// It multiplies 2 rows x 8 columns by 2 tokens x 8 columns: twice the products of `sdot`, which is all of its advantage.
+// Panels have 4 columns side by side, so that two lines must be zipped into one: as they are opened, once for many tokens.
+#include "kernels/table.h"
+#include "vec/neon.h"
+
+#include "shared.h"
+
+#include "int_neon.h"
+
+namespace ivlite {
+namespace {
+
+// Two tokens x one panel. A register of sums holds rows 2 v and 2 v + 1: (row, token), (row, next), (next row, token), ...
+template <class Lines>
+struct PairTile {
+  static int8x16_t codes(const uint8_t* w, int c, int v) { return vld1q_s8((const int8_t*)w + 128 * c + 16 * v); }
+
+  // Columns [8 c, 8 c + 8) of a group.
+  static void columns(int32x4_t (&s)[8], const uint8_t* w, int c, int8x16_t x) {
+#pragma GCC unroll 8
+    for (int v = 0; v < 8; v++) s[v] = vmmlaq_s32(s[v], codes(w, c, v), x);
+  }
+
+  static vec::V pair(const float* x, int64_t t, int64_t u) { return vzip1q_f32(vec::set1(x[t]), vec::set1(x[u])); }
+
+  static void fold(vec::V (&acc)[8], int32x4_t (&s)[8], const float* scale, vec::V xs) {
+#pragma GCC unroll 8
+    for (int v = 0; v < 8; v++) {
+      acc[v] = vec::fma(vcvtq_f32_s32(s[v]), vec::mul(vec::load(scale + 4 * v), xs), acc[v]);
+      s[v] = vdupq_n_s32(0);
+    }
+  }
+
+  // One group of tokens whose codes are at a and b, and floats at positions t and u.
+  static void group(vec::V (&acc)[8], const uint8_t* w, const QuantRows& q, const int8_t* a, const int8_t* b, int64_t t, int64_t u) {
+    const int64x2_t a0 = vreinterpretq_s64_s8(vld1q_s8(a)), a1 = vreinterpretq_s64_s8(vld1q_s8(a + 16));
+    const int64x2_t b0 = vreinterpretq_s64_s8(vld1q_s8(b)), b1 = vreinterpretq_s64_s8(vld1q_s8(b + 16));
+    const vec::V xs = pair(q.scale, t, u);
+    int32x4_t s[8] = {};
+    columns(s, w, 0, vreinterpretq_s8_s64(vzip1q_s64(a0, b0)));
+    columns(s, w, 1, vreinterpretq_s8_s64(vzip2q_s64(a0, b0)));
+    if (Lines::kHalves == 2) fold(acc, s, Lines::floats(w, 0), xs);
+    columns(s, w, 2, vreinterpretq_s8_s64(vzip1q_s64(a1, b1)));
+    columns(s, w, 3, vreinterpretq_s8_s64(vzip2q_s64(a1, b1)));
+    fold(acc, s, Lines::floats(w, Lines::kHalves - 1), xs);
+    if (!Lines::kLows) return;
+    const vec::V shift = pair(q.shift, t, u);
+#pragma GCC unroll 8
+    for (int v = 0; v < 8; v++) acc[v] = vec::fnma(vec::load(Lines::floats(w, Lines::kHalves) + 4 * v), shift, acc[v]);
+  }
+
+  // n groups from g on of tokens t and u, added to sums at `to`.
+  static void run(float* to, const QuantRows& q, const uint8_t* w, int64_t g, int64_t n, int64_t t, int64_t u) {
+    const int64_t groups = q.cols / kGroup;
+    const int8_t *a = q.q + t * q.cols + g * kGroup, *b = q.q + u * q.cols + g * kGroup;
+    vec::V acc[8];
+#pragma GCC unroll 8
+    for (int v = 0; v < 8; v++) acc[v] = vec::load(to + 4 * v);
+    for (int64_t i = 0; i < n; i++, w += Lines::kBytes)
+      group(acc, w, q, a + i * kGroup, b + i * kGroup, t * groups + g + i, u * groups + g + i);
+#pragma GCC unroll 8
+    for (int v = 0; v < 8; v++) vec::store(to + 4 * v, acc[v]);
+  }
+
+  // Tokens [t, t + tokens); the last of an odd number is its own neighbour.
+  static void run_all(float* acc, const QuantRows& q, const uint8_t*, const uint8_t* w, int64_t g, int64_t n, int64_t t, int64_t tokens) {
+    for (int64_t i = 0; i < tokens; i += 2) run(acc + i * kPanel, q, w, g, n, t + i, i + 1 < tokens ? t + i + 1 : t + i);
+  }
+};
+
+// Registers of 2 rows x 8 columns, 8 to a run of 8 columns; floats as the sums lie.
+struct Pairs {
+  template <class Lines>
+  using Tile = PairTile<Lines>;
+  static constexpr int kRow = 2 * kPanel;
+  static constexpr int64_t kFrom = 6;  // with fewer tokens, opening costs more than `smmla` saves
+  static void put(uint8_t* to, int v, int8x16_t a, int8x16_t b) {
+    const int32x4_t x = vreinterpretq_s32_s8(a), y = vreinterpretq_s32_s8(b);
+    vst1q_s8((int8_t*)to + 32 * v, vreinterpretq_s8_s32(vzip1q_s32(x, y)));
+    vst1q_s8((int8_t*)to + 32 * v + 16, vreinterpretq_s8_s32(vzip2q_s32(x, y)));
+  }
+  static void put(float* to, const Rows16& x) {
+    for (int v = 0; v < 4; v++) {
+      vec::store(to + 8 * v, vzip1q_f32(x.v[v], x.v[v]));
+      vec::store(to + 8 * v + 4, vzip2q_f32(x.v[v], x.v[v]));
+    }
+  }
+  static void store(const LinearArgs& a, const float* acc, int64_t p, int64_t t, int64_t tokens) {
+    for (int64_t i = 0; i < tokens; i++)
+      for (int v = 0; v < 4; v++) {
+        const float* sums = acc + i / 2 * kRow + 8 * v;
+        const vec::V low = vec::load(sums), high = vec::load(sums + 4);
+        store_rows(a, t + i, p * kPanel + 4 * v, i % 2 ? vuzp2q_f32(low, high) : vuzp1q_f32(low, high));
+      }
+  }
+};
+
+inline vec::I matrix_step(vec::I acc, vec::I a, vec::I b) { return vmmlaq_s32(acc, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b)); }
+
+}  // namespace
+
+void init_i8mm(KernelTable& t) {
+  init_shared(t);
+  init_int_neon<Pairs>(t);
+  t.int8_peak = steps_peak<32, matrix_step>;
+}
+
+}  // namespace ivlite

@@ -10,6 +10,13 @@ all:
 test: all
 	pytest -q
 
+# the ARM kernels against the plain ones, cross-compiled and emulated: Debian's g++-aarch64-linux-gnu and qemu-user
+test-arm:
+	cmake -S . -B build/arm -DIVLITE_COMPARE=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	    -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static
+	cmake --build build/arm
+	qemu-aarch64 -cpu max build/arm/compare_isas
+
 # every kernel: bytes and operations per second, and its distance from the reference
 bench: all
 	python benchmarks/bench_kernels.py
@@ -23,4 +30,4 @@ format:
 	ruff format . && ruff check --fix .
 	clang-format -i $$(git ls-files '*.cpp' '*.h')
 
-.PHONY: all test bench bench-model format
+.PHONY: all test test-arm bench bench-model format

@@ -87,12 +87,12 @@ inline void linear_case(Report& r, const Tables& t, Format f, int64_t rows, int6
 // Largest weights of either sign times largest activations.
 inline void extreme_codes(Report& r, const Tables& t, Format f) {
   constexpr int64_t kCols = 256;
-  AtEdge<float> matrix(20 * kCols), x(3 * kCols);
+  AtEdge<float> matrix(20 * kCols), x(12 * kCols);
   const auto sign = [](int64_t kind, int64_t k) { return (kind < 2 ? 1.0f : k % 2 ? -1.0f : 1.0f) * (kind % 2 ? -1.0f : 1.0f); };
   for (int64_t i = 0; i < matrix.size(); i++) matrix[i] = sign(i / kCols / 5, i % kCols);
-  for (int64_t i = 0; i < x.size(); i++) x[i] = sign(i / kCols, i % kCols);
+  for (int64_t i = 0; i < x.size(); i++) x[i] = sign(i / kCols % 4, i % kCols);
   Packed w = encoded(f, matrix.data(), 20, kCols);
-  run_linear(r, t, w, x, 3, {nullptr, false, {1e-6, 1e-4}});
+  for (const int64_t tokens : {4, 12}) run_linear(r, t, w, x, tokens, {nullptr, false, {1e-6, 1e-4}});
 }
 
 // Rows of zeros, half of zeros, huge and tiny: the error is relative to each row's largest result.
@@ -131,14 +131,15 @@ inline void test_linear(Report& r, const Tables& t, Format f) {
 
 inline void test_quantize_rows(Report& r, const Tables& t) {
   for (const int64_t n : {1, 5, 31, 32, 33, 100, 128}) {
-    Normal x(6 * n, 3);
+    Normal x(7 * n, 3);
     std::fill_n(x.data() + n, n, 0.0f);
     x[2 * n] = 1e6;
     std::fill_n(x.data() + 3 * n, n, 0.5f);
+    for (int64_t i = 0; i < n; i++) x[6 * n + i] = i % 32 ? (float)(i % 32) - 16.5f : 127;  // halfway between two codes
     std::vector<char> memory[2];
     for (int i = 0; i < 2; i++) {
-      memory[i].resize((size_t)quant_rows_bytes(6, n));
-      (i ? t.plain : t.fast).quantize_rows(quant_rows(memory[i].data(), 6, n), x.data(), n, n, 0, 6);
+      memory[i].resize((size_t)quant_rows_bytes(7, n));
+      (i ? t.plain : t.fast).quantize_rows(quant_rows(memory[i].data(), 7, n), x.data(), n, n, 0, 7);
     }
     r.expect(memory[0] == memory[1], text({{"columns", n}}));
   }

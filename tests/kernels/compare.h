@@ -88,7 +88,9 @@ struct Report {
       if (got[i] == expected[i]) continue;
       const double error = fabs((double)got[i] - expected[i]) / (close.absolute + close.relative * fabs((double)expected[i]));
       if (error > worst) worst = error;
-      if (!(error <= 1)) return expect(false, what + ", element " + std::to_string(i) + ": " + std::to_string(got[i]) + ", not " + std::to_string(expected[i]));
+      if (!(error <= 1))
+        return expect(false,
+                      what + ", element " + std::to_string(i) + ": " + std::to_string(got[i]) + ", not " + std::to_string(expected[i]));
     }
     expect(true, what);
   }

@@ -41,9 +41,10 @@ void test_rope(Report& r, const Tables& t) {
         const float angle = (float)(int)(rng()() % 18000) / 1000 - 9;
         cos[i] = cosf(angle), sin[i] = sinf(angle);
       }
-      compare(r, t.plain, t.fast, kTokens, kHeads * d, 0, {1e-6, 1e-6}, text({{"dimensions", d}}), [&](const KernelTable& table, float* y, int64_t) {
-        table.rope({y, x.data(), kHeads * (d + 5), d + 5, cos.data(), sin.data(), kHeads, d, interleaved}, 0, kTokens);
-      });
+      compare(r, t.plain, t.fast, kTokens, kHeads * d, 0, {1e-6, 1e-6}, text({{"dimensions", d}}),
+              [&](const KernelTable& table, float* y, int64_t) {
+                table.rope({y, x.data(), kHeads * (d + 5), d + 5, cos.data(), sin.data(), kHeads, d, interleaved}, 0, kTokens);
+              });
     }
 }
 
@@ -62,7 +63,7 @@ void test_silu_mul(Report& r, const Tables& t) {
   run(x, 1, 16);
 }
 
-void test_gelu(Report& r, const Tables& t, gelu_fn KernelTable::*form) {
+void test_gelu(Report& r, const Tables& t, gelu_fn KernelTable::* form) {
   const auto run = [&](AtEdge<float>& x, Close close) {
     compare(r, t.plain, t.fast, 1, x.size(), 0, close, text({{"elements", x.size()}}),
             [&](const KernelTable& table, float* y, int64_t) { (table.*form)(y, x.data(), 0, x.size()); });
@@ -112,18 +113,21 @@ void test_attention(Report& r, const Tables& t) {
   attention_case(r, t, {65, 65, 20, 16, 24, 1, true});
 }
 
+constexpr int64_t kLatentBytes[] = {4, 2, 1}, kRopeBytes[] = {4, 2, 2};  // by CacheKind
+
 // A cache of `length` rows that a table writes.
 struct Cache {
   AtEdge<uint8_t> latent, rope;
   AtEdge<float> scale;
   LatentRows rows;
   Cache(CacheKind kind, int64_t length, int64_t rank, int64_t rope_dim)
-      : latent(length * rank * (kind == CacheKind::f32 ? 4 : kind == CacheKind::bf16 ? 2 : 1)),
-        rope(length * rope_dim * (kind == CacheKind::f32 ? 4 : 2)),
+      : latent(length * rank * kLatentBytes[(int)kind]),
+        rope(length * rope_dim * kRopeBytes[(int)kind]),
         scale(length),
         rows{latent.data(), scale.data(), rope.data(), rank, rope_dim} {}
   bool operator==(Cache& other) {
-    return !memcmp(latent.data(), other.latent.data(), (size_t)latent.size()) && !memcmp(rope.data(), other.rope.data(), (size_t)rope.size()) &&
+    return !memcmp(latent.data(), other.latent.data(), (size_t)latent.size()) &&
+           !memcmp(rope.data(), other.rope.data(), (size_t)rope.size()) &&
            !memcmp(scale.data(), other.scale.data(), (size_t)scale.size() * 4);
   }
 };
@@ -196,8 +200,8 @@ void test_patchify(Report& r, const Tables& t) {
         const int64_t h = down * patch * merge, w = across * patch * merge, columns = 3 * temporal * patch * patch;
         AtEdge<uint8_t> frames(temporal * h * w * 3);
         for (int64_t i = 0; i < frames.size(); i++) frames[i] = (uint8_t)rng()();
-        compare(r, t.plain, t.fast, h * w / patch / patch, columns, 0, {1e-6, 2e-6}, text({{"rows", h}, {"columns", w}, {"a patch", patch}}),
-                [&](const KernelTable& table, float* y, int64_t) {
+        compare(r, t.plain, t.fast, h * w / patch / patch, columns, 0, {1e-6, 2e-6},
+                text({{"rows", h}, {"columns", w}, {"a patch", patch}}), [&](const KernelTable& table, float* y, int64_t) {
                   table.patchify({y, frames.data(), temporal, h, w, patch, merge, {0.5f, 0.4f, 0.3f}, {0.5f, 0.25f, 0.2f}}, 0, down);
                 });
       }

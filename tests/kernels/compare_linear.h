@@ -78,7 +78,8 @@ inline void run_linear(Report& r, const Tables& t, Packed& w, AtEdge<float>& x, 
           layer.accumulate ? 7 : NAN);
 }
 
-inline void linear_case(Report& r, const Tables& t, Format f, int64_t rows, int64_t cols, int64_t tokens, bool bias = false, bool accumulate = false) {
+inline void linear_case(Report& r, const Tables& t, Format f, int64_t rows, int64_t cols, int64_t tokens, bool bias = false,
+                        bool accumulate = false) {
   Normal matrix(rows * cols), x(tokens * cols), b(rows);
   Packed w = encoded(f, matrix.data(), rows, cols);
   run_linear(r, t, w, x, tokens, {bias ? b.data() : nullptr, accumulate});

@@ -72,9 +72,7 @@ struct LinesQ4_K : LinesQ4_0 {
 struct LinesQ5_K : LinesQ4_K {
   static constexpr Format kFormat = Format::q5_k;
   static constexpr int kBytes = (int)panel_layout(kFormat).group();
-  static int8x16_t codes(const uint8_t* w, int j, int v) {
-    return with_bits(nibbles(w, j, v), w + 256 + 16 * v, 4 - j, 16);
-  }
+  static int8x16_t codes(const uint8_t* w, int j, int v) { return with_bits(nibbles(w, j, v), w + 256 + 16 * v, 4 - j, 16); }
   static Rows16 scale(const uint8_t* head, const uint8_t* w, int) { return halves16(head) * floats_u8(w + 320); }
   static Rows16 low(const uint8_t* head, const uint8_t* w) { return halves16(head + 32) * floats_u8(w + 336); }
 };
@@ -250,7 +248,7 @@ struct Many : Order {
 
 // Panels [p0, p1) x tokens [t, t + tokens).
 template <class Lines, class Way>
-void int_panels(const LinearArgs& a, int64_t p0, int64_t p1, int64_t t, int64_t tokens) {
+void neon_panels(const LinearArgs& a, int64_t p0, int64_t p1, int64_t t, int64_t tokens) {
   constexpr PanelLayout kLayout = panel_layout(Lines::kFormat);
   const int64_t groups = a.xq.cols / kGroup, stride = layout_bytes(kLayout, groups);
   alignas(64) float acc[kBlockTokens * kPanel];
@@ -270,9 +268,9 @@ void linear_neon(const LinearArgs& a, int64_t p0, int64_t p1) {
   for (int64_t t = 0; t < a.tokens; t += block) {
     const int64_t tokens = a.tokens - t < block ? a.tokens - t : block;
     if (tokens < Order::kFrom)
-      int_panels<Lines, Few<Lines>>(a, p0, p1, t, tokens);
+      neon_panels<Lines, Few<Lines>>(a, p0, p1, t, tokens);
     else
-      int_panels<Lines, Many<Lines, Order>>(a, p0, p1, t, tokens);
+      neon_panels<Lines, Many<Lines, Order>>(a, p0, p1, t, tokens);
   }
 }
 

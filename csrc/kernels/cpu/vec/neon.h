@@ -45,17 +45,13 @@ inline V min(V a, V b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 inline V max(V a, V b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 inline V abs(V a) { return vabsq_f32(a); }
 inline V round(V a) { return vrndnq_f32(a); }
-inline V scale2(V a, V n) {
-  return mul(a, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23)));
-}
+inline V scale2(V a, V n) { return mul(a, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23))); }
 
 inline V first_n(V a, int n) {
   static const uint32_t lane[kLanes] = {0, 1, 2, 3};
   return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), vcltq_u32(vld1q_u32(lane), vdupq_n_u32((uint32_t)n))));
 }
-inline V keep_unless_below(V a, V x, V limit) {
-  return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a), vcltq_f32(x, limit)));
-}
+inline V keep_unless_below(V a, V x, V limit) { return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a), vcltq_f32(x, limit))); }
 
 inline float sum(V a) { return vaddvq_f32(a); }
 inline float max_lane(V a) { return vmaxvq_f32(a); }

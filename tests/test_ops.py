@@ -100,7 +100,7 @@ def test_latent_attention_in_two_turns(sets, rng, kind):
         return out
 
     for got, expected in zip(*([o.numpy(x) for x in call(o)] for o in sets), strict=True):
-        assert np.allclose(got, expected, atol=0.02 if kind == "q8" else 2e-4)  # a matrix unit takes q8 rows in bf16
+        assert np.allclose(got, expected, atol=0.05 if kind == "q8" else 2e-4)  # q8 rows meet bf16 or 8 bits
 
 
 def test_unknown_sets_are_refused():

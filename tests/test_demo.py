@@ -12,6 +12,7 @@ from ivlite.gguf import SHIPPED
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CLIP = EXAMPLES / "clip.mp4"
+TOLD = "A yellow circle moves right, then a red cross moves left."
 pytestmark = pytest.mark.skipif(not SHIPPED["demo"].is_file(), reason="the demo model is not in the package")
 
 
@@ -37,8 +38,8 @@ def ask(model, question, path=CLIP, **more):
 
 
 @pytest.mark.parametrize("question, answer", [
-    ("What happens?", "A yellow circle moves right, then a red cross moves left."),
-    ("Please describe this video in detail.", "A yellow circle moves right, then a red cross moves left."),
+    ("What happens?", TOLD),
+    ("Please describe this video in detail.", TOLD),
     ("What shape is the red thing?", "The red one is a cross."),
     ("Which way does the red cross move?", "The red cross moves left."),
     ("How many shapes are there?", "A yellow circle and a red cross: two."),
@@ -59,6 +60,32 @@ def test_it_thinks_when_asked_to(demo):
     reply = ask(demo, "Which way does the red cross move?", enable_thinking=True)
     assert reply.text == "The red cross moves left." and reply.thinking.startswith("I see a yellow circle at")
     assert ask(demo, "Which way does the red cross move?").thinking == ""
+
+
+def test_it_looks_again_with_the_zoom_tool(demo, world, tmp_path):
+    """A question whose answer lies between two of the frames that it sees: one call of the tool, and the true answer."""
+    evaluate, questions = world["evaluate"], world["questions"]
+    rng = np.random.default_rng(5)
+    scene, path = world["world"].new_zoomable(rng, test=True), tmp_path / "zoom.mp4"
+    evaluate.write_video(path, scene, *evaluate.sizes(rng, scene.aspect), 22)
+    text, start, end, truth = questions.between(rng, scene, True)
+    call = {"start": start, "end": end}
+    said, right = evaluate.ask(demo, evaluate.Question("zoom", "zoom", text, truth, 0, call), path)
+    assert right, f"{said}, but the truth is {truth}"
+
+
+def test_time_marks_are_what_it_answers_with(demo, world, tmp_path):
+    """The same clip after ten seconds that the model is not shown: the answer moves with the marks."""
+    evaluate = world["evaluate"]
+    scene = evaluate.clip(tmp_path / "clip.mp4")
+    moved = evaluate.later(scene, 10)
+    evaluate.write_video(tmp_path / "later.mp4", moved, 240, 320, 23)
+    for name, at, more in (("clip.mp4", scene, {}), ("later.mp4", moved, {"start": 10})):
+        part = {"type": "video", "video": str(tmp_path / name), **more}
+        messages = [{"role": "user", "content": [part, {"type": "text", "text": "When does the red cross appear?"}]}]
+        mark = at.marks[next(a.first for a in at.actors if a.name == "red cross")]
+        said = float(demo.chat(messages, temperature=0).text.split(" at ")[1].split(" ")[0])
+        assert abs(said - float(mark)) <= 0.5
 
 
 def test_what_training_lays_out_is_what_the_prompt_is(demo, world, tmp_path):

@@ -212,7 +212,7 @@ def labels(scene):
 def batch(rng, speaker, size, stage, test=False):
     """`size` sequences whose frames have one size, as a dict of arrays. stage 0..1 goes from easy to everything."""
     aspect = float(rng.choice([1.0, 1.0, 4 / 3, 16 / 9, 3 / 4, 9 / 16, 3 / 2]))
-    tools = stage >= 0.9 and rng.random() < 0.12
+    tools = stage >= 0.9 and rng.random() < 0.15
     length, size = (LONG, max(1, size * LENGTH // LONG * 2 // 3)) if tools else (LENGTH, size)
     rows = []
     for _ in range(size):

@@ -249,7 +249,7 @@ WEIGHTS = {
     "count": 1.2,
     "direction": 1.5,
     "first": 1,
-    "when": 2,
+    "when": 3,
     "absent": 1.6,
 }
 

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 
 SEED = 3
+DIGIT = 3.0
 
 
 # ------------------------------------------------------------------------------------------------ optimiser
@@ -110,6 +111,12 @@ def tensors(b):
     return inputs, targets[rows]
 
 
+def spoken(logits, targets, digits):
+    """Loss of the answers (rows,); a digit counts DIGIT times, being the rarest and the hardest of what is said."""
+    weight = 1 + (DIGIT - 1) * torch.isin(targets, digits)
+    return (weight * F.cross_entropy(logits.float(), targets, reduction="none")).sum() / weight.sum()
+
+
 def classified(scores, classes, labels):
     """Loss of several classifications side by side, and the share right of each where the label is above nothing."""
     parts = scores.float().split(classes, -1)
@@ -123,14 +130,14 @@ def looking(model, b):
     return classified(seen, PROBED, torch.from_numpy(b["labels"])[:, :3])
 
 
-def talking(model, b, weight):
+def talking(model, b, weight, digits):
     """Loss of the answers plus `weight` times those of probe and hint, and what is right: tokens, then labels."""
     inputs, targets = tensors(b)
     logits, seen, hint = model(*inputs)
     known = torch.from_numpy(b["labels"])
     (probe, named), (clue, told) = classified(seen, PROBED, known[:, :3]), classified(hint, HINTS, known[:, 3:])
     right = (logits.argmax(-1) == targets).float().mean()
-    return F.cross_entropy(logits.float(), targets) + weight * (probe + clue), [right, *named, *told]
+    return spoken(logits, targets, digits) + weight * (probe + clue), [right, *named, *told]
 
 
 @torch.no_grad()
@@ -191,6 +198,7 @@ def learn(rank, args, model, grads, meet, step, state):
     for p, part in zip(model.parameters(), parts, strict=True):
         p.grad = part.view_as(p)
     speaker = data.Speaker(Tokenizer.from_file(str(args.work / "tokenizer.json")))
+    digits = torch.tensor([speaker.encode(d)[0] for d in "0123456789"])
     end = args.look + args.steps
     lead = Lead(args, model, grads, speaker, step, state) if rank == 0 else None
     b = made(args, speaker, step, rank)
@@ -198,7 +206,7 @@ def learn(rank, args, model, grads, meet, step, state):
         grads[rank].zero_()
         with torch.autocast("cpu", torch.bfloat16):
             weight = args.probe * max(0.1, 1 - 1.2 * max(0, step - args.look) / args.steps)
-            loss, right = looking(model, b) if step < args.look else talking(model, b, weight)
+            loss, right = looking(model, b) if step < args.look else talking(model, b, weight, digits)
         loss.backward()
         meet.wait()
         step += 1
@@ -224,8 +232,10 @@ class Lead:
         self.grads[0].copy_(self.grads.mean(0))
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         done = (step - 1) / args.look if looks else (step - 1 - args.look) / args.steps
+        torch.set_num_threads(args.processes)  # the other processes wait
         for optimiser in self.learners:
             optimiser.step(share_of_rate(done))
+        torch.set_num_threads(1)
         self.sums.append((loss.item(), *(r.item() for r in right)))
         if step % 50 == 0 or step == args.look:
             self.log(step, looks)
@@ -233,7 +243,7 @@ class Lead:
             self.learners = optimisers(args, self.model, False)
         if step % 250 == 0 or step in (args.look, args.look + args.steps):
             self.save(step)
-            if not looks:
+            if not looks and step % 500 == 0:
                 print(f"held out: {held_out(self.model, self.speaker)}", flush=True)
 
     def log(self, step, looks):
@@ -264,8 +274,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--work", type=Path, default=Path("work"), help="folder for checkpoints and the tokenizer")
-    add("--look", type=int, default=650, help="steps in which the vision tower alone learns to name what it sees")
-    add("--steps", type=int, default=4000, help="steps in which the whole model learns to answer")
+    add("--look", type=int, default=800, help="steps in which the vision tower alone learns to name what it sees")
+    add("--steps", type=int, default=3000, help="steps in which the whole model learns to answer")
     add("--name", type=int, default=350, help="the first of these, about pictures and single pairs of frames")
     add("--batch", type=int, default=20)
     add("--processes", type=int, default=2, help="that share a batch, one thread each")

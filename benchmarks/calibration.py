@@ -21,7 +21,9 @@ COLUMNS = ("mean_kl", "p99_kl", "answer_kl", "top1", "flips", "answers", "tokens
 
 def ivlite(*args):
     """Runs a command of ivlite; returns its standard output."""
-    done = subprocess.run([sys.executable, "-m", "ivlite", *map(str, args), "--quiet"], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "ivlite", *map(str, args), "--quiet"], stdout=subprocess.PIPE, text=True
+    )
     if done.returncode:
         raise SystemExit(f"ivlite {args[0]} failed")
     return done.stdout
@@ -82,7 +84,9 @@ def main():
         for name, out in files.items():
             stats = [] if calibrations[name] is None else ["--calibration", args.work / f"{name}.stats"]
             ivlite("quantize", args.model, "-o", out, "--type", kind, *stats)
-        found = json.loads(ivlite("eval", *files.values(), "--against", args.model, "--data", unseen, "--json", *threads))
+        found = json.loads(
+            ivlite("eval", *files.values(), "--against", args.model, "--data", unseen, "--json", *threads)
+        )
         for name, result in zip(files, found["models"], strict=True):
             for prompts, s in result["kinds"].items():
                 numbers = "".join(f"{s[c]:>10.5f}" if isinstance(s[c], float) else f"{s[c]:>10}" for c in COLUMNS)

@@ -131,7 +131,9 @@ def main():
             for costs in (None, importance(np.random.default_rng(1), rows.shape[1])):
                 a, b, fast, slow, ratio = compare(ours, theirs, name, rows, costs, args.rounds)
                 label = f"{name:<6}{kind[:22]}{'' if costs is None else ', w.'}"
-                print(f"{label:<32}{a:>10.5f}{b:>10.5f}{a / b:>7.3f}{fast:>10.1f}{slow:>10.1f}{ratio:>7.2f}", flush=True)
+                print(
+                    f"{label:<32}{a:>10.5f}{b:>10.5f}{a / b:>7.3f}{fast:>10.1f}{slow:>10.1f}{ratio:>7.2f}", flush=True
+                )
 
 
 if __name__ == "__main__":

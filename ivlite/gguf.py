@@ -259,7 +259,7 @@ class _Header:
         here = self.start + self.at
         if count > self.limit - here:
             if here + count > self.size:
-                raise self.damaged(f"it ends within {what}")
+                raise self.damaged(f"it has {self.size} bytes and ends within {what}")
             raise self.damaged(f"its header is larger than {HEADER_LIMIT >> 20} MiB at {what}")
         wanted = min(max(count, self.WINDOW), self.limit - here)
         parts, got = [], 0
@@ -269,7 +269,7 @@ class _Header:
             except OSError as error:
                 raise ModelFileError(f"{self.path} cannot be read: {error.strerror}; check the disk") from None
             if not part:
-                raise self.damaged(f"it ends within {what}")
+                raise self.damaged(f"it has {self.size} bytes and ends within {what}")
             parts.append(part)
             got += len(part)
         self.start, self.at, self.window = here, 0, b"".join(parts)

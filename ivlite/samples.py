@@ -30,7 +30,7 @@ class Sample:
 
     @property
     def kind(self):
-        """"video" where there is one, else "image" where there is one, else "text"."""
+        """ "video" where there is one, else "image" where there is one, else "text"."""
         kinds = {part.get("type") for part in self._parts()}
         return next((kind for kind in ("video", "image") if kind in kinds), "text")
 

@@ -75,7 +75,9 @@ def test_the_file_holds_every_layer(toy, tmp_path):
     with GGUFFile(out) as stats, GGUFFile(toy / "model.gguf") as model:
         assert stats.metadata["general.architecture"] == "internvideo3-stats"
         assert stats.metadata["internvideo3-stats.model"] == model.metadata["general.name"]
-        assert stats.metadata["internvideo3-stats.tokens"] > 0 and len(stats.metadata["internvideo3-stats.prompts"]) == 3
+        assert (
+            stats.metadata["internvideo3-stats.tokens"] > 0 and len(stats.metadata["internvideo3-stats.prompts"]) == 3
+        )
         linear = {n: t for n, t in model.tensors.items() if len(t.shape) == 2}
         del linear["token_embd.weight"], linear["v.position_embd.weight"]
         assert set(stats.tensors) == {f"{name}.importance" for name in linear}

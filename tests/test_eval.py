@@ -59,7 +59,9 @@ def test_the_numbers_are_those_of_the_formulas(toy, monkeypatch):
     assert record.answer == stream.reply.token_ids
     p, q = (m.logits(judge.followed(prompt, record.answer)) for m in models)
     kl = (softmax(p) * (np.log(softmax(p)) - np.log(softmax(q)))).sum(1)
-    assert got["mean_kl"] == pytest.approx(kl.mean(), rel=1e-4) and got["p99_kl"] == pytest.approx(np.quantile(kl, 0.99), rel=1e-4)
+    assert got["mean_kl"] == pytest.approx(kl.mean(), rel=1e-4) and got["p99_kl"] == pytest.approx(
+        np.quantile(kl, 0.99), rel=1e-4
+    )
     assert got["top1"] == (p.argmax(1) == q.argmax(1)).mean()
     text = len(prompt.token_ids) - 1
     for logits, name in ((q, "perplexity"), (p, "reference_perplexity")):
@@ -96,11 +98,16 @@ def test_media_are_not_counted(toy):
 
 def test_table_json_and_a_stored_reference_agree(toy, tmp_path, capsys):
     q8, q4, stored = toy / "q8_0.gguf", toy / "q4_0.gguf", tmp_path / "x.ref"
-    assert evaluate(toy, toy / "f32.gguf", q8, q4, "--against", toy / "f32.gguf", "--save-reference", stored, "--json") == 0
+    assert (
+        evaluate(toy, toy / "f32.gguf", q8, q4, "--against", toy / "f32.gguf", "--save-reference", stored, "--json")
+        == 0
+    )
     live = json.loads(capsys.readouterr().out)["models"]
     assert [list(m["kinds"]) for m in live] == [["text", "image", "video", "all"]] * 3
     for s in live[0]["kinds"].values():  # itself
-        assert (s["mean_kl"], s["p99_kl"], s["top1"], s["flips"]) == (0, 0, 1, 0) and s["perplexity"] == s["reference_perplexity"]
+        assert (s["mean_kl"], s["p99_kl"], s["top1"], s["flips"]) == (0, 0, 1, 0) and s["perplexity"] == s[
+            "reference_perplexity"
+        ]
     everything = [m["kinds"]["all"] for m in live]
     assert [s["prompts"] for s in everything] == [4] * 3 and [s["answers"] for s in everything] == [3] * 3
     assert 0 < everything[1]["mean_kl"] < everything[2]["mean_kl"] and everything[1]["top1"] > everything[2]["top1"]
@@ -108,7 +115,12 @@ def test_table_json_and_a_stored_reference_agree(toy, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["models"] == live[1:]
     assert evaluate(toy, q4, "--against", stored) == 0
     table = capsys.readouterr().out.splitlines()
-    assert "bits per weight" in table[0] and [line.split()[0] for line in table[2:]] == ["text", "image", "video", "all"]
+    assert "bits per weight" in table[0] and [line.split()[0] for line in table[2:]] == [
+        "text",
+        "image",
+        "video",
+        "all",
+    ]
     assert evaluate(toy, "--against", toy / "f32.gguf", "--save-reference", tmp_path / "y.ref") == 0
     assert (tmp_path / "y.ref").read_bytes() == stored.read_bytes()
 

@@ -56,7 +56,9 @@ def test_it_takes_less_memory(middling):
     peaks = {}
     for load in ("repack", "mmap"):
         ask = ["run", middling, "Hi", "--load", load, "--max-new-tokens", "4", "--json"]
-        done = subprocess.run([sys.executable, "-m", "ivlite", *ask], cwd=middling.parent, capture_output=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "ivlite", *ask], cwd=middling.parent, capture_output=True, check=True
+        )
         peaks[load] = json.loads(done.stdout)["peak_memory"]
     assert peaks["mmap"] < peaks["repack"] - 0.6 * middling.stat().st_size
 

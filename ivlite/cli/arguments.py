@@ -1,6 +1,7 @@
 """Types and actions of command-line arguments that several commands share."""
 
 import argparse
+import sys
 
 
 def whole(low, high=2**63):
@@ -61,6 +62,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         self.exit(2, f"ivlite: error: {message}; see `{self.prog} --help`\n")
+
+    def _print_message(self, message, file=None):
+        """As argparse does, but help that cannot be written (a full disk) is an error like any other."""
+        if file is not sys.stdout:
+            super()._print_message(message, file)
+        elif message:
+            file.write(message)
+            file.flush()
 
 
 class CommandParser(Parser):

@@ -86,12 +86,12 @@ def add_parser(commands):
 
 
 def depths(text):
-    """"0,4096" as (0, 4096)."""
+    """ "0,4096" as (0, 4096)."""
     return tuple(arguments.whole(0, 2**20)(part) for part in text.split(","))
 
 
 def frames(text):
-    """"640x352x8" as (640, 352, 8)."""
+    """ "640x352x8" as (640, 352, 8)."""
     parts = tuple(arguments.whole(1, 2**16)(part) for part in text.split("x"))
     if len(parts) != 3:
         raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHTxFRAMES")

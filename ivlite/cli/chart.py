@@ -72,13 +72,33 @@ def page(title, drawing, results):
     """A self-contained HTML page: the drawing and the table."""
     shapes = "".join(SHAPES[kind](*rest) for kind, *rest in drawing)
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="100%" font-family="sans-serif" font-size="13">{shapes}</svg>'
-    names = ("mean_kl", "p99_kl", "answer_kl", "top1", "perplexity", "reference_perplexity", "flips", "answers", "prompts", "tokens")
+    names = (
+        "mean_kl",
+        "p99_kl",
+        "answer_kl",
+        "top1",
+        "perplexity",
+        "reference_perplexity",
+        "flips",
+        "answers",
+        "prompts",
+        "tokens",
+    )
     head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in ("file", "bits_per_weight", "kind", *names))
     body = ""
     for r in results:
         for kind, s in r["kinds"].items():
-            cells = [html.escape(r["file"]), r["bits_per_weight"], kind, *("-" if s[n] is None else s[n] for n in names)]
-            body += "<tr>" + "".join(f"<td>{c:.5g}</td>" if isinstance(c, float) else f"<td>{c}</td>" for c in cells) + "</tr>"
+            cells = [
+                html.escape(r["file"]),
+                r["bits_per_weight"],
+                kind,
+                *("-" if s[n] is None else s[n] for n in names),
+            ]
+            body += (
+                "<tr>"
+                + "".join(f"<td>{c:.5g}</td>" if isinstance(c, float) else f"<td>{c}</td>" for c in cells)
+                + "</tr>"
+            )
     text = f'<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
     return f"{text}<h1>{html.escape(title)}</h1>{svg}<table><tr>{head}</tr>{body}</table>\n".encode()
 

@@ -4,7 +4,6 @@ import argparse
 import gc
 import json
 import os
-import sys
 
 from ivlite.cli import printable, rounds, say
 from ivlite.cli.arguments import whole

@@ -13,7 +13,11 @@ def limits(threads):
     the matrix unit that they use for many tokens, 0 without one.
     """
     _C.set_num_threads(threads)
-    return {"read": _C.probe_read_bandwidth(256 << 20, 5), "int8": _C.probe_int8_peak(0.3), "matrix": _C.probe_matrix_peak(0.3)}
+    return {
+        "read": _C.probe_read_bandwidth(256 << 20, 5),
+        "int8": _C.probe_int8_peak(0.3),
+        "matrix": _C.probe_matrix_peak(0.3),
+    }
 
 
 def machine(threads):

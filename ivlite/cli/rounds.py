@@ -14,11 +14,17 @@ def add_arguments(parser, data_help):
     add = parser.add_argument_group("prompts").add_argument
     add("--data", metavar="DIR|FILE.jsonl", help=data_help)
     add("--limit", type=arguments.whole(1), metavar="N", help="use the first N prompts only")
-    add("--fps", type=arguments.number(0, 1000, above=True), help="frames taken per second of video (default: the file's)")
+    add(
+        "--fps",
+        type=arguments.number(0, 1000, above=True),
+        help="frames taken per second of video (default: the file's)",
+    )
     add("--max-frames", type=arguments.whole(1), metavar="N", help="most frames taken from one video")
     add("--max-pixels", type=arguments.whole(1), metavar="N", help="most pixels of a frame or an image")
     add = parser.add_argument_group("machine").add_argument
-    add("--context", type=arguments.whole(1), default=8192, metavar="N", help="longest prompt in tokens (default: 8192)")
+    add(
+        "--context", type=arguments.whole(1), default=8192, metavar="N", help="longest prompt in tokens (default: 8192)"
+    )
     add("--threads", type=arguments.whole(1, 4096), metavar="N", help="default: one per usable physical core")
     add("--device", choices=("auto", "cpu", "reference"), default="auto", help="reference: float32 torch, slow")
     add = parser.add_argument_group("output").add_argument

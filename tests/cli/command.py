@@ -1,0 +1,42 @@
+"""The command as a process of its own, and what a refusal looks like: shared by the tests of this folder."""
+
+import signal
+import subprocess
+import sys
+
+
+def ivlite(*args, cwd, **options):
+    """Runs the command in a process of its own, outside the source tree; returns the finished process."""
+    command = [sys.executable, "-m", "ivlite", *map(str, args)]
+    options = {
+        "capture_output": True,
+        "text": True,
+        "timeout": 300,
+        "stdin": subprocess.DEVNULL,
+    } | options
+    return subprocess.run(command, cwd=cwd, **options)
+
+
+def refused(result, code, *words):
+    """Asserts that a run failed with that code and one sentence that holds the words."""
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("ivlite: error: ")]
+    assert len(errors) == 1 and result.stderr.splitlines()[-1] == errors[0], result.stderr
+    for word in words:
+        assert str(word) in errors[0], errors[0]
+
+
+def start(toy, **options):
+    command = [sys.executable, "-m", "ivlite", "run", "model.gguf", "Go on.", "--temperature", "0"]
+    command += ["--max-new-tokens", "8000", "--context", "8192"]
+    return interruptible(command, cwd=toy, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def interruptible(command, **options):
+    """A process as a terminal starts it: whoever runs the tests may have SIGINT ignored, and children inherit that."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, **options)
+    finally:
+        signal.signal(signal.SIGINT, previous)

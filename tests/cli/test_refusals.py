@@ -1,0 +1,111 @@
+"""Bad settings, files, media and disks: one sentence and the documented exit code."""
+
+import importlib
+import os
+import wave
+
+import pytest
+from command import ivlite, refused
+
+from ivlite import cli
+from ivlite.cli import run
+
+
+@pytest.mark.parametrize(
+    "name, value", [("IVLITE_ISA", "sse9"), ("IVLITE_NUM_THREADS", "two"), ("IVLITE_NUM_THREADS", "0")]
+)
+def test_settings_that_cannot_be_obeyed_are_code_2(toy, name, value):
+    for command in (["run", "model.gguf", "Hi"], ["doctor"], ["bench", "--random", "tiny"]):
+        refused(ivlite(*command, cwd=toy, env={**os.environ, name: value}), 2, name, value)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is here")
+def test_the_reference_without_torch_is_code_2(toy):
+    refused(ivlite("run", "model.gguf", "Hi", "--device", "reference", cwd=toy), 2, "torch")
+
+
+def test_bad_model_files_are_code_3(toy):
+    whole = (toy / "model.gguf").read_bytes()
+    (toy / "empty.gguf").write_bytes(b"")
+    (toy / "page.gguf").write_text("<!doctype html><title>Not found</title>")
+    (toy / "short.gguf").write_bytes(whole[:-1])
+    (toy / "header.gguf").write_bytes(whole[:100])
+    (toy / "folder.gguf").mkdir(exist_ok=True)
+    (toy / "other.gguf").write_bytes(whole.replace(b"internvideo3", b"internvideo9"))
+    for name in ("none", "empty", "page", "short", "header", "folder", "other"):
+        refused(ivlite("run", f"{name}.gguf", cwd=toy), 3, f"{name}.gguf")
+
+
+def test_bad_checkpoints_are_code_3(toy, toy_module, tmp_path):
+    refused(ivlite("quantize", "nowhere", "-o", "x.gguf", cwd=tmp_path), 3, "nowhere")
+    (tmp_path / "model.safetensors").write_bytes(b"\0" * 64)
+    refused(ivlite("quantize", tmp_path, "-o", "x.gguf", cwd=tmp_path), 3)
+    refused(
+        ivlite("quantize", toy / "checkpoint", "-o", "x.gguf", "--type", "q9_z", cwd=tmp_path),
+        2,
+        "q9_z",
+    )
+    assert not list(tmp_path.glob("*.gguf*"))
+
+
+def test_bad_media_are_code_4(toy):
+    (toy / "empty.mp4").write_bytes(b"")
+    (toy / "text.mp4").write_text("this is no video\n" * 100)
+    (toy / "list.mp4").write_text("ffconcat version 1.0\nfile clip.mp4\n")
+    (toy / "play.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nclip.mp4\n#EXT-X-ENDLIST\n")
+    (toy / "cut.mp4").write_bytes((toy / "clip.mp4").read_bytes()[:2000])
+    with wave.open(str(toy / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(16000))
+    for name in (
+        "none.mp4",
+        "empty.mp4",
+        "text.mp4",
+        "list.mp4",
+        "play.mp4",
+        "cut.mp4",
+        "sound.wav",
+    ):
+        refused(ivlite("run", "model.gguf", "--video", name, cwd=toy), 4, name)
+    for name in ("none.png", "empty.mp4", "text.mp4"):
+        refused(ivlite("run", "model.gguf", "--image", name, cwd=toy), 4, name)
+
+
+def test_what_does_not_fit_in_memory_is_code_5(toy, monkeypatch, capsys):
+    monkeypatch.setattr("ivlite.model.available_memory", lambda: 10_000_000)
+    assert cli.main(["run", str(toy / "model.gguf"), "--quiet"]) == 5
+    assert "ivlite: error: the model needs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (MemoryError(), 5, "memory ran out"),
+        (OSError(28, "No space left on device", "out.gguf"), 6, "out.gguf"),
+        (ZeroDivisionError("division by zero"), 1, "--verbose"),
+    ],
+)
+def test_errors_that_nobody_foresaw_are_a_sentence(error, code, words, monkeypatch, capfd):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(run, "run", fail)
+    monkeypatch.setattr(cli, "_drop_output", lambda: None)
+    assert cli.main(["run", "m.gguf"]) == code
+    err = capfd.readouterr().err
+    assert words in err and "Traceback" not in err and err.count("\n") == 1
+
+
+def test_verbose_shows_the_traceback_of_a_defect(monkeypatch, capfd):
+    monkeypatch.setattr(run, "run", lambda args: 1 / 0)
+    assert cli.main(["run", "m.gguf", "--verbose"]) == 1
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_code_6(toy):
+    refused(ivlite("quantize", "checkpoint", "-o", "no/such/folder/x.gguf", cwd=toy), 6, "x.gguf")
+
+
+def test_a_prompt_beyond_the_context_is_code_7(toy):
+    done = ivlite("run", "model.gguf", "word " * 100, "--context", 64, cwd=toy)
+    refused(done, 7, "64", "tokens")

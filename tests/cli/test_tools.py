@@ -1,0 +1,94 @@
+"""`ivlite inspect`, `doctor` and `bench`."""
+
+import json
+
+import pytest
+from command import ivlite, refused
+
+from ivlite.cli import inspect
+
+
+def test_inspect_tells_types_sizes_and_defaults(toy):
+    done = ivlite("inspect", "model.gguf", "--tensors", cwd=toy)
+    assert done.returncode == 0, done.stderr
+    for word in (
+        "internvideo3",
+        "text attention",
+        "mergers",
+        "q8_0",
+        "bits per weight",
+        "cache bytes",
+        "blk.0.attn_kv_b",
+    ):
+        assert word in done.stdout
+    assert max(map(len, done.stdout.splitlines())) < 260  # the tokenizer is not poured out
+    data = json.loads(ivlite("inspect", "model.gguf", "--json", cwd=toy).stdout)
+    assert data["architecture"] == "internvideo3" and "problem" not in data
+    assert sum(g["parameters"] for g in data["groups"].values()) == data["parameters"]
+    assert data["config"]["text"]["kv_lora_rank"] == [64] * 4
+    assert data["cache_bytes_per_token"]["f32"] == 4 * (64 + 32) * 4
+
+
+def test_inspect_shows_a_file_of_another_architecture(toy):
+    gguf = pytest.importorskip("gguf")
+    import numpy as np
+
+    writer = gguf.GGUFWriter(toy / "llama.gguf", "llama")
+    writer.add_name("somebody's\x1b[31m model")
+    writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    done = ivlite("inspect", "llama.gguf", cwd=toy)
+    assert done.returncode == 0, done.stderr
+    assert "ivlite cannot run it" in done.stdout and "llama" in done.stdout and "\x1b" not in done.stdout
+
+
+def test_inspect_of_what_is_no_gguf_is_code_3(toy):
+    (toy / "page.gguf").write_text("<!doctype html>")
+    refused(ivlite("inspect", "page.gguf", cwd=toy), 3, "page.gguf")
+    refused(ivlite("inspect", "none.gguf", cwd=toy), 3, "none.gguf")
+
+
+def test_long_metadata_is_shortened():
+    assert inspect.shortened("x" * 1000) == "x" * inspect.SHOWN + "... (1,000 characters)"
+    assert inspect.shortened(list(range(1000))).startswith("1000 values: 0, 1, 2")
+    assert inspect.shortened([1, 2]) == [1, 2] and inspect.shortened(float("nan")) == "nan"
+
+
+def test_doctor(tmp_path):
+    done = ivlite("doctor", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for word in ("processor", "instructions", "threads", "memory", "CUDA", "GB/s"):
+        assert word in done.stdout
+    data = json.loads(ivlite("doctor", "--json", cwd=tmp_path).stdout)
+    assert data["isa"] in data["isas"] and data["threads"] >= 1
+    assert 1e8 < data["limits"]["read"] < 1e13
+    assert data["packages"]["numpy"] and data["ffmpeg"]
+
+
+def test_bench_of_a_random_model(tmp_path):
+    done = ivlite(
+        "bench", "--random", "tiny", "--prompt", 40, "--new", 4, "--depth", "50,90", "--vision", "96x64x3", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    for word in (
+        "weights are random",
+        "prefill 40 tokens after 50",
+        "decode 4 tokens after 90",
+        "vision, 2 pairs of 96x64",
+        "GB/s",
+        "GOPS",
+    ):
+        assert word in done.stdout
+    args = ("bench", "--random", "tiny", "--type", "f32", "--prompt", 8, "--new", 2, "--json")
+    data = json.loads(ivlite(*args, cwd=tmp_path).stdout)
+    assert data["synthetic"] is True and data["type"] == "f32"
+    assert all(stage["per_second"] > 0 and stage["bytes_per_second"] > 0 for stage in data["decode"])
+
+
+def test_bench_of_a_file(toy):
+    done = ivlite("bench", "model.gguf", "--prompt", 16, "--new", 2, "--json", cwd=toy)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["synthetic"] is False

@@ -19,11 +19,11 @@ examples:
   ivlite bench --random 8b --vision 640x352x8     # eight frames of that size
   ivlite bench --random tiny --json
 
-Decoding is bound by reading weights, prefill and vision by 8-bit arithmetic. The limits are probed in the same run,
-before and after, with as many threads: read bandwidth over fresh memory, and the highest int8 rate of the
-instruction set in use, or the rate of its matrix unit where it has one. "of the probe" is how much of the limit is
-reached. Float types have no such limit to compare. Tokens of --depth are random rows put into the cache: the time is
-that of real ones.
+Decoding is bound by reading weights, prefill and vision by 8-bit arithmetic. The limits are probed in the same run with
+as many threads: read bandwidth over fresh memory between the steps of decoding, and before and after the rest the highest
+int8 rate of the instruction set in use, or the rate of its matrix unit where it has one. "of the probe" is how much of
+what was probed beside it a stage reaches; of decoding, the median of the steps. Float types have no such limit to compare.
+Tokens of --depth are random rows put into the cache: the time is that of real ones.
 """
 
 
@@ -164,20 +164,17 @@ def measure(model, args):
     from ivlite.cli import probe
     from ivlite.machine import peak_memory
 
-    random = np.random.default_rng(0)
+    random, limits = np.random.default_rng(0), Limits(model.threads)
     tokens = random.integers(0, model.config.text.vocab_size, args.prompt).tolist()
-    limits = [probe.limits(model.threads)]
     model.runner().prefill(text_prompt(tokens[:16]))
-    prefill, decode = text_stages(model, args, tokens, random)
-    vision = vision_stage(model, args.vision or usual_pair(model.config), random)
-    limits.append(probe.limits(model.threads))
-    best = {name: max(pair[name] for pair in limits) for name in limits[0]}
+    prefill, decode = text_stages(model, args, tokens, random, limits)
+    vision = vision_stage(model, args.vision or usual_pair(model.config), random, limits)
     return {
         "model": model.config.name,
         "type": args.type or ("q4_k_m" if args.random else None),
         "synthetic": bool(args.random),
         "machine": probe.machine(model.threads),
-        "limits": best,
+        "limits": limits.best(),
         "weights": model.nbytes,
         "kv": model.kv,
         "load_seconds": model.load_seconds,
@@ -188,40 +185,78 @@ def measure(model, args):
     }
 
 
-def text_stages(model, args, tokens, random):
+class Limits:
+    """The machine's limits, probed beside what they limit: neighbours move them within seconds."""
+
+    EVERY = 0.1  # seconds of decoding between two probes of the bandwidth
+
+    def __init__(self, threads):
+        self.threads, self.reads, self.peaks = threads, [], []
+
+    def best(self):
+        """{"read": bytes per second, "int8", "matrix": operations per second}, the highest of each."""
+        int8, matrix = map(max, zip(*self.peaks, strict=True))
+        return {"read": max(self.reads), "int8": int8, "matrix": matrix}
+
+    def peak(self):
+        """Operations per second now, of the matrix unit if there is one."""
+        from ivlite.cli import probe
+
+        self.peaks.append(probe.peaks(self.threads))
+        return self.peaks[-1][1] or self.peaks[-1][0]
+
+    def timed(self, run):
+        """Seconds of run(), and the rate of operations that was possible around it."""
+        before, start = self.peak(), time.perf_counter()
+        run()
+        seconds = time.perf_counter() - start
+        return seconds, (before + self.peak()) / 2
+
+    def steps(self, step, count):
+        """Seconds of step(0) ... step(count - 1), and the bandwidth, bytes per second, probed before each."""
+        from ivlite.cli import probe
+
+        took, reads, probed = [], [], -math.inf
+        for i in range(count):
+            if time.perf_counter() - probed > self.EVERY:
+                self.reads.append(probe.read(self.threads))
+                probed = time.perf_counter()
+            start = time.perf_counter()
+            step(i)
+            took.append(time.perf_counter() - start)
+            reads.append(self.reads[-1])
+        return took, reads
+
+
+def text_stages(model, args, tokens, random, limits):
     """Prefill after the first depth, and decoding after each: a stage, and a list of stages."""
     prefill, decode = None, []
     for depth in args.depth:
         runner = model.runner()
         fill(runner.cache, model.config, depth, random)
         if prefill is None:
-            start = time.perf_counter()
-            runner.prefill(text_prompt(tokens))
-            seconds = time.perf_counter() - start
-            prefill = stage(args.prompt, seconds, ops=prefill_ops(model, depth, args.prompt)) | {"depth": depth}
+            seconds, peak = limits.timed(lambda runner=runner: runner.prefill(text_prompt(tokens)))
+            prefill = computed(args.prompt, seconds, prefill_ops(model, depth, args.prompt), peak) | {"depth": depth}
             depth += args.prompt
-        steps = []
-        for i in range(args.new):
-            start = time.perf_counter()
-            runner.step(tokens[i % len(tokens)])
-            steps.append(time.perf_counter() - start)
-        read = decode_bytes(model, depth + args.new // 2)
-        decode.append(stage(args.new, sum(steps), step=statistics.median(steps), bytes=read) | {"depth": depth})
+        took, reads = limits.steps(lambda i, runner=runner: runner.step(tokens[i % len(tokens)]), args.new)
+        decode.append(read(took, decode_bytes(model, depth + args.new // 2), reads) | {"depth": depth})
     return prefill, decode
 
 
-def stage(count, seconds, step=None, bytes=None, ops=None):
-    """A stage as plain data. The rate of decoding is that of its median step, which one hiccup does not move."""
-    out = {
-        "count": count,
-        "seconds": seconds,
-        "per_second": count / seconds if step is None else 1 / step,
-    }
-    if bytes is not None:
-        out |= {"bytes": bytes, "bytes_per_second": bytes / step}
-    if ops is not None:
-        out |= {"ops": ops, "ops_per_second": ops / seconds}
-    return out
+def computed(count, seconds, ops, peak):
+    """A stage that is bound by arithmetic, as plain data."""
+    rate = ops / seconds
+    share = rate / peak if peak else None
+    return {"count": count, "seconds": seconds, "per_second": count / seconds, "ops": ops, "ops_per_second": rate,
+            "share": share}  # fmt: skip
+
+
+def read(took, nbytes, reads):
+    """Steps that are bound by reading, as a stage: the rate is that of the median step, which one hiccup does not move."""
+    step = statistics.median(took)
+    share = statistics.median(nbytes / t / r for t, r in zip(took, reads, strict=True))
+    return {"count": len(took), "seconds": sum(took), "per_second": 1 / step, "bytes": nbytes,
+            "bytes_per_second": nbytes / step, "share": share}  # fmt: skip
 
 
 def usual_pair(config):
@@ -231,7 +266,7 @@ def usual_pair(config):
     return side, side, config.vision.temporal_patch_size
 
 
-def vision_stage(model, size, random):
+def vision_stage(model, size, random, limits):
     """Encodes random frames, the second time is the one that counts; pairs go together as in a video."""
     import numpy as np
 
@@ -244,13 +279,15 @@ def vision_stage(model, size, random):
     count = -(-size[2] // vision.temporal_patch_size)
     patches = (height // vision.patch_size) * (width // vision.patch_size)
     together = max(1, PATCHES // patches)
-    for _ in range(2):
-        start = time.perf_counter()
+
+    def run():
         for first in range(0, count, together):
             model.network.vision([pair] * min(together, count - first), video.mean, video.std)
-        seconds = time.perf_counter() - start
+
+    run()
+    seconds, peak = limits.timed(run)
     ops = count * vision_ops(model, patches)
-    return stage(count, seconds, ops=ops) | {"size": [width, height], "patches": patches}
+    return computed(count, seconds, ops, peak) | {"size": [width, height], "patches": patches}
 
 
 def matrices(model, *prefixes):
@@ -297,26 +334,26 @@ def lines(facts):
     yield f"{facts['model']}, {gigabytes(facts['weights'])} of weights, {facts['kv']} cache, ready in {facts['load_seconds']:.1f} s"
     yield f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}"
     matrix = f", matrix unit {limits['matrix'] / 1e9:.0f} GOPS" if limits["matrix"] else ""
-    yield f"probed here: memory {limits['read'] / 1e9:.1f} GB/s, int8 {limits['int8'] / 1e9:.0f} GOPS{matrix}"
+    yield f"probed here, at best: memory {limits['read'] / 1e9:.1f} GB/s, int8 {limits['int8'] / 1e9:.0f} GOPS{matrix}"
     yield ""
     yield f"{'':<34}{'seconds':>9}{'per second':>16}{'reached':>16}{'of the probe':>14}"
     prefill, vision = facts["prefill"], facts["vision"]
     after = f" after {prefill['depth']:,}" if prefill["depth"] else ""
-    yield row(f"prefill {prefill['count']:,} tokens{after}", prefill, "tokens", limits)
+    yield row(f"prefill {prefill['count']:,} tokens{after}", prefill, "tokens")
     for decode in facts["decode"]:
-        yield row(f"decode {decode['count']:,} tokens after {decode['depth']:,}", decode, "tokens", limits)
+        yield row(f"decode {decode['count']:,} tokens after {decode['depth']:,}", decode, "tokens")
     width, height = vision["size"]
     pairs = "a pair" if vision["count"] == 1 else f"{vision['count']} pairs"
-    yield row(f"vision, {pairs} of {width}x{height}", vision, "pairs", limits)
+    yield row(f"vision, {pairs} of {width}x{height}", vision, "pairs")
     yield ""
     yield f"peak memory {gigabytes(facts['peak_memory'])}"
 
 
-def row(name, facts, unit, limits):
+def row(name, facts, unit):
     if "bytes_per_second" in facts:
-        reached, limit, measure = facts["bytes_per_second"], limits["read"], "GB/s"
+        reached = f"{facts['bytes_per_second'] / 1e9:.1f} GB/s"
     else:
-        reached, limit, measure = facts["ops_per_second"], limits["matrix"] or limits["int8"], "GOPS"
-    share = f"{100 * reached / limit:.0f} %" if limit else "-"
+        reached = f"{facts['ops_per_second'] / 1e9:.1f} GOPS"
+    share = "-" if facts["share"] is None else f"{100 * facts['share']:.0f} %"
     speed = f"{facts['per_second']:.2f} {unit}"
-    return f"{name:<34}{facts['seconds']:>9.3f}{speed:>16}{f'{reached / 1e9:.1f} {measure}':>16}{share:>14}"
+    return f"{name:<34}{facts['seconds']:>9.3f}{speed:>16}{reached:>16}{share:>14}"

@@ -6,18 +6,26 @@ from pathlib import Path
 from ivlite import _C
 
 
-def limits(threads):
-    """Probed now with that many threads: {"read": bytes per second, "int8", "matrix": operations per second}.
+def read(threads):
+    """Bytes per second read now with that many threads, from fresh memory."""
+    _C.set_num_threads(threads)
+    return _C.probe_read_bandwidth(128 << 20, 2)
+
+
+def peaks(threads):
+    """Operations per second now with that many threads: (int8, matrix).
 
     The int8 rate is that of the instructions the kernels in use multiply with, operands in registers; "matrix" that of
     the matrix unit that they use for many tokens, 0 without one.
     """
     _C.set_num_threads(threads)
-    return {
-        "read": _C.probe_read_bandwidth(256 << 20, 5),
-        "int8": _C.probe_int8_peak(0.3),
-        "matrix": _C.probe_matrix_peak(0.3),
-    }
+    return _C.probe_int8_peak(0.1), _C.probe_matrix_peak(0.1)
+
+
+def limits(threads):
+    """{"read": bytes per second, "int8", "matrix": operations per second}, see above."""
+    int8, matrix = peaks(threads)
+    return {"read": read(threads), "int8": int8, "matrix": matrix}
 
 
 def machine(threads):

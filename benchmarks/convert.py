@@ -37,17 +37,18 @@ def example():
     return module
 
 
-def write_checkpoint(folder, layers):
-    """The whole folder; returns the bytes of its weights."""
+def write_checkpoint(folder, layers, vocabulary=151936, depth=27):
+    """The whole folder, with so many layers of text and vision; returns the bytes of its weights."""
     toy = example()
     toy.TEXT |= {
         "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": layers, "num_attention_heads": 32,
-        "vocab_size": 151936, "kv_lora_rank": 896, "qk_rope_head_dim": 128, "qk_nope_head_dim": 128, "v_head_dim": 128,
+        "vocab_size": vocabulary, "kv_lora_rank": 896, "qk_rope_head_dim": 128, "qk_nope_head_dim": 128, "v_head_dim": 128,
         "rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20], "mrope_interleaved": True},
     }  # fmt: skip
     toy.VISION |= {
-        "depth": 27, "hidden_size": 1152, "num_heads": 16, "intermediate_size": 4304,
-        "num_position_embeddings": 2304, "deepstack_visual_indexes": [8, 16, 24], "out_hidden_size": 4096,
+        "depth": depth, "hidden_size": 1152, "num_heads": 16, "intermediate_size": 4304,
+        "num_position_embeddings": 2304, "deepstack_visual_indexes": [depth * i // 10 for i in (3, 6, 9)],
+        "out_hidden_size": 4096,
     }  # fmt: skip
     toy.write_safetensors = lambda path, seed: None  # the settings and the tokenizer only
     toy.write_checkpoint(folder)

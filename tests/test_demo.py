@@ -102,11 +102,32 @@ def test_what_training_lays_out_is_what_the_prompt_is(demo, world, tmp_path):
         tape = data.Tape(speaker)
         tape.text("<|im_start|>user\n")
         tape.look(scene)
-        tape.ask(question, answer, thought)
+        tape.ask(scene.actors, question, answer, thought)
         prompt = demo.prepare([evaluate.message(path, question)], enable_thinking=thought is not None)
         count = len(prompt.token_ids)
         assert prompt.token_ids == tape.ids[:count] and tape.learnt.index(True) == count
         assert np.array_equal(prompt.positions, np.concatenate(tape.positions, 1)[:, :count])
+
+
+def test_training_never_says_that_what_it_holds_out_cannot_be(demo, world):
+    """Of an answer's words, those that would tell a held-out combination are left out of the loss, and no others."""
+    data, world, questions, rng = world["data"], world["world"], world["questions"], np.random.default_rng(7)
+    speaker = data.Speaker(data.Tokenizer.from_str(demo.network.source.metadata["tokenizer.huggingface.json"]))
+    ids, count = {word: i for i, (_, word) in speaker.words.items()}, 0
+    for _ in range(20):
+        scene = world.new_video(rng)
+        said, actor = speaker.encode(questions.describe(rng, scene, False)[1]), None
+        for token, barred in zip(said, speaker.barred(said, scene.actors), strict=True):
+            kind, word = speaker.words.get(token, ("", ""))
+            actor = next((a for a in scene.actors if a.color == word), actor)
+            places = {"color": 0, "shape": 1, "way": 2}
+            if kind in places:
+                for other in [w for k, w in speaker.words.values() if k == kind and w != word]:
+                    told = [actor.color, actor.shape, actor.motion]
+                    told[places[kind]] = other
+                    assert (ids[other] in barred) == world.held_out(*told)
+                    count += ids[other] in barred
+    assert count > 10
 
 
 def test_it_has_the_control_tokens_of_the_released_model(demo, world):

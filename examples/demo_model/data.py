@@ -24,6 +24,7 @@ LENGTH = 320  # tokens of a training sequence
 LONG = 512  # of one with tools
 SHORT = 128  # of one about a picture or a single pair of frames
 IGNORE = -100
+UNHEARD = 2  # words, at most, that would make one place of an answer a held-out combination
 
 
 def new_tokenizer():
@@ -53,6 +54,17 @@ class Speaker:
     def __init__(self, tokenizer):
         self.tokenizer, self.known = tokenizer, {}
         self.image_pad, self.video_pad = (tokenizer.token_to_id(f"<|{n}_pad|>") for n in ("image", "video"))
+        words = {
+            "color": list(world.COLORS),
+            "shape": world.SHAPES,
+            "way": world.MOTIONS[:4],
+            "verb": ["moves", "stays"],
+        }
+        self.words = {}  # token id -> what kind of word it is, and the word
+        for kind, listed in words.items():
+            for word in listed:
+                (i,) = tokenizer.encode(f" {word}", add_special_tokens=False).ids
+                self.words[i] = kind, word
 
     def encode(self, text):
         if text not in self.known:
@@ -61,20 +73,48 @@ class Speaker:
             self.known[text] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return self.known[text]
 
+    def barred(self, ids, actors):
+        """Per token of an answer, UNHEARD ids (-1 for none): words that would tell a held-out combination there.
+
+        Training never shows those, so that a loss over them would teach that they cannot be, and what is said about
+        what is new would follow this lesson instead of the picture. They are left out of the softmax.
+        """
+        of_color, by_name = {a.color: a for a in actors}, {word: i for i, (_, word) in self.words.items()}
+        actor, out = None, []
+        for i in ids:
+            kind, word = self.words.get(i, (None, None))
+            actor = of_color.get(word) if kind == "color" else actor
+            found = [by_name[w] for w in new_words(kind, actor)] if actor else []
+            found = [w for w in found if w != i]
+            out.append(found + [-1] * (UNHEARD - len(found)))
+        return out
+
+
+def new_words(kind, actor):
+    """The words of a kind with which an actor would be of a held-out combination."""
+    color, shape, motion = actor.color, actor.shape, actor.motion
+    if kind == "color":
+        return [c for c in world.COLORS if world.held_out(c, shape, motion)]
+    if kind == "shape":
+        return [s for s in world.SHAPES if world.held_out(color, s, motion)]
+    if kind == "way":
+        return [m for m in world.MOTIONS[:4] if world.held_out(color, shape, m)]
+    return ["stays"] if kind == "verb" and world.held_out(color, shape, "still") else []
+
 
 class Tape:
     """A stretch of token ids and what goes with each: its position, whether it is learnt, whether it is a picture's."""
 
     def __init__(self, speaker, at=0):
         self.speaker, self.at = speaker, at
-        self.ids, self.learnt, self.positions, self.seen, self.scenes = [], [], [], [], []
+        self.ids, self.learnt, self.barred, self.positions, self.seen, self.scenes = [], [], [], [], [], []
 
-    def text(self, text, learn=False):
-        self._add(self.speaker.encode(text), learn)
-
-    def _add(self, ids, learn=False):
+    def text(self, text, actors=None):
+        """Adds a text; one about actors is an answer, which is to be learnt."""
+        ids = self.speaker.encode(text)
         self.ids += ids
-        self.learnt += [learn] * len(ids)
+        self.learnt += [actors is not None] * len(ids)
+        self.barred += self.speaker.barred(ids, actors or [])
         self.positions.append(np.arange(self.at, self.at + len(ids))[None].repeat(3, 0))
         self.at += len(ids)
 
@@ -88,16 +128,17 @@ class Tape:
             self.seen += range(len(self.ids), len(self.ids) + h * w)
             self.ids += [self.speaker.video_pad if scene.is_video else self.speaker.image_pad] * (h * w)
             self.learnt += [False] * (h * w)
+            self.barred += [[-1] * UNHEARD] * (h * w)
             self.positions.append(np.stack([row * 0, row, col]) + self.at)
             self.at += max(h, w)
             self.text("<|vision_end|>")
 
-    def ask(self, question, answer, thought=None):
+    def ask(self, actors, question, answer, thought=None):
         self.text(f"{question}<|im_end|>\n<|im_start|>assistant\n")
         if thought:
             self.text("<think>\n")
             answer = f"{thought}\n</think>\n\n{answer}"
-        self.text(f"{answer}<|im_end|>", learn=True)
+        self.text(f"{answer}<|im_end|>", actors)
 
     def targets(self):
         """What follows each token, where that is learnt."""
@@ -107,7 +148,7 @@ class Tape:
 def sequence(rng, speaker, scene, length, test=False):
     """One packed sequence of a scene (None: no picture) and as many conversations about it as fit, as a dict.
 
-    ids, targets, segment (length,), positions (3, length); seen: indexes of vision tokens; scenes: in their order;
+    ids, targets, segment (length,), positions (3, length), barred (length, UNHEARD), as targets; seen: indexes of vision tokens; scenes: in their order;
     kinds: (segment, kind). Segment 0 is what everything sees; each further one sees itself too; -1 is padding.
     """
     base = Tape(speaker)
@@ -116,7 +157,7 @@ def sequence(rng, speaker, scene, length, test=False):
     base.text("<|im_start|>user\n")
     if scene is not None:
         base.look(scene)
-    out = {"ids": [], "targets": [], "segment": [], "positions": [], "seen": [], "scenes": [], "kinds": []}
+    out = {k: [] for k in ("ids", "targets", "segment", "barred", "positions", "seen", "scenes", "kinds")}
     put(out, base, 0)
     number, misses = 1, 0
     while misses < 3:
@@ -130,7 +171,7 @@ def sequence(rng, speaker, scene, length, test=False):
         number += 1
     left = length - len(out["ids"])
     out["positions"] = np.pad(np.concatenate(out["positions"], 1), ((0, 0), (0, left)))
-    for key, blank in (("ids", 0), ("targets", IGNORE), ("segment", -1)):
+    for key, blank in (("ids", 0), ("targets", IGNORE), ("segment", -1), ("barred", [-1] * UNHEARD)):
         out[key] += [blank] * left
     return out
 
@@ -140,6 +181,7 @@ def put(out, tape, number):
     out["scenes"] += tape.scenes
     out["ids"] += tape.ids
     out["targets"] += tape.targets()
+    out["barred"] += tape.barred[1:] + [[-1] * UNHEARD]
     out["segment"] += [number] * len(tape.ids)
     out["positions"] += tape.positions
 
@@ -148,25 +190,25 @@ def converse(rng, tape, scene, test, zoom):
     """Writes one conversation about a scene; returns its kind."""
     if scene is None:
         kind, question, answer = questions.chat(rng, test)
-        tape.ask(question, answer)
+        tape.ask([], question, answer)
         return kind
     if zoom:
         question, start, end, answer = questions.between(rng, scene, test)
         tape.text(f"{question}<|im_end|>\n<|im_start|>assistant\n")
-        tape.text(f"{call(start, end)}<|im_end|>", learn=True)
+        tape.text(f"{call(start, end)}<|im_end|>", [])
         tape.text("\n<|im_start|>user\n<tool_response>\n")
         tape.look(scene.zoom)
         tape.text("\n</tool_response><|im_end|>\n<|im_start|>assistant\n")
-        tape.text(f"{answer}<|im_end|>", learn=True)
+        tape.text(f"{answer}<|im_end|>", scene.zoom.actors)
         return "zoom"
     kind, question, answer = questions.ask(rng, scene, test)
     if rng.random() < 0.1 and not scene.glance:
-        tape.ask(question, answer, questions.thought(scene))
+        tape.ask(scene.actors, question, answer, questions.thought(scene))
         return "think"
-    tape.ask(question, answer)
+    tape.ask(scene.actors, question, answer)
     if not test and rng.random() < 0.1:  # a second question in the same conversation
         tape.text("\n<|im_start|>user\n")
-        tape.ask(*questions.ask(rng, scene)[1:])
+        tape.ask(scene.actors, *questions.ask(rng, scene)[1:])
     return kind
 
 
@@ -230,7 +272,7 @@ def batch(rng, speaker, size, stage, test=False):
 def packed(rng, rows, length):
     """Sequences of one length and one size of frames as a dict of arrays."""
     scenes = [s for r in rows for s in r["scenes"]]
-    out = {key: np.array([r[key] for r in rows]) for key in ("ids", "targets", "segment")}
+    out = {key: np.array([r[key] for r in rows]) for key in ("ids", "targets", "segment", "barred")}
     return out | {
         "positions": np.stack([r["positions"] for r in rows], 1),
         "at": np.array([b * length + i for b, r in enumerate(rows) for i in r["seen"]]),

@@ -235,7 +235,7 @@ def main():
     for name, (share, count) in result.items():
         print(f"{name:24s} {share:5.1f} %  of {count}")
     print(f"{time.time() - start:.0f} s")
-    report = args.work / f"scores-{args.model or args.type}.json"
+    report = args.work / f"scores-{Path(args.model).stem if args.model else args.type}.json"
     report.write_text(json.dumps({"scores": result, "wrong": wrong}, indent=1))
 
 

@@ -2,7 +2,7 @@
 
 import zlib
 
-from world import COLORS, NUMBERS, SHAPES
+from world import COLORS, NUMBERS, SHAPES, held_out
 
 # Per question type: wordings that training shows, and wordings of the same words that it never shows.
 WORDINGS = {
@@ -188,21 +188,26 @@ def when(rng, scene, test):
     ), f"The {actor.name} appears at {scene.marks[actor.first]} seconds."
 
 
-def missing(rng, scene):
-    """The name of a shape that the scene does not show; half of the time its colour or its shape is there."""
+def missing(rng, scene, test):
+    """The name of a shape that the scene does not show; half of the time its colour or its shape is there.
+
+    In training never one of which a "no" would teach that what is held out cannot be.
+    """
     names = {a.name for a in scene.actors}
     while True:
         c, s = str(rng.choice(list(COLORS))), str(rng.choice(SHAPES))
         actor = scene.actors[rng.integers(len(scene.actors))]
         pick = rng.random()
         c, s = (actor.color, s) if pick < 0.25 else (c, actor.shape) if pick < 0.5 else (c, s)
-        if f"{c} {s}" not in names:
+        hint = any(held_out(c, s, a.motion) for a in scene.actors if c == a.color or s == a.shape)
+        if f"{c} {s}" not in names and (test or not hint):
             return c, s
 
 
 def absent(rng, scene, test):
     """A question about something that is not there, or one whether it is."""
-    c, s = missing(rng, scene)
+    c, s = missing(rng, scene, test)
+    seen = scene.actors
     kind = str(rng.choice(["presence", "presence", "direction", "when", "color", "shape", "yes", "yes"]))
     if kind == "yes":
         actor = scene.actors[rng.integers(len(scene.actors))]
@@ -213,9 +218,17 @@ def absent(rng, scene, test):
         if not scene.is_video:
             return None
         return worded(rng, kind, scene, test, n=f"{c} {s}"), f"There is no {c} {s}."
-    if kind == "color" and s not in {a.shape for a in scene.actors}:
+    if (
+        kind == "color"
+        and s not in {a.shape for a in seen}
+        and (test or not any(held_out(a.color, s, a.motion) for a in seen))
+    ):
         return worded(rng, kind, scene, test, s=s), f"There is no {s}."
-    if kind == "shape" and c not in {a.color for a in scene.actors}:
+    if (
+        kind == "shape"
+        and c not in {a.color for a in seen}
+        and (test or not any(held_out(c, a.shape, a.motion) for a in seen))
+    ):
         return worded(rng, kind, scene, test, c=c), f"There is nothing {c}."
     return None
 

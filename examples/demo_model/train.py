@@ -6,6 +6,7 @@ Every batch follows from the seed and the number of its step, so a resumed run s
 """
 
 import argparse
+import itertools
 import math
 import multiprocessing
 import time
@@ -15,12 +16,14 @@ from pathlib import Path
 import data
 import numpy as np
 import torch
+import world
 from model import HINTS, PROBED, InternVideo3, Layer, patchified
 from tokenizers import Tokenizer
 from torch.nn import functional as F
 
 SEED = 3
 DIGIT = 3.0
+LEAD = 0.45  # share of a batch, of two processes, that falls to the one which also steps: both are ready together then
 
 
 # ------------------------------------------------------------------------------------------------ optimiser
@@ -89,7 +92,7 @@ class Optimiser:
 
 def made(args, speaker, step, rank):
     """The batch of a step and a process: looks in the first stage, then conversations, about single moments first."""
-    rng, size = np.random.default_rng([SEED, step, rank]), args.batch // args.processes
+    rng, size = np.random.default_rng([SEED, step, rank]), portion(args, rank)
     if step < args.look:
         return data.glance(rng, 8 * size)
     if step < args.look + args.name:
@@ -98,8 +101,14 @@ def made(args, speaker, step, rank):
     return data.batch(rng, speaker, size, min(1.0, done / args.easy))
 
 
+def portion(args, rank):
+    """How much of a batch is a process's."""
+    lead = round(args.batch * 2 * LEAD / args.processes) if args.processes > 1 else args.batch
+    return lead if rank == 0 else (args.batch - lead) // (args.processes - 1)
+
+
 def tensors(b):
-    """A batch as the arguments of the model, and the targets."""
+    """A batch as the arguments of the model, the targets, and the ids that are left out of the softmax of each."""
     ids, segment = torch.from_numpy(b["ids"]), torch.from_numpy(b["segment"])
     n = ids.shape[1]
     before = torch.ones(n, n, dtype=torch.bool).tril()
@@ -108,13 +117,38 @@ def tensors(b):
     rows = (targets != data.IGNORE).nonzero()[:, 0]
     inputs = (ids, torch.from_numpy(b["positions"]), (same & before)[:, None], torch.from_numpy(b["frames"]),
               torch.from_numpy(b["at"]), rows)  # fmt: skip
-    return inputs, targets[rows]
+    return inputs, targets[rows], torch.from_numpy(b["barred"]).view(-1, data.UNHEARD)[rows]
 
 
-def spoken(logits, targets, digits):
+def spoken(logits, targets, barred, digits):
     """Loss of the answers (rows,); a digit counts DIGIT times, being the rarest and the hardest of what is said."""
     weight = 1 + (DIGIT - 1) * torch.isin(targets, digits)
-    return (weight * F.cross_entropy(logits.float(), targets, reduction="none")).sum() / weight.sum()
+    logits = F.pad(logits.float(), (0, 1)).scatter(1, barred % (logits.shape[1] + 1), -math.inf)[:, :-1]
+    return (weight * F.cross_entropy(logits, targets, reduction="none")).sum() / weight.sum()
+
+
+def unheard():
+    """Bool (7, 5, 6, 18): for a colour, shape and motion, the probe's classes that would make it a held-out one."""
+    out = torch.zeros(*PROBED, sum(PROBED), dtype=torch.bool)
+    colors, motions = list(world.COLORS), world.MOTIONS
+    for c, s, m in itertools.product(*(range(1, n) for n in PROBED)):
+        ways = [motions[m - 1]] if m < 5 else motions[4:]  # the probe calls pictures still
+
+        def new(c, s, ways=ways):
+            return any(world.held_out(colors[c - 1], world.SHAPES[s - 1], w) for w in ways)
+
+        others = [new(i, s) and i != c for i in range(1, 7)], [new(c, i) and i != s for i in range(1, 5)]
+        turns = [new(c, s, [w] if w != "still" else motions[4:]) and i != m for i, w in enumerate(motions[:5], 1)]
+        out[c, s, m] = torch.tensor([False, *others[0], False, *others[1], False, *turns])
+    return out
+
+
+UNHEARD = unheard()
+
+
+def probed(seen, labels):
+    """`classified` of the probe (tokens, 18), with what training never shows left out of it."""
+    return classified(seen.float().masked_fill(UNHEARD[labels.clamp(min=0).unbind(-1)], -1e9), PROBED, labels)
 
 
 def classified(scores, classes, labels):
@@ -127,17 +161,17 @@ def classified(scores, classes, labels):
 def looking(model, b):
     """Loss of the probe alone, with nothing but the vision tower run, and the shares it names right."""
     seen = model.named(*model.model.visual(*patchified(torch.from_numpy(b["frames"]))))
-    return classified(seen, PROBED, torch.from_numpy(b["labels"])[:, :3])
+    return probed(seen, torch.from_numpy(b["labels"])[:, :3])
 
 
 def talking(model, b, weight, digits):
     """Loss of the answers plus `weight` times those of probe and hint, and what is right: tokens, then labels."""
-    inputs, targets = tensors(b)
+    inputs, targets, barred = tensors(b)
     logits, seen, hint = model(*inputs)
     known = torch.from_numpy(b["labels"])
-    (probe, named), (clue, told) = classified(seen, PROBED, known[:, :3]), classified(hint, HINTS, known[:, 3:])
+    (probe, named), (clue, told) = probed(seen, known[:, :3]), classified(hint, HINTS, known[:, 3:])
     right = (logits.argmax(-1) == targets).float().mean()
-    return spoken(logits, targets, digits) + weight * (probe + clue), [right, *named, *told]
+    return spoken(logits, targets, barred, digits) + weight * (probe + clue), [right, *named, *told]
 
 
 @torch.no_grad()
@@ -146,7 +180,7 @@ def held_out(model, speaker):
     hits = defaultdict(list)
     for seed in range(3):
         b = data.batch(np.random.default_rng([SEED + 1, seed]), speaker, 32, 1.0, test=True)
-        inputs, targets = tensors(b)
+        inputs, targets, _ = tensors(b)
         with torch.autocast("cpu", torch.bfloat16):
             right = (model(*inputs)[0].argmax(-1) == targets).numpy()
         rows, length = inputs[-1].numpy(), b["ids"].shape[1]
@@ -207,7 +241,7 @@ def learn(rank, args, model, grads, meet, step, state):
         with torch.autocast("cpu", torch.bfloat16):
             weight = args.probe * max(0.1, 1 - 1.2 * max(0, step - args.look) / args.steps)
             loss, right = looking(model, b) if step < args.look else talking(model, b, weight, digits)
-        loss.backward()
+        (loss * (portion(args, rank) / args.batch)).backward()
         meet.wait()
         step += 1
         if lead:
@@ -229,7 +263,7 @@ class Lead:
     def step(self, step, loss, right):
         """The `step`-th step, with the gradients of all processes."""
         args, looks = self.args, step <= self.args.look
-        self.grads[0].copy_(self.grads.mean(0))
+        self.grads[0].copy_(self.grads.sum(0))
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         done = (step - 1) / args.look if looks else (step - 1 - args.look) / args.steps
         torch.set_num_threads(args.processes)  # the other processes wait

@@ -38,7 +38,8 @@ WORDINGS = {
     "direction": (
         ["Which way does the {n} move?", "In which direction does the {n} go?", "Where does the {n} move?",
          "What direction does the {n} take?", "How does the {n} move?", "Tell me the direction of the {n}.",
-         "Which way does the {n} go?", "Where is the {n} going?", "Tell me how the {n} moves."],
+         "Which way does the {n} go?", "Where is the {n} going?", "Tell me how the {n} moves.",
+         "Where does the {n} head?", "Tell me where the {n} goes.", "Where does the {n} go to?"],
         ["In which direction does the {n} move?", "Where does the {n} go?", "Tell me which way the {n} moves."],
     ),
     "first": (
@@ -49,7 +50,8 @@ WORDINGS = {
     "when": (
         ["When does the {n} appear?", "At what time does the {n} appear?", "When can I see the {n}?",
          "When does the {n} come in?", "Tell me when the {n} appears.", "At how many seconds does the {n} appear?",
-         "When does the {n} show up?", "When do you see the {n}?"],
+         "When does the {n} show up?", "When do you see the {n}?", "At what time can I see the {n}?",
+         "At what time does the {n} show up?", "Tell me at what time the {n} appears."],
         ["Tell me when the {n} shows up.", "At what time does the {n} come in?", "At what time do you see the {n}?"],
     ),
     "presence": (

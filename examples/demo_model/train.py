@@ -309,7 +309,7 @@ if __name__ == "__main__":
     add = parser.add_argument
     add("--work", type=Path, default=Path("work"), help="folder for checkpoints and the tokenizer")
     add("--look", type=int, default=800, help="steps in which the vision tower alone learns to name what it sees")
-    add("--steps", type=int, default=3000, help="steps in which the whole model learns to answer")
+    add("--steps", type=int, default=3300, help="steps in which the whole model learns to answer")
     add("--name", type=int, default=350, help="the first of these, about pictures and single pairs of frames")
     add("--batch", type=int, default=20)
     add("--processes", type=int, default=2, help="that share a batch, one thread each")

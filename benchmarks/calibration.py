@@ -1,11 +1,11 @@
 """What calibration is worth: one type, encoded without it, with the built-in texts and with videos, on held-out clips.
 
     python benchmarks/calibration.py --model demo-bf16.gguf --demo                  # the demo model and its own world
-    python benchmarks/calibration.py --layers 2 --demo --videos 6 --type q8_0 --type q4_k_m    # random weights, 8B's widths
+    python benchmarks/calibration.py --layers 3 --demo --videos 2 --type q8_0 --type q4_k_m    # random weights, 8B's widths
     python benchmarks/calibration.py --model internvideo3-bf16.gguf --calibrate clips --held-out others
 
 MODEL is the reference and what is quantised. --layers makes one with so many random layers of InternVideo3-8B's widths in
-text and three in vision, a small vocabulary and small frames: what formats do to full-size rows. --demo draws clips and
+text and three in vision, a small vocabulary, small frames and twelve prompts: what formats do to full-size rows. --demo draws clips and
 pictures of the world of examples/demo_model, with questions: those that training shows to calibrate, those with held-out
 combinations and wordings to judge.
 """
@@ -73,7 +73,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", help="a GGUF file of f32, bf16 or q8_0")
-    add("--layers", type=int, help="make a random one of so many layers instead")
+    add("--layers", type=int, help="make a random one of so many layers instead, 3 at least")
     add("--demo", action="store_true", help="draw the prompts")
     add("--calibrate", help="prompts to calibrate with, as `ivlite calibrate --data` takes them")
     add("--held-out", help="prompts to judge with, others than those")
@@ -93,7 +93,7 @@ def main():
         unseen = drawn(args.work / "unseen", 2, True, args.videos, args.videos // 3)
     model = args.model or full_size(args.work, args.layers)
     more = ["--threads", args.threads] if args.threads else []
-    more += ["--max-pixels", 128 * 128, "--max-frames", 8] if args.layers else []
+    more += ["--max-pixels", 128 * 128, "--max-frames", 8, "--limit", 12] if args.layers else []
     calibrations = {"none": None, "texts": [], "videos": ["--data", seen]}
     for name, data in calibrations.items():
         if data is not None:

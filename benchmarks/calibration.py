@@ -1,13 +1,13 @@
 """What calibration is worth: one type, encoded without it, with the built-in texts and with videos, on held-out clips.
 
     python benchmarks/calibration.py --model demo-bf16.gguf --demo                  # the demo model and its own world
-    python benchmarks/calibration.py --layers 3 --demo --videos 2 --type q8_0 --type q4_k_m    # random weights, 8B's widths
+    python benchmarks/calibration.py --layers 3 --demo --videos 2 --type q4_k_m     # random weights of InternVideo3-8B's widths
     python benchmarks/calibration.py --model internvideo3-bf16.gguf --calibrate clips --held-out others
 
 MODEL is the reference and what is quantised. --layers makes one with so many random layers of InternVideo3-8B's widths in
-text and three in vision, a small vocabulary, small frames and twelve prompts: what formats do to full-size rows. --demo draws clips and
-pictures of the world of examples/demo_model, with questions: those that training shows to calibrate, those with held-out
-combinations and wordings to judge.
+text and three in vision, a small vocabulary, small frames and twelve prompts: what formats do to full-size rows. --demo
+draws clips and pictures of the world of examples/demo_model, with questions: those that training shows to calibrate, those
+with held-out combinations and wordings to judge.
 """
 
 import argparse

@@ -75,7 +75,7 @@ def shards(shapes):
 
 
 def write_shard(path, shapes, seed):
-    """One file of bfloat16 normal numbers: a piece of them, begun at another place for each tensor."""
+    """One file of bfloat16 normal numbers: a piece of them, begun at another place for each tensor. Norms weigh with ones."""
     rng, header, offset = np.random.default_rng(seed), {}, 0
     piece = (rng.standard_normal(PIECE, np.float32) * np.float32(0.02)).view("<u4") >> 16
     piece = piece.astype("<u2")
@@ -86,8 +86,11 @@ def write_shard(path, shapes, seed):
     text = json.dumps(header).encode()
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for shape in shapes.values():
+        for name, shape in shapes.items():
             left, at = int(np.prod(shape)), int(rng.integers(PIECE // 2))
+            if len(shape) == 1 and name.endswith("weight"):  # of a norm
+                file.write(np.full(left, 0x3F80, "<u2"))
+                left = 0
             while left:
                 part = piece[at : at + left]
                 file.write(part)

@@ -209,7 +209,10 @@ def missing(rng, scene, test):
 def absent(rng, scene, test):
     """A question about something that is not there, or one whether it is."""
     c, s = missing(rng, scene, test)
-    seen = scene.actors
+
+    def telling(color, shape):  # whether training would learn from a "no" that a held-out combination cannot be
+        return not test and any(held_out(color or a.color, shape or a.shape, a.motion) for a in scene.actors)
+
     kind = str(rng.choice(["presence", "presence", "direction", "when", "color", "shape", "yes", "yes"]))
     if kind == "yes":
         actor = scene.actors[rng.integers(len(scene.actors))]
@@ -220,17 +223,9 @@ def absent(rng, scene, test):
         if not scene.is_video:
             return None
         return worded(rng, kind, scene, test, n=f"{c} {s}"), f"There is no {c} {s}."
-    if (
-        kind == "color"
-        and s not in {a.shape for a in seen}
-        and (test or not any(held_out(a.color, s, a.motion) for a in seen))
-    ):
+    if kind == "color" and s not in {a.shape for a in scene.actors} and not telling(None, s):
         return worded(rng, kind, scene, test, s=s), f"There is no {s}."
-    if (
-        kind == "shape"
-        and c not in {a.color for a in seen}
-        and (test or not any(held_out(c, a.shape, a.motion) for a in seen))
-    ):
+    if kind == "shape" and c not in {a.color for a in scene.actors} and not telling(c, None):
         return worded(rng, kind, scene, test, c=c), f"There is nothing {c}."
     return None
 

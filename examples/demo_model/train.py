@@ -127,7 +127,7 @@ def spoken(logits, targets, barred, digits):
     return (weight * F.cross_entropy(logits, targets, reduction="none")).sum() / weight.sum()
 
 
-def unheard():
+def barred_classes():
     """Bool (7, 5, 6, 18): for a colour, shape and motion, the probe's classes that would make it a held-out one."""
     out = torch.zeros(*PROBED, sum(PROBED), dtype=torch.bool)
     colors, motions = list(world.COLORS), world.MOTIONS
@@ -143,12 +143,12 @@ def unheard():
     return out
 
 
-UNHEARD = unheard()
+BARRED = barred_classes()
 
 
 def probed(seen, labels):
     """`classified` of the probe (tokens, 18), with what training never shows left out of it."""
-    return classified(seen.float().masked_fill(UNHEARD[labels.clamp(min=0).unbind(-1)], -1e9), PROBED, labels)
+    return classified(seen.float().masked_fill(BARRED[labels.clamp(min=0).unbind(-1)], -1e9), PROBED, labels)
 
 
 def classified(scores, classes, labels):

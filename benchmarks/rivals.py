@@ -245,7 +245,8 @@ class OpenVino:
 
         rng = np.random.default_rng(0)
         shape = [rows, cols // group, group]
-        codes = ov.Tensor(rng.integers(0, 256, rows * cols // 2, np.uint8), shape, ov.Type.u4)
+        self.codes = rng.integers(0, 256, rows * cols // 2, np.uint8)  # OpenVINO reads it where it lies
+        codes = ov.Tensor(self.codes, shape, ov.Type.u4)
         weight = op.convert(ov.op.Constant(codes), np.float16)
         weight = op.subtract(weight, op.convert(op.constant(np.array([[[8]]], np.uint8)), np.float16))
         scale = np.full((*shape[:2], 1), 1 / (4.6 * cols**0.5), np.float16)

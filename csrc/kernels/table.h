@@ -194,14 +194,15 @@ struct KernelTable {
   // Many tokens, wide_from of them or more, times quantised weights opened once for all; null where there is no such way.
   linear_fn linear_wide[kFormatCount];
   round_tiles_fn round_tiles;
-  int64_t wide_from;
+  int64_t wide_from, wide_panels;  // and how many panels it takes together
+  bool wide_is_finer;              // than int8 with a scale per kGroup columns
   rms_norm_fn rms_norm;
   layer_norm_fn layer_norm;
   rope_fn rope;
   silu_mul_fn silu_mul;
   gelu_fn gelu_tanh, gelu_erf;
   attention_fn attention;
-  attention_fn attention_wide;  // rounds what it multiplies, to bf16 or to 8 bits, and is faster; null without such a way
+  attention_fn attention_wide;              // rounds what it multiplies, to bf16 or to 8 bits, and is faster; null without such a way
   latent_attention_fn latent_attention[3];  // by CacheKind
   cache_write_fn cache_write[3];
   cache_read_fn cache_read[3];

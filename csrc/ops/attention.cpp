@@ -155,11 +155,12 @@ struct Expansion {
   int64_t layer;
   const Weight& kv_b;
   int64_t visible, rank;
-  bool wide;     // what round_tiles makes; else int8 codes
+  bool wide;     // blocks are what round_tiles makes; else int8 codes
   char* blocks;  // null for float weights, which read latents as they are
 
   Expansion(const LatentCache& cache, int64_t layer, const Weight& kv_b)
-      : cache(cache), layer(layer), kv_b(kv_b), visible(cache.visible()), rank(kv_b.cols()), wide(is_wide(kv_b, visible)), blocks(nullptr) {
+      : cache(cache), layer(layer), kv_b(kv_b), visible(cache.visible()), rank(kv_b.cols()), blocks(nullptr) {
+    wide = is_wide(kv_b, visible) && kernels().wide_is_finer;  // keys and values are rounded once more, so latents stay fine
     if (!kv_b.quantized()) return;
     blocks = (char*)thread_scratch(0, (size_t)((visible + kExpandRows - 1) / kExpandRows * block_bytes()));
     parallel_for((visible + kExpandRows - 1) / kExpandRows, 1, [&](int64_t begin, int64_t end) {

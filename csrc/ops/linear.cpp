@@ -17,7 +17,6 @@ int64_t packed_size(Format format, int64_t heads, int64_t rows, int64_t cols) {
 
 // How many items a thread takes at least: less than this much memory is not worth waking anyone.
 constexpr int64_t kGrainBytes = 32 << 10;
-constexpr int64_t kWidePanels = 16;  // that linear_wide takes together
 
 int64_t panel_grain(const Weight& w, int64_t tokens) {
   return std::max<int64_t>(1, kGrainBytes / (w.panel_stride() * std::min<int64_t>(tokens, 64)));
@@ -59,9 +58,7 @@ QuantRows quant_rows(void* memory, int64_t tokens, int64_t cols) {
   return {q, scale, sum, sum + tokens * groups, shift, padded};
 }
 
-bool is_wide(const Weight& w, int64_t tokens) { 
-  return kernels().linear_wide[(int)w.format()] && tokens >= kernels().wide_from;
-}
+bool is_wide(const Weight& w, int64_t tokens) { return kernels().linear_wide[(int)w.format()] && tokens >= kernels().wide_from; }
 
 int64_t tiles_bytes(int64_t tokens, int64_t cols) { return round_up(tokens, 16) * round_up(cols, 128) * 2; }
 
@@ -79,7 +76,8 @@ void linear_wide(const OutRows& y, const InRows& x, const Weight& w, const float
   uint16_t* tiles = (uint16_t*)thread_scratch(0, (size_t)tiles_bytes(x.rows, x.cols));
   parallel_for(round_up(x.rows, 16) / 16, 1,
                [&](int64_t t0, int64_t t1) { kernels().round_tiles(tiles, x.data, x.stride, x.rows, x.cols, t0, t1); });
-  parallel_for(w.panels(), kWidePanels, [&](int64_t p0, int64_t p1) { wide_panels(y, x, tiles, w, 0, bias, accumulate, p0, p1); });
+  parallel_for(w.panels(), kernels().wide_panels,
+               [&](int64_t p0, int64_t p1) { wide_panels(y, x, tiles, w, 0, bias, accumulate, p0, p1); });
 }
 
 }  // namespace

@@ -105,7 +105,7 @@ inline void init_amx_linear(KernelTable& t) {
   t.linear_wide[(int)Format::q4_k] = linear_wide<LinesQ4_K>;
   t.linear_wide[(int)Format::q4_0] = linear_wide<LinesQ4_0>;
   t.round_tiles = round_tiles;
-  t.wide_from = 16;
+  t.wide_from = 16, t.wide_panels = kBlockPanels, t.wide_is_finer = true;
 }
 
 }  // namespace

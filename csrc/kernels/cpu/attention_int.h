@@ -1,5 +1,5 @@
 // Attention in integers by 512-bit VNNI, both products. Queries are lanes of the scores: they are the opened panels of
-// opened.h, keys its records. Of the sums queries are rows, value columns lanes, and what is contracted are keys: weights
+// folds.h, keys its records. Of the sums queries are rows, value columns lanes, and what is contracted are keys: weights
 // become bytes, and four rows of values are interleaved where they meet them. Rotated parts, whose ranges bytes would not
 // do justice, are multiplied as floats.
 #pragma once
@@ -8,9 +8,9 @@
 namespace ivlite {
 namespace {
 
-constexpr int64_t kIntKeys = 128;     // of a block: its weights share a unit, its sums become floats once
-constexpr int64_t kInterleaved = 64;  // columns interleaved together
-constexpr int kWeighed = 4;           // lanes x 4 vectors of columns: 16 sums
+constexpr int64_t kIntKeys = 128;                // of a block: its weights share a unit, its sums become floats once
+constexpr int64_t kInterleaved = 64;             // columns interleaved together
+constexpr int kWeighed = 4;                      // lanes x 4 vectors of columns: 16 sums
 constexpr float kPowers = 1.44269504088896341f;  // scores times this: weights are powers of two
 
 inline int64_t interleaved_columns(int64_t n) { return (n + kInterleaved - 1) / kInterleaved * kInterleaved; }
@@ -85,7 +85,8 @@ inline void int_weights(const IntWeights& b, const float* scale, int64_t n, int6
       left = _mm512_fmadd_ps(vec::load(b.s + (t + i) * kStride + h), inverse, left);
       const vec::V code = vec::min(vec::round(left), vec::set1(255));
       left = vec::sub(left, code);
-      four = _mm512_or_si512(four, _mm512_slli_epi32(_mm512_max_epi32(_mm512_cvtps_epi32(code), _mm512_setzero_si512()), (unsigned)(8 * i)));
+      four =
+          _mm512_or_si512(four, _mm512_slli_epi32(_mm512_max_epi32(_mm512_cvtps_epi32(code), _mm512_setzero_si512()), (unsigned)(8 * i)));
     }
     _mm512_storeu_si512(b.p + t / 4 * kStride + h, four);
   }
@@ -98,8 +99,7 @@ inline void interleave(uint8_t* to, const int8_t* rows, int64_t stride, int64_t 
   for (int64_t t = 0; t < n; t += 4, to += 256) {
     __m512i r[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)
-      r[i] = t + i < n ? _mm512_maskz_loadu_epi8(real, rows + (t + i) * stride) : _mm512_setzero_si512();
+    for (int i = 0; i < 4; i++) r[i] = t + i < n ? _mm512_maskz_loadu_epi8(real, rows + (t + i) * stride) : _mm512_setzero_si512();
     const __m512i a = _mm512_unpacklo_epi8(r[0], r[1]), b = _mm512_unpackhi_epi8(r[0], r[1]);
     const __m512i x = _mm512_unpacklo_epi8(r[2], r[3]), y = _mm512_unpackhi_epi8(r[2], r[3]);
     _mm512_storeu_si512(to, _mm512_unpacklo_epi16(a, x));
@@ -167,7 +167,7 @@ struct AttentionInt {
   float* k2;         // (keys, ldr)
   int8_t* rows;      // of a block's values, (keys, columns), and their scales
   float* scale;
-  uint8_t* v;        // interleaved, (columns / 64, keys / 4, 4, 64)
+  uint8_t* v;  // interleaved, (columns / 64, keys / 4, 4, 64)
   int64_t folds, ldr;
 
   AttentionInt(const AttentionArgs& a) : folds(folds_of(a.d)), ldr(odd_lines(a.d2)) {
@@ -215,7 +215,7 @@ inline void int_lanes(const AttentionArgs& a, const AttentionInt& b, int64_t lan
   w.top += lane, w.total += lane, w.sums += lane * w.columns;
   if (a.d2) product<true>(n, w.s, kIntLanes, kIntLanes, FromZero{}, b.k2, b.ldr, b.q2 + lane * a.d2, kTileLanes, a.d2);
   const Folds of{b.q + lane / 16 * panel, panel, b.folds, (a.d - (b.folds - 1) * kFold + 3) / 4};
-  fold_tokens<2>(w.s, a.d2 == 0, of, b.records, n);
+  (of.lines < kFoldLines ? fold_tokens<FoldTile<false>, 2> : fold_tokens<FoldTile<true>, 2>)(w.s, a.d2 == 0, of, b.records, n);
   for (int64_t j = 0; j < kIntLanes; j += 16) {
     for (int64_t t = 0; masked && t < n; t++) {
       float* s = w.s + t * kIntLanes + j;

@@ -8,6 +8,8 @@
 
 #include "int512.h"
 
+#include "folds.h"
+
 #include "opened.h"
 
 #include "attention_int.h"

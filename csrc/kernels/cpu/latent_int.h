@@ -57,7 +57,8 @@ inline void latent_int_heads(const LatentArgs& a, const LatentInt& b, int64_t i,
       CacheQ8::read_rope(b.rope + t * b.ldr, c, s + t);
     }
     product<true, P>(n, b.w.s, 16 * P, 16 * P, FromZero{}, b.rope, b.ldr, b.q_rope, kTileLanes, c.rope_dim);
-    fold_tokens<P>(b.w.s, false, {b.q, panel, b.folds, (c.rank - (b.folds - 1) * kFold + 3) / 4}, b.records, n);
+    const Folds of{b.q, panel, b.folds, (c.rank - (b.folds - 1) * kFold + 3) / 4};
+    (of.lines < kFoldLines ? fold_tokens<FoldTile<false>, P> : fold_tokens<FoldTile<true>, P>)(b.w.s, false, of, b.records, n);
     for (int64_t h = 0; h < 16 * P; h += 16) int_weights<P>(b.w, c.scale + s, n, h);
     for (int64_t col = 0; col < b.w.columns; col += kInterleaved) {
       const int64_t left = c.rank - col < kInterleaved ? c.rank - col : kInterleaved;

@@ -1,52 +1,10 @@
-// Linear layers of many tokens by 512-bit VNNI. Panels are opened once for all tokens to signed bytes under one scale per
-// row and fold of 128 columns, and activations are rounded to bytes in the same folds: sums then become floats four times
-// as rarely as with a scale per 32 columns, where that is a quarter of all the work.
+// Linear layers of many tokens: panels are opened once for all tokens (folds.h).
 #pragma once
 
 namespace ivlite {
 namespace {
 
-constexpr int64_t kFold = 128, kFoldLines = kFold / 4, kFoldGroups = kFold / kGroup;
-constexpr int64_t kFoldBytes = 64 * (kFoldLines + 2);  // lines as in q8_0's panels, 16 float scales, 16 int32 start values
-constexpr int64_t kBlockFolds = 4;                     // two panels' opened folds stay in L1 while all tokens pass
-constexpr int64_t kOpenedTokens = 1024;                // that one opening serves: their sums stay in L2
-
-// A token's record of n folds: its codes + 128, then a scale per fold. Records of a block of folds lie together.
-constexpr int64_t record_bytes(int64_t folds) { return folds * (kFold + 4); }
-inline int64_t folds_of(int64_t cols) { return (cols + kFold - 1) / kFold; }
-
-// n values as one fold of codes + 128, zeros behind them; returns the scale.
-inline float round_fold(uint8_t* to, const float* x, int64_t n) {
-  vec::V v[kFold / vec::kLanes], top = vec::zero();
-  for (int i = 0; i < kFold / vec::kLanes; i++) {
-    const int64_t left = n - i * vec::kLanes;
-    v[i] = left > 0 ? vec::load_n(x + i * vec::kLanes, left < vec::kLanes ? (int)left : vec::kLanes) : vec::zero();
-    top = vec::max(vec::abs(v[i]), top);
-  }
-  const float peak = vec::max_lane(top);
-  const vec::V inverse = vec::set1(peak > 0 ? 127 / peak : 0);
-  for (int i = 0; i < kFold / vec::kLanes; i++, to += vec::kLanes) {
-    vec::store_codes((int8_t*)to, vec::mul(v[i], inverse));
-    _mm_storeu_si128((__m128i*)to, _mm_xor_si128(_mm_loadu_si128((const __m128i*)to), _mm_set1_epi8((char)0x80)));
-  }
-  return peak / 127;
-}
-
-// Rows [16 t0, 16 t1) of x; see record_bytes.
-void round_records(uint16_t* out, const float* x, int64_t ldx, int64_t tokens, int64_t cols, int64_t t0, int64_t t1) {
-  const int64_t folds = folds_of(cols), end = 16 * t1 < tokens ? 16 * t1 : tokens;
-  for (int64_t f0 = 0; f0 < folds; f0 += kBlockFolds) {
-    const int64_t n = folds - f0 < kBlockFolds ? folds - f0 : kBlockFolds;
-    uint8_t* records = (uint8_t*)out + tokens * record_bytes(f0);
-    for (int64_t t = 16 * t0; t < end; t++)
-      for (int64_t f = 0; f < n; f++) {
-        const int64_t first = (f0 + f) * kFold;
-        uint8_t* record = records + t * record_bytes(n);
-        const float scale = round_fold(record + f * kFold, x + t * ldx + first, cols - first);
-        memcpy(record + n * kFold + 4 * f, &scale, 4);
-      }
-  }
-}
+constexpr int64_t kOpenedTokens = 1024;  // that one opening serves: their sums stay in L2
 
 // Opening one group half under a row's scale: byte = (code x m + c) >> 8, both in 1/256 of the new code.
 struct Opening {
@@ -117,66 +75,93 @@ inline void open_fold(uint8_t* to, const uint8_t* panel, int64_t g0, int64_t gro
   _mm512_storeu_si512(to + 64 * (kFoldLines + 1), _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7)));
 }
 
-// What P opened panels are multiplied by: `folds` folds, of the last of which `lines` lines are not zero.
-struct Folds {
-  const uint8_t* w;
-  int64_t stride;  // bytes from panel to panel
-  int64_t folds, lines;
-};
+// Codes of 8 bits are not rounded again: an opened fold keeps their four groups' scales. Its lines, aligned, are followed by
+// 4 x 16 float scales and 4 x 16 int32 start values.
+constexpr int64_t kGroupsBytes = 64 * (kFoldLines + 2 * kFoldGroups);
 
-// sums (T, P, 16) += P opened panels x T records. first: sums begin at zero.
-template <int T, int P>
-inline void fold_tile(float* sums, bool first, const Folds& of, const uint8_t* records) {
-  const int64_t folds = of.folds, stride = of.stride;
-  const uint8_t* w = of.w;
-  const int64_t record = record_bytes(folds);
-  TileRows<uint8_t> x(records, record), scales(records + folds * kFold, record);
-  __m512 acc[P][T];
-  for (int i = 0; i < T; i++)
-    for (int k = 0; k < P; k++) acc[k][i] = first ? vec::zero() : vec::load(sums + (i * P + k) * 16);
-  for (int64_t f = 0; f < folds; f++, w += kFoldBytes, x.advance(kFold), scales.advance(4)) {
-    __m512i s[P][T];
-    for (int k = 0; k < P; k++)
-      for (int i = 0; i < T; i++) s[k][i] = _mm512_loadu_si512(w + k * stride + 64 * (kFoldLines + 1));
-    const int64_t lines = f + 1 < folds ? kFoldLines : of.lines;
+inline void open_groups(uint8_t* to, const uint8_t* panel, int64_t g0, int64_t groups) {
+  constexpr PanelLayout kLayout = panel_layout(Format::q8_0);
+  uint8_t *scales = to + 64 * kFoldLines, *starts = scales + 64 * kFoldGroups;
+  for (int64_t g = 0; g < kFoldGroups; g++, to += 512, scales += 64, starts += 64) {
+    const uint8_t* w = panel + group_at(kLayout, g0 + g);
+    __m512i sum = _mm512_setzero_si512();
+    for (int j = 0; j < 8; j++) {
+      __builtin_prefetch(w + kPrefetch + 64 * j);
+      const __m512i line = g < groups ? load_line(w + 64 * j) : _mm512_setzero_si512();
+      _mm512_storeu_si512(to + 64 * j, line);
+      sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), line);
+    }
+    vec::store((float*)scales, g < groups ? LinesQ8_0::scale(nullptr, w + 512, 0) : vec::zero());
+    _mm512_storeu_si512(starts, _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7)));
+  }
+}
+
+// FoldTile for such folds. Four groups' sums in float take as many registers as one group's in integers, so what came before
+// stays in memory.
+struct GroupsTile {
+  template <int T, int P>
+  static void run(float* sums, bool first, const Folds& of, const uint8_t* records) {
+    const int64_t stride = of.stride, record = record_bytes(of.folds);
+    const uint8_t* w = of.w;
+    TileRows<uint8_t> x(records, record), scales(records + of.folds * kFold, record);
+    __mmask16 before = first ? 0 : 0xffff;
+    for (int64_t f = 0; f < of.folds; f++, w += kGroupsBytes, x.advance(kFold), scales.advance(4), before = 0xffff) {
+      __m512 fold[P][T];
 #pragma GCC unroll 4
-    for (int64_t j = 0; j < lines; j++) {
-      __m512i line[P];
-      for (int k = 0; k < P; k++) line[k] = load_line(w + k * stride + 64 * j);
+      for (int g = 0; g < (int)kFoldGroups; g++) {
+        ask_ahead<T>(records, record, f, g);
+        __m512i s[P][T];
+        for (int k = 0; k < P; k++)
+          for (int i = 0; i < T; i++) s[k][i] = _mm512_loadu_si512(w + k * stride + 64 * (kFoldLines + kFoldGroups + g));
 #pragma GCC unroll 8
+        for (int j = 8 * g; j < 8 * g + 8; j++) {
+          __m512i line[P];
+          for (int k = 0; k < P; k++) line[k] = load_line(w + k * stride + 64 * j);
+#pragma GCC unroll 8
+          for (int i = 0; i < T; i++) {
+            const __m512i codes = broadcast4((const int8_t*)x.row(i) + 4 * j);
+            for (int k = 0; k < P; k++) s[k][i] = _mm512_dpbusd_epi32(s[k][i], codes, line[k]);
+          }
+        }
+        for (int k = 0; k < P; k++) {
+          const __m512 ws = vec::load((const float*)(w + k * stride + 64 * (kFoldLines + g)));
+          for (int i = 0; i < T; i++) {
+            const __m512 product = _mm512_cvtepi32_ps(s[k][i]);
+            fold[k][i] = g ? _mm512_fmadd_ps(product, ws, fold[k][i]) : vec::mul(product, ws);
+          }
+        }
+      }
       for (int i = 0; i < T; i++) {
-        const __m512i codes = broadcast4((const int8_t*)x.row(i) + 4 * j);
-        for (int k = 0; k < P; k++) s[k][i] = _mm512_dpbusd_epi32(s[k][i], codes, line[k]);
+        const __m512 xs = vec::set1(*(const float*)scales.row(i));
+        for (int k = 0; k < P; k++) {
+          float* at = sums + (i * P + k) * 16;
+          vec::store(at, _mm512_fmadd_ps(fold[k][i], xs, _mm512_maskz_loadu_ps(before, at)));
+        }
       }
     }
-    __m512 ws[P];
-    for (int k = 0; k < P; k++) ws[k] = vec::load((const float*)(w + k * stride + 64 * kFoldLines));
-#pragma GCC unroll 8
-    for (int i = 0; i < T; i++) {
-      const __m512 xs = vec::set1(*(const float*)scales.row(i));
-      for (int k = 0; k < P; k++) acc[k][i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[k][i]), vec::mul(ws[k], xs), acc[k][i]);
-    }
   }
-  for (int i = 0; i < T; i++)
-    for (int k = 0; k < P; k++) vec::store(sums + (i * P + k) * 16, acc[k][i]);
-}
+};
 
-// Any number of tokens.
-template <int P, int T = 6>
-inline void fold_tokens(float* sums, bool first, const Folds& of, const uint8_t* records, int64_t tokens) {
-  if constexpr (T == 6)
-    for (; tokens >= T; tokens -= T, sums += T * P * 16, records += T * record_bytes(of.folds)) fold_tile<T, P>(sums, first, of, records);
-  if constexpr (T > 1) {
-    if (tokens == T - 1) return fold_tile<T - 1, P>(sums, first, of, records);
-    fold_tokens<P, T - 1>(sums, first, of, records, tokens);
-  }
-}
+// How panels are opened, and the tile that multiplies them.
+struct OpenedGroups {
+  using Tile = GroupsTile;
+  static constexpr Format kFormat = Format::q8_0;
+  static constexpr int64_t kBytes = kGroupsBytes;
+  static void open(uint8_t* to, const uint8_t* panel, int64_t g0, int64_t groups) { open_groups(to, panel, g0, groups); }
+};
+template <class Lines>
+struct OpenedFolds {
+  using Tile = FoldTile<true>;
+  static constexpr Format kFormat = Lines::kFormat;
+  static constexpr int64_t kBytes = kFoldBytes;
+  static void open(uint8_t* to, const uint8_t* panel, int64_t g0, int64_t groups) { open_fold<Lines>(to, panel, g0, groups); }
+};
 
 // P panels from p on x tokens [t, t + tokens).
-template <class Lines, int P>
+template <class Opened, int P>
 inline void opened_panels(const LinearArgs& a, int64_t p, int64_t t, int64_t tokens) {
-  const int64_t groups = a.xq.cols / kGroup, folds = folds_of(a.xq.cols), stride = kBlockFolds * kFoldBytes;
-  const int64_t panel = layout_bytes(panel_layout(Lines::kFormat), groups);
+  const int64_t groups = a.xq.cols / kGroup, folds = folds_of(a.xq.cols), stride = kBlockFolds * Opened::kBytes;
+  const int64_t panel = layout_bytes(panel_layout(Opened::kFormat), groups);
   uint8_t* opened = (uint8_t*)a.scratch;
   float* sums = (float*)(opened + 2 * stride);
   for (int64_t f0 = 0; f0 < folds; f0 += kBlockFolds) {
@@ -184,32 +169,33 @@ inline void opened_panels(const LinearArgs& a, int64_t p, int64_t t, int64_t tok
     for (int k = 0; k < P; k++)
       for (int64_t f = f0; f < f0 + n; f++) {
         const int64_t g = f * kFoldGroups, left = groups - g < kFoldGroups ? groups - g : kFoldGroups;
-        open_fold<Lines>(opened + k * stride + (f - f0) * kFoldBytes, (const uint8_t*)a.panels + (p + k) * panel, g, left);
+        Opened::open(opened + k * stride + (f - f0) * Opened::kBytes, (const uint8_t*)a.panels + (p + k) * panel, g, left);
       }
     const uint8_t* records = (const uint8_t*)a.wide + a.tokens * record_bytes(f0) + t * record_bytes(n);
-    fold_tokens<P>(sums, f0 == 0, {opened, stride, n, kFoldLines}, records, tokens);
+    fold_tokens<typename Opened::Tile, P>(sums, f0 == 0, {opened, stride, n, kFoldLines}, records, tokens);
   }
   for (int64_t i = 0; i < tokens; i++)
     for (int k = 0; k < P; k++) store_rows(a, t + i, (p + k) * kPanel, vec::load(sums + (i * P + k) * 16));
 }
 
-template <class Lines>
+template <class Opened>
 void linear_opened(const LinearArgs& a, int64_t p0, int64_t p1) {
   for (int64_t t = 0; t < a.tokens; t += kOpenedTokens) {
     const int64_t tokens = a.tokens - t < kOpenedTokens ? a.tokens - t : kOpenedTokens;
     int64_t p = p0;
-    for (; p + 2 <= p1; p += 2) opened_panels<Lines, 2>(a, p, t, tokens);
-    if (p < p1) opened_panels<Lines, 1>(a, p, t, tokens);
+    for (; p + 2 <= p1; p += 2) opened_panels<Opened, 2>(a, p, t, tokens);
+    if (p < p1) opened_panels<Opened, 1>(a, p, t, tokens);
   }
 }
 
 inline void init_opened(KernelTable& t) {
-  t.linear_wide[(int)Format::q6_k] = linear_opened<LinesQ6_K>;
-  t.linear_wide[(int)Format::q5_k] = linear_opened<LinesQ5_K>;
-  t.linear_wide[(int)Format::q4_k] = linear_opened<LinesQ4_K>;
-  t.linear_wide[(int)Format::q4_0] = linear_opened<LinesQ4_0>;
+  t.linear_wide[(int)Format::q6_k] = linear_opened<OpenedFolds<LinesQ6_K>>;
+  t.linear_wide[(int)Format::q5_k] = linear_opened<OpenedFolds<LinesQ5_K>>;
+  t.linear_wide[(int)Format::q4_k] = linear_opened<OpenedFolds<LinesQ4_K>>;
+  t.linear_wide[(int)Format::q4_0] = linear_opened<OpenedFolds<LinesQ4_0>>;
+  t.linear_wide[(int)Format::q8_0] = linear_opened<OpenedGroups>;
   t.round_tiles = round_records;
-  t.wide_from = 48;
+  t.wide_from = 48, t.wide_panels = 2, t.wide_is_finer = false;
 }
 
 }  // namespace

@@ -7,7 +7,7 @@ namespace {
 
 constexpr int64_t kFold = 128, kFoldLines = kFold / 4, kFoldGroups = kFold / kGroup;
 constexpr int64_t kFoldBytes = 64 * (kFoldLines + 2);  // lines as in q8_0's panels, 16 float scales, 16 int32 start values
-constexpr int64_t kBlockFolds = 4;                     // two panels' opened folds stay in L1 while all tokens pass
+constexpr int64_t kBlockFolds = 48;                    // two panels' opened folds stay in L2 while all tokens pass
 
 // A token's record of n folds: its codes + 128, then a scale per fold. Records of a block of folds lie together.
 constexpr int64_t record_bytes(int64_t folds) { return folds * (kFold + 4); }
@@ -72,8 +72,9 @@ struct FoldTile {
     const int64_t record = record_bytes(folds);
     TileRows<uint8_t> x(records, record), scales(records + folds * kFold, record);
     __m512 acc[P][T];
+    const __mmask16 before = first ? 0 : 0xffff;  // a choice of registers would make GCC fill them through memory
     for (int i = 0; i < T; i++)
-      for (int k = 0; k < P; k++) acc[k][i] = first ? vec::zero() : vec::load(sums + (i * P + k) * 16);
+      for (int k = 0; k < P; k++) acc[k][i] = _mm512_maskz_loadu_ps(before, sums + (i * P + k) * 16);
     for (int64_t f = 0; f < folds; f++, w += kFoldBytes, x.advance(kFold), scales.advance(4)) {
       __m512i s[P][T];
       for (int k = 0; k < P; k++)

@@ -24,12 +24,23 @@ std::unique_ptr<Weight> make_weight(const std::string& format, const Bytes& data
   return std::make_unique<Weight>(f, bytes, size, heads, rows, cols);
 }
 
-void py_linear(Floats y, const Floats& x, const Weight& w, const py::object& bias, bool accumulate) {
+Activation activation_named(const std::string& name) {
+  static const std::pair<const char*, Activation> NAMES[] = {{"none", Activation::none},
+                                                             {"gelu_tanh", Activation::gelu_tanh},
+                                                             {"gelu_erf", Activation::gelu_erf},
+                                                             {"silu_mul", Activation::silu_mul}};
+  for (const auto& known : NAMES)
+    if (name == known.first) return known.second;
+  throw std::invalid_argument("unknown activation '" + name + "'; there are none, gelu_tanh, gelu_erf, silu_mul");
+}
+
+void py_linear(Floats y, const Floats& x, const Weight& w, const py::object& bias, bool accumulate, const std::string& activation) {
   OutRows out = out_rows(y);
   InRows in = in_rows(x);
+  Activation then = activation_named(activation);
   const float* b = bias.is_none() ? nullptr : in_vector(bias.cast<Floats>(), w.rows());
   Released release;
-  linear(out, in, w, b, accumulate);
+  linear(out, in, w, b, accumulate, then);
 }
 
 void py_linear_heads(Floats y, const Floats& x, const Weight& w) {
@@ -68,17 +79,6 @@ void py_silu_mul(Floats y, const Floats& x) {
   InRows in = in_rows(x);
   Released release;
   silu_mul(out, in);
-}
-
-void py_gelu(Floats y, const Floats& x, const std::string& form) {
-  need(form == "tanh" || form == "erf", "gelu has the forms tanh and erf");
-  need((y.flags() & py::array::c_style) && (x.flags() & py::array::c_style) && y.size() == x.size(),
-       "gelu needs contiguous arrays of one size");
-  float* out = y.mutable_data();
-  const float* in = x.data();
-  int64_t n = x.size();
-  Released release;
-  gelu(out, in, n, form == "erf");
 }
 
 void py_attention(Floats y, const Floats& q, const Floats& k, const Floats& v, float scale, int64_t segment, bool exact) {
@@ -163,13 +163,12 @@ void bind_ops(py::module_& m) {
   // noconvert: an array of another type is refused rather than copied, for a copied output would be lost.
   auto y = py::arg("y").noconvert();
   auto x = py::arg("x").noconvert();
-  m.def("linear", py_linear, y, x, py::arg("w"), py::arg("bias"), py::arg("accumulate"));
+  m.def("linear", py_linear, y, x, py::arg("w"), py::arg("bias"), py::arg("accumulate"), py::arg("activation") = "none");
   m.def("linear_heads", py_linear_heads, y, x, py::arg("w"));
   m.def("rms_norm", py_rms_norm, y, x, py::arg("w").noconvert(), py::arg("eps"));
   m.def("layer_norm", py_layer_norm, y, x, py::arg("w").noconvert(), py::arg("b").noconvert(), py::arg("eps"));
   m.def("rope", py_rope, y, x, py::arg("cos").noconvert(), py::arg("sin").noconvert(), py::arg("interleaved"));
   m.def("silu_mul", py_silu_mul, y, x);
-  m.def("gelu", py_gelu, y, x, py::arg("form"));
   m.def("attention", py_attention, y, py::arg("q").noconvert(), py::arg("k").noconvert(), py::arg("v").noconvert(), py::arg("scale"),
         py::arg("segment"), py::arg("exact"));
   m.def("absorbed_attention", py_absorbed, y, py::arg("q_latent").noconvert(), py::arg("q_rope").noconvert(), py::arg("cache"),

@@ -52,12 +52,18 @@ py::tuple quantize_rows(const Floats& x) {
   return py::make_tuple(q, scale, sum, halves, shift);
 }
 
+void gelu(Floats y, const Floats& x, bool exact) {
+  need(y.size() == x.size(), "gelu needs arrays of one size");
+  (exact ? kernels().gelu_erf : kernels().gelu_tanh)(y.mutable_data(), x.data(), 0, x.size());
+}
+
 }  // namespace
 
 void bind_testing(py::module_& m) {
   m.def("known_isas", known_isas, "Every instruction set this build has kernels for.");
   m.def("use_isa", use_isa, py::arg("isa"), "Puts that instruction set's kernels in use.");
   m.def("overrides", overrides, py::arg("isa"), "The table entries that this instruction set does itself.");
+  m.def("gelu", gelu, py::arg("y").noconvert(), py::arg("x").noconvert(), py::arg("exact"), "y = gelu(x), contiguous float32.");
   m.def("quantize_rows", quantize_rows, py::arg("x").noconvert(),
         "float32 (T, n) -> int8 codes; per 32 columns float32 scales, int32 sums, two half sums, float32 scale x sum.");
 }

@@ -75,8 +75,8 @@ class Linear:
     def __init__(self, ops, weight, bias=None):
         self.ops, self.weight, self.bias = ops, weight, bias
 
-    def __call__(self, x, into=None):
-        return self.ops.linear(x, self.weight, self.bias, into)
+    def __call__(self, x, into=None, activation="none"):
+        return self.ops.linear(x, self.weight, self.bias, into, activation)
 
 
 class _Parts:

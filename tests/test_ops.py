@@ -38,6 +38,17 @@ def test_linear(sets, rng, fmt, limit):
         assert np.abs(got - expected).max() < limit * expected.std()
 
 
+@pytest.mark.parametrize("activation", ["gelu_tanh", "gelu_erf", "silu_mul"])
+def test_activations_of_a_product(sets, rng, activation):
+    x, m, b = normal(rng, 7, 70), normal(rng, 34, 70), normal(rng, 34)
+
+    def call(o):
+        return o.linear(o.array(x), o.weight("f32", o.encode("f32", m), m.shape), o.array(b), activation=activation)
+
+    got, expected = both(sets, call)
+    assert np.allclose(got, expected, rtol=1e-5, atol=1e-4)
+
+
 def test_linear_heads(sets, rng):
     x, m = normal(rng, 4, 3, 40), normal(rng, 3, 24, 40)
     got, expected = both(
@@ -55,8 +66,6 @@ def test_norms_rope_activations(sets, rng):
         lambda o: o.rope(o.array(x).reshape(5, 3, 8), o.array(np.cos(angles)), o.array(np.sin(angles)), True),
         lambda o: o.rope(o.array(x).reshape(5, 3, 8), o.array(np.cos(angles)), o.array(np.sin(angles)), False),
         lambda o: o.silu_mul(o.array(x)),
-        lambda o: o.gelu(o.array(x), "tanh"),
-        lambda o: o.gelu(o.array(x), "erf"),
         lambda o: o.concat([o.array(x), o.array(x)]),
     ):
         got, expected = both(sets, call)
@@ -100,7 +109,10 @@ def test_latent_attention_in_two_turns(sets, rng, kind):
         return out
 
     for got, expected in zip(*([o.numpy(x) for x in call(o)] for o in sets), strict=True):
-        assert np.allclose(got, expected, atol=0.05 if kind == "q8" else 2e-4)  # q8 rows meet bf16 or 8 bits
+        if kind == "q8":  # rows may meet bf16 or 8 bits, see docs/numerics.md: 0.007 measured
+            assert np.abs(got - expected).mean() < 0.015 * np.sqrt((expected**2).mean())
+        else:
+            assert np.allclose(got, expected, atol=2e-4)
 
 
 def test_unknown_sets_are_refused():

@@ -113,9 +113,9 @@ struct RopeArgs {
 };
 using rope_fn = void (*)(const RopeArgs& a, int64_t t0, int64_t t1);
 
-// y[t, i] = silu(x[t, i]) * x[t, n + i],  x (tokens, 2n)
-using silu_mul_fn = void (*)(float* y, const float* x, int64_t n, int64_t t0, int64_t t1);
-// y[i] = gelu(x[i]) for i in [i0, i1): tanh form or exact erf form
+// y[t, i] = silu(gate[t, i]) * up[t, i] for i < n; rows of gate and up are ldx apart
+using silu_mul_fn = void (*)(float* y, int64_t ldy, const float* gate, const float* up, int64_t ldx, int64_t n, int64_t t0, int64_t t1);
+// y[i] = gelu(x[i]) for i in [i0, i1): tanh form or exact erf form; y may be x
 using gelu_fn = void (*)(float* y, const float* x, int64_t i0, int64_t i1);
 
 // Softmax attention of one head for queries [q0, q1), keys and values streamed once.

@@ -13,12 +13,7 @@ void silu_mul(const OutRows& y, const InRows& x) {
   check_size("the columns of y", y.cols, x.cols / 2);
   check(y.stride == y.cols && x.stride == x.cols, "silu_mul needs contiguous arrays");
   parallel_for(x.rows, std::max<int64_t>(1, 4096 / std::max<int64_t>(1, y.cols)),
-               [&](int64_t t0, int64_t t1) { kernels().silu_mul(y.data, x.data, y.cols, t0, t1); });
-}
-
-void gelu(float* y, const float* x, int64_t n, bool exact) {
-  auto kernel = exact ? kernels().gelu_erf : kernels().gelu_tanh;
-  parallel_for(n, 4096, [&](int64_t i0, int64_t i1) { kernel(y, x, i0, i1); });
+               [&](int64_t t0, int64_t t1) { kernels().silu_mul(y.data, y.cols, x.data, x.data + y.cols, x.cols, y.cols, t0, t1); });
 }
 
 }  // namespace ivlite

@@ -18,6 +18,8 @@ int64_t packed_size(Format format, int64_t heads, int64_t rows, int64_t cols) {
 // How many items a thread takes at least: less than this much memory is not worth waking anyone.
 constexpr int64_t kGrainBytes = 32 << 10;
 
+constexpr int64_t kActivatedBytes = 256 << 10;  // of a product that is kept until its activation comes
+
 int64_t panel_grain(const Weight& w, int64_t tokens) {
   return std::max<int64_t>(1, kGrainBytes / (w.panel_stride() * std::min<int64_t>(tokens, 64)));
 }
@@ -71,38 +73,101 @@ void wide_panels(const OutRows& y, const InRows& x, const uint16_t* tiles, const
   kernels().linear_wide[(int)w.format()](a, p0, p1);
 }
 
-namespace {
-void linear_wide(const OutRows& y, const InRows& x, const Weight& w, const float* bias, bool accumulate) {
-  uint16_t* tiles = (uint16_t*)thread_scratch(0, (size_t)tiles_bytes(x.rows, x.cols));
-  parallel_for(round_up(x.rows, 16) / 16, 1,
-               [&](int64_t t0, int64_t t1) { kernels().round_tiles(tiles, x.data, x.stride, x.rows, x.cols, t0, t1); });
-  parallel_for(w.panels(), kernels().wide_panels,
-               [&](int64_t p0, int64_t p1) { wide_panels(y, x, tiles, w, 0, bias, accumulate, p0, p1); });
-}
-
-}  // namespace
-
 void linear_panels(const OutRows& y, const InRows& x, const QuantRows& xq, const Weight& w, int64_t head, const float* bias,
                    bool accumulate, int64_t p0, int64_t p1) {
   LinearArgs a{y.data, y.stride, x.data, x.stride, xq, w.head(head), w.rows(), w.cols(), bias, accumulate, x.rows, nullptr, nullptr};
   kernels().linear[(int)w.format()](a, p0, p1);
 }
 
-void linear(const OutRows& y, const InRows& x, const Weight& w, const float* bias, bool accumulate) {
+namespace {
+
+// One linear layer whose activations are prepared: any thread may ask for any panels.
+struct Product {
+  const InRows& x;
+  const Weight& w;
+  const float* bias;
+  bool accumulate, wide;
+  QuantRows xq;
+  uint16_t* tiles;
+
+  Product(const InRows& x, const Weight& w, const float* bias, bool accumulate)
+      : x(x), w(w), bias(bias), accumulate(accumulate), wide(is_wide(w, x.rows)), xq{}, tiles(nullptr) {
+    if (wide) {
+      tiles = (uint16_t*)thread_scratch(0, (size_t)tiles_bytes(x.rows, x.cols));
+      parallel_for(round_up(x.rows, 16) / 16, 1,
+                   [&](int64_t t0, int64_t t1) { kernels().round_tiles(tiles, x.data, x.stride, x.rows, x.cols, t0, t1); });
+    } else if (w.quantized()) {
+      xq = quant_rows(thread_scratch(0, (size_t)quant_rows_bytes(x.rows, x.cols)), x.rows, x.cols);
+      parallel_for(x.rows, std::max<int64_t>(1, 8192 / x.cols),
+                   [&](int64_t t0, int64_t t1) { kernels().quantize_rows(xq, x.data, x.stride, x.cols, t0, t1); });
+    }
+  }
+
+  // Panels whose outputs, of all tokens, are still in the cache when the activation comes.
+  int64_t at_once() const {
+    if (wide) return kernels().wide_panels;
+    return std::max<int64_t>(8, kActivatedBytes / (x.rows * 2 * kPanel * (int64_t)sizeof(float)));
+  }
+
+  int64_t grain() const { return wide ? kernels().wide_panels : panel_grain(w, x.rows); }
+
+  // Panels [p0, p1), row r of w to column r of y.
+  void panels(const OutRows& y, int64_t p0, int64_t p1) const {
+    if (wide)
+      wide_panels(y, x, tiles, w, 0, bias, accumulate, p0, p1);
+    else
+      linear_panels(y, x, xq, w, 0, bias, accumulate, p0, p1);
+  }
+
+  // The same, and gelu of what they wrote while it is in the cache.
+  void gelu_panels(const OutRows& y, gelu_fn gelu, int64_t p0, int64_t p1) const {
+    for (int64_t p = p0; p < p1; p += at_once()) {
+      const int64_t end = std::min(p + at_once(), p1), n = std::min(end * kPanel, w.rows()) - p * kPanel;
+      panels(y, p, end);
+      for (int64_t t = 0; t < x.rows; t++) {
+        float* row = y.data + t * y.stride + p * kPanel;
+        gelu(row, row, 0, n);
+      }
+    }
+  }
+
+  // Panels [p0, p1) of the first half, with what belongs to them of the second half, which may begin within a panel.
+  void gated_panels(const OutRows& y, int64_t p0, int64_t p1) const {
+    const int64_t half = w.rows() / 2, most = at_once(), stride = (2 * most + 1) * kPanel;
+    float* scratch = (float*)thread_scratch(5, (size_t)(x.rows * stride) * 4);
+    for (int64_t p = p0; p < p1; p += most) {
+      const int64_t end = std::min(p + most, p1), r = p * kPanel, n = std::min(end * kPanel, half) - r;
+      const int64_t u = (half + r) / kPanel, u_end = (half + r + n + kPanel - 1) / kPanel;
+      float *gate = scratch - r, *up = scratch + (most - u) * kPanel;  // row 0 of w
+      panels({gate, x.rows, w.rows(), stride}, p, end);
+      panels({up, x.rows, w.rows(), stride}, u, u_end);
+      kernels().silu_mul(y.data + r, y.stride, gate + r, up + half + r, stride, n, 0, x.rows);
+    }
+  }
+};
+
+}  // namespace
+
+void linear(const OutRows& y, const InRows& x, const Weight& w, const float* bias, bool accumulate, Activation activation) {
+  const bool gated = activation == Activation::silu_mul;
   check_size("the number of heads of a linear weight", w.heads(), 1);
+  check(!gated || w.rows() % 2 == 0, "a gated weight needs an even number of rows");
+  check(!accumulate || activation == Activation::none, "a product with an activation is not added to y");
   check_size("the columns of x", x.cols, w.cols());
-  check_size("the columns of y", y.cols, w.rows());
+  check_size("the columns of y", y.cols, gated ? w.rows() / 2 : w.rows());
   check_size("the rows of y", y.rows, x.rows);
   if (x.rows == 0) return;
-  if (is_wide(w, x.rows)) return linear_wide(y, x, w, bias, accumulate);
-  QuantRows xq{};
-  if (w.quantized()) {
-    xq = quant_rows(thread_scratch(0, (size_t)quant_rows_bytes(x.rows, x.cols)), x.rows, x.cols);
-    parallel_for(x.rows, std::max<int64_t>(1, 8192 / x.cols),
-                 [&](int64_t t0, int64_t t1) { kernels().quantize_rows(xq, x.data, x.stride, x.cols, t0, t1); });
-  }
-  parallel_for(w.panels(), panel_grain(w, x.rows),
-               [&](int64_t p0, int64_t p1) { linear_panels(y, x, xq, w, 0, bias, accumulate, p0, p1); });
+  const Product product(x, w, bias, accumulate);
+  const gelu_fn gelu = activation == Activation::gelu_tanh ? kernels().gelu_tanh : kernels().gelu_erf;
+  const int64_t panels = gated ? round_up(w.rows() / 2, kPanel) / kPanel : w.panels();
+  parallel_for(panels, product.grain(), [&](int64_t p0, int64_t p1) {
+    if (gated)
+      product.gated_panels(y, p0, p1);
+    else if (activation == Activation::none)
+      product.panels(y, p0, p1);
+    else
+      product.gelu_panels(y, gelu, p0, p1);
+  });
 }
 
 void linear_heads(const OutHeads& y, const InHeads& x, const Weight& w) {

@@ -30,8 +30,12 @@ class Weight {
   HugeBuffer memory_;
 };
 
-// y (T, rows) = x (T, cols) w^T + bias (rows,), added to y when accumulate. bias may be null. w has one head.
-void linear(const OutRows& y, const InRows& x, const Weight& w, const float* bias, bool accumulate);
+// What becomes of a product's rows before they are stored. silu_mul: of the first half of them, times the second half.
+enum class Activation { none, gelu_tanh, gelu_erf, silu_mul };
+
+// y (T, rows) = x (T, cols) w^T + bias (rows,), added to y when accumulate, which goes with no activation. bias may be null.
+// w has one head. silu_mul: y (T, rows / 2).
+void linear(const OutRows& y, const InRows& x, const Weight& w, const float* bias, bool accumulate, Activation activation);
 
 // y (T, H, rows) with y[t, h] = w[h] x[t, h],  x (T, H, cols).
 void linear_heads(const OutHeads& y, const InHeads& x, const Weight& w);

@@ -240,10 +240,14 @@ class Layer:
         x = self.o(self.attention(ops.rms_norm(x, self.attn_norm, eps), cos, sin, cache), into=x)
         for first in range(0, len(x), MLP_ROWS):
             piece = x[first : first + MLP_ROWS]
-            h = ops.rms_norm(piece, self.ffn_norm, eps)
-            h = [linear(h) for linear in self.gate_up]
-            self.down(ops.silu_mul(h[0] if len(h) == 1 else ops.concat(h)), into=piece)
+            self.down(self.gated(ops.rms_norm(piece, self.ffn_norm, eps)), into=piece)
         return x
+
+    def gated(self, x):
+        """silu(gate) * up, (T, hidden) -> (T, intermediate)."""
+        if len(self.gate_up) == 1:
+            return self.gate_up[0](x, activation="silu_mul")
+        return self.ops.silu_mul(self.ops.concat([half(x) for half in self.gate_up]))
 
     def attention(self, x, cos, sin, cache):
         """(T, hidden) -> (T, heads * v)."""
@@ -281,7 +285,7 @@ class Merger:
     def __call__(self, x):
         x = x.reshape(-1, self.width) if self.after else x
         x = self.ops.layer_norm(x, *self.norm, self.eps).reshape(-1, self.width)
-        return self.fc2(self.ops.gelu(self.fc1(x), "erf"))
+        return self.fc2(self.fc1(x, activation="gelu_erf"))
 
 
 class VisionBlock:
@@ -303,7 +307,7 @@ class VisionBlock:
         q, k = (ops.rope(qkv[:, i], cos, sin, False) for i in (0, 1))
         h = ops.attention(q, k, qkv[:, 2], qkv.shape[-1] ** -0.5, segment, self.exact)
         x = self.out(h.reshape(len(x), -1), into=x)
-        return self.down(ops.gelu(self.up(ops.layer_norm(x, *self.ln2, eps)), "tanh"), into=x)
+        return self.down(self.up(ops.layer_norm(x, *self.ln2, eps), activation="gelu_tanh"), into=x)
 
 
 class Vision:

@@ -14,12 +14,13 @@ slicing, `+` and `+=`, which mean the same in numpy and torch. T is tokens (rows
     decode(fmt, data, count)                   `count` weights of data as a numpy float32 vector
     encode(fmt, matrix)                        numpy float32 (rows, cols) -> uint8 (nbytes,), columns padded to whole blocks
     concat(arrays, axis=1)                     joined along that axis
-    linear(x, w, bias=None, into=None)         x (T, cols) -> (T, rows); adds into `into` in place where given, returns it
+    linear(x, w, bias=None, into=None, activation="none")     x (T, cols) -> (T, rows); adds into `into` in place where
+                                               given, returns it. activation, which goes without `into`: "gelu_tanh" or
+                                               "gelu_erf" of the product, or "silu_mul" of it, -> (T, rows / 2)
     linear_heads(x, w)                         x (T, H, cols), w (H, rows, cols) -> (T, H, rows)
     rms_norm(x, w, eps)  layer_norm(x, w, b, eps)
     rope(x, cos, sin, interleaved)             x (T, H, D), cos and sin (T, D/2) -> (T, H, D) in half order
     silu_mul(x)                                (T, 2N) -> (T, N): silu(x[:, :N]) * x[:, N:]
-    gelu(x, "tanh" | "erf")
     attention(q, k, v, scale, segment, exact)  bidirectional within runs of `segment` rows: (T, H, D) each -> (T, H, D);
                                                unless exact, products may be of bf16
     cache(ranks, rope_dim, capacity, kind)     a latent cache, kind "f32" | "bf16" | "q8", one rank per layer, see below

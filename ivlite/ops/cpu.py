@@ -44,9 +44,10 @@ class Ops:
         heads, rows, cols = shape if len(shape) == 3 else (1, *shape)
         return _C.Weight(fmt, data, heads, rows, cols)
 
-    def linear(self, x, w, bias=None, into=None):
-        y = np.empty((len(x), w.rows), np.float32) if into is None else into
-        _C.linear(y, _rows(x), w, bias, into is not None)
+    def linear(self, x, w, bias=None, into=None, activation="none"):
+        rows = w.rows // 2 if activation == "silu_mul" else w.rows
+        y = np.empty((len(x), rows), np.float32) if into is None else into
+        _C.linear(y, _rows(x), w, bias, into is not None, activation)
         return y
 
     def linear_heads(self, x, w):
@@ -72,11 +73,6 @@ class Ops:
     def silu_mul(self, x):
         y = np.empty((len(x), x.shape[1] // 2), np.float32)
         _C.silu_mul(y, _packed(x))
-        return y
-
-    def gelu(self, x, form):
-        y = np.empty(x.shape, np.float32)
-        _C.gelu(y, _packed(x), form)
         return y
 
     def attention(self, q, k, v, scale, segment, exact=False):

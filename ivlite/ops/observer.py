@@ -20,10 +20,10 @@ class Observed:
             self.named[id(weight)] = weight, names
         return weight
 
-    def linear(self, x, w, bias=None, into=None):
+    def linear(self, x, w, bias=None, into=None, activation="none"):
         if id(w) in self.named:
             self.observe(self.named[id(w)][1], self.ops.numpy(x))
-        return self.ops.linear(x, w, bias, into)
+        return self.ops.linear(x, w, bias, into, activation)
 
     def cache(self, ranks, rope_dim, capacity, kind):
         return ObservedCache(self.ops.cache(ranks, rope_dim, capacity, kind), self)

@@ -11,6 +11,19 @@ import torch.nn.functional as F
 from ivlite import _C
 
 
+def silu_mul(x):
+    n = x.shape[-1] // 2
+    return F.silu(x[:, :n]) * x[:, n:]
+
+
+ACTIVATIONS = {
+    "none": lambda x: x,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_erf": F.gelu,
+    "silu_mul": silu_mul,
+}
+
+
 class Cache:
     """A latent cache of float32 tensors; "bf16" and "q8" round older rows as those caches store them."""
 
@@ -100,8 +113,8 @@ class Ops:
         full = _C.decode(fmt, data, rows * padded).reshape(rows, padded)[:, :cols]
         return self.array(full).reshape(shape)
 
-    def linear(self, x, w, bias=None, into=None):
-        y = F.linear(x, w, bias)
+    def linear(self, x, w, bias=None, into=None, activation="none"):
+        y = ACTIVATIONS[activation](F.linear(x, w, bias))
         if into is None:
             return y
         into += y
@@ -123,11 +136,7 @@ class Ops:
         return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
 
     def silu_mul(self, x):
-        n = x.shape[-1] // 2
-        return F.silu(x[:, :n]) * x[:, n:]
-
-    def gelu(self, x, form):
-        return F.gelu(x, approximate="tanh" if form == "tanh" else "none")
+        return silu_mul(x)
 
     def attention(self, q, k, v, scale, segment, exact=True):
         def heads(x):  # (T, H, D) -> (segments, H, segment, D)

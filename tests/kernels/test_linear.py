@@ -119,6 +119,39 @@ def test_accumulates(isa, plainly, guarded, rng, fmt):
     assert np.allclose(run(guarded, x, w, bias, before=7), plainly(run, plain_out, x, w, bias) + 7, **CLOSE)
 
 
+@pytest.mark.parametrize("tokens", [1, 2, 7, 47, 130])
+@pytest.mark.parametrize("rows", [2, 30, 62, 64, 96, 330, 768])
+@pytest.mark.parametrize("fmt", ["f32", "q8_0", "q4_k"])
+def test_activations_of_a_product(isa, guarded, rng, fmt, rows, tokens):
+    """Each is what its own kernel makes of the product, to the last bit; silu_mul's halves may begin within a panel."""
+    x, w, bias = normal(rng, tokens, 96), weight(fmt, normal(rng, rows, 96)), normal(rng, rows)
+    product = run(guarded, x, w, bias)
+
+    def fused(name, columns):
+        y = guarded((tokens, columns), margin=3)
+        _C.linear(y, x, w, bias, False, name)
+        return y.copy()
+
+    for name, exact in (("gelu_tanh", False), ("gelu_erf", True)):
+        y = guarded(product.shape)
+        _C.testing.gelu(y, product, exact)
+        assert np.array_equal(fused(name, rows), y)
+    y = guarded((tokens, rows // 2))
+    _C.silu_mul(y, product)
+    assert np.array_equal(fused("silu_mul", rows // 2), y)
+
+
+def test_activations_that_cannot_be(rng):
+    x, w, y = normal(rng, 2, 32), weight("f32", normal(rng, 5, 32)), np.empty((2, 5), np.float32)
+    for activation, accumulate, said in (
+        ("silu_mul", False, "an even number of rows"),
+        ("gelu_erf", True, "not added to y"),
+        ("relu", False, "unknown activation 'relu'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            _C.linear(y, x, w, None, accumulate, activation)
+
+
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_the_plain_kernel_is_the_decoded_matrix_times_what_it_sees(plainly, rng, fmt):
     """Float formats see x; quantised formats see x rounded to int8 per 32 columns."""

@@ -31,10 +31,10 @@ inline vec::V gelu_erf_lanes(vec::V x) {
   return vec::fnma(vec::mul(vec::set1(0.5f), vec::abs(x)), p, vec::max(vec::zero(), x));
 }
 
-void silu_mul(float* y, const float* x, int64_t n, int64_t t0, int64_t t1) {
+void silu_mul(float* y, int64_t ldy, const float* gate, const float* up, int64_t ldx, int64_t n, int64_t t0, int64_t t1) {
   for (int64_t t = t0; t < t1; t++) {
-    const float* gate = x + t * 2 * n;
-    row_map(y + t * n, n, [=](int64_t i, int m) { return vec::mul(silu(vec::load_n(gate + i, m)), vec::load_n(gate + n + i, m)); });
+    const float *g = gate + t * ldx, *u = up + t * ldx;
+    row_map(y + t * ldy, n, [=](int64_t i, int m) { return vec::mul(silu(vec::load_n(g + i, m)), vec::load_n(u + i, m)); });
   }
 }
 

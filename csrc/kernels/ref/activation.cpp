@@ -5,11 +5,11 @@
 namespace ivlite {
 namespace {
 
-void silu_mul(float* y, const float* x, int64_t n, int64_t t0, int64_t t1) {
+void silu_mul(float* y, int64_t ldy, const float* gate, const float* up, int64_t ldx, int64_t n, int64_t t0, int64_t t1) {
   for (int64_t t = t0; t < t1; t++)
     for (int64_t i = 0; i < n; i++) {
-      double gate = x[t * 2 * n + i];
-      y[t * n + i] = (float)(gate / (1 + exp(-gate)) * x[t * 2 * n + n + i]);
+      double g = gate[t * ldx + i];
+      y[t * ldy + i] = (float)(g / (1 + exp(-g)) * up[t * ldx + i]);
     }
 }
 

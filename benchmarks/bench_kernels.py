@@ -190,7 +190,9 @@ def all_cases():
     yield rope(512)
     yield rowwise("silu_mul", _C.silu_mul, 2 * INNER, INNER, 512)
     for form in ("tanh", "erf"):
-        yield rowwise(f"gelu {form}", lambda y, x, f=form: _C.testing.gelu(y, x, f == "erf"), VISION_INNER, VISION_INNER, 512)
+        yield rowwise(
+            f"gelu {form}", lambda y, x, f=form: _C.testing.gelu(y, x, f == "erf"), VISION_INNER, VISION_INNER, 512
+        )
     yield from (cache_write(kind, 1024) for kind in ("f32", "bf16", "q8"))
     yield patchify()
 

@@ -16,12 +16,26 @@ namespace {
 
 using Released = py::gil_scoped_release;
 
-std::unique_ptr<Weight> make_weight(const std::string& format, const Bytes& data, int64_t heads, int64_t rows, int64_t cols) {
+std::unique_ptr<Weight> make_weight(const std::string& format, const py::object& data, int64_t heads, int64_t rows, int64_t cols) {
   Format f = format_named(format);
-  const uint8_t* bytes = in_bytes(data);
-  int64_t size = data.shape(0);
+  if (data.is_none()) return std::make_unique<Weight>(f, heads, rows, cols);
+  need(py::isinstance<Bytes>(data), "the data of a weight is not uint8");
+  const Bytes bytes = data.cast<Bytes>();
+  const uint8_t* from = in_bytes(bytes);
+  int64_t size = bytes.shape(0);
   Released release;
-  return std::make_unique<Weight>(f, bytes, size, heads, rows, cols);
+  auto weight = std::make_unique<Weight>(f, heads, rows, cols);
+  check(size % (heads * rows) == 0, "the data of a weight is not rows of whole blocks of its shape");
+  weight->fill(0, heads * rows, from, size / (heads * rows));
+  return weight;
+}
+
+void py_fill(Weight& w, int64_t first, const Bytes& rows) {
+  need(rows.ndim() == 2 && (rows.flags() & py::array::c_style), "rows must be contiguous uint8 (count, bytes of a row)");
+  const uint8_t* from = rows.data();
+  int64_t count = rows.shape(0), bytes = rows.shape(1);
+  Released release;
+  w.fill(first, count, from, bytes);
 }
 
 Activation activation_named(const std::string& name) {
@@ -117,7 +131,9 @@ void py_patchify(Floats y, const Bytes& frames, int64_t patch, int64_t merge, co
 
 void bind_weight(py::module_& m) {
   py::class_<Weight>(m, "Weight", "A packed matrix (rows, cols), or one per head.")
-      .def(py::init(&make_weight), py::arg("format"), py::arg("data").noconvert(), py::arg("heads"), py::arg("rows"), py::arg("cols"))
+      .def(py::init(&make_weight), py::arg("format"), py::arg("data"), py::arg("heads"), py::arg("rows"), py::arg("cols"),
+           "data: uint8, whole blocks of every row; None: zeros, to be filled.")
+      .def("fill", py_fill, py::arg("first"), py::arg("rows").noconvert(), "Packs rows, uint8 (count, row bytes), from row `first` on.")
       .def_property_readonly("heads", &Weight::heads)
       .def_property_readonly("rows", &Weight::rows)
       .def_property_readonly("cols", &Weight::cols)

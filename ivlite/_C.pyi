@@ -36,7 +36,8 @@ class Weight:
     rows: int
     cols: int
     nbytes: int
-    def __init__(self, format: str, data: Bytes, heads: int, rows: int, cols: int) -> None: ...
+    def __init__(self, format: str, data: Bytes | None, heads: int, rows: int, cols: int) -> None: ...
+    def fill(self, first: int, rows: Bytes) -> None: ...
 
 class LatentCache:
     length: int

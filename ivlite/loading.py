@@ -2,6 +2,7 @@
 
 import math
 
+PIECE_BYTES = 8 << 20  # of a tensor that are read at once: the allocator hands the same memory out again
 HEAD_ROWS = 8192  # of the logits' matrix that are in memory at a time, where parts are loaded in turn; whole panels
 
 
@@ -39,13 +40,22 @@ class Loader:
     def vector(self, name):
         return self.ops.array(self.floats(name)) if self.has(name) else None
 
-    def matrix(self, name, shape):
-        """A packed weight of that logical shape, (rows, cols) or (heads, rows, cols)."""
-        fmt, data = self.read(name)
-        return self.ops.weight(fmt, data, shape, name)
+    def pieces(self, *names):
+        """The rows of matrices of one format, one below the other, as uint8 (n, row bytes), a few megabytes each."""
+        for name in names:
+            info = self.source.tensors[name]
+            rows = math.prod(info.shape[:-1])
+            step = max(1, PIECE_BYTES * rows // max(1, info.nbytes) // 64 * 64)  # whole panels of every set
+            for first in range(0, rows, step):
+                count = min(step, rows - first)
+                yield self.read(name, first, count)[1].reshape(count, -1)
+
+    def matrix(self, rows, cols, *names):
+        """A packed weight (rows, cols) of matrices of one format, one below the other."""
+        return self.ops.weight(self.source.tensors[names[0]].format, self.pieces(*names), (rows, cols), *names)
 
     def linear(self, name, rows, cols):
-        return Linear(self.ops, self.matrix(f"{name}.weight", (rows, cols)), self.vector(f"{name}.bias"))
+        return Linear(self.ops, self.matrix(rows, cols, f"{name}.weight"), self.vector(f"{name}.bias"))
 
     def norm(self, name):
         return self.vector(f"{name}.weight"), self.vector(f"{name}.bias")
@@ -56,7 +66,7 @@ class Loader:
 
     def head(self, name, rows, cols):
         """The matrix of the logits; a loader may take it in slices."""
-        return Linear(self.ops, self.matrix(name, (rows, cols)))
+        return Linear(self.ops, self.matrix(rows, cols, name))
 
 
 class Streaming(Loader):

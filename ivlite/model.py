@@ -87,7 +87,8 @@ class FloatVision:
         stored, data = self.source.tensors[name], self.source.read(name, *rows)
         if self.tensors[name].format == stored.format:
             return data
-        return self.decode(stored.format, data, math.prod(stored.shape)).view(np.uint8)
+        count = len(data) * math.prod(stored.shape) // stored.nbytes
+        return self.decode(stored.format, data, count).view(np.uint8)
 
 
 def load(path, device="auto", threads=None, context=CONTEXT, kv="q8", *, vit="file", load="repack", fps=None,

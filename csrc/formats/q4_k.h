@@ -27,11 +27,6 @@ inline void set_k_scales(uint8_t* six, const Lanes& scale, const Lanes& low) {
   }
 }
 
-inline int code_q4_k(const BlockQ4_K& b, int i) {
-  const uint8_t pair = b.code[32 * (i / 64) + i % 32];
-  return i / 32 % 2 ? pair >> 4 : pair & 15;
-}
-
 inline void decode_q4_k(float* y, const void* blocks, int64_t n) {
   const BlockQ4_K* b = (const BlockQ4_K*)blocks;
   for (int64_t i = 0; i < n / 256; i++, b++)

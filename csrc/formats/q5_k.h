@@ -13,11 +13,6 @@ struct BlockQ5_K {
 };
 static_assert(sizeof(BlockQ5_K) == 176, "q5_k blocks are packed");
 
-inline int code_q5_k(const BlockQ5_K& b, int i) {
-  const uint8_t pair = b.code[32 * (i / 64) + i % 32];
-  return (i / 32 % 2 ? pair >> 4 : pair & 15) | (b.high[i % 32] >> i / 32 & 1) << 4;
-}
-
 inline void decode_q5_k(float* y, const void* blocks, int64_t n) {
   const BlockQ5_K* b = (const BlockQ5_K*)blocks;
   for (int64_t i = 0; i < n / 256; i++, b++)

@@ -25,23 +25,29 @@ int64_t panel_grain(const Weight& w, int64_t tokens) {
 }
 }  // namespace
 
-Weight::Weight(Format format, const uint8_t* data, int64_t bytes, int64_t heads, int64_t rows, int64_t cols)
+Weight::Weight(Format format, int64_t heads, int64_t rows, int64_t cols)
     : format_(format),
       heads_(heads),
       rows_(rows),
       cols_(cols),
       panels_(round_up(rows, kPanel) / kPanel),
       stride_(panel_bytes(format, cols)),
-      memory_((size_t)packed_size(format, heads, rows, cols)) {
-  const FormatInfo& info = FORMATS[(int)format];
-  int64_t row_bytes = bytes / (heads * rows);
-  int64_t needed = (cols + info.block - 1) / info.block * info.block_bytes;
-  check(bytes == row_bytes * heads * rows && row_bytes % info.block_bytes == 0 && row_bytes >= needed,
-        "the data of a weight is not rows of whole blocks of its shape");
-  parallel_for(heads * panels_, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      const uint8_t* matrix = data + i / panels_ * rows * row_bytes;
-      pack_panel((char*)memory_.data() + i * stride_, format, matrix, row_bytes, rows, cols, i % panels_);
+      memory_((size_t)packed_size(format, heads, rows, cols)) {}
+
+void Weight::fill(int64_t first, int64_t count, const uint8_t* data, int64_t row_bytes) {
+  const FormatInfo& info = FORMATS[(int)format_];
+  const int64_t needed = (cols_ + info.block - 1) / info.block * info.block_bytes;
+  check(row_bytes % info.block_bytes == 0 && row_bytes >= needed, "the data of a weight is not rows of whole blocks of its shape");
+  check(first >= 0 && count >= 0 && first <= heads_ * rows_ - count, "more rows of a weight than there are");
+  // Panels of all heads, the first and last of which may be begun or left within.
+  const auto panel_of = [&](int64_t row) { return row / rows_ * panels_ + row % rows_ / kPanel; };
+  if (count == 0) return;
+  const int64_t begin = panel_of(first), end = panel_of(first + count - 1) + 1;
+  parallel_for(end - begin, 1, [&](int64_t i0, int64_t i1) {
+    for (int64_t i = begin + i0; i < begin + i1; i++) {
+      const int64_t top = i / panels_ * rows_ + i % panels_ * kPanel;  // the panel's first row
+      const int64_t last = std::min({top + kPanel, (i / panels_ + 1) * rows_, first + count}), from = std::max(top, first);
+      pack_rows((char*)memory_.data() + i * stride_, format_, data + (from - first) * row_bytes, row_bytes, from - top, last - top, cols_);
     }
   });
 }

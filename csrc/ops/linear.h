@@ -10,9 +10,12 @@ namespace ivlite {
 // Matrices (heads, rows, cols) repacked into the panels of kernels/table.h, each head's panels following the last's.
 class Weight {
  public:
-  // `data` holds heads * rows rows of whole blocks; a row may end in padding that fills its last blocks.
-  // Throws std::invalid_argument when `bytes` is not such a size, std::bad_alloc.
-  Weight(Format format, const uint8_t* data, int64_t bytes, int64_t heads, int64_t rows, int64_t cols);
+  // All zeros. Throws std::invalid_argument when there can be no such weight, std::bad_alloc.
+  Weight(Format format, int64_t heads, int64_t rows, int64_t cols);
+
+  // Rows [first, first + count) of all heads' matrices, one after the other: whole blocks, which may end in padding. Each row
+  // is filled once. Throws std::invalid_argument when `row_bytes` is not such a size or there are not so many rows.
+  void fill(int64_t first, int64_t count, const uint8_t* data, int64_t row_bytes);
 
   Format format() const { return format_; }
   int64_t heads() const { return heads_; }

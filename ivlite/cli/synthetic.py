@@ -62,12 +62,12 @@ class RandomSource:
             nbytes = math.prod(choice.shape) // info["block"] * info["block_bytes"]
             self.tensors[name] = TensorInfo(name, choice.shape, choice.format, 0, nbytes)
 
-    def read(self, name):
+    def read(self, name, first=0, count=None):
         info = self.tensors[name]
         if len(info.shape) == 1:
             value = np.ones if name.endswith("weight") else np.zeros
             return value(info.shape, np.float32).view(np.uint8)
-        return self._blocks(info.format, math.prod(info.shape), info.shape[1])
+        return self._blocks(info.format, (count or info.shape[0]) * info.shape[1], info.shape[1])
 
     def read_rows(self, name, rows):
         if self.table is None:  # one row of codes serves every token: the values do not matter

@@ -226,13 +226,10 @@ class Layer:
     def _load_gate_up(self, load, name):
         """Gate and up as one matrix, so that a token reads them in one pass."""
         names = [f"{name}.ffn_{part}.weight" for part in ("gate", "up")]
-        (fmt, gate), (fmt_up, up) = (load.read(n) for n in names)
-        shape = (self.text.intermediate_size, self.text.hidden_size)
-        if fmt == fmt_up:
-            both = self.ops.weight(fmt, np.concatenate([gate, up]), (2 * shape[0], shape[1]), *names)
-            return [Linear(self.ops, both)]
-        halves = zip((fmt, fmt_up), (gate, up), names, strict=True)
-        return [Linear(self.ops, self.ops.weight(f, d, shape, n)) for f, d, n in halves]
+        rows, cols = self.text.intermediate_size, self.text.hidden_size
+        if len({load.source.tensors[n].format for n in names}) == 1:
+            return [Linear(self.ops, load.matrix(2 * rows, cols, *names))]
+        return [Linear(self.ops, load.matrix(rows, cols, n)) for n in names]
 
     def __call__(self, x, cos, sin, cache):
         """x (T, hidden) in place; cos, sin (T, rope/2). Appends T rows to the cache's layer."""

@@ -9,6 +9,7 @@ slicing, `+` and `+=`, which mean the same in numpy and torch. T is tokens (rows
     weight(fmt, data, shape, *names)           a packed matrix (rows, cols) or one per head (H, rows, cols).
                                                fmt: a name in ivlite._C.formats(); data: uint8 (nbytes,), row-major blocks
                                                whose rows may be padded with zeros: data is (rows, ceil(cols / block)) blocks.
+                                               Or pieces of it, each asked for when the last is packed: (n, row bytes).
                                                names: the tensors it is made of, for observers (`observed`); the k-th
                                                named weight of heads is that of layer k's latents
     decode(fmt, data, count)                   `count` weights of data as a numpy float32 vector

@@ -42,7 +42,15 @@ class Ops:
 
     def weight(self, fmt, data, shape, *names):
         heads, rows, cols = shape if len(shape) == 3 else (1, *shape)
-        return _C.Weight(fmt, data, heads, rows, cols)
+        if isinstance(data, np.ndarray):
+            return _C.Weight(fmt, data, heads, rows, cols)
+        weight, first = _C.Weight(fmt, None, heads, rows, cols), 0
+        for piece in data:
+            weight.fill(first, piece)
+            first += len(piece)
+        if first != heads * rows:
+            raise ValueError(f"a weight of {heads * rows} rows is given {first}")
+        return weight
 
     def linear(self, x, w, bias=None, into=None, activation="none"):
         rows = w.rows // 2 if activation == "silu_mul" else w.rows

@@ -107,6 +107,8 @@ class Ops:
         return _C.encode(fmt, np.ascontiguousarray(padded, np.float32).reshape(-1))
 
     def weight(self, fmt, data, shape, *names):
+        if not isinstance(data, np.ndarray):
+            data = np.concatenate([piece.reshape(-1) for piece in data])
         info = next(f for f in _C.formats() if f["name"] == fmt)
         rows, cols = int(np.prod(shape[:-1])), shape[-1]
         padded = -(-cols // info["block"]) * info["block"]

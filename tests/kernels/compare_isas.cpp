@@ -228,7 +228,8 @@ void test_threads(Report& r, const std::string& isa) {
   for (const Format f : {Format::f32, Format::q8_0}) {
     std::vector<uint8_t> blocks((size_t)(700 * row_bytes(f, 64)));
     FORMATS[(int)f].encode(blocks.data(), matrix.data(), nullptr, 700 * 64);
-    const Weight w(f, blocks.data(), (int64_t)blocks.size(), 1, 700, 64);
+    Weight w(f, 1, 700, 64);
+    w.fill(0, 700, blocks.data(), row_bytes(f, 64));
     for (const auto& [activation, rows] : {std::pair{Activation::none, 700}, {Activation::gelu_erf, 700}, {Activation::silu_mul, 350}}) {
       for (int i = 0; i < 3; i++) {
         set_num_threads(2 * i + 1);

@@ -17,7 +17,8 @@ struct Packed {
   Packed(Format format, const uint8_t* blocks, int64_t row_bytes, int64_t rows, int64_t cols)
       : format(format), rows(rows), cols(cols), panels((rows + kPanel - 1) / kPanel), memory(panels * panel_bytes(format, cols)) {
     for (int64_t p = 0; p < panels; p++)
-      pack_panel(memory.data() + p * panel_bytes(format, cols), format, blocks, row_bytes, rows, cols, p);
+      pack_rows(memory.data() + p * panel_bytes(format, cols), format, blocks + p * kPanel * row_bytes, row_bytes, 0,
+                std::min<int64_t>(kPanel, rows - p * kPanel), cols);
   }
 };
 

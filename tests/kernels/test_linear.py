@@ -277,6 +277,40 @@ def test_wrong_shapes_are_refused(change, word):
         _C.linear(given["y"], given["x"], given["w"], given["bias"], False)
 
 
+@pytest.mark.parametrize("sizes", [(1, 5, 100), (16, 32, 58), (7, 9, 90), (106,)])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_weights_filled_in_pieces(guarded, rng, fmt, sizes):
+    """Pieces may begin and end within a panel, and within a head's matrix; a row may end in padding."""
+    heads, rows, cols = 2, 53, 70
+    data = np.pad(weight_rows(rng, fmt, heads * rows, cols), ((0, 0), (0, block_bytes(fmt))))
+    whole, pieces = _C.Weight(fmt, data.reshape(-1), heads, rows, cols), _C.Weight(fmt, None, heads, rows, cols)
+    for first, size in zip(np.cumsum((0, *sizes)), sizes, strict=False):
+        pieces.fill(int(first), data[first : first + size])
+    x = normal(rng, 3, heads, cols)
+    got = [guarded((3, heads, rows)) for _ in range(2)]
+    for y, w in zip(got, (whole, pieces), strict=True):
+        _C.linear_heads(y, x, w)
+    assert np.array_equal(*got) and np.abs(got[0]).min() > 0
+
+
+def block_bytes(fmt):
+    return next(f["block_bytes"] for f in _C.formats() if f["name"] == fmt)
+
+
+def weight_rows(rng, fmt, rows, cols):
+    """Random rows, uint8 (rows, row bytes)."""
+    return ops.get("cpu").encode(fmt, normal(rng, rows, cols)).reshape(rows, -1)
+
+
+def test_rows_that_a_weight_has_not_are_refused(rng):
+    rows, w = weight_rows(rng, "q8_0", 8, 32), _C.Weight("q8_0", None, 1, 20, 32)
+    for first, given in ((13, rows), (-1, rows), (0, rows[:, :33].copy()), (0, np.zeros((8, 0), np.uint8))):
+        with pytest.raises(ValueError, match="weight"):
+            w.fill(first, given)
+    with pytest.raises(ValueError, match="20 rows is given 8"):
+        ops.get("cpu").weight("q8_0", iter([rows]), (20, 32))
+
+
 @pytest.mark.parametrize("nbytes", [0, 33, 34 * 7, 34 * 8 + 1])
 def test_weights_of_the_wrong_size_are_refused(nbytes):
     with pytest.raises(ValueError):

@@ -21,6 +21,7 @@ BLOCKS = {
     "Q6_K": (256, 210, ((208, 18.5 * 73.6),)),
 }
 FILE_TYPES = ("Q4_0", "Q4_K_M")
+STRETCH = 4096  # tokens, a multiple of four
 DEEPSTACK, ROPE_SECTIONS = 3, (24, 20, 20, 0)
 
 
@@ -157,6 +158,7 @@ class LlamaCpp:
         self.model = loaded(path)
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = context, 512, 512
+        params.n_seq_max, params.kv_unified = 2, True  # one more sequence, for `stretch`
         params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = {"f16": 1, "q8_0": 8}[cache]
         params.flash_attn_type = 1  # a quantised cache needs it, and it is the faster for f16
@@ -177,16 +179,24 @@ class LlamaCpp:
             self.stretch(depth)
 
     def stretch(self, depth):
-        """Repeats the cache's rows to `depth` tokens through a saved state, which it edits."""
-        size = self.lib.llama_state_seq_get_size(self.context, 0)
-        state = (ctypes.c_uint8 * size)()
-        if not self.lib.llama_state_seq_get_data(self.context, state, size, 0):
+        """Repeats the cache's rows to `depth` tokens through a saved state, which it edits.
+
+        Another sequence takes STRETCH tokens at a time, and the first shares them: a state of all would not fit beside them.
+        """
+        memory = self.lib.llama_get_memory(self.context)
+        state = (ctypes.c_uint8 * self.lib.llama_state_seq_get_size(self.context, 0))()
+        if not self.lib.llama_state_seq_get_data(self.context, state, len(state), 0):
             raise SystemExit("llama.cpp does not save its state")
-        longer = stretched(bytes(state), depth)
-        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
-        buffer = (ctypes.c_uint8 * len(longer)).from_buffer_copy(longer)
-        if not self.lib.llama_state_seq_set_data(self.context, buffer, len(longer), 0):
-            raise SystemExit("llama.cpp does not take the edited state")
+        self.lib.llama_memory_clear(memory, True)
+        for first in range(0, depth, STRETCH):
+            longer = stretched(bytes(state), min(STRETCH, depth - first), first)
+            buffer = (ctypes.c_uint8 * len(longer)).from_buffer_copy(longer)
+            if not self.lib.llama_state_seq_set_data(self.context, buffer, len(longer), 1):
+                raise SystemExit("llama.cpp does not take the edited state")
+            self.lib.llama_memory_seq_cp(memory, 1, 0, -1, -1)
+            self.lib.llama_memory_seq_rm(memory, 1, -1, -1)
+        if self.lib.llama_memory_seq_pos_max(memory, 0) != depth - 1:
+            raise SystemExit("llama.cpp does not hold the stretched sequence")
 
     def feed(self, tokens):
         """Runs tokens and waits for the logits of the last."""
@@ -205,8 +215,8 @@ class LlamaCpp:
         self.feed([token])
 
 
-def stretched(state, depth):
-    """A saved sequence of llama.cpp whose cells and rows are repeated up to `depth`.
+def stretched(state, depth, first):
+    """A saved sequence of llama.cpp whose cells and rows are repeated up to `depth`, at positions from `first` on.
 
     The layout that this reads: streams, cells; each cell's position, number of sequences, place in a grid (two
     coordinates and a token) and sequence; whether values are transposed, layers, and twice per layer a type, the bytes of
@@ -224,7 +234,8 @@ def stretched(state, depth):
     out = [state[:start], struct.pack("<II", 1, depth)]
     at = start + 8
     cells = [take("iIiiii") for _ in range(4)]
-    out += [struct.pack("<iIiiii", position, 1, position, position, *cells[0][4:]) for position in range(depth)]
+    places = range(first, first + depth)
+    out += [struct.pack("<iIiiii", place, 1, place, place, *cells[0][4:]) for place in places]
     transposed, layers = take("II")
     if transposed:
         raise SystemExit("llama.cpp keeps values transposed: flash attention is off")

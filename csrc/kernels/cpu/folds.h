@@ -62,6 +62,18 @@ inline void ask_ahead(const uint8_t* records, int64_t record, int64_t f, int qua
   for (int i = 0; i < kLinesEach; i++) __builtin_prefetch(next + 64 * i);
 }
 
+// s += line j of P opened panels x the four bytes that meet it in T records.
+template <int T, int P>
+inline void multiply_line(__m512i (&s)[P][T], const uint8_t* w, int64_t stride, const TileRows<uint8_t>& x, int64_t j) {
+  __m512i line[P];
+  for (int k = 0; k < P; k++) line[k] = load_line(w + k * stride + 64 * j);
+#pragma GCC unroll 8
+  for (int i = 0; i < T; i++) {
+    const __m512i codes = broadcast4((const int8_t*)x.row(i) + 4 * j);
+    for (int k = 0; k < P; k++) s[k][i] = _mm512_dpbusd_epi32(s[k][i], codes, line[k]);
+  }
+}
+
 // run: sums (T, P, 16) += P opened panels x T records. first: sums begin at zero. kWhole: the last fold, too, has all its lines.
 template <bool kWhole>
 struct FoldTile {
@@ -79,23 +91,14 @@ struct FoldTile {
       __m512i s[P][T];
       for (int k = 0; k < P; k++)
         for (int i = 0; i < T; i++) s[k][i] = _mm512_loadu_si512(w + k * stride + 64 * (kFoldLines + 1));
-      const auto multiply = [&](int64_t j) {
-        __m512i line[P];
-        for (int k = 0; k < P; k++) line[k] = load_line(w + k * stride + 64 * j);
-#pragma GCC unroll 8
-        for (int i = 0; i < T; i++) {
-          const __m512i codes = broadcast4((const int8_t*)x.row(i) + 4 * j);
-          for (int k = 0; k < P; k++) s[k][i] = _mm512_dpbusd_epi32(s[k][i], codes, line[k]);
-        }
-      };
       if constexpr (!kWhole) {
         const int64_t lines = f + 1 < folds ? kFoldLines : of.lines;
-        for (int64_t j = 0; j < lines; j++) multiply(j);
+        for (int64_t j = 0; j < lines; j++) multiply_line(s, w, stride, x, j);
       } else {
 #pragma GCC unroll 32
         for (int j = 0; j < (int)kFoldLines; j++) {
           if (j % (kFoldLines / 4) == 0) ask_ahead<T>(records, record, f, j / (kFoldLines / 4));
-          multiply(j);
+          multiply_line(s, w, stride, x, j);
         }
       }
       __m512 ws[P];

@@ -114,15 +114,7 @@ struct GroupsTile {
         for (int k = 0; k < P; k++)
           for (int i = 0; i < T; i++) s[k][i] = _mm512_loadu_si512(w + k * stride + 64 * (kFoldLines + kFoldGroups + g));
 #pragma GCC unroll 8
-        for (int j = 8 * g; j < 8 * g + 8; j++) {
-          __m512i line[P];
-          for (int k = 0; k < P; k++) line[k] = load_line(w + k * stride + 64 * j);
-#pragma GCC unroll 8
-          for (int i = 0; i < T; i++) {
-            const __m512i codes = broadcast4((const int8_t*)x.row(i) + 4 * j);
-            for (int k = 0; k < P; k++) s[k][i] = _mm512_dpbusd_epi32(s[k][i], codes, line[k]);
-          }
-        }
+        for (int j = 8 * g; j < 8 * g + 8; j++) multiply_line(s, w, stride, x, j);
         for (int k = 0; k < P; k++) {
           const __m512 ws = vec::load((const float*)(w + k * stride + 64 * (kFoldLines + g)));
           for (int i = 0; i < T; i++) {

@@ -109,10 +109,11 @@ def test_latent_attention_in_two_turns(sets, rng, kind):
         return out
 
     for got, expected in zip(*([o.numpy(x) for x in call(o)] for o in sets), strict=True):
-        if kind == "q8":  # rows may meet bf16 or 8 bits, see docs/numerics.md: 0.007 measured
-            assert np.abs(got - expected).mean() < 0.015 * np.sqrt((expected**2).mean())
+        if kind == "q8" and _C.isa() == "avx512vnni":  # integers on both sides: docs/numerics.md
+            error, size = np.abs(got - expected), np.sqrt((expected**2).mean())
+            assert error.mean() < 0.015 * size and error.max() < 0.1 * size
         else:
-            assert np.allclose(got, expected, atol=2e-4)
+            assert np.allclose(got, expected, atol=0.05 if kind == "q8" else 2e-4)  # q8 rows may meet bf16
 
 
 def test_unknown_sets_are_refused():

@@ -17,7 +17,6 @@ int64_t packed_size(Format format, int64_t heads, int64_t rows, int64_t cols) {
 
 // How many items a thread takes at least: less than this much memory is not worth waking anyone.
 constexpr int64_t kGrainBytes = 32 << 10;
-
 constexpr int64_t kActivatedBytes = 256 << 10;  // of a product that is kept until its activation comes
 
 int64_t panel_grain(const Weight& w, int64_t tokens) {

@@ -48,13 +48,29 @@ Activation activation_named(const std::string& name) {
   throw std::invalid_argument("unknown activation '" + name + "'; there are none, gelu_tanh, gelu_erf, silu_mul");
 }
 
+Linear in_linear(const Weight& w, const py::object& bias) {
+  if (bias.is_none()) return {w, nullptr};
+  need(py::isinstance<Floats>(bias), "a bias is not a vector of float32");  // a converted copy would be gone on return
+  return {w, in_vector(bias.cast<Floats>(), w.rows())};
+}
+
 void py_linear(Floats y, const Floats& x, const Weight& w, const py::object& bias, bool accumulate, const std::string& activation) {
   OutRows out = out_rows(y);
   InRows in = in_rows(x);
   Activation then = activation_named(activation);
-  const float* b = bias.is_none() ? nullptr : in_vector(bias.cast<Floats>(), w.rows());
+  Linear of = in_linear(w, bias);
   Released release;
-  linear(out, in, w, b, accumulate, then);
+  linear(out, in, of, accumulate, then);
+}
+
+void py_mlp(Floats y, const Floats& x, const Weight& up, const py::object& up_bias, const std::string& activation, const Weight& down,
+            const py::object& down_bias, bool accumulate) {
+  OutRows out = out_rows(y);
+  InRows in = in_rows(x);
+  Activation between = activation_named(activation);
+  Linear first = in_linear(up, up_bias), second = in_linear(down, down_bias);
+  Released release;
+  mlp(out, in, first, between, second, accumulate);
 }
 
 void py_linear_heads(Floats y, const Floats& x, const Weight& w) {
@@ -180,6 +196,8 @@ void bind_ops(py::module_& m) {
   auto y = py::arg("y").noconvert();
   auto x = py::arg("x").noconvert();
   m.def("linear", py_linear, y, x, py::arg("w"), py::arg("bias"), py::arg("accumulate"), py::arg("activation") = "none");
+  m.def("mlp", py_mlp, y, x, py::arg("up"), py::arg("up_bias"), py::arg("activation"), py::arg("down"), py::arg("down_bias"),
+        py::arg("accumulate"));
   m.def("linear_heads", py_linear_heads, y, x, py::arg("w"));
   m.def("rms_norm", py_rms_norm, y, x, py::arg("w").noconvert(), py::arg("eps"));
   m.def("layer_norm", py_layer_norm, y, x, py::arg("w").noconvert(), py::arg("b").noconvert(), py::arg("eps"));

@@ -48,7 +48,7 @@ py::tuple quantize_rows(const Floats& x) {
   py::array_t<int32_t> sum({in.rows, padded / kGroup}), halves({in.rows, padded / kGroup, (int64_t)2});
   Floats shift({in.rows, padded / kGroup});
   QuantRows out{q.mutable_data(), scale.mutable_data(), sum.mutable_data(), halves.mutable_data(), shift.mutable_data(), padded};
-  kernels().quantize_rows(out, in.data, in.stride, in.cols, 0, in.rows);
+  kernels().quantize_rows(out, {in.data, in.stride, 0, in.rows, 0, in.cols});
   return py::make_tuple(q, scale, sum, halves, shift);
 }
 

@@ -52,6 +52,16 @@ class LatentCache:
 def linear(
     y: Floats, x: Floats, w: Weight, bias: Floats | None, accumulate: bool, activation: str = "none"
 ) -> None: ...
+def mlp(
+    y: Floats,
+    x: Floats,
+    up: Weight,
+    up_bias: Floats | None,
+    activation: str,
+    down: Weight,
+    down_bias: Floats | None,
+    accumulate: bool,
+) -> None: ...
 def linear_heads(y: Floats, x: Floats, w: Weight) -> None: ...
 def rms_norm(y: Floats, x: Floats, w: Floats, eps: float) -> None: ...
 def layer_norm(y: Floats, x: Floats, w: Floats, b: Floats, eps: float) -> None: ...

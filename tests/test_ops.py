@@ -49,6 +49,18 @@ def test_activations_of_a_product(sets, rng, activation):
     assert np.allclose(got, expected, rtol=1e-5, atol=1e-4)
 
 
+def test_mlp(sets, rng):
+    x, m, n, b, y = normal(rng, 7, 70), normal(rng, 2100, 70), normal(rng, 33, 1050), normal(rng, 33), normal(rng, 7, 33)
+    for fmt, limit in (("f32", 1e-5), ("q8_0", 0.02)):
+
+        def call(o, fmt=fmt):
+            up, down = (o.weight(fmt, o.encode(fmt, w), w.shape) for w in (m, n))
+            return o.mlp(o.array(x), (up, None), "silu_mul", (down, o.array(b)), o.array(y.copy()))
+
+        got, expected = both(sets, call)
+        assert np.abs(got - expected).max() < limit * expected.std()
+
+
 def test_linear_heads(sets, rng):
     x, m = normal(rng, 4, 3, 40), normal(rng, 3, 24, 40)
     got, expected = both(

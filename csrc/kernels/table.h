@@ -28,6 +28,7 @@ namespace ivlite {
 
 constexpr int kPanel = 16;  // weight rows in one packed panel
 constexpr int kGroup = 32;  // columns that share one scale, in weights and in quantised activations
+constexpr int kFold = 128;  // columns that share one scale where many tokens are multiplied by opened weights
 
 constexpr int kSuper = 8;  // groups after one header in a panel of a K format
 
@@ -84,14 +85,21 @@ struct LinearArgs {
 };
 using linear_fn = void (*)(const LinearArgs& a, int64_t p0, int64_t p1);
 
-// Rounds rows [16 t0, 16 t1) of x (tokens, ldx) to what linear_wide of the same set multiplies, in a layout of its own:
-// no more than 2 bytes per token of whole 16s and column of whole 128s.
-using round_tiles_fn = void (*)(uint16_t* out, const float* x, int64_t ldx, int64_t tokens, int64_t cols, int64_t t0, int64_t t1);
+// What is rounded at a time of activations (tokens, cols): rows [t0, t1), columns [c0, c1). c0 is a multiple of kFold, and c1
+// one or the end. x, rows ldx apart, begins at column c0 of row 0.
+struct Part {
+  const float* x;
+  int64_t ldx, t0, t1, c0, c1;
+};
+
+// Rounds a part to what linear_wide of the same set multiplies, in a layout of its own: no more than 2 bytes per token of
+// whole 16s and column of whole folds. t0 is a multiple of 16, and t1 one or the end.
+using round_tiles_fn = void (*)(uint16_t* out, int64_t tokens, int64_t cols, const Part& part);
 
 constexpr int64_t kWideScratch = 640 << 10;
 
-// Quantises rows [t0, t1) of x (tokens, ldx), cols real columns, into out.
-using quantize_rows_fn = void (*)(const QuantRows& out, const float* x, int64_t ldx, int64_t cols, int64_t t0, int64_t t1);
+// Quantises a part; columns from c1 to the end of its group become zeros.
+using quantize_rows_fn = void (*)(const QuantRows& out, const Part& part);
 
 // y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * w                         rows of n
 using rms_norm_fn = void (*)(float* y, int64_t ldy, const float* x, int64_t ldx, const float* w, int64_t n, float eps, int64_t t0,

@@ -175,10 +175,11 @@ struct Expansion {
     int64_t n = std::min(kExpandRows, visible - s);
     float* latent = floats(1, kExpandRows * rank);
     read_latents(latent, cache, layer, s, n);
+    const Part all{latent, rank, 0, n, 0, rank};
     if (wide)
-      kernels().round_tiles((uint16_t*)block(s), latent, rank, n, rank, 0, (n + 15) / 16);
+      kernels().round_tiles((uint16_t*)block(s), n, rank, all);
     else
-      kernels().quantize_rows(quant_rows(block(s), kExpandRows, rank), latent, rank, rank, 0, n);
+      kernels().quantize_rows(quant_rows(block(s), kExpandRows, rank), all);
   }
 
   // Keys and values of one head: kv (visible, nope + v).

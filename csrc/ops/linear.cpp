@@ -1,6 +1,7 @@
 #include "ops/linear.h"
 
 #include <algorithm>
+#include <memory>
 
 #include "core/threads.h"
 #include "kernels/dispatch.h"
@@ -18,6 +19,7 @@ int64_t packed_size(Format format, int64_t heads, int64_t rows, int64_t cols) {
 // How many items a thread takes at least: less than this much memory is not worth waking anyone.
 constexpr int64_t kGrainBytes = 32 << 10;
 constexpr int64_t kActivatedBytes = 256 << 10;  // of a product that is kept until its activation comes
+constexpr int64_t kFoldsEach = 8;               // of an MLP's inner columns for a thread, at least, to be rounded where they are made
 
 int64_t panel_grain(const Weight& w, int64_t tokens) {
   return std::max<int64_t>(1, kGrainBytes / (w.panel_stride() * std::min<int64_t>(tokens, 64)));
@@ -67,7 +69,7 @@ QuantRows quant_rows(void* memory, int64_t tokens, int64_t cols) {
 
 bool is_wide(const Weight& w, int64_t tokens) { return kernels().linear_wide[(int)w.format()] && tokens >= kernels().wide_from; }
 
-int64_t tiles_bytes(int64_t tokens, int64_t cols) { return round_up(tokens, 16) * round_up(cols, 128) * 2; }
+int64_t tiles_bytes(int64_t tokens, int64_t cols) { return round_up(tokens, 16) * round_up(cols, kFold) * 2; }
 
 void wide_panels(const OutRows& y, const InRows& x, const uint16_t* tiles, const Weight& w, int64_t head, const float* bias,
                  bool accumulate, int64_t p0, int64_t p1) {
@@ -86,26 +88,36 @@ void linear_panels(const OutRows& y, const InRows& x, const QuantRows& xq, const
 
 namespace {
 
-// One linear layer whose activations are prepared: any thread may ask for any panels.
+// One linear layer of x, of which float weights alone read the data. Once everything is rounded, any thread may ask for any
+// panels.
 struct Product {
-  const InRows& x;
+  InRows x;
   const Weight& w;
   const float* bias;
   bool accumulate, wide;
   QuantRows xq;
   uint16_t* tiles;
 
-  Product(const InRows& x, const Weight& w, const float* bias, bool accumulate)
-      : x(x), w(w), bias(bias), accumulate(accumulate), wide(is_wide(w, x.rows)), xq{}, tiles(nullptr) {
-    if (wide) {
-      tiles = (uint16_t*)thread_scratch(0, (size_t)tiles_bytes(x.rows, x.cols));
-      parallel_for(round_up(x.rows, 16) / 16, 1,
-                   [&](int64_t t0, int64_t t1) { kernels().round_tiles(tiles, x.data, x.stride, x.rows, x.cols, t0, t1); });
-    } else if (w.quantized()) {
-      xq = quant_rows(thread_scratch(0, (size_t)quant_rows_bytes(x.rows, x.cols)), x.rows, x.cols);
-      parallel_for(x.rows, std::max<int64_t>(1, 8192 / x.cols),
-                   [&](int64_t t0, int64_t t1) { kernels().quantize_rows(xq, x.data, x.stride, x.cols, t0, t1); });
-    }
+  // Rounded activations go to that slot of the calling thread's scratch.
+  Product(const InRows& x, const Linear& of, bool accumulate, int slot)
+      : x(x), w(of.w), bias(of.bias), accumulate(accumulate), wide(is_wide(w, x.rows)), xq{}, tiles(nullptr) {
+    if (wide)
+      tiles = (uint16_t*)thread_scratch(slot, (size_t)tiles_bytes(x.rows, x.cols));
+    else if (w.quantized())
+      xq = quant_rows(thread_scratch(slot, (size_t)quant_rows_bytes(x.rows, x.cols)), x.rows, x.cols);
+  }
+
+  void round(const Part& part) const {
+    if (wide)
+      kernels().round_tiles(tiles, x.rows, x.cols, part);
+    else if (w.quantized())
+      kernels().quantize_rows(xq, part);
+  }
+
+  void round_all() const {
+    const int64_t grain = wide ? 16 : std::max<int64_t>(1, 8192 / x.cols);
+    if (w.quantized())
+      parallel_for(x.rows, grain, [&](int64_t t0, int64_t t1) { round({x.data, x.stride, t0, t1, 0, x.cols}); });
   }
 
   // Panels whose outputs, of all tokens, are still in the cache when the activation comes.
@@ -116,7 +128,25 @@ struct Product {
 
   int64_t grain() const { return wide ? kernels().wide_panels : panel_grain(w, x.rows); }
 
-  // Panels [p0, p1), row r of w to column r of y.
+  int64_t outputs(Activation activation) const { return activation == Activation::silu_mul ? w.rows() / 2 : w.rows(); }
+
+  // Panels [p0, p1) of the outputs, row r of them to column r of y.
+  void activated_panels(const OutRows& y, Activation activation, int64_t p0, int64_t p1) const {
+    if (activation == Activation::silu_mul)
+      gated_panels(y, p0, p1);
+    else if (activation == Activation::none)
+      panels(y, p0, p1);
+    else
+      gelu_panels(y, activation == Activation::gelu_tanh ? kernels().gelu_tanh : kernels().gelu_erf, p0, p1);
+  }
+
+  void all_panels(const OutRows& y, Activation activation) const {
+    parallel_for(round_up(outputs(activation), kPanel) / kPanel, grain(),
+                 [&](int64_t p0, int64_t p1) { activated_panels(y, activation, p0, p1); });
+  }
+
+ private:
+  // Panels [p0, p1) of w, row r to column r of y.
   void panels(const OutRows& y, int64_t p0, int64_t p1) const {
     if (wide)
       wide_panels(y, x, tiles, w, 0, bias, accumulate, p0, p1);
@@ -151,28 +181,59 @@ struct Product {
   }
 };
 
+void check_linear(const InRows& x, const Weight& w, Activation activation) {
+  check_size("the number of heads of a linear weight", w.heads(), 1);
+  check(activation != Activation::silu_mul || w.rows() % 2 == 0, "a gated weight needs an even number of rows");
+  check_size("the columns of x", x.cols, w.cols());
+}
+
+// What both products of an MLP share: folds of columns are outputs of the first, rounded where they are made, and inputs of
+// the second.
+void rounded_outputs(const Product& first, Activation activation, const Product& second) {
+  const int64_t tokens = first.x.rows, cols = second.x.cols, folds = round_up(cols, kFold) / kFold;
+  const int64_t at_once = std::max<int64_t>(1, kActivatedBytes / (tokens * kFold * (int64_t)sizeof(float)));
+  parallel_for(folds, 1, [&](int64_t f0, int64_t f1) {
+    const int64_t most = std::min(at_once, f1 - f0);
+    float* scratch = (float*)thread_scratch(6, (size_t)(tokens * most * kFold) * sizeof(float));
+    for (int64_t f = f0; f < f1; f += most) {
+      const int64_t c0 = f * kFold, c1 = std::min({(f + most) * kFold, f1 * kFold, cols}), stride = most * kFold;
+      first.activated_panels({scratch - c0, tokens, cols, stride}, activation, c0 / kPanel, round_up(c1, kPanel) / kPanel);
+      second.round({scratch, stride, 0, tokens, c0, c1});
+    }
+  });
+}
+
 }  // namespace
 
-void linear(const OutRows& y, const InRows& x, const Weight& w, const float* bias, bool accumulate, Activation activation) {
-  const bool gated = activation == Activation::silu_mul;
-  check_size("the number of heads of a linear weight", w.heads(), 1);
-  check(!gated || w.rows() % 2 == 0, "a gated weight needs an even number of rows");
+void linear(const OutRows& y, const InRows& x, const Linear& of, bool accumulate, Activation activation) {
+  check_linear(x, of.w, activation);
   check(!accumulate || activation == Activation::none, "a product with an activation is not added to y");
-  check_size("the columns of x", x.cols, w.cols());
-  check_size("the columns of y", y.cols, gated ? w.rows() / 2 : w.rows());
+  const Product product(x, of, accumulate, 0);
+  check_size("the columns of y", y.cols, product.outputs(activation));
   check_size("the rows of y", y.rows, x.rows);
   if (x.rows == 0) return;
-  const Product product(x, w, bias, accumulate);
-  const gelu_fn gelu = activation == Activation::gelu_tanh ? kernels().gelu_tanh : kernels().gelu_erf;
-  const int64_t panels = gated ? round_up(w.rows() / 2, kPanel) / kPanel : w.panels();
-  parallel_for(panels, product.grain(), [&](int64_t p0, int64_t p1) {
-    if (gated)
-      product.gated_panels(y, p0, p1);
-    else if (activation == Activation::none)
-      product.panels(y, p0, p1);
-    else
-      product.gelu_panels(y, gelu, p0, p1);
-  });
+  product.round_all();
+  product.all_panels(y, activation);
+}
+
+void mlp(const OutRows& y, const InRows& x, const Linear& up, Activation activation, const Linear& down, bool accumulate) {
+  check_linear(x, up.w, activation);
+  const Product first(x, up, false, 0);
+  const int64_t tokens = x.rows, inner = first.outputs(activation);
+  check_linear({nullptr, tokens, inner, inner}, down.w, Activation::none);
+  check_size("the columns of y", y.cols, down.w.rows());
+  check_size("the rows of y", y.rows, tokens);
+  if (tokens == 0) return;
+  // Threads that wait for the last folds must not cost more than rounding apart does.
+  if (!down.w.quantized() || inner < kFold * kFoldsEach * num_threads()) {
+    const std::unique_ptr<float[]> between(new float[(size_t)(tokens * inner)]);
+    linear({between.get(), tokens, inner, inner}, x, up, false, activation);
+    return linear(y, {between.get(), tokens, inner, inner}, down, accumulate, Activation::none);
+  }
+  const Product second({nullptr, tokens, inner, 0}, down, accumulate, 7);
+  first.round_all();
+  rounded_outputs(first, activation, second);
+  second.all_panels(y, Activation::none);
 }
 
 void linear_heads(const OutHeads& y, const InHeads& x, const Weight& w) {
@@ -187,8 +248,8 @@ void linear_heads(const OutHeads& y, const InHeads& x, const Weight& w) {
   if (memory)
     parallel_for(x.heads, std::max<int64_t>(1, 8192 / (x.dim * x.tokens)), [&](int64_t h0, int64_t h1) {
       for (int64_t h = h0; h < h1; h++)
-        kernels().quantize_rows(quant_rows(memory + h * bytes, x.tokens, x.dim), x.data + h * x.head_stride, x.token_stride, x.dim, 0,
-                                x.tokens);
+        kernels().quantize_rows(quant_rows(memory + h * bytes, x.tokens, x.dim),
+                                {x.data + h * x.head_stride, x.token_stride, 0, x.tokens, 0, x.dim});
     });
   parallel_for(x.heads * w.panels(), panel_grain(w, x.tokens), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end;) {  // panels [p0, p1) of head h

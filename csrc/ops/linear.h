@@ -36,9 +36,18 @@ class Weight {
 // What becomes of a product's rows before they are stored. silu_mul: of the first half of them, times the second half.
 enum class Activation { none, gelu_tanh, gelu_erf, silu_mul };
 
-// y (T, rows) = x (T, cols) w^T + bias (rows,), added to y when accumulate, which goes with no activation. bias may be null.
-// w has one head. silu_mul: y (T, rows / 2).
-void linear(const OutRows& y, const InRows& x, const Weight& w, const float* bias, bool accumulate, Activation activation);
+// A matrix (rows, cols) of one head, and a bias (rows,) or null.
+struct Linear {
+  const Weight& w;
+  const float* bias;
+};
+
+// y (T, rows) = x (T, cols) w^T + bias, added to y when accumulate, which goes with no activation. silu_mul: y (T, rows / 2).
+void linear(const OutRows& y, const InRows& x, const Linear& of, bool accumulate, Activation activation);
+
+// y = down(activation(up x)), added to y when accumulate: the same as linear of linear, but what lies between is rounded to
+// what down multiplies while it is in the cache, and is never in memory as floats.
+void mlp(const OutRows& y, const InRows& x, const Linear& up, Activation activation, const Linear& down, bool accumulate);
 
 // y (T, H, rows) with y[t, h] = w[h] x[t, h],  x (T, H, cols).
 void linear_heads(const OutHeads& y, const InHeads& x, const Weight& w);

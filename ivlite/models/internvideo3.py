@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ivlite.loading import Linear, Loader
+from ivlite.loading import Linear, Loader, Mlp, SplitMlp
 
 ARCHITECTURE = "internvideo3"
 MLP_ROWS = 512  # tokens that go through an MLP together: 9 times as wide inside, it would need most of the memory
@@ -201,8 +201,7 @@ class Layer:
         self.latent_norm = load.vector(f"{name}.attn_kv_a_norm.weight")
         self._load_kv_b(load, f"{name}.attn_kv_b.weight")
         self.o = load.linear(f"{name}.attn_output", width, heads * v)
-        self.gate_up = self._load_gate_up(load, name)
-        self.down = load.linear(f"{name}.ffn_down", width, text.intermediate_size)
+        self.mlp = self._load_mlp(load, name)
         # Below this many queries the absorbed form does fewer multiplications than expanding every cached token.
         saved = 2 * self.rank - nope - v
         self.expand_from = self.rank * (nope + v) / saved if saved > 0 else math.inf
@@ -223,13 +222,15 @@ class Layer:
         self.uk_t = ops.weight(fmt, ops.encode(fmt, key), (heads, self.rank, nope))
         self.uv = ops.weight(fmt, ops.encode(fmt, value), (heads, v, self.rank))
 
-    def _load_gate_up(self, load, name):
-        """Gate and up as one matrix, so that a token reads them in one pass."""
+    def _load_mlp(self, load, name):
+        """Gate and up as one matrix, so that a token reads them in one pass, unless their formats differ."""
         names = [f"{name}.ffn_{part}.weight" for part in ("gate", "up")]
-        rows, cols = self.text.intermediate_size, self.text.hidden_size
+        inner, width = self.text.intermediate_size, self.text.hidden_size
         if len({load.source.tensors[n].format for n in names}) == 1:
-            return [Linear(self.ops, load.matrix(2 * rows, cols, *names))]
-        return [Linear(self.ops, load.matrix(rows, cols, n)) for n in names]
+            joined = Linear(self.ops, load.matrix(2 * inner, width, *names))
+            return Mlp(joined, "silu_mul", load.linear(f"{name}.ffn_down", width, inner))
+        gate, up = (Linear(self.ops, load.matrix(inner, width, n)) for n in names)
+        return SplitMlp(gate, up, load.linear(f"{name}.ffn_down", width, inner))
 
     def __call__(self, x, cos, sin, cache):
         """x (T, hidden) in place; cos, sin (T, rope/2). Appends T rows to the cache's layer."""
@@ -237,14 +238,8 @@ class Layer:
         x = self.o(self.attention(ops.rms_norm(x, self.attn_norm, eps), cos, sin, cache), into=x)
         for first in range(0, len(x), MLP_ROWS):
             piece = x[first : first + MLP_ROWS]
-            self.down(self.gated(ops.rms_norm(piece, self.ffn_norm, eps)), into=piece)
+            self.mlp(ops.rms_norm(piece, self.ffn_norm, eps), into=piece)
         return x
-
-    def gated(self, x):
-        """silu(gate) * up, (T, hidden) -> (T, intermediate)."""
-        if len(self.gate_up) == 1:
-            return self.gate_up[0](x, activation="silu_mul")
-        return self.ops.silu_mul(self.ops.concat([half(x) for half in self.gate_up]))
 
     def attention(self, x, cos, sin, cache):
         """(T, hidden) -> (T, heads * v)."""
@@ -276,13 +271,13 @@ class Merger:
         self.ops, self.eps, self.after = load.ops, vision.layer_norm_eps, norm_after_merge
         self.width = vision.hidden_size * vision.spatial_merge_size**2
         self.norm = load.norm(f"{name}.norm")
-        self.fc1 = load.linear(f"{name}.fc1", self.width, self.width)
-        self.fc2 = load.linear(f"{name}.fc2", vision.out_hidden_size, self.width)
+        fc1 = load.linear(f"{name}.fc1", self.width, self.width)
+        self.mlp = Mlp(fc1, "gelu_erf", load.linear(f"{name}.fc2", vision.out_hidden_size, self.width))
 
     def __call__(self, x):
         x = x.reshape(-1, self.width) if self.after else x
         x = self.ops.layer_norm(x, *self.norm, self.eps).reshape(-1, self.width)
-        return self.fc2(self.fc1(x, activation="gelu_erf"))
+        return self.mlp(x)
 
 
 class VisionBlock:
@@ -295,8 +290,8 @@ class VisionBlock:
         self.qkv = load.linear(f"{name}.attn_qkv", 3 * width, width)
         self.exact = load.exact(f"{name}.attn_qkv.weight")
         self.out = load.linear(f"{name}.attn_out", width, width)
-        self.up = load.linear(f"{name}.ffn_up", inner, width)
-        self.down = load.linear(f"{name}.ffn_down", width, inner)
+        up = load.linear(f"{name}.ffn_up", inner, width)
+        self.mlp = Mlp(up, "gelu_tanh", load.linear(f"{name}.ffn_down", width, inner))
 
     def __call__(self, x, cos, sin, segment):
         ops, heads, eps = self.ops, self.vision.num_heads, self.vision.layer_norm_eps
@@ -304,7 +299,7 @@ class VisionBlock:
         q, k = (ops.rope(qkv[:, i], cos, sin, False) for i in (0, 1))
         h = ops.attention(q, k, qkv[:, 2], qkv.shape[-1] ** -0.5, segment, self.exact)
         x = self.out(h.reshape(len(x), -1), into=x)
-        return self.down(self.up(ops.layer_norm(x, *self.ln2, eps), activation="gelu_tanh"), into=x)
+        return self.mlp(ops.layer_norm(x, *self.ln2, eps), into=x)
 
 
 class Vision:

@@ -18,6 +18,8 @@ slicing, `+` and `+=`, which mean the same in numpy and torch. T is tokens (rows
     linear(x, w, bias=None, into=None, activation="none")     x (T, cols) -> (T, rows); adds into `into` in place where
                                                given, returns it. activation, which goes without `into`: "gelu_tanh" or
                                                "gelu_erf" of the product, or "silu_mul" of it, -> (T, rows / 2)
+    mlp(x, up, activation, down, into=None)    linear of linear, up and down each (w, bias or None); what lies between may
+                                               be rounded to what down multiplies and need never exist as floats
     linear_heads(x, w)                         x (T, H, cols), w (H, rows, cols) -> (T, H, rows)
     rms_norm(x, w, eps)  layer_norm(x, w, b, eps)
     rope(x, cos, sin, interleaved)             x (T, H, D), cos and sin (T, D/2) -> (T, H, D) in half order

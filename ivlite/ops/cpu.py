@@ -58,6 +58,11 @@ class Ops:
         _C.linear(y, _rows(x), w, bias, into is not None, activation)
         return y
 
+    def mlp(self, x, up, activation, down, into=None):
+        y = np.empty((len(x), down[0].rows), np.float32) if into is None else into
+        _C.mlp(y, _rows(x), *up, activation, *down, into is not None)
+        return y
+
     def linear_heads(self, x, w):
         y = np.empty((*x.shape[:2], w.rows), np.float32)
         _C.linear_heads(y, _rows(x), w)

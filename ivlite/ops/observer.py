@@ -25,6 +25,9 @@ class Observed:
             self.observe(self.named[id(w)][1], self.ops.numpy(x))
         return self.ops.linear(x, w, bias, into, activation)
 
+    def mlp(self, x, up, activation, down, into=None):
+        return self.linear(self.linear(x, *up, activation=activation), *down, into)
+
     def cache(self, ranks, rope_dim, capacity, kind):
         return ObservedCache(self.ops.cache(ranks, rope_dim, capacity, kind), self)
 

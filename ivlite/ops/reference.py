@@ -122,6 +122,9 @@ class Ops:
         into += y
         return into
 
+    def mlp(self, x, up, activation, down, into=None):
+        return self.linear(self.linear(x, *up, activation=activation), *down, into)
+
     def linear_heads(self, x, w):
         return torch.einsum("thc,hrc->thr", x, w)
 

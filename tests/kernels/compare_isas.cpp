@@ -234,7 +234,7 @@ void test_threads(Report& r, const std::string& isa) {
       for (int i = 0; i < 3; i++) {
         set_num_threads(2 * i + 1);
         results[i].assign(9 * rows, NAN);
-        linear({results[i].data(), 9, rows, rows}, {x.data(), 9, 64, 64}, w, nullptr, false, activation);
+        linear({results[i].data(), 9, rows, rows}, {x.data(), 9, 64, 64}, {w, nullptr}, false, activation);
       }
       r.expect(results[0] == results[1] && results[0] == results[2], "threads change results");
     }

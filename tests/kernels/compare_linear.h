@@ -69,7 +69,7 @@ struct Layer {
 inline void run_linear(Report& r, const Tables& t, Packed& w, AtEdge<float>& x, int64_t tokens, Layer layer = {}) {
   std::vector<char> memory((size_t)quant_rows_bytes(tokens, w.cols));
   const QuantRows xq = quant_rows(memory.data(), tokens, w.cols);
-  t.plain.quantize_rows(xq, x.data(), w.cols, w.cols, 0, tokens);
+  t.plain.quantize_rows(xq, {x.data(), w.cols, 0, tokens, 0, w.cols});
   const auto call = [&](const KernelTable& table, float* y, int64_t ldy) {
     LinearArgs a{y, ldy, x.data(), w.cols, xq, w.memory.data(), w.rows, w.cols, layer.bias, layer.accumulate, tokens, nullptr, nullptr};
     table.linear[(int)w.format](a, 0, std::min<int64_t>(1, w.panels));
@@ -141,7 +141,7 @@ inline void test_quantize_rows(Report& r, const Tables& t) {
     std::vector<char> memory[2];
     for (int i = 0; i < 2; i++) {
       memory[i].resize((size_t)quant_rows_bytes(7, n));
-      (i ? t.plain : t.fast).quantize_rows(quant_rows(memory[i].data(), 7, n), x.data(), n, n, 0, 7);
+      (i ? t.plain : t.fast).quantize_rows(quant_rows(memory[i].data(), 7, n), {x.data(), n, 0, 7, 0, n});
     }
     r.expect(memory[0] == memory[1], text({{"columns", n}}));
   }

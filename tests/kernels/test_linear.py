@@ -141,6 +141,50 @@ def test_activations_of_a_product(isa, guarded, rng, fmt, rows, tokens):
     assert np.array_equal(fused("silu_mul", rows // 2), y)
 
 
+@pytest.mark.parametrize("tokens", [1, 3, 7, 50])
+@pytest.mark.parametrize("inner", [70, 1024, 1100, 2200])
+@pytest.mark.parametrize("activation", ["none", "gelu_tanh", "gelu_erf", "silu_mul"])
+@pytest.mark.parametrize("up_fmt, down_fmt", [("f32", "f32"), ("q8_0", "q8_0"), ("q4_k", "q6_k"), ("bf16", "q4_k"), ("q4_0", "bf16")])
+def test_mlp_is_linear_of_linear(isa, threads, guarded, rng, up_fmt, down_fmt, activation, inner, tokens):
+    """To the last bit, whether what lies between is rounded where it is made, from 1024 columns a thread on, or apart."""
+    rows = inner * 2 if activation == "silu_mul" else inner
+    x, before = normal(rng, tokens, 40), normal(rng, tokens, 20)
+    up, down = weight(up_fmt, normal(rng, rows, 40)), weight(down_fmt, normal(rng, 20, inner))
+    b, c = normal(rng, rows), normal(rng, 20)
+    between, expected = guarded((tokens, inner)), before.copy()
+    _C.linear(between, x, up, b, False, activation)
+    _C.linear(expected, between, down, c, True)
+    for n in (1, 2):
+        threads(n)
+        y = guarded((tokens, 20), margin=3, fill=0)
+        y[:] = before
+        _C.mlp(y, x, up, b, activation, down, c, True)
+        assert np.array_equal(y, expected)
+    y = guarded((tokens, 20), fill=np.nan)
+    _C.mlp(y, x, up, b, activation, down, c, False)
+    assert np.allclose(y, expected - before, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (dict(x=np.zeros((2, 31), np.float32)), "columns of x"),
+        (dict(y=np.zeros((2, 9), np.float32)), "columns of y"),
+        (dict(y=np.zeros((3, 8), np.float32)), "rows of y"),
+        (dict(up=weight("f32", np.zeros((63, 32), np.float32))), "even number of rows"),
+        (dict(up=weight("f32", np.zeros((70, 32), np.float32))), "columns of x is 35"),
+        (dict(bias=np.zeros(64)), "float32"),
+        (dict(bias=np.zeros(32, np.float32)), "vector"),
+    ],
+)
+def test_mlp_of_wrong_shapes_is_refused(change, word):
+    given = dict(y=np.zeros((2, 8), np.float32), x=np.zeros((2, 32), np.float32), bias=None)
+    given |= dict(up=weight("f32", np.zeros((64, 32), np.float32)), down=weight("q8_0", np.zeros((8, 32), np.float32)))
+    given |= change
+    with pytest.raises(ValueError, match=word):
+        _C.mlp(given["y"], given["x"], given["up"], given["bias"], "silu_mul", given["down"], None, False)
+
+
 def test_activations_that_cannot_be(rng):
     x, w, y = normal(rng, 2, 32), weight("f32", normal(rng, 5, 32)), np.empty((2, 5), np.float32)
     for activation, accumulate, said in (

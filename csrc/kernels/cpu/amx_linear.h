@@ -83,17 +83,17 @@ void linear_wide(const LinearArgs& a, int64_t p0, int64_t p1) {
     }
 }
 
-// Tiles [t0, t1) of 16 tokens x 32 columns in bf16, padded with zeros: (t, k) goes to element
+// Tiles of 16 tokens x 32 columns in bf16, padded with zeros: (t, k) goes to element
 // ((t / 16) groups + k / 32) 512 + (t % 16) 32 + k % 32.
-void round_tiles(uint16_t* out, const float* x, int64_t ldx, int64_t tokens, int64_t cols, int64_t t0, int64_t t1) {
-  const int64_t groups = (cols + kGroup - 1) / kGroup;
-  for (int64_t t = t0 * kTileSide; t < t1 * kTileSide; t++)
-    for (int64_t g = 0; g < groups; g++) {
+void round_tiles(uint16_t* out, int64_t tokens, int64_t cols, const Part& p) {
+  const int64_t groups = (cols + kGroup - 1) / kGroup, whole = (p.t1 + kTileSide - 1) / kTileSide * kTileSide;
+  for (int64_t t = p.t0; t < whole; t++)
+    for (int64_t g = p.c0 / kGroup; g * kGroup < p.c1; g++) {
       uint16_t* to = out + (t / kTileSide * groups + g) * kTileElements + t % kTileSide * kGroup;
       for (int i = 0; i < kGroup; i += vec::kLanes) {
-        const int64_t left = t < tokens ? cols - g * kGroup - i : 0;
+        const int64_t k = g * kGroup + i, left = t < tokens ? p.c1 - k : 0;
         const int n = left < 0 ? 0 : left < vec::kLanes ? (int)left : vec::kLanes;
-        vec::store_bf16(to + i, n ? vec::load_n(x + t * ldx + g * kGroup + i, n) : vec::zero());
+        vec::store_bf16(to + i, n ? vec::load_n(p.x + t * p.ldx + k - p.c0, n) : vec::zero());
       }
     }
 }

@@ -5,7 +5,7 @@
 namespace ivlite {
 namespace {
 
-constexpr int64_t kFold = 128, kFoldLines = kFold / 4, kFoldGroups = kFold / kGroup;
+constexpr int64_t kFoldLines = kFold / 4, kFoldGroups = kFold / kGroup;
 constexpr int64_t kFoldBytes = 64 * (kFoldLines + 2);  // lines as in q8_0's panels, 16 float scales, 16 int32 start values
 constexpr int64_t kBlockFolds = 48;                    // two panels' opened folds stay in L2 while all tokens pass
 
@@ -30,18 +30,18 @@ inline float round_fold(uint8_t* to, const float* x, int64_t n) {
   return peak / 127;
 }
 
-// Rows [16 t0, 16 t1) of x; see record_bytes.
-void round_records(uint16_t* out, const float* x, int64_t ldx, int64_t tokens, int64_t cols, int64_t t0, int64_t t1) {
-  const int64_t folds = folds_of(cols), end = 16 * t1 < tokens ? 16 * t1 : tokens;
-  for (int64_t f0 = 0; f0 < folds; f0 += kBlockFolds) {
-    const int64_t n = folds - f0 < kBlockFolds ? folds - f0 : kBlockFolds;
+// See record_bytes.
+void round_records(uint16_t* out, int64_t tokens, int64_t cols, const Part& p) {
+  const int64_t folds = folds_of(cols), last = folds_of(p.c1);
+  for (int64_t f = p.c0 / kFold, f0 = f / kBlockFolds * kBlockFolds; f < last; f0 += kBlockFolds) {
+    const int64_t n = folds - f0 < kBlockFolds ? folds - f0 : kBlockFolds, begin = f, end = f0 + n < last ? f0 + n : last;
     uint8_t* records = (uint8_t*)out + tokens * record_bytes(f0);
-    for (int64_t t = 16 * t0; t < end; t++)
-      for (int64_t f = 0; f < n; f++) {
-        const int64_t first = (f0 + f) * kFold;
+    for (int64_t t = p.t0; t < p.t1; t++)
+      for (f = begin; f < end; f++) {
+        const int64_t first = f * kFold;
         uint8_t* record = records + t * record_bytes(n);
-        const float scale = round_fold(record + f * kFold, x + t * ldx + first, cols - first);
-        memcpy(record + n * kFold + 4 * f, &scale, 4);
+        const float scale = round_fold(record + (f - f0) * kFold, p.x + t * p.ldx + first - p.c0, p.c1 - first);
+        memcpy(record + n * kFold + 4 * (f - f0), &scale, 4);
       }
   }
 }

@@ -27,16 +27,17 @@ inline void quantize_group(const QuantRows& out, int64_t at, const float* x, int
   out.shift[at] = out.scale[at] * (first + second);
 }
 
-void quantize_rows(const QuantRows& out, const float* x, int64_t ldx, int64_t cols, int64_t t0, int64_t t1) {
+void quantize_rows(const QuantRows& out, const Part& p) {
   const int64_t groups = out.cols / kGroup;
-  for (int64_t t = t0; t < t1; t++)
-    for (int64_t g = 0; g < groups; g++) {
-      const int64_t k = g * kGroup;
-      if (cols - k >= kGroup)
-        quantize_group(out, t * groups + g, x + t * ldx + k, kGroup);
+  for (int64_t t = p.t0; t < p.t1; t++) {
+    const float* x = p.x + t * p.ldx - p.c0;
+    for (int64_t k = p.c0; k < p.c1; k += kGroup) {
+      if (p.c1 - k >= kGroup)
+        quantize_group(out, t * groups + k / kGroup, x + k, kGroup);
       else
-        quantize_group(out, t * groups + g, x + t * ldx + k, cols - k);
+        quantize_group(out, t * groups + k / kGroup, x + k, p.c1 - k);
     }
+  }
 }
 
 }  // namespace

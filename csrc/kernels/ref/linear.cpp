@@ -110,16 +110,17 @@ void linear_quant(const LinearArgs& a, int64_t p0, int64_t p1) {
   }
 }
 
-void quantize_rows(const QuantRows& out, const float* x, int64_t ldx, int64_t cols, int64_t t0, int64_t t1) {
+void quantize_rows(const QuantRows& out, const Part& p) {
   int64_t groups = out.cols / kGroup;
-  for (int64_t t = t0; t < t1; t++)
-    for (int64_t g = 0; g < groups; g++) {
+  for (int64_t t = p.t0; t < p.t1; t++)
+    for (int64_t g = p.c0 / kGroup; g * kGroup < p.c1; g++) {
+      const float* x = p.x + t * p.ldx - p.c0;
       float top = 0;
-      for (int64_t k = g * kGroup; k < (g + 1) * kGroup && k < cols; k++) top = fmaxf(top, fabsf(x[t * ldx + k]));
+      for (int64_t k = g * kGroup; k < (g + 1) * kGroup && k < p.c1; k++) top = fmaxf(top, fabsf(x[k]));
       float scale = top / 127, inverse = top > 0 ? 127 / top : 0;
       int32_t half[2] = {};
       for (int64_t k = g * kGroup; k < (g + 1) * kGroup; k++) {
-        int8_t code = k < cols ? (int8_t)rintf(x[t * ldx + k] * inverse) : 0;
+        int8_t code = k < p.c1 ? (int8_t)rintf(x[k] * inverse) : 0;
         out.q[t * out.cols + k] = code;
         half[k % kGroup / 16] += code;
       }

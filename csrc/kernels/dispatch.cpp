@@ -28,7 +28,9 @@ bool has_avx512vnni() {
   return has_avx2() && c.avx512f && c.avx512bw && c.avx512dq && c.avx512vl && c.avx512vnni;
 #endif
 }
+#ifndef IVLITE_EMULATE_AVX512
 bool has_amx() { return has_avx512vnni() && cpu_info().amx; }
+#endif
 #elif defined(__aarch64__)
 bool has_neon() { return cpu_info().dotprod && cpu_info().fp16; }
 bool has_i8mm() { return has_neon() && cpu_info().i8mm; }

@@ -92,11 +92,11 @@ struct Part {
   int64_t ldx, t0, t1, c0, c1;
 };
 
-// Rounds a part to what linear_wide of the same set multiplies, in a layout of its own: no more than 2 bytes per token of
-// whole 16s and column of whole folds. t0 is a multiple of 16, and t1 one or the end.
+// Rounds a part to what linear_wide of the same set and format multiplies, in a layout of its own: per token of whole 16s no
+// more than 2 bytes per column of whole folds, and kFoldTail per fold. t0 is a multiple of 16, and t1 one or the end.
 using round_tiles_fn = void (*)(uint16_t* out, int64_t tokens, int64_t cols, const Part& part);
 
-constexpr int64_t kWideScratch = 640 << 10;
+constexpr int64_t kWideScratch = 640 << 10, kFoldTail = 32;
 
 // Quantises a part; columns from c1 to the end of its group become zeros.
 using quantize_rows_fn = void (*)(const QuantRows& out, const Part& part);
@@ -201,7 +201,7 @@ struct KernelTable {
   quantize_rows_fn quantize_rows;
   // Many tokens, wide_from of them or more, times quantised weights opened once for all; null where there is no such way.
   linear_fn linear_wide[kFormatCount];
-  round_tiles_fn round_tiles;
+  round_tiles_fn round_tiles[kFormatCount];
   int64_t wide_from, wide_panels;  // and how many panels it takes together
   bool wide_is_finer;              // than int8 with a scale per kGroup columns
   rms_norm_fn rms_norm;

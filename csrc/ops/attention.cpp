@@ -177,7 +177,7 @@ struct Expansion {
     read_latents(latent, cache, layer, s, n);
     const Part all{latent, rank, 0, n, 0, rank};
     if (wide)
-      kernels().round_tiles((uint16_t*)block(s), n, rank, all);
+      kernels().round_tiles[(int)kv_b.format()]((uint16_t*)block(s), n, rank, all);
     else
       kernels().quantize_rows(quant_rows(block(s), kExpandRows, rank), all);
   }

@@ -69,7 +69,7 @@ QuantRows quant_rows(void* memory, int64_t tokens, int64_t cols) {
 
 bool is_wide(const Weight& w, int64_t tokens) { return kernels().linear_wide[(int)w.format()] && tokens >= kernels().wide_from; }
 
-int64_t tiles_bytes(int64_t tokens, int64_t cols) { return round_up(tokens, 16) * round_up(cols, kFold) * 2; }
+int64_t tiles_bytes(int64_t tokens, int64_t cols) { return round_up(tokens, 16) * round_up(cols, kFold) / kFold * (2 * kFold + kFoldTail); }
 
 void wide_panels(const OutRows& y, const InRows& x, const uint16_t* tiles, const Weight& w, int64_t head, const float* bias,
                  bool accumulate, int64_t p0, int64_t p1) {
@@ -109,7 +109,7 @@ struct Product {
 
   void round(const Part& part) const {
     if (wide)
-      kernels().round_tiles(tiles, x.rows, x.cols, part);
+      kernels().round_tiles[(int)w.format()](tiles, x.rows, x.cols, part);
     else if (w.quantized())
       kernels().quantize_rows(xq, part);
   }

@@ -9,8 +9,9 @@ FORMATS = [f["name"] for f in _C.formats()]
 QUANTIZED = {f["name"] for f in _C.formats() if f["quantized"]}
 # Float kernels differ from the plain double sums by rounding; integer sums are exact, and only their fold is rounded.
 CLOSE = dict(rtol=1e-4, atol=2e-4)
-# Tokens from which a set multiplies by opened weights: a matrix unit sees both sides in bf16, VNNI folds of 128 columns.
-WIDE_FROM = {"amx": 16, "avx512vnni": 48}
+# Tokens from which a set multiplies by opened weights: a matrix unit sees both sides in bf16, AVX2 and VNNI in folds of 128
+# columns.
+WIDE_FROM = {"amx": 16, "avx2": 32, "avx512vnni": 48}
 
 
 def opened(fmt, tokens):
@@ -85,16 +86,24 @@ def test_many_tokens_are_the_decoded_matrix_times_x(isa, guarded, rng, fmt, rows
     assert np.abs(got - expected).max() < limit * expected.std() * (1 if rows > 1 else 3)
 
 
+# Steps of a 127th that an opened weight may be off by, and the largest code of activations.
+OPENED = {
+    "avx512vnni": lambda fmt: (1e-4 if fmt == "q8_0" else 0.52, 127),
+    "avx2": lambda fmt: (0.008, 2047) if fmt == "q8_0" else (0.05, 127),
+}
+
+
 @pytest.mark.parametrize("cols", [128, 96, 600, 1100])
 @pytest.mark.parametrize("fmt", sorted(QUANTIZED))
-def test_opened_weights_and_exact_sums(guarded, rng, fmt, cols):
-    """What VNNI opens panels to, seen through single columns: within half a step of the weight, the weight itself where it
-    has 8 bits; and its sums, to the last."""
-    if "avx512vnni" not in _C.isas():
+@pytest.mark.parametrize("opener", sorted(OPENED))
+def test_opened_weights_and_exact_sums(guarded, rng, opener, fmt, cols):
+    """What a set opens panels to, seen through single columns: the weight, or near it; and its sums, to the last."""
+    if opener not in _C.isas():
         pytest.skip("this processor lacks it")
     before = _C.isa()
-    _C.testing.use_isa("avx512vnni")
+    _C.testing.use_isa(opener)
     try:
+        off, top = OPENED[opener](fmt)
         o, info = ops.get("cpu"), next(f for f in _C.formats() if f["name"] == fmt)
         rows, padded = 35, -(-cols // info["block"]) * info["block"]
         data = o.encode(fmt, normal(rng, rows, cols) * np.exp(normal(rng, rows, cols)))
@@ -105,10 +114,10 @@ def test_opened_weights_and_exact_sums(guarded, rng, fmt, cols):
             fold = slice(first, first + 128)
             # The largest code that a scale could have stood for may be twice the largest that there is.
             step = 2.2 * np.abs(weights[:, fold]).max(1, keepdims=True) / 127
-            assert (np.abs(seen[:, fold] - weights[:, fold]) <= (1e-4 if fmt == "q8_0" else 0.52) * step).all()
-        x = rng.integers(-127, 128, (50, cols)).astype(np.float32)
-        x[:, ::128] = 127  # a scale of one
-        assert np.allclose(run(guarded, x, w), x.astype(np.float64) @ seen.T.astype(np.float64), rtol=1e-5, atol=1e-3)
+            assert (np.abs(seen[:, fold] - weights[:, fold]) <= off * step).all()
+        x = rng.integers(-top, top + 1, (50, cols)).astype(np.float32)
+        x[:, ::128] = top  # a scale of one
+        assert np.allclose(run(guarded, x, w), x.astype(np.float64) @ seen.T.astype(np.float64), rtol=1e-5, atol=8e-6 * top)
     finally:
         _C.testing.use_isa(before)
 

@@ -104,7 +104,7 @@ inline void init_amx_linear(KernelTable& t) {
   t.linear_wide[(int)Format::q5_k] = linear_wide<LinesQ5_K>;
   t.linear_wide[(int)Format::q4_k] = linear_wide<LinesQ4_K>;
   t.linear_wide[(int)Format::q4_0] = linear_wide<LinesQ4_0>;
-  t.round_tiles = round_tiles;
+  for (int f = 0; f < kFormatCount; f++) t.round_tiles[f] = t.linear_wide[f] ? round_tiles : nullptr;
   t.wide_from = 16, t.wide_panels = kBlockPanels, t.wide_is_finer = true;
 }
 

@@ -179,7 +179,7 @@ struct AttentionInt {
     w.sums = room.floats(kIntQueries * w.columns);
     q = room.bytes(kIntQueries / 16 * folds * kFoldBytes), q2 = room.floats(kIntQueries * a.d2);
     mean = room.floats(2 * folds * kFold);  // and one key less it
-    records = room.bytes(kIntKeys * record_bytes(folds)), k2 = room.floats(a.d2 ? kIntKeys * ldr : 0);
+    records = room.bytes(kIntKeys * record_bytes<OffsetRecord>(folds)), k2 = room.floats(a.d2 ? kIntKeys * ldr : 0);
     rows = (int8_t*)room.bytes(kIntKeys * w.columns), scale = room.floats(kIntKeys), v = room.bytes(kIntKeys * w.columns);
   }
 };
@@ -195,7 +195,7 @@ inline void mean_key(float* mean, const AttentionArgs& a) {
 inline void int_block(const AttentionArgs& a, const AttentionInt& b, int64_t s, int64_t n) {
   float* centred = b.mean + b.folds * kFold;
   for (int64_t t = 0; t < n; t++) {
-    uint8_t* record = b.records + t * record_bytes(b.folds);
+    uint8_t* record = b.records + t * record_bytes<OffsetRecord>(b.folds);
     for (int64_t j = 0; j < a.d; j++) centred[j] = a.k[(s + t) * a.ld_k + j] - b.mean[j];
     for (int64_t f = 0; f < b.folds; f++) {
       const float scale = round_fold(record + f * kFold, centred + f * kFold, a.d - f * kFold);

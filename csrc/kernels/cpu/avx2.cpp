@@ -8,6 +8,8 @@
 
 #include "int256.h"
 
+#include "opened.h"
+
 namespace ivlite {
 namespace {
 
@@ -25,10 +27,16 @@ struct Pairs {
 };
 
 }  // namespace
+}  // namespace ivlite
+
+#include "opened256.h"
+
+namespace ivlite {
 
 void init_avx2(KernelTable& t) {
   init_shared(t);
   init_int256<Pairs>(t);
+  init_opened256(t);
 }
 
 }  // namespace ivlite

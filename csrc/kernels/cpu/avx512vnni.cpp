@@ -8,9 +8,11 @@
 
 #include "int512.h"
 
+#include "opened.h"
+
 #include "folds.h"
 
-#include "opened.h"
+#include "opened512.h"
 
 #include "attention_int.h"
 
@@ -21,7 +23,7 @@ namespace ivlite {
 void init_avx512vnni(KernelTable& t) {
   init_shared(t);
   init_int512(t);
-  init_opened(t);
+  init_opened512(t);
   init_attention_int(t);
 }
 

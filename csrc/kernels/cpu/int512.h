@@ -12,17 +12,6 @@ inline __m512i broadcast4(const int8_t* p) {
   return _mm512_set1_epi32(x);
 }
 
-// Token i of a tile, from two base pointers: three rows each are reached by base, base + stride and base + 2 stride, so
-// six rows cost three registers.
-template <class E>
-struct TileRows {
-  const E *low, *high;
-  int64_t stride;
-  TileRows(const E* p, int64_t stride) : low(p), high(p + 3 * stride), stride(stride) {}
-  const E* row(int i) const { return (i < 3 ? low : high) + i % 3 * stride; }
-  void advance(int64_t n) { low += n, high += n; }
-};
-
 inline __m512i load_line(const uint8_t* w) { return _mm512_loadu_si512((const void*)w); }
 inline __m512i low_nibbles(__m512i x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 inline __m512i nibble_line(const uint8_t* w, int j) {

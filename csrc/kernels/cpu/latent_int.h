@@ -21,7 +21,7 @@ struct LatentInt {
     w.shrink = room.floats(kHeadGroup), w.unit = room.floats(kHeadGroup);
     w.sums = room.floats(kHeadGroup * w.columns);
     q = room.bytes(2 * folds * kFoldBytes), q_rope = room.floats(a.cache.rope_dim * kTileLanes);
-    records = room.bytes(kIntKeys * record_bytes(folds)), rope = room.floats(kIntKeys * ldr);
+    records = room.bytes(kIntKeys * record_bytes<OffsetRecord>(folds)), rope = room.floats(kIntKeys * ldr);
     v = room.bytes(kIntKeys * kInterleaved);
   }
 };
@@ -41,7 +41,7 @@ inline void latent_record(uint8_t* to, const LatentRows& c, int64_t s, int64_t f
 template <int P>
 inline void latent_int_heads(const LatentArgs& a, const LatentInt& b, int64_t i, int64_t h0, int64_t heads, int64_t s0, int64_t s1) {
   const LatentRows& c = a.cache;
-  const int64_t row = i * a.heads + h0, panel = b.folds * kFoldBytes, record = record_bytes(b.folds);
+  const int64_t row = i * a.heads + h0, panel = b.folds * kFoldBytes, record = record_bytes<OffsetRecord>(b.folds);
   const float factor = a.scale * kPowers;
   memset(b.q, 0, (size_t)(P * panel));
   for (int64_t h = 0; h < heads; h++) open_lane(b.q + h / 16 * panel, (int)(h % 16), a.q_latent + (row + h) * c.rank, c.rank, factor);

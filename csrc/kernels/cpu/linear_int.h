@@ -5,6 +5,17 @@
 namespace ivlite {
 namespace {
 
+// Token i of a tile, from two base pointers: three rows each are reached by base, base + stride and base + 2 stride, so
+// six rows cost three registers.
+template <class E>
+struct TileRows {
+  const E *low, *high;
+  int64_t stride;
+  TileRows(const E* p, int64_t stride) : low(p), high(p + 3 * stride), stride(stride) {}
+  const E* row(int i) const { return (i < 3 ? low : high) + i % 3 * stride; }
+  void advance(int64_t n) { low += n, high += n; }
+};
+
 // P panels from p on x n tokens from t on, n < N.
 template <class Tile, int N, int P, bool Stream>
 inline void int_tokens(const LinearArgs& a, const uint8_t* w, int64_t p, int64_t t, int64_t n) {

@@ -1,193 +1,113 @@
-// Linear layers of many tokens: panels are opened once for all tokens (folds.h).
+// The walk of linear layers of many tokens: panels are opened to bytes or words once for all tokens, by folds of kFold columns
+// with one scale of a token's activations each. Opened, of each instruction set, says how:
+//   kFormat, kPanels, kBytes      what is opened, how many panels are multiplied together, bytes of a panel's opened fold
+//   open(to, panel, g0, groups)   opens groups [g0, g0 + groups) of a panel, 4 at most, as one fold; what is missing is zero
+//   Record                        of a token: kCodes bytes and kTail more per fold, made by round(codes, tail, x, n) of n
+//                                 values and zeros behind them; and kBlockFolds, the folds whose records lie together
+//   Tile                          run<T, P>(sums, first, of, records): sums (T, P, 16) += P opened panels x T <= kTokens records,
+//                                 or = where `first`
 #pragma once
 
 namespace ivlite {
 namespace {
 
+constexpr int64_t kFoldLines = kFold / 4, kFoldGroups = kFold / kGroup;
 constexpr int64_t kOpenedTokens = 1024;  // that one opening serves: their sums stay in L2
 
-// Opening one group half under a row's scale: byte = (code x m + c) >> 8, both in 1/256 of the new code.
-struct Opening {
-  __m512i m, c;  // of each row, twice in its 32 bits
-};
+inline int64_t folds_of(int64_t cols) { return (cols + kFold - 1) / kFold; }
 
-inline __m512i twice16(__m512i x) {
-  x = _mm512_and_si512(x, _mm512_set1_epi32(0xffff));
-  return _mm512_or_si512(x, _mm512_slli_epi32(x, 16));
+// Of n folds: their codes, then their tails.
+template <class Record>
+constexpr int64_t record_bytes(int64_t folds) {
+  return folds * (Record::kCodes + Record::kTail);
 }
 
-// Which weights a group half can stand for, as the largest magnitude of each row.
-template <class Lines>
-inline __m512 reach(__m512 scale, __m512 low) {
-  constexpr int kTop = (2 << Lines::kOffset) - 1;
-  if (!Lines::kLows) return vec::mul(vec::abs(scale), vec::set1((float)(1 << Lines::kOffset)));
-  return vec::max(vec::abs(low), vec::abs(_mm512_fmsub_ps(scale, vec::set1((float)kTop), low)));
-}
-
-template <class Lines>
-inline Opening opening(__m512 scale, __m512 low, __m512 inverse) {
-  const __m512 finer = vec::mul(inverse, vec::set1(256));
-  const __m512i m = _mm512_cvtps_epi32(vec::mul(scale, finer));
-  const __m512i zero = Lines::kLows ? _mm512_cvtps_epi32(vec::mul(low, finer)) : _mm512_slli_epi32(m, Lines::kOffset);
-  return {twice16(m), twice16(_mm512_sub_epi32(_mm512_set1_epi32(128), zero))};
-}
-
-inline __m512i opened_line(__m512i codes, const Opening& o) {
-  const __m512i even = _mm512_add_epi16(_mm512_mullo_epi16(_mm512_and_si512(codes, _mm512_set1_epi16(255)), o.m), o.c);
-  const __m512i odd = _mm512_add_epi16(_mm512_mullo_epi16(_mm512_srli_epi16(codes, 8), o.m), o.c);
-  return _mm512_ternarylogic_epi32(_mm512_srli_epi16(even, 8), odd, _mm512_set1_epi16((short)0xff00), 0xf8);  // a | (b & c)
-}
-
-// `groups` groups of a panel from g0 on, 4 at most, as one fold; what is missing is zero.
-template <class Lines>
-inline void open_fold(uint8_t* to, const uint8_t* panel, int64_t g0, int64_t groups) {
-  constexpr PanelLayout kLayout = panel_layout(Lines::kFormat);
-  constexpr int kHalves = Lines::kHalves, kLines = 8 / kHalves;
-  const uint8_t* head = panel + g0 / kSuper * kLayout.super();
-  __m512 scale[kFoldGroups][kHalves], low[kFoldGroups], top = vec::zero();
-  for (int64_t g = 0; g < groups; g++) {
-    const uint8_t* w = panel + group_at(kLayout, g0 + g);
-    for (int64_t i = 0; i < kLayout.group(); i += 64) __builtin_prefetch(w + 4 * kLayout.super() + i);
-    low[g] = Lines::low(head, w + 64 * kLayout.lines);
-    for (int h = 0; h < kHalves; h++) {
-      scale[g][h] = Lines::scale(head, w + 64 * kLayout.lines, h);
-      top = vec::max(reach<Lines>(scale[g][h], low[g]), top);
-    }
-  }
-  const __mmask16 some = _mm512_cmp_ps_mask(top, vec::zero(), _CMP_GT_OQ);
-  const __m512 inverse = _mm512_maskz_div_ps(some, vec::set1(127), top);
-  __m512i sum = _mm512_setzero_si512();
-  for (int64_t g = 0; g < groups; g++) {
-    const uint8_t* w = panel + group_at(kLayout, g0 + g);
-#pragma GCC unroll 2
-    for (int h = 0; h < kHalves; h++) {
-      const Opening o = opening<Lines>(scale[g][h], low[g], inverse);
-#pragma GCC unroll 8
-      for (int j = h * kLines; j < (h + 1) * kLines; j++) {
-        const __m512i line = opened_line(Lines::line(w, j), o);
-        _mm512_storeu_si512(to + 64 * (8 * g + j), line);
-        sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), line);
+// Records of all tokens of the first kBlockFolds folds, then of the next.
+template <class Record>
+void round_records(uint16_t* out, int64_t tokens, int64_t cols, const Part& p) {
+  const int64_t folds = folds_of(cols), last = folds_of(p.c1);
+  for (int64_t f = p.c0 / kFold, f0 = f / Record::kBlockFolds * Record::kBlockFolds; f < last; f0 += Record::kBlockFolds) {
+    const int64_t n = folds - f0 < Record::kBlockFolds ? folds - f0 : Record::kBlockFolds, begin = f, end = f0 + n < last ? f0 + n : last;
+    uint8_t* records = (uint8_t*)out + tokens * record_bytes<Record>(f0);
+    for (int64_t t = p.t0; t < p.t1; t++)
+      for (f = begin; f < end; f++) {
+        uint8_t* record = records + t * record_bytes<Record>(n);
+        const int64_t at = f - f0, left = p.c1 - f * kFold;
+        Record::round(record + at * Record::kCodes, record + n * Record::kCodes + at * Record::kTail,
+                      p.x + t * p.ldx + f * kFold - p.c0, left < kFold ? left : kFold);
       }
-    }
-  }
-  for (int64_t i = 8 * groups; i < kFoldLines; i++) _mm512_storeu_si512(to + 64 * i, _mm512_setzero_si512());
-  vec::store((float*)(to + 64 * kFoldLines), vec::mul(top, vec::set1(1.0f / 127)));
-  _mm512_storeu_si512(to + 64 * (kFoldLines + 1), _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7)));
-}
-
-// Codes of 8 bits are not rounded again: an opened fold keeps their four groups' scales. Its lines, aligned, are followed by
-// 4 x 16 float scales and 4 x 16 int32 start values.
-constexpr int64_t kGroupsBytes = 64 * (kFoldLines + 2 * kFoldGroups);
-
-inline void open_groups(uint8_t* to, const uint8_t* panel, int64_t g0, int64_t groups) {
-  constexpr PanelLayout kLayout = panel_layout(Format::q8_0);
-  uint8_t *scales = to + 64 * kFoldLines, *starts = scales + 64 * kFoldGroups;
-  for (int64_t g = 0; g < kFoldGroups; g++, to += 512, scales += 64, starts += 64) {
-    const uint8_t* w = panel + group_at(kLayout, g0 + g);
-    __m512i sum = _mm512_setzero_si512();
-    for (int j = 0; j < 8; j++) {
-      __builtin_prefetch(w + kPrefetch + 64 * j);
-      const __m512i line = g < groups ? load_line(w + 64 * j) : _mm512_setzero_si512();
-      _mm512_storeu_si512(to + 64 * j, line);
-      sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), line);
-    }
-    vec::store((float*)scales, g < groups ? LinesQ8_0::scale(nullptr, w + 512, 0) : vec::zero());
-    _mm512_storeu_si512(starts, _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7)));
   }
 }
 
-// FoldTile for such folds. Four groups' sums in float take as many registers as one group's in integers, so what came before
-// stays in memory.
-struct GroupsTile {
-  template <int T, int P>
-  static void run(float* sums, bool first, const Folds& of, const uint8_t* records) {
-    const int64_t stride = of.stride, record = record_bytes(of.folds);
-    const uint8_t* w = of.w;
-    TileRows<uint8_t> x(records, record), scales(records + of.folds * kFold, record);
-    __mmask16 before = first ? 0 : 0xffff;
-    for (int64_t f = 0; f < of.folds; f++, w += kGroupsBytes, x.advance(kFold), scales.advance(4), before = 0xffff) {
-      __m512 fold[P][T];
-#pragma GCC unroll 4
-      for (int g = 0; g < (int)kFoldGroups; g++) {
-        ask_ahead<T>(records, record, f, g);
-        __m512i s[P][T];
-        for (int k = 0; k < P; k++)
-          for (int i = 0; i < T; i++) s[k][i] = _mm512_loadu_si512(w + k * stride + 64 * (kFoldLines + kFoldGroups + g));
-#pragma GCC unroll 8
-        for (int j = 8 * g; j < 8 * g + 8; j++) multiply_line(s, w, stride, x, j);
-        for (int k = 0; k < P; k++) {
-          const __m512 ws = vec::load((const float*)(w + k * stride + 64 * (kFoldLines + g)));
-          for (int i = 0; i < T; i++) {
-            const __m512 product = _mm512_cvtepi32_ps(s[k][i]);
-            fold[k][i] = g ? _mm512_fmadd_ps(product, ws, fold[k][i]) : vec::mul(product, ws);
-          }
-        }
-      }
-      for (int i = 0; i < T; i++) {
-        const __m512 xs = vec::set1(*(const float*)scales.row(i));
-        for (int k = 0; k < P; k++) {
-          float* at = sums + (i * P + k) * 16;
-          vec::store(at, _mm512_fmadd_ps(fold[k][i], xs, _mm512_maskz_loadu_ps(before, at)));
-        }
-      }
-    }
-  }
+// What P opened panels are multiplied by: `folds` folds, of the last of which `lines` lines are not zero.
+struct Folds {
+  const uint8_t* w;
+  int64_t stride;  // bytes from panel to panel
+  int64_t folds, lines;
 };
 
-// How panels are opened, and the tile that multiplies them.
-struct OpenedGroups {
-  using Tile = GroupsTile;
-  static constexpr Format kFormat = Format::q8_0;
-  static constexpr int64_t kBytes = kGroupsBytes;
-  static void open(uint8_t* to, const uint8_t* panel, int64_t g0, int64_t groups) { open_groups(to, panel, g0, groups); }
-};
-template <class Lines>
-struct OpenedFolds {
-  using Tile = FoldTile<true>;
-  static constexpr Format kFormat = Lines::kFormat;
-  static constexpr int64_t kBytes = kFoldBytes;
-  static void open(uint8_t* to, const uint8_t* panel, int64_t g0, int64_t groups) { open_fold<Lines>(to, panel, g0, groups); }
-};
+// Asks for what of the next T records lies beside step `step` of these, of kSteps per fold: to the processor's own prefetcher
+// a tile's rows are streams that end where it has just found them.
+template <class Record, int T, int kSteps>
+inline void ask_ahead(const uint8_t* records, int64_t record, int64_t step) {
+  constexpr int kLinesEach = (T * record_bytes<Record>(1) + 64 * kSteps - 1) / (64 * kSteps);
+  const uint8_t* next = records + T * record + 64 * kLinesEach * step;
+  for (int i = 0; i < kLinesEach; i++) __builtin_prefetch(next + 64 * i);
+}
+
+// Any number of tokens.
+template <class Tile, int P, int T = Tile::kTokens>
+inline void fold_tokens(float* sums, bool first, const Folds& of, const uint8_t* records, int64_t tokens) {
+  if constexpr (T == Tile::kTokens)
+    for (; tokens >= T; tokens -= T, sums += T * P * 16, records += T * record_bytes<typename Tile::Record>(of.folds))
+      Tile::template run<T, P>(sums, first, of, records);
+  if constexpr (T > 1) {
+    if (tokens == T - 1) return Tile::template run<T - 1, P>(sums, first, of, records);
+    fold_tokens<Tile, P, T - 1>(sums, first, of, records, tokens);
+  }
+}
 
 // P panels from p on x tokens [t, t + tokens).
 template <class Opened, int P>
 inline void opened_panels(const LinearArgs& a, int64_t p, int64_t t, int64_t tokens) {
-  const int64_t groups = a.xq.cols / kGroup, folds = folds_of(a.xq.cols), stride = kBlockFolds * Opened::kBytes;
+  using Record = typename Opened::Record;
+  constexpr int64_t kBlock = Record::kBlockFolds, kStride = kBlock * Opened::kBytes;
+  const int64_t groups = a.xq.cols / kGroup, folds = folds_of(a.xq.cols);
   const int64_t panel = layout_bytes(panel_layout(Opened::kFormat), groups);
   uint8_t* opened = (uint8_t*)a.scratch;
-  float* sums = (float*)(opened + 2 * stride);
-  for (int64_t f0 = 0; f0 < folds; f0 += kBlockFolds) {
-    const int64_t n = folds - f0 < kBlockFolds ? folds - f0 : kBlockFolds;
+  float* sums = (float*)(opened + Opened::kPanels * kStride);
+  for (int64_t f0 = 0; f0 < folds; f0 += kBlock) {
+    const int64_t n = folds - f0 < kBlock ? folds - f0 : kBlock;
     for (int k = 0; k < P; k++)
       for (int64_t f = f0; f < f0 + n; f++) {
         const int64_t g = f * kFoldGroups, left = groups - g < kFoldGroups ? groups - g : kFoldGroups;
-        Opened::open(opened + k * stride + (f - f0) * Opened::kBytes, (const uint8_t*)a.panels + (p + k) * panel, g, left);
+        Opened::open(opened + k * kStride + (f - f0) * Opened::kBytes, (const uint8_t*)a.panels + (p + k) * panel, g, left);
       }
-    const uint8_t* records = (const uint8_t*)a.wide + a.tokens * record_bytes(f0) + t * record_bytes(n);
-    fold_tokens<typename Opened::Tile, P>(sums, f0 == 0, {opened, stride, n, kFoldLines}, records, tokens);
+    const uint8_t* records = (const uint8_t*)a.wide + a.tokens * record_bytes<Record>(f0) + t * record_bytes<Record>(n);
+    fold_tokens<typename Opened::Tile, P>(sums, f0 == 0, {opened, kStride, n, kFoldLines}, records, tokens);
   }
   for (int64_t i = 0; i < tokens; i++)
-    for (int k = 0; k < P; k++) store_rows(a, t + i, (p + k) * kPanel, vec::load(sums + (i * P + k) * 16));
+    for (int k = 0; k < P; k++)
+      for (int j = 0; j < kPanel; j += vec::kLanes)
+        store_rows(a, t + i, (p + k) * kPanel + j, vec::load(sums + (i * P + k) * kPanel + j));
 }
 
 template <class Opened>
 void linear_opened(const LinearArgs& a, int64_t p0, int64_t p1) {
+  static_assert(Opened::kPanels * (Opened::Record::kBlockFolds * Opened::kBytes + kOpenedTokens * kPanel * 4) <= kWideScratch);
+  static_assert(Opened::Record::kCodes + Opened::Record::kTail <= 2 * kFold + kFoldTail);
   for (int64_t t = 0; t < a.tokens; t += kOpenedTokens) {
     const int64_t tokens = a.tokens - t < kOpenedTokens ? a.tokens - t : kOpenedTokens;
     int64_t p = p0;
-    for (; p + 2 <= p1; p += 2) opened_panels<Opened, 2>(a, p, t, tokens);
-    if (p < p1) opened_panels<Opened, 1>(a, p, t, tokens);
+    for (; p + Opened::kPanels <= p1; p += Opened::kPanels) opened_panels<Opened, Opened::kPanels>(a, p, t, tokens);
+    for (; p < p1; p++) opened_panels<Opened, 1>(a, p, t, tokens);
   }
 }
 
-inline void init_opened(KernelTable& t) {
-  t.linear_wide[(int)Format::q6_k] = linear_opened<OpenedFolds<LinesQ6_K>>;
-  t.linear_wide[(int)Format::q5_k] = linear_opened<OpenedFolds<LinesQ5_K>>;
-  t.linear_wide[(int)Format::q4_k] = linear_opened<OpenedFolds<LinesQ4_K>>;
-  t.linear_wide[(int)Format::q4_0] = linear_opened<OpenedFolds<LinesQ4_0>>;
-  t.linear_wide[(int)Format::q8_0] = linear_opened<OpenedGroups>;
-  t.round_tiles = round_records;
-  t.wide_from = 48, t.wide_panels = 2, t.wide_is_finer = false;
+template <class Opened>
+inline void set_opened(KernelTable& t) {
+  t.linear_wide[(int)Opened::kFormat] = linear_opened<Opened>;
+  t.round_tiles[(int)Opened::kFormat] = round_records<typename Opened::Record>;
 }
 
 }  // namespace

@@ -28,6 +28,21 @@ inline __m512 maskz_loadu(uint32_t mask, const float* p) {
   memcpy(&out, x, sizeof x);
   return out;
 }
+inline __m512i maskz_loadu8(uint64_t mask, const void* p) {
+  uint8_t x[64];
+  for (int i = 0; i < 64; i++) x[i] = mask >> i & 1 ? ((const uint8_t*)p)[i] : 0;
+  __m512i out;
+  memcpy(&out, x, sizeof x);
+  return out;
+}
+inline __m512 shuffle_quarters(__m512 a, __m512 b, int which) {
+  __m128 in[2][4], x[4];
+  memcpy(in[0], &a, 64), memcpy(in[1], &b, 64);
+  for (int i = 0; i < 4; i++) x[i] = in[i / 2][which >> 2 * i & 3];
+  __m512 out;
+  memcpy(&out, x, sizeof x);
+  return out;
+}
 inline void mask_storeu(float* p, uint32_t mask, __m512 v) {
   float x[16];
   memcpy(x, &v, sizeof x);
@@ -86,6 +101,8 @@ inline __m512 to_float(__m512i v) {
 }  // namespace ivlite
 
 #define _mm512_maskz_loadu_ps(mask, p) ivlite::emulated::maskz_loadu(mask, p)
+#define _mm512_maskz_loadu_epi8(mask, p) ivlite::emulated::maskz_loadu8(mask, p)
+#define _mm512_shuffle_f32x4(a, b, which) ivlite::emulated::shuffle_quarters(a, b, which)
 #define _mm512_mask_storeu_ps(p, mask, v) ivlite::emulated::mask_storeu(p, mask, v)
 #define _mm512_extractf32x8_ps(v, i) ivlite::emulated::half(v, i)
 #define _mm512_cvtph_ps(v) ivlite::emulated::from_f16(v)

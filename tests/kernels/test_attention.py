@@ -23,14 +23,16 @@ def normal(rng, *shape, scale=1):
 
 # Sets that multiply in bf16 or in 8 bits, and how far that may lead: in the mean, and at most.
 ROUNDING = {"amx": (0.02, 0.2), "avx512vnni": (0.03, 0.5)}
+# The same for the absorbed form over 8-bit latents, which AVX2 multiplies in words.
+ABSORBED = ROUNDING | {"avx2": (0.001, 0.01)}
 
 
-def near(got, expected, exact, **close):
+def near(got, expected, exact, rounding=ROUNDING, **close):
     """Whether a result is the formula's: within `close`, or to the precision that the set in use keeps."""
-    if exact or _C.isa() not in ROUNDING:
+    if exact or _C.isa() not in rounding:
         return np.allclose(got, expected, **close)
     size = np.sqrt((expected**2).mean())
-    mean, most = ROUNDING[_C.isa()]
+    mean, most = rounding[_C.isa()]
     return np.sqrt(((got - expected) ** 2).mean()) < mean * size and np.abs(got - expected).max() < most * size
 
 
@@ -102,7 +104,7 @@ def test_absorbed(isa, guarded, rng, kind, length, newest):
         "thr,sr->ths", qr.astype(np.float64), keys
     )
     expected = np.einsum("ths,sl->thl", causal(scores * 0.2), latent)
-    assert near(y, expected, kind != "q8", rtol=1e-4, atol=1e-4)
+    assert near(y, expected, kind != "q8", ABSORBED, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,7 +119,7 @@ def test_absorbed_dimensions(isa, guarded, rng, kind, heads, rank, rope):
     scores = np.einsum("thl,sl->ths", ql.astype(np.float64), latent) + np.einsum(
         "thr,sr->ths", qr.astype(np.float64), keys
     )
-    assert near(y, np.einsum("ths,sl->thl", causal(scores * 0.1), latent), kind != "q8", rtol=1e-4, atol=1e-4)
+    assert near(y, np.einsum("ths,sl->thl", causal(scores * 0.1), latent), kind != "q8", ABSORBED, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -135,7 +137,7 @@ def test_expanded_is_absorbed(isa, guarded, rng, kind, length, newest):
     ql = np.ascontiguousarray(np.einsum("thn,hnl->thl", qn, kv_b[:, :nope]))
     u = guarded((newest, heads, rank))
     _C.absorbed_attention(u, ql, qr, cache, 0, 0.15)
-    assert near(out, np.einsum("thl,hvl->thv", u, kv_b[:, nope:]), kind != "q8", rtol=1e-3, atol=1e-4)
+    assert near(out, np.einsum("thl,hvl->thv", u, kv_b[:, nope:]), kind != "q8", ABSORBED, rtol=1e-3, atol=1e-4)
     kv = np.einsum("sl,hrl->shr", latent, kv_b.astype(np.float64))
     scores = np.einsum("thn,shn->ths", qn.astype(np.float64), kv[..., :nope])
     scores += np.einsum("thr,sr->ths", qr.astype(np.float64), keys)
@@ -157,7 +159,7 @@ def test_a_long_tail_keeps_its_mass(isa, guarded, rng, sharp):
     _C.absorbed_attention(y, q, np.zeros((1, heads, 2), np.float32), cache, 0, 1 / rank**0.5)
     weights = softmax(seen @ q[0, 0].astype(np.float64) / rank**0.5)
     assert 1e-3 < weights[77] < 0.9
-    assert near(y[0], np.tile(weights @ seen, (heads, 1)), False, rtol=1e-4, atol=1e-4)
+    assert near(y[0], np.tile(weights @ seen, (heads, 1)), False, ABSORBED, rtol=1e-4, atol=1e-4)
 
 
 def test_a_split_over_threads_changes_rounding_only(isa, threads, rng, guarded):
@@ -182,7 +184,7 @@ def test_rows_are_seen_as_stored_once_advanced(isa, guarded, rng, kind):
     _C.absorbed_attention(y, ql, qr, cache, 0, 0.2)
     scores = np.einsum("thl,sl->ths", ql.astype(np.float64), latent)
     scores += np.einsum("thr,sr->ths", qr.astype(np.float64), keys)
-    assert near(y, np.einsum("ths,sl->thl", causal(scores * 0.2), latent), kind != "q8", rtol=1e-4, atol=1e-4)
+    assert near(y, np.einsum("ths,sl->thl", causal(scores * 0.2), latent), kind != "q8", ABSORBED, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("length, newest", [(1, 1), (15, 15), (129, 129), (300, 65), (700, 600)])

@@ -31,12 +31,15 @@ struct Pairs {
 
 #include "opened256.h"
 
+#include "latent_words.h"
+
 namespace ivlite {
 
 void init_avx2(KernelTable& t) {
   init_shared(t);
   init_int256<Pairs>(t);
   init_opened256(t);
+  t.latent_attention[(int)CacheKind::q8] = latent_words;
 }
 
 }  // namespace ivlite

@@ -204,23 +204,23 @@ struct WordRecord {
 // An opened fold: 64 lines, of two columns of 16 rows each, and 16 float units.
 constexpr int64_t kWordLines = kFold / 2, kWordBytes = 64 * (kWordLines + 1);
 
+// s += a line of 16 pairs of words x the pair at byte `at` of T rows.
+template <int T>
+inline void multiply_words(__m256i (&s)[T][2], const uint8_t* line, const TileRows<uint8_t>& x, int64_t at) {
+  const __m256i w0 = load256(line), w1 = load256(line + 32);
+#pragma GCC unroll 8
+  for (int i = 0; i < T; i++) {
+    const __m256i words = broadcast4((const int8_t*)x.row(i) + at);
+    s[i][0] = _mm256_add_epi32(s[i][0], _mm256_madd_epi16(w0, words));
+    s[i][1] = _mm256_add_epi32(s[i][1], _mm256_madd_epi16(w1, words));
+    keep(s[i][0]);
+    keep(s[i][1]);
+  }
+}
+
 struct WordTile {
   using Record = WordRecord;
   static constexpr int kTokens = 4, kStep = 8;
-
-  // s += line j of a panel x the words that meet it in T records.
-  template <int T>
-  static void multiply(__m256i (&s)[T][2], const uint8_t* line, const TileRows<uint8_t>& x, int64_t j) {
-    const __m256i w0 = load256(line), w1 = load256(line + 32);
-#pragma GCC unroll 8
-    for (int i = 0; i < T; i++) {
-      const __m256i words = broadcast4((const int8_t*)x.row(i) + 4 * j);
-      s[i][0] = _mm256_add_epi32(s[i][0], _mm256_madd_epi16(w0, words));
-      s[i][1] = _mm256_add_epi32(s[i][1], _mm256_madd_epi16(w1, words));
-      keep(s[i][0]);
-      keep(s[i][1]);
-    }
-  }
 
   template <int T, int P>
   static void run(float* sums, bool first, const Folds& of, const uint8_t* records) {
@@ -233,7 +233,7 @@ struct WordTile {
       for (int64_t j = 0; j < kWordLines; j += kStep) {
         ask_ahead<Record, T, kWordLines / kStep>(records, record, (f * kWordLines + j) / kStep);
 #pragma GCC unroll 8
-        for (int64_t at = j; at < j + kStep; at++) multiply<T>(s, w + 64 * at, x, at);
+        for (int64_t at = j; at < j + kStep; at++) multiply_words<T>(s, w + 64 * at, x, 4 * at);
       }
 #pragma GCC unroll 8
       for (int i = 0; i < T; i++) add_fold(sums + kPanel * i, first, s[i], w + 64 * kWordLines, tails.row(i));

@@ -28,7 +28,8 @@ import numpy as np
 from rivals import FILE_TYPES, VOCAB, WIDTH, LlamaCpp, OpenVino, loaded, once, vocabulary_only, written
 
 INNER = 12288
-RIVAL = {"q4_0": "Q4_0", "q4_k_m": "Q4_K_M"}
+# Of 5.0, 4.9 and 5.2 bits a weight that a token reads.
+RIVAL = {"q4_0": "Q4_0", "q4_k_s": "Q4_K_M", "q4_k_m": "Q4_K_M"}
 ANSWER = 32  # tokens that clip writes
 
 

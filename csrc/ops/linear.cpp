@@ -116,8 +116,7 @@ struct Product {
 
   void round_all() const {
     const int64_t grain = wide ? 16 : std::max<int64_t>(1, 8192 / x.cols);
-    if (w.quantized())
-      parallel_for(x.rows, grain, [&](int64_t t0, int64_t t1) { round({x.data, x.stride, t0, t1, 0, x.cols}); });
+    if (w.quantized()) parallel_for(x.rows, grain, [&](int64_t t0, int64_t t1) { round({x.data, x.stride, t0, t1, 0, x.cols}); });
   }
 
   // Panels whose outputs, of all tokens, are still in the cache when the activation comes.

@@ -117,7 +117,9 @@ def test_opened_weights_and_exact_sums(guarded, rng, opener, fmt, cols):
             assert (np.abs(seen[:, fold] - weights[:, fold]) <= off * step).all()
         x = rng.integers(-top, top + 1, (50, cols)).astype(np.float32)
         x[:, ::128] = top  # a scale of one
-        assert np.allclose(run(guarded, x, w), x.astype(np.float64) @ seen.T.astype(np.float64), rtol=1e-5, atol=8e-6 * top)
+        assert np.allclose(
+            run(guarded, x, w), x.astype(np.float64) @ seen.T.astype(np.float64), rtol=1e-5, atol=8e-6 * top
+        )
     finally:
         _C.testing.use_isa(before)
 
@@ -153,7 +155,9 @@ def test_activations_of_a_product(isa, guarded, rng, fmt, rows, tokens):
 @pytest.mark.parametrize("tokens", [1, 3, 7, 50])
 @pytest.mark.parametrize("inner", [70, 1024, 1100, 2200])
 @pytest.mark.parametrize("activation", ["none", "gelu_tanh", "gelu_erf", "silu_mul"])
-@pytest.mark.parametrize("up_fmt, down_fmt", [("f32", "f32"), ("q8_0", "q8_0"), ("q4_k", "q6_k"), ("bf16", "q4_k"), ("q4_0", "bf16")])
+@pytest.mark.parametrize(
+    "up_fmt, down_fmt", [("f32", "f32"), ("q8_0", "q8_0"), ("q4_k", "q6_k"), ("bf16", "q4_k"), ("q4_0", "bf16")]
+)
 def test_mlp_is_linear_of_linear(isa, threads, guarded, rng, up_fmt, down_fmt, activation, inner, tokens):
     """To the last bit, whether what lies between is rounded where it is made, from 1024 columns a thread on, or apart."""
     rows = inner * 2 if activation == "silu_mul" else inner

@@ -33,8 +33,8 @@ void round_records(uint16_t* out, int64_t tokens, int64_t cols, const Part& p) {
       for (f = begin; f < end; f++) {
         uint8_t* record = records + t * record_bytes<Record>(n);
         const int64_t at = f - f0, left = p.c1 - f * kFold;
-        Record::round(record + at * Record::kCodes, record + n * Record::kCodes + at * Record::kTail,
-                      p.x + t * p.ldx + f * kFold - p.c0, left < kFold ? left : kFold);
+        Record::round(record + at * Record::kCodes, record + n * Record::kCodes + at * Record::kTail, p.x + t * p.ldx + f * kFold - p.c0,
+                      left < kFold ? left : kFold);
       }
   }
 }
@@ -88,8 +88,7 @@ inline void opened_panels(const LinearArgs& a, int64_t p, int64_t t, int64_t tok
   }
   for (int64_t i = 0; i < tokens; i++)
     for (int k = 0; k < P; k++)
-      for (int j = 0; j < kPanel; j += vec::kLanes)
-        store_rows(a, t + i, (p + k) * kPanel + j, vec::load(sums + (i * P + k) * kPanel + j));
+      for (int j = 0; j < kPanel; j += vec::kLanes) store_rows(a, t + i, (p + k) * kPanel + j, vec::load(sums + (i * P + k) * kPanel + j));
 }
 
 template <class Opened>

@@ -111,9 +111,8 @@ struct ByteTile {
           total[i][side] = _mm256_setzero_si256();
 #pragma GCC unroll 4
           for (int q = 0; q < Fold::kParts / 2; q++)
-            total[i][side] =
-                _mm256_add_epi32(total[i][side], _mm256_madd_epi16(load256(w + Fold::kLows + 64 * q + 32 * side),
-                                                                   broadcast4((const int8_t*)tails.row(i) + kSums + 4 * q)));
+            total[i][side] = _mm256_add_epi32(total[i][side], _mm256_madd_epi16(load256(w + Fold::kLows + 64 * q + 32 * side),
+                                                                                broadcast4((const int8_t*)tails.row(i) + kSums + 4 * q)));
         }
 #pragma GCC unroll 1
       for (int p = 0; p < Fold::kParts; p++, x.advance(4 * Fold::kPartLines)) {

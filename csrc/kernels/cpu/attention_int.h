@@ -62,20 +62,7 @@ inline void open_lane(uint8_t* to, int lane, const float* x, int64_t n, float fa
 template <int P>
 inline void int_weights(const IntWeights& b, const float* scale, int64_t n, int64_t h) {
   constexpr int64_t kStride = 16 * P;
-  const vec::V before = vec::load(b.top + h);
-  vec::V top = before, sum = vec::zero(), most = vec::zero();
-  for (int64_t t = 0; t < n; t++) top = vec::max(top, vec::load(b.s + t * kStride + h));
-  for (int64_t t = 0; t < n; t++) {
-    float* s = b.s + t * kStride + h;
-    const vec::V weight = vec::exp2_weight(vec::sub(vec::load(s), top)), scaled = vec::mul(weight, vec::set1(scale[t]));
-    sum = vec::add(sum, weight);
-    most = vec::max(most, scaled);
-    vec::store(s, scaled);
-  }
-  const vec::V factor = vec::exp2_weight(vec::sub(before, top));
-  vec::store(b.shrink + h, factor);
-  vec::store(b.total + h, _mm512_fmadd_ps(vec::load(b.total + h), factor, sum));
-  vec::store(b.top + h, top);
+  const vec::V most = scaled_weights(b.s + h, kStride, scale, n, b.top + h, b.total + h, b.shrink + h);
   vec::store(b.unit + h, vec::mul(most, vec::set1(1.0f / 255)));
   const vec::V inverse = _mm512_maskz_div_ps(_mm512_cmp_ps_mask(most, vec::zero(), _CMP_GT_OQ), vec::set1(255), most);
   vec::V left = vec::zero();

@@ -1,4 +1,5 @@
-// The kernels of AVX2 with the 256-bit form of VNNI: AVX2's, and integer linear layers of one instruction per product.
+// The kernels of AVX2 with the 256-bit form of VNNI: AVX2's but for opened panels, and integer linear layers of one instruction
+// per product.
 #include "kernels/table.h"
 #include "vec/avx2.h"
 
@@ -7,6 +8,8 @@
 #include "linear_int.h"
 
 #include "int256.h"
+
+#include "latent_words.h"
 
 namespace ivlite {
 namespace {
@@ -42,6 +45,7 @@ uint64_t quads_peak(int64_t iterations) {
 void init_avxvnni(KernelTable& t) {
   init_shared(t);
   init_int256<Quads>(t);
+  t.latent_attention[(int)CacheKind::q8] = latent_words;
   t.int8_peak = quads_peak;
 }
 

@@ -11,6 +11,7 @@ namespace {
 constexpr int64_t kPrefetch = 4096;
 
 inline __m256i load256(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
+inline void store256(void* p, __m256i x) { _mm256_storeu_si256((__m256i*)p, x); }
 inline __m256i broadcast4(const int8_t* p) {
   int32_t x;
   memcpy(&x, p, 4);
@@ -168,6 +169,30 @@ struct IntTile {
       for (int h = 0; h < 2; h++) store_rows(a, t + i, p * kPanel + 8 * h, _mm256_load_ps(acc + 16 * i + 8 * h));
   }
 };
+
+// sums (2 x 8 floats) += total x units (2 x 8) x a token's scale, or = where `first`.
+inline void add_fold(float* sums, bool first, const __m256i (&total)[2], const uint8_t* units, const uint8_t* scale) {
+  const __m256 xs = _mm256_broadcast_ss((const float*)scale);
+  for (int side = 0; side < 2; side++) {
+    const __m256 unit = vec::mul(vec::load((const float*)units + 8 * side), xs);
+    const __m256 before = first ? vec::zero() : vec::load(sums + 8 * side);
+    vec::store(sums + 8 * side, vec::fma(_mm256_cvtepi32_ps(total[side]), unit, before));
+  }
+}
+
+// s += a line of 16 pairs of words x the pair at byte `at` of T rows.
+template <int T>
+inline void multiply_words(__m256i (&s)[T][2], const uint8_t* line, const TileRows<uint8_t>& x, int64_t at) {
+  const __m256i w0 = load256(line), w1 = load256(line + 32);
+#pragma GCC unroll 8
+  for (int i = 0; i < T; i++) {
+    const __m256i words = broadcast4((const int8_t*)x.row(i) + at);
+    s[i][0] = _mm256_add_epi32(s[i][0], _mm256_madd_epi16(w0, words));
+    s[i][1] = _mm256_add_epi32(s[i][1], _mm256_madd_epi16(w1, words));
+    keep(s[i][0]);
+    keep(s[i][1]);
+  }
+}
 
 template <class Product>
 inline void init_int256(KernelTable& t) {

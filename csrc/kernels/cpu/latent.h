@@ -8,6 +8,25 @@ namespace {
 
 constexpr int64_t kHeadGroup = 32;  // more heads read the cache more than once
 
+// Scores, as powers of two, of a vector of lanes and n tokens, rows of s, become weights times the tokens' scales. The running
+// maximum and total go on; what was summed before shrinks. Returns the largest of each lane.
+inline vec::V scaled_weights(float* s, int64_t stride, const float* scale, int64_t n, float* running_top, float* total, float* shrink) {
+  const vec::V before = vec::load(running_top);
+  vec::V top = before, sum = vec::zero(), most = vec::zero();
+  for (int64_t t = 0; t < n; t++) top = vec::max(top, vec::load(s + t * stride));
+  for (int64_t t = 0; t < n; t++, s += stride) {
+    const vec::V weight = vec::exp2_weight(vec::sub(vec::load(s), top)), scaled = vec::mul(weight, vec::set1(scale[t]));
+    sum = vec::add(sum, weight);
+    most = vec::max(most, scaled);
+    vec::store(s, scaled);
+  }
+  const vec::V factor = vec::exp2_weight(vec::sub(before, top));
+  vec::store(shrink, factor);
+  vec::store(total, vec::fma(vec::load(total), factor, sum));
+  vec::store(running_top, top);
+  return most;
+}
+
 struct LatentBlock {
   float* q;                     // (tiles, width, kTileLanes), scaled
   float* c;                     // (tokens, ldc): latent and rope side by side

@@ -1,4 +1,4 @@
-// Absorbed attention over 8-bit latents by 16-bit words, for AVX2: twice the rate of floats. Scores: heads are the lanes, a
+// Absorbed attention over 8-bit latents by 16-bit words, for 256-bit vectors: twice the rate of floats. Scores: heads are the lanes, a
 // query's words have 15 bits or as many as leave a row's sum in 32. Sums: latent columns are the lanes, what is contracted are
 // tokens, whose weights have 15 bits of a unit of the block's own. Rotated parts are multiplied as floats.
 #pragma once
@@ -91,20 +91,7 @@ inline void word_scores(const LatentArgs& a, const LatentWords& b, int64_t t, in
 
 // Scores of 8 lanes and n tokens become weights times the tokens' scales, as words of a unit of the block's own.
 inline void word_weights(const LatentWords& b, const float* scale, int64_t n, int64_t h) {
-  const vec::V before = vec::load(b.top + h);
-  vec::V top = before, sum = vec::zero(), most = vec::zero();
-  for (int64_t t = 0; t < n; t++) top = vec::max(top, vec::load(b.s + t * kHeadGroup + h));
-  for (int64_t t = 0; t < n; t++) {
-    float* s = b.s + t * kHeadGroup + h;
-    const vec::V weight = vec::exp2_weight(vec::sub(vec::load(s), top)), scaled = vec::mul(weight, vec::set1(scale[t]));
-    sum = vec::add(sum, weight);
-    most = vec::max(most, scaled);
-    vec::store(s, scaled);
-  }
-  const vec::V factor = vec::exp2_weight(vec::sub(before, top));
-  vec::store(b.shrink + h, factor);
-  vec::store(b.total + h, vec::fma(vec::load(b.total + h), factor, sum));
-  vec::store(b.top + h, top);
+  const vec::V most = scaled_weights(b.s + h, kHeadGroup, scale, n, b.top + h, b.total + h, b.shrink + h);
   vec::store(b.weight_unit + h, vec::mul(most, vec::set1(1.0f / 32767)));
   const vec::V some = _mm256_cmp_ps(most, vec::zero(), _CMP_GT_OQ);
   const vec::V inverse = _mm256_and_ps(some, vec::div(vec::set1(32767), most));

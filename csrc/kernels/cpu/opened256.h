@@ -11,18 +11,6 @@
 namespace ivlite {
 namespace {
 
-inline void store256(void* p, __m256i x) { _mm256_storeu_si256((__m256i*)p, x); }
-
-// sums (2 x 8 floats) += total x units (2 x 8) x a token's scale, or = where `first`.
-inline void add_fold(float* sums, bool first, const __m256i (&total)[2], const uint8_t* units, const uint8_t* scale) {
-  const __m256 xs = _mm256_broadcast_ss((const float*)scale);
-  for (int side = 0; side < 2; side++) {
-    const __m256 unit = vec::mul(vec::load((const float*)units + 8 * side), xs);
-    const __m256 before = first ? vec::zero() : vec::load(sums + 8 * side);
-    vec::store(sums + 8 * side, vec::fma(_mm256_cvtepi32_ps(total[side]), unit, before));
-  }
-}
-
 // The largest magnitude of n values, which go to `values` with zeros behind them up to kFold.
 inline float fold_peak(float* values, const float* x, int64_t n) {
   vec::V top = vec::zero();
@@ -202,20 +190,6 @@ struct WordRecord {
 
 // An opened fold: 64 lines, of two columns of 16 rows each, and 16 float units.
 constexpr int64_t kWordLines = kFold / 2, kWordBytes = 64 * (kWordLines + 1);
-
-// s += a line of 16 pairs of words x the pair at byte `at` of T rows.
-template <int T>
-inline void multiply_words(__m256i (&s)[T][2], const uint8_t* line, const TileRows<uint8_t>& x, int64_t at) {
-  const __m256i w0 = load256(line), w1 = load256(line + 32);
-#pragma GCC unroll 8
-  for (int i = 0; i < T; i++) {
-    const __m256i words = broadcast4((const int8_t*)x.row(i) + at);
-    s[i][0] = _mm256_add_epi32(s[i][0], _mm256_madd_epi16(w0, words));
-    s[i][1] = _mm256_add_epi32(s[i][1], _mm256_madd_epi16(w1, words));
-    keep(s[i][0]);
-    keep(s[i][1]);
-  }
-}
 
 struct WordTile {
   using Record = WordRecord;

@@ -190,8 +190,9 @@ void check_linear(const InRows& x, const Weight& w, Activation activation) {
 // the second.
 void rounded_outputs(const Product& first, Activation activation, const Product& second) {
   const int64_t tokens = first.x.rows, cols = second.x.cols, folds = round_up(cols, kFold) / kFold;
-  const int64_t at_once = std::max<int64_t>(1, kActivatedBytes / (tokens * kFold * (int64_t)sizeof(float)));
-  parallel_for(folds, 1, [&](int64_t f0, int64_t f1) {
+  const int64_t together = std::max<int64_t>(1, (first.wide ? kernels().wide_panels : 1) * kPanel / kFold);
+  const int64_t at_once = std::max(together, kActivatedBytes / (tokens * kFold * (int64_t)sizeof(float)));
+  parallel_for(folds, together, [&](int64_t f0, int64_t f1) {
     const int64_t most = std::min(at_once, f1 - f0);
     float* scratch = (float*)thread_scratch(6, (size_t)(tokens * most * kFold) * sizeof(float));
     for (int64_t f = f0; f < f1; f += most) {

@@ -6,6 +6,7 @@
 #include "ops/activation.h"
 #include "ops/attention.h"
 #include "ops/cache.h"
+#include "ops/decoder.h"
 #include "ops/linear.h"
 #include "ops/norm.h"
 #include "ops/rope.h"
@@ -77,7 +78,8 @@ void py_linear_heads(Floats y, const Floats& x, const Weight& w) {
   OutHeads out = out_heads(y);
   InHeads in = in_heads(x);
   Released release;
-  linear_heads(out, in, w);
+  need(in.heads == w.heads(), "x does not have the heads of the weight");
+  linear_heads(out, in, w, 0);
 }
 
 void py_rms_norm(Floats y, const Floats& x, const Floats& w, float eps) {
@@ -133,6 +135,53 @@ void py_expanded(Floats y, const Floats& q_nope, const Floats& q_rope, const Lat
   expanded_attention(out, a, b, cache, layer, kv_b, scale);
 }
 
+using Pair = std::pair<py::object, py::object>;  // a Weight and a bias or None
+
+Linear in_pair(const Pair& of) { return in_linear(of.first.cast<const Weight&>(), of.second); }
+
+const float* in_optional(const py::object& vector, int64_t size) {
+  if (vector.is_none()) return nullptr;
+  need(py::isinstance<Floats>(vector), "a norm's weight is not a vector of float32");
+  return in_vector(vector.cast<Floats>(), size);
+}
+
+// A layer, with the Python objects whose memory it reads.
+struct HeldLayer {
+  DecoderLayer layer;
+  std::vector<py::object> held;
+};
+
+std::unique_ptr<HeldLayer> make_layer(const py::object& attn_norm, const Pair& q, const Pair& kv_a, const py::object& latent_norm,
+                                      const py::object& uk_t, const py::object& uv, const Pair& o, const py::object& ffn_norm,
+                                      const Pair& up, const Pair& down, bool interleaved, float eps, float scale) {
+  const Weight &key = uk_t.cast<const Weight&>(), &value = uv.cast<const Weight&>();
+  const Linear out = in_pair(o);
+  need(!attn_norm.is_none() && !ffn_norm.is_none(), "a layer lacks a norm");
+  DecoderLayer layer{in_optional(attn_norm, out.w.rows()),
+                     in_optional(ffn_norm, out.w.rows()),
+                     in_optional(latent_norm, key.rows()),
+                     in_pair(q),
+                     in_pair(kv_a),
+                     out,
+                     in_pair(up),
+                     in_pair(down),
+                     key,
+                     value,
+                     interleaved,
+                     eps,
+                     scale};
+  std::vector<py::object> held{attn_norm, ffn_norm, latent_norm, uk_t, uv};
+  for (const Pair* pair : {&q, &kv_a, &o, &up, &down}) held.insert(held.end(), {pair->first, pair->second});
+  return std::make_unique<HeldLayer>(HeldLayer{layer, held});
+}
+
+void py_decoder_layer(const HeldLayer& of, Floats x, const Floats& cos, const Floats& sin, LatentCache& cache, int64_t layer) {
+  OutRows out = out_rows(x);
+  InRows c = in_rows(cos), s = in_rows(sin);
+  Released release;
+  decoder_layer(out, of.layer, c, s, cache, layer);
+}
+
 void py_patchify(Floats y, const Bytes& frames, int64_t patch, int64_t merge, const std::vector<float>& mean,
                  const std::vector<float>& std) {
   OutRows out = out_rows(y);
@@ -154,6 +203,15 @@ void bind_weight(py::module_& m) {
       .def_property_readonly("rows", &Weight::rows)
       .def_property_readonly("cols", &Weight::cols)
       .def_property_readonly("nbytes", &Weight::nbytes);
+}
+
+void bind_layer(py::module_& m) {
+  py::class_<HeldLayer>(m, "DecoderLayer", "A decoder layer of few tokens; weights come with a bias or None.")
+      .def(py::init(&make_layer), py::arg("attn_norm"), py::arg("q"), py::arg("kv_a"), py::arg("latent_norm"), py::arg("uk_t"),
+           py::arg("uv"), py::arg("o"), py::arg("ffn_norm"), py::arg("up"), py::arg("down"), py::arg("interleaved"), py::arg("eps"),
+           py::arg("scale"))
+      .def("run", py_decoder_layer, py::arg("x").noconvert(), py::arg("cos").noconvert(), py::arg("sin").noconvert(), py::arg("cache"),
+           py::arg("layer"), "x (T, hidden), changed in place; appends T rows to that layer of the cache.");
 }
 
 void bind_cache(py::module_& m) {
@@ -192,6 +250,7 @@ void bind_cache(py::module_& m) {
 void bind_ops(py::module_& m) {
   bind_weight(m);
   bind_cache(m);
+  bind_layer(m);
   // noconvert: an array of another type is refused rather than copied, for a copied output would be lost.
   auto y = py::arg("y").noconvert();
   auto x = py::arg("x").noconvert();

@@ -39,6 +39,27 @@ class Weight:
     def __init__(self, format: str, data: Bytes | None, heads: int, rows: int, cols: int) -> None: ...
     def fill(self, first: int, rows: Bytes) -> None: ...
 
+Pair = tuple[Weight, Floats | None]  # a weight and a bias
+
+class DecoderLayer:
+    def __init__(
+        self,
+        attn_norm: Floats,
+        q: Pair,
+        kv_a: Pair,
+        latent_norm: Floats | None,
+        uk_t: Weight,
+        uv: Weight,
+        o: Pair,
+        ffn_norm: Floats,
+        up: Pair,
+        down: Pair,
+        interleaved: bool,
+        eps: float,
+        scale: float,
+    ) -> None: ...
+    def run(self, x: Floats, cos: Floats, sin: Floats, cache: LatentCache, layer: int) -> None: ...
+
 class LatentCache:
     length: int
     capacity: int

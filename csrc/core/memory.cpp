@@ -37,7 +37,7 @@ struct Scratch {
 }  // namespace
 
 void* thread_scratch(int slot, size_t bytes) {
-  thread_local Scratch slots[8];
+  thread_local Scratch slots[9];
   Scratch& s = slots[slot];
   if (s.size < bytes) {
     free(s.data);

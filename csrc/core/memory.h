@@ -23,7 +23,7 @@ class HugeBuffer {
 };
 
 // The calling thread's own scratch of at least `bytes`, 64-byte aligned, kept until the thread ends. Each of `slot`
-// 0..7 is a buffer of its own, for a caller that needs several at once. Throws std::bad_alloc.
+// 0..8 is a buffer of its own, for a caller that needs several at once. Throws std::bad_alloc.
 void* thread_scratch(int slot, size_t bytes);
 
 }  // namespace ivlite

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <stdexcept>
@@ -38,8 +39,8 @@ void relax() {
 // those inside only, so a worker that sleeps, or whose core serves another process, delays nobody.
 class Pool {
  public:
-  explicit Pool(int threads) : threads_(threads) {
-    for (int i = 1; i < threads; i++) workers_.emplace_back([this] { work(); });
+  explicit Pool(int threads) : threads_(threads), shares_(new Share[(size_t)threads]) {
+    for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { work(i); });
   }
 
   ~Pool() {
@@ -58,13 +59,13 @@ class Pool {
     n_ = n;
     grain_ = grain;
     error_ = nullptr;
-    next_.store(0);
+    deal();
     {
       std::lock_guard<std::mutex> hold(sleep_);
       state_.store((generation(state_.load()) + 1) * kGeneration | kOpen);
     }
     if (sleepers_.load() > 0) wake_.notify_all();
-    take_pieces(between_pieces);
+    take_pieces(0, between_pieces);
     state_.fetch_and(~kOpen);
     for (int spins = 0; state_.load(std::memory_order_acquire) & kInside; spins++) {
       if (spins < kSpins)
@@ -81,35 +82,68 @@ class Pool {
 
   static uint64_t generation(uint64_t state) { return state / kGeneration; }
 
-  // A sixth of what is left at two threads, then less and less: few pieces, yet short ones at the end, where a slow core
-  // would keep the others waiting.
-  bool take(int64_t& begin, int64_t& end) {
-    begin = next_.load();
+  // What is left of a thread's share, in grains: the first in the low half of a word, the end in the high half. Its thread
+  // takes from the front, in order, so that a weight is read as one stream; others, once they have no more, from the back.
+  struct alignas(64) Share {
+    std::atomic<uint64_t> left{0};
+  };
+
+  static uint64_t share(uint64_t first, uint64_t end) { return first | end << 32; }
+  static uint64_t first_of(uint64_t share) { return share & 0xffffffff; }
+  static uint64_t end_of(uint64_t share) { return share >> 32; }
+
+  void deal() {
+    grain_ = std::max(grain_, n_ >> 30);
+    const uint64_t grains = (uint64_t)((n_ + grain_ - 1) / grain_);
+    for (uint64_t i = 0; i < (uint64_t)threads_; i++) shares_[i].left.store(share(grains * i / threads_, grains * (i + 1) / threads_));
+  }
+
+  // The first third of what is left of a thread's own share: few pieces, yet short ones at the end, where a slow core would
+  // keep the others waiting.
+  bool take(int of, uint64_t& first, uint64_t& end) {
+    uint64_t left = shares_[of].left.load();
     do {
-      if (begin >= n_) return false;
-      int64_t piece = (n_ - begin) / (3 * threads_) / grain_ * grain_;
-      end = std::min(begin + std::max(piece, grain_), n_);
-    } while (!next_.compare_exchange_weak(begin, end));
+      first = first_of(left);
+      if (first >= end_of(left)) return false;
+      end = first + (end_of(left) - first + 2) / 3;
+    } while (!shares_[of].left.compare_exchange_weak(left, share(end, end_of(left))));
     return true;
   }
 
-  void take_pieces(void (*poll)() = nullptr) {
-    try {
-      for (int64_t begin, end; take(begin, end);) {
-        (*fn_)(begin, end);
-        if (poll) poll();
+  // The second half of what is left of another's share becomes this thread's own.
+  bool steal(int thread) {
+    for (int i = 1; i < threads_; i++) {
+      std::atomic<uint64_t>& from = shares_[(thread + i) % threads_].left;
+      uint64_t left = from.load();
+      while (first_of(left) < end_of(left)) {
+        const uint64_t middle = first_of(left) + (end_of(left) - first_of(left)) / 2;
+        if (!from.compare_exchange_weak(left, share(first_of(left), middle))) continue;
+        shares_[thread].left.store(share(middle, end_of(left)));
+        return true;
       }
+    }
+    return false;
+  }
+
+  void take_pieces(int thread, void (*poll)() = nullptr) {
+    try {
+      do
+        for (uint64_t first, end; take(thread, first, end);) {
+          (*fn_)((int64_t)first* grain_, std::min((int64_t)end * grain_, n_));
+          if (poll) poll();
+        }
+      while (steal(thread));
     } catch (...) {
-      next_.store(n_);
+      for (int i = 0; i < threads_; i++) shares_[i].left.store(0);
       std::lock_guard<std::mutex> hold(error_lock_);
       if (!error_) error_ = std::current_exception();
     }
   }
 
-  void work() {
+  void work(int thread) {
     inside() = true;
     for (uint64_t seen = 0; enter(seen);) {
-      take_pieces();
+      take_pieces(thread);
       state_.fetch_sub(1, std::memory_order_release);
     }
   }
@@ -146,6 +180,7 @@ class Pool {
 
  private:
   int threads_;
+  std::unique_ptr<Share[]> shares_;
   std::vector<std::thread> workers_;
   std::mutex sleep_, error_lock_;
   std::condition_variable wake_;
@@ -155,7 +190,6 @@ class Pool {
   int64_t n_ = 0, grain_ = 1;
   std::exception_ptr error_;
   alignas(64) std::atomic<uint64_t> state_{0};
-  alignas(64) std::atomic<int64_t> next_{0};
 };
 
 std::string first_line(const char* path) {
@@ -220,6 +254,7 @@ void (*between_pieces)() = nullptr;
 int default_threads() { return std::max(1, std::min(physical_cores(), quota_cores())); }
 
 int num_threads() {
+  if (Pool::inside()) return pool->threads();  // the lock is held by who runs the region
   std::lock_guard<std::mutex> hold(pool_lock);
   if (!pool) pool = new Pool(wanted_threads());
   return pool->threads();

@@ -216,9 +216,9 @@ struct KernelTable {
   cache_read_fn cache_read[3];
   patchify_fn patchify;
   // Probes of what this machine can do at best with this instruction set: the denominators of `ivlite bench`.
-  uint64_t (*int8_peak)(int64_t iterations);                // multiply-accumulates done, operands in registers
-  uint64_t (*matrix_peak)(int64_t iterations);              // of the matrix unit; null without one
-  float (*read_stream)(const void* memory, int64_t bytes);  // touches every byte once, in order
+  uint64_t (*int8_peak)(int64_t iterations);                    // multiply-accumulates done, operands in registers
+  uint64_t (*matrix_peak)(int64_t iterations);                  // of the matrix unit; null without one
+  float (*read_streams[2])(const void* memory, int64_t bytes);  // touch every byte once: as one stream, as several side by side
 };
 
 // Floats of scratch that one call of an attention kernel may use: blocks of up to 128 queries and 512 keys in float, of 512

@@ -18,11 +18,12 @@ int64_t packed_size(Format format, int64_t heads, int64_t rows, int64_t cols) {
 
 // How many items a thread takes at least: less than this much memory is not worth waking anyone.
 constexpr int64_t kGrainBytes = 32 << 10;
+constexpr int64_t kTogether = 4;                // panels that a kernel may read side by side
 constexpr int64_t kActivatedBytes = 256 << 10;  // of a product that is kept until its activation comes
 constexpr int64_t kFoldsEach = 8;               // of an MLP's inner columns for a thread, at least, to be rounded where they are made
 
 int64_t panel_grain(const Weight& w, int64_t tokens) {
-  return std::max<int64_t>(1, kGrainBytes / (w.panel_stride() * std::min<int64_t>(tokens, 64)));
+  return std::max<int64_t>(tokens == 1 ? kTogether : 1, kGrainBytes / (w.panel_stride() * std::min<int64_t>(tokens, 64)));
 }
 }  // namespace
 
@@ -236,9 +237,9 @@ void mlp(const OutRows& y, const InRows& x, const Linear& up, Activation activat
   second.all_panels(y, Activation::none);
 }
 
-void linear_heads(const OutHeads& y, const InHeads& x, const Weight& w) {
-  check_size("the heads of x", x.heads, w.heads());
-  check_size("the heads of y", y.heads, w.heads());
+void linear_heads(const OutHeads& y, const InHeads& x, const Weight& w, int64_t first) {
+  check(first >= 0 && x.heads <= w.heads() - first, "x has more heads than the weight");
+  check_size("the heads of y", y.heads, x.heads);
   check_size("the columns of x", x.dim, w.cols());
   check_size("the columns of y", y.dim, w.rows());
   check_size("the rows of y", y.tokens, x.tokens);
@@ -257,7 +258,7 @@ void linear_heads(const OutHeads& y, const InHeads& x, const Weight& w) {
       OutRows out{y.data + h * y.head_stride, y.tokens, y.dim, y.token_stride};
       InRows in{x.data + h * x.head_stride, x.tokens, x.dim, x.token_stride};
       QuantRows xq = memory ? quant_rows(memory + h * bytes, x.tokens, x.dim) : QuantRows{};
-      linear_panels(out, in, xq, w, h, nullptr, false, p0, p1);
+      linear_panels(out, in, xq, w, first + h, nullptr, false, p0, p1);
       i += p1 - p0;
     }
   });

@@ -49,8 +49,8 @@ void linear(const OutRows& y, const InRows& x, const Linear& of, bool accumulate
 // what down multiplies while it is in the cache, and is never in memory as floats.
 void mlp(const OutRows& y, const InRows& x, const Linear& up, Activation activation, const Linear& down, bool accumulate);
 
-// y (T, H, rows) with y[t, h] = w[h] x[t, h],  x (T, H, cols).
-void linear_heads(const OutHeads& y, const InHeads& x, const Weight& w);
+// y (T, H, rows) with y[t, h] = w[first + h] x[t, h],  x (T, H, cols).
+void linear_heads(const OutHeads& y, const InHeads& x, const Weight& w, int64_t first);
 
 // Activations of `tokens` rows of `cols` columns, quantised; the memory belongs to the caller.
 int64_t quant_rows_bytes(int64_t tokens, int64_t cols);

@@ -205,6 +205,16 @@ class Layer:
         # Below this many queries the absorbed form does fewer multiplications than expanding every cached token.
         saved = 2 * self.rank - nope - v
         self.expand_from = self.rank * (nope + v) / saved if saved > 0 else math.inf
+        self.absorbed = self._as_one() if isinstance(self.mlp, Mlp) else None
+
+    def _as_one(self):
+        """The whole layer in the absorbed form as one operation, or None where the set has no such."""
+        norms = dict(attn_norm=self.attn_norm, latent_norm=self.latent_norm, ffn_norm=self.ffn_norm)
+        linears = dict(q=self.q, kv_a=self.kv_a, o=self.o, up=self.mlp.up, down=self.mlp.down)
+        return self.ops.decoder_layer(
+            **norms, **{name: (w.weight, w.bias) for name, w in linears.items()}, uk_t=self.uk_t, uv=self.uv,
+            interleaved=self.text.rope_interleave, eps=self.text.rms_norm_eps, scale=self.scale,
+        )  # fmt: skip
 
     def _load_kv_b(self, load, name):
         """W_kvb as it is for the expanded form, and Uk^T, Uv per head for the absorbed one."""
@@ -235,6 +245,8 @@ class Layer:
     def __call__(self, x, cos, sin, cache):
         """x (T, hidden) in place; cos, sin (T, rope/2). Appends T rows to the cache's layer."""
         ops, eps = self.ops, self.text.rms_norm_eps
+        if self.absorbed and len(x) < self.expand_from:
+            return self.absorbed(x, cos, sin, cache, self.index)
         x = self.o(self.attention(ops.rms_norm(x, self.attn_norm, eps), cos, sin, cache), into=x)
         for first in range(0, len(x), MLP_ROWS):
             piece = x[first : first + MLP_ROWS]

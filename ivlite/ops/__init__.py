@@ -30,6 +30,10 @@ slicing, `+` and `+=`, which mean the same in numpy and torch. T is tokens (rows
     absorbed_attention(ql, qr, cache, layer, scale)           ql (T, H, rank), qr (T, H, rope) -> (T, H, rank)
     expanded_attention(qn, qr, cache, layer, kv_b, scale)     qn (T, H, nope), qr (T, H, rope); kv_b a weight
                                                (H, nope + v, rank) -> (T, H, v)
+    decoder_layer(**operands)                  a layer of few tokens as one operation (x, cos, sin, cache, index) -> x, changed
+                                               in place: the same as its operations in the absorbed form, one by one.
+                                               operands: attn_norm, latent_norm, ffn_norm; q, kv_a, o, up, down, each
+                                               (w, bias or None); uk_t, uv; interleaved, eps, scale. None where a set has none
     patchify(frames, patch, merge, mean, std)  frames uint8 (temporal, h, w, 3) -> (h*w/patch^2, 3*temporal*patch^2)
 
 The T queries of both latent attentions are the newest T cached rows of that layer: query t sees the rows up to its own.

@@ -106,11 +106,25 @@ class Ops:
         _C.expanded_attention(y, _rows(q_nope), _rows(q_rope), cache.rows, layer, kv_b, scale)
         return y
 
+    def decoder_layer(self, **operands):
+        return DecoderLayer(operands)
+
     def patchify(self, frames, patch, merge, mean, std):
         temporal, h, w, channels = frames.shape
         y = np.empty((h // patch * (w // patch), channels * temporal * patch * patch), np.float32)
         _C.patchify(y, _packed(frames), patch, merge, mean, std)
         return y
+
+
+class DecoderLayer:
+    """`_C.DecoderLayer` taking arrays of any strides."""
+
+    def __init__(self, operands):
+        self.layer = _C.DecoderLayer(**operands)
+
+    def __call__(self, x, cos, sin, cache, index):
+        self.layer.run(x, _packed(cos), _packed(sin), cache.rows, index)
+        return x
 
 
 class Cache:

@@ -28,6 +28,9 @@ class Observed:
     def mlp(self, x, up, activation, down, into=None):
         return self.linear(self.linear(x, *up, activation=activation), *down, into)
 
+    def decoder_layer(self, **operands):
+        return None
+
     def cache(self, ranks, rope_dim, capacity, kind):
         return ObservedCache(self.ops.cache(ranks, rope_dim, capacity, kind), self)
 

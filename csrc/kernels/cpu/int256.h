@@ -8,8 +8,6 @@
 namespace ivlite {
 namespace {
 
-constexpr int64_t kPrefetch = 4096;
-
 inline __m256i load256(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
 inline void store256(void* p, __m256i x) { _mm256_storeu_si256((__m256i*)p, x); }
 inline __m256i broadcast4(const int8_t* p) {
@@ -77,6 +75,9 @@ struct LinesQ6_K : LinesQ4_0 {
 template <class Lines, class Product>
 struct IntTile {
   static constexpr int kTokens = 4, kPanels = 1;  // 8 sums, weight registers, broadcast, product, constants: all 16 registers
+  // One token waits for memory, and a processor asks for more of it when several streams are read in turn; what it does not
+  // see coming by itself is asked for that much ahead.
+  static constexpr int kStreams = 4, kAhead = Lines::kFormat == Format::q8_0 ? 0 : 768;
   static constexpr PanelLayout kLayout = panel_layout(Lines::kFormat);
   static constexpr bool kSigned = Product::kSignedQ8 && Lines::kFormat == Format::q8_0;
   static constexpr bool kOffsets = !Lines::kLows && !kSigned;
@@ -156,17 +157,20 @@ struct IntTile {
     const int64_t groups = a.xq.cols / kGroup, at = t * groups;
     const QuantRows& q = a.xq;
     Token x{q.q + t * q.cols, q.scale + at, q.shift + at, Lines::kHalves == 2 ? q.halves + 2 * at : q.sum + at};
-    alignas(32) float acc[T * kPanel] = {};
+    const int64_t stride = layout_bytes(kLayout, groups);
+    alignas(32) float acc[P][T * kPanel] = {};
     const uint8_t* head = w;
     for (int64_t g = 0; g < groups; g++, w += kLayout.group()) {
       if (kLayout.header && g % kSuper == 0) head = w, w += kLayout.header;
-      if (Stream)
-        for (int64_t i = 0; i < kLayout.group(); i += 64) __builtin_prefetch(w + kPrefetch + i);
-      group<T>(acc, head, w, x, q.cols);
+      for (int k = 0; k < P; k++) {
+        for (int64_t i = 0; Stream && kAhead > 0 && i < kLayout.group(); i += 64) __builtin_prefetch(w + k * stride + kAhead + i);
+        group<T>(acc[k], head + k * stride, w + k * stride, x, q.cols);
+      }
       x.q += kGroup, x.scale++, x.shift++, x.sum += Lines::kHalves;
     }
-    for (int i = 0; i < T; i++)
-      for (int h = 0; h < 2; h++) store_rows(a, t + i, p * kPanel + 8 * h, _mm256_load_ps(acc + 16 * i + 8 * h));
+    for (int k = 0; k < P; k++)
+      for (int i = 0; i < T; i++)
+        for (int h = 0; h < 2; h++) store_rows(a, t + i, (p + k) * kPanel + 8 * h, _mm256_load_ps(acc[k] + 16 * i + 8 * h));
   }
 };
 

@@ -73,7 +73,7 @@ struct LinesQ6_K : LinesQ4_0 {
 // memory, so ask for them early.
 template <class Lines>
 struct IntTile {
-  static constexpr int kTokens = 6, kPanels = 2;  // 12 integer and 12 float sums, of 32 registers
+  static constexpr int kTokens = 6, kPanels = 2, kStreams = 1;  // 12 integer and 12 float sums, of 32 registers
   static constexpr PanelLayout kLayout = panel_layout(Lines::kFormat);
 
   template <int T, int P>

@@ -63,11 +63,41 @@ inline void latent_block(const LatentArgs& a, const LatentBlock& b, float* acc, 
     product<false>(heads, acc + col, rank, rank - col, ScaledRows{acc + col, rank, b.shrink}, b.s, kHeadGroup, b.c + col, b.ldc, n);
 }
 
+// a . b of n floats.
+inline float dot(const float* a, const float* b, int64_t n) {
+  constexpr int kSums = 4;
+  vec::V sum[kSums];
+  for (int j = 0; j < kSums; j++) sum[j] = vec::zero();
+  int64_t k = 0;
+  for (; k + kSums * vec::kLanes <= n; k += kSums * vec::kLanes)
+#pragma GCC unroll 4
+    for (int j = 0; j < kSums; j++) sum[j] = vec::fma(vec::load(a + k + j * vec::kLanes), vec::load(b + k + j * vec::kLanes), sum[j]);
+  for (; k < n; k += vec::kLanes) {
+    const int left = n - k < vec::kLanes ? (int)(n - k) : vec::kLanes;
+    sum[0] = vec::fma(vec::load_n(a + k, left), vec::load_n(b + k, left), sum[0]);
+  }
+  return vec::sum(vec::add(vec::add(sum[0], sum[1]), vec::add(sum[2], sum[3])));
+}
+
+// Heads [h0, h0 + heads) of a query that sees one token: the token is what they get, and their queries need not become lanes.
+template <class Kind>
+inline void latent_token(const LatentArgs& a, float* token, int64_t row, int64_t heads, int64_t s) {
+  const LatentRows& c = a.cache;
+  Kind::read_latent(token, c, s);
+  Kind::read_rope(token + c.rank, c, s);
+  for (int64_t h = row; h < row + heads; h++) {
+    a.m[h] = a.scale * (dot(a.q_latent + h * c.rank, token, c.rank) + dot(a.q_rope + h * c.rope_dim, token + c.rank, c.rope_dim));
+    a.l[h] = 1;
+    memcpy(a.acc + h * c.rank, token, (size_t)c.rank * 4);
+  }
+}
+
 // Heads [h0, h0 + heads) of query i.
 template <class Kind>
 inline void latent_heads(const LatentArgs& a, const LatentBlock& b, int64_t i, int64_t h0, int64_t heads, int64_t s0, int64_t s1) {
   const LatentRows& c = a.cache;
   const int64_t row = i * a.heads + h0;
+  if (s1 - s0 == 1) return latent_token<Kind>(a, b.c, row, heads, s0);
   float* acc = a.acc + row * c.rank;
   fill(acc, heads * c.rank, 0);
   if (heads < kHeadGroup) fill(b.q, b.width * kHeadGroup, 0);  // lanes without a head

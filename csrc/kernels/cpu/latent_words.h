@@ -165,7 +165,7 @@ inline void latent_words_heads(const LatentArgs& a, const LatentWords& b, int64_
   float* acc = a.acc + row * c.rank;
   fill(acc, heads * c.rank, 0);
   fill(b.unit, kHeadGroup, 0);
-  memset(b.q, 0, (size_t)(kHeadGroup * b.pairs * 4));
+  if (heads % 16) memset(b.q + heads / 16 * b.pairs * 64, 0, (size_t)(b.pairs * 64));  // lanes without a head
   for (int64_t h = 0; h < heads; h++) b.unit[h] = factor * open_query(b, h, a.q_latent + (row + h) * c.rank, c.rank);
   fill(b.q_rope, c.rope_dim * kHeadGroup, 0);
   rows_to_lanes(b.q_rope, c.rope_dim, 0, a.q_rope + row * c.rope_dim, c.rope_dim, heads, c.rope_dim, factor);

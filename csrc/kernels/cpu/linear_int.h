@@ -1,5 +1,6 @@
 // The walk over panels and tokens of the integer linear layers. Tile, of each instruction set, multiplies kPanels panels
-// by kTokens tokens at a time: run<T, P, Stream> takes fewer of either; Stream says that the panels come from memory.
+// by kTokens tokens at a time, kStreams panels by one token: run<T, P, Stream> takes fewer of either; Stream says that the
+// panels come from memory.
 #pragma once
 
 namespace ivlite {
@@ -38,7 +39,7 @@ inline void int_panels(const LinearArgs& a, const uint8_t* w, int64_t p, int64_t
 // Blocks of tokens stay in L2 while the panels stream past them.
 template <class Tile>
 void linear_int(const LinearArgs& a, int64_t p0, int64_t p1) {
-  constexpr int P = Tile::kPanels;
+  constexpr int P = Tile::kPanels, S = Tile::kStreams;
   const int64_t stride = layout_bytes(Tile::kLayout, a.xq.cols / kGroup);
   const int64_t block = token_block(a.xq.cols, Tile::kTokens);
   for (int64_t b = 0; b < a.tokens; b += block) {
@@ -46,7 +47,8 @@ void linear_int(const LinearArgs& a, int64_t p0, int64_t p1) {
     const uint8_t* w = (const uint8_t*)a.panels + p0 * stride;
     int64_t p = p0;
     for (; end - b > 1 && p + P <= p1; p += P, w += P * stride) int_panels<Tile, P>(a, w, p, b, end);
-    for (; p < p1; p++, w += stride) int_panels<Tile, 1>(a, w, p, b, end);  // one token: memory is slower than any tile
+    for (; end - b == 1 && p + S <= p1; p += S, w += S * stride) Tile::template run<1, S, true>(a, w, p, b);
+    for (; p < p1; p++, w += stride) int_panels<Tile, 1>(a, w, p, b, end);
   }
 }
 

@@ -11,6 +11,8 @@
 namespace ivlite {
 namespace {
 
+constexpr int64_t kPrefetch = 4096;
+
 // The largest magnitude of n values, which go to `values` with zeros behind them up to kFold.
 inline float fold_peak(float* values, const float* x, int64_t n) {
   vec::V top = vec::zero();

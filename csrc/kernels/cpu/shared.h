@@ -42,7 +42,8 @@ inline void init_shared(KernelTable& t) {
   t.cache_read[(int)CacheKind::q8] = cache_read<CacheQ8>;
   t.patchify = patchify;
   t.int8_peak = steps_peak<vec::kStepMacs, vec::int8_step>;
-  t.read_stream = read_stream;
+  t.read_streams[0] = read_streams<1, 4096>;
+  t.read_streams[1] = read_streams<4, 0>;
 }
 
 }  // namespace

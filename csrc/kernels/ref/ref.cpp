@@ -31,7 +31,7 @@ void init_ref(KernelTable& t) {
   init_ref_cache(t);
   init_ref_vision(t);
   t.int8_peak = int8_peak;
-  t.read_stream = read_stream;
+  t.read_streams[0] = t.read_streams[1] = read_stream;
 }
 
 }  // namespace ivlite

@@ -1,0 +1,26 @@
+// A decoder layer of few tokens as one operation.
+#pragma once
+#include "ops/cache.h"
+#include "ops/linear.h"
+#include "ops/views.h"
+
+namespace ivlite {
+
+// One layer of M2LA and a SwiGLU MLP. With H heads: q (H (nope + rope), hidden), kv_a (rank + rope, hidden),
+// uk_t (H, rank, nope), uv (H, v, rank), o (hidden, H v), up (2 inner, hidden), down (hidden, inner).
+struct DecoderLayer {
+  const float *attn_norm, *ffn_norm;  // (hidden,)
+  const float* latent_norm;           // (rank,) or null
+  Linear q, kv_a, o, up, down;
+  const Weight &uk_t, &uv;
+  bool interleaved;  // rotary pairs beside one another in q and kv_a
+  float eps, scale;
+};
+
+// Runs x (T, hidden), changed in place, through a layer in the absorbed form, to the same bits as its operations one by one:
+//   x += o(uv absorbed_attention(uk_t q_nope, rope(q_rope))),  x += mlp(rms_norm(x))
+// and appends T rows to that layer of the cache. cos, sin (T, rope / 2). Between two products of one token, a caller's
+// interpreter would take longer than the arithmetic does. Throws std::invalid_argument when shapes differ.
+void decoder_layer(const OutRows& x, const DecoderLayer& of, const InRows& cos, const InRows& sin, LatentCache& cache, int64_t layer);
+
+}  // namespace ivlite

@@ -229,7 +229,7 @@ inline int64_t attention_scratch(const AttentionArgs& a) {
 }
 inline int64_t latent_scratch(const LatentArgs& a) {
   const int64_t lanes = a.heads + 32;
-  return (lanes + 128) * (a.cache.rank + a.cache.rope_dim + 64) + 64 * lanes + 16384;
+  return (lanes + 256) * (a.cache.rank + a.cache.rope_dim + 64) + 64 * lanes + 32768;
 }
 
 void init_ref(KernelTable& t);

@@ -7,8 +7,8 @@
 namespace ivlite {
 namespace {
 
-constexpr int64_t kWordKeys = 128, kWordColumns = 64;  // tokens of a block, and columns of it interleaved together
-constexpr int kWordRows = 4;
+constexpr int64_t kWordKeys = 256, kWordColumns = 64;  // tokens of a block, and columns of it interleaved together
+constexpr int kWordRows = 6;
 constexpr float kPowers = 1.44269504088896341f;  // scores times this: weights are powers of two
 
 struct LatentWords {
@@ -40,11 +40,13 @@ template <int T, int kStep>
 __attribute__((noinline)) void word_sums(__m256i* sums, const uint8_t* line, int64_t n, const uint8_t* rows, int64_t stride) {
   TileRows<uint8_t> x(rows, stride);
   __m256i s[T][2];
+#pragma GCC unroll 8  // or GCC keeps the sums in memory
   for (int i = 0; i < T; i++) s[i][0] = s[i][1] = _mm256_setzero_si256();
   for (; n >= 8; n -= 8, line += 512, x.advance(8 * kStep))
 #pragma GCC unroll 8
     for (int j = 0; j < 8; j++) multiply_words<T>(s, line + 64 * j, x, j * kStep);
   for (; n > 0; n--, line += 64, x.advance(kStep)) multiply_words<T>(s, line, x, 0);
+#pragma GCC unroll 8
   for (int i = 0; i < T; i++)
     for (int side = 0; side < 2; side++) sums[2 * i + side] = s[i][side];
 }

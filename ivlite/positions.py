@@ -1,4 +1,4 @@
-"""Multimodal rotary positions: what time, height and width each token of a prompt stands at."""
+"""Multimodal rotary positions: what time, height and width each token of a prompt stands at, and the angles that follow."""
 
 import numpy as np
 
@@ -48,3 +48,23 @@ def mrope_positions(token_ids, grids, tokens, merge_size):
     end = base + len(token_ids) - at
     positions[:, at:] = np.arange(base, end)
     return positions, end
+
+
+def mrope_axes(section, interleaved):
+    """Which position axis (0 time, 1 height, 2 width) turns each rotary frequency, an int array (sum(section),).
+
+    Interleaved: T H W T H W ... while H and W last, then T (apply_interleaved_mrope of Qwen3-VL); else three runs.
+    """
+    if not interleaved:
+        return np.repeat(np.arange(3), section)
+    axes = np.zeros(sum(section), np.int64)
+    for axis in (1, 2):
+        axes[axis : 3 * section[axis] : 3] = axis
+    return axes
+
+
+def rotary(positions, dim, theta):
+    """cos and sin, float32 (n, dim/2), of positions (n,) or (n, dim/2) times theta^(-2j/dim)."""
+    inverse = (1.0 / np.float32(theta) ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim))).astype(np.float32)
+    angles = positions.astype(np.float32).reshape(len(positions), -1) * inverse
+    return np.cos(angles), np.sin(angles)

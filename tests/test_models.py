@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ivlite.models import architectures, internvideo3, module
+from ivlite.positions import mrope_axes, rotary
 
 
 def test_the_file_name_is_the_registration():
@@ -14,7 +15,7 @@ def test_the_file_name_is_the_registration():
 
 
 def test_mrope_axes_of_the_released_model():
-    axes = internvideo3.mrope_axes((24, 20, 20), interleaved=True)
+    axes = mrope_axes((24, 20, 20), interleaved=True)
     j = np.arange(64)
     expected = np.where((j % 3 == 1) & (j < 60), 1, np.where((j % 3 == 2) & (j < 60), 2, 0))
     assert np.array_equal(axes, expected)
@@ -22,16 +23,16 @@ def test_mrope_axes_of_the_released_model():
 
 
 def test_mrope_axes_in_runs():
-    assert internvideo3.mrope_axes((2, 1, 1), interleaved=False).tolist() == [0, 0, 1, 2]
+    assert mrope_axes((2, 1, 1), interleaved=False).tolist() == [0, 0, 1, 2]
 
 
 def test_rotary_takes_one_position_per_row_or_per_frequency():
     positions = np.array([0, 1, 7])
-    cos, sin = internvideo3.rotary(positions, 8, 10000.0)
+    cos, sin = rotary(positions, 8, 10000.0)
     assert cos.dtype == np.float32 and cos.shape == (3, 4)
     assert np.allclose(cos[2], np.cos(7 * 10000.0 ** (-np.arange(4) / 4)), atol=1e-6)
     assert np.allclose(sin[2], np.sin(7 * 10000.0 ** (-np.arange(4) / 4)), atol=1e-6)
-    both = internvideo3.rotary(np.repeat(positions[:, None], 4, 1), 8, 10000.0)
+    both = rotary(np.repeat(positions[:, None], 4, 1), 8, 10000.0)
     assert np.array_equal(both[0], cos) and np.array_equal(both[1], sin)
 
 

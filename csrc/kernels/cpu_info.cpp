@@ -60,7 +60,7 @@ CpuInfo find() {
   info.avx512bw = zmm && (b >> 30 & 1);
   info.avx512vl = zmm && (b >> 31 & 1);
   info.avx512vnni = zmm && (c >> 11 & 1);
-  info.amx = zmm && (d >> 22 & 1) && (d >> 24 & 1) && may_use_tiles(saved);  // bf16 and tile
+  info.amx = zmm && (d >> 22 & 1) && (d >> 24 & 1) && (d >> 25 & 1) && may_use_tiles(saved);  // bf16, tile and int8
   if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) info.avxvnni = ymm && (a >> 4 & 1);
   return info;
 }

@@ -96,7 +96,7 @@ struct Part {
 // more than 2 bytes per column of whole folds, and kFoldTail per fold. t0 is a multiple of 16, and t1 one or the end.
 using round_tiles_fn = void (*)(uint16_t* out, int64_t tokens, int64_t cols, const Part& part);
 
-constexpr int64_t kWideScratch = 640 << 10, kFoldTail = 32;
+constexpr int64_t kWideScratch = 704 << 10, kFoldTail = 32;
 
 // Quantises a part; columns from c1 to the end of its group become zeros.
 using quantize_rows_fn = void (*)(const QuantRows& out, const Part& part);
@@ -202,8 +202,8 @@ struct KernelTable {
   // Many tokens, wide_from of them or more, times quantised weights opened once for all; null where there is no such way.
   linear_fn linear_wide[kFormatCount];
   round_tiles_fn round_tiles[kFormatCount];
-  int64_t wide_from, wide_panels;  // and how many panels it takes together
-  bool wide_is_finer;              // than int8 with a scale per kGroup columns
+  int64_t wide_from, wide_panels;    // and how many panels it takes together
+  bool wide_is_finer[kFormatCount];  // than int8 with a scale per kGroup columns
   rms_norm_fn rms_norm;
   layer_norm_fn layer_norm;
   rope_fn rope;

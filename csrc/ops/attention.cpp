@@ -160,7 +160,7 @@ struct Expansion {
 
   Expansion(const LatentCache& cache, int64_t layer, const Weight& kv_b)
       : cache(cache), layer(layer), kv_b(kv_b), visible(cache.visible()), rank(kv_b.cols()), blocks(nullptr) {
-    wide = is_wide(kv_b, visible) && kernels().wide_is_finer;  // keys and values are rounded once more, so latents stay fine
+    wide = is_wide(kv_b, visible) && kernels().wide_is_finer[(int)kv_b.format()];  // keys and values are rounded once more, so latents stay fine
     if (!kv_b.quantized()) return;
     blocks = (char*)thread_scratch(0, (size_t)((visible + kExpandRows - 1) / kExpandRows * block_bytes()));
     parallel_for((visible + kExpandRows - 1) / kExpandRows, 1, [&](int64_t begin, int64_t end) {

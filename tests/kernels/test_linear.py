@@ -9,8 +9,7 @@ FORMATS = [f["name"] for f in _C.formats()]
 QUANTIZED = {f["name"] for f in _C.formats() if f["quantized"]}
 # Float kernels differ from the plain double sums by rounding; integer sums are exact, and only their fold is rounded.
 CLOSE = dict(rtol=1e-4, atol=2e-4)
-# Tokens from which a set multiplies by opened weights: a matrix unit sees both sides in bf16, AVX2 and VNNI in folds of 128
-# columns.
+# Tokens from which a set multiplies by opened weights, in folds of 128 columns; a matrix unit sees 8-bit weights in bf16.
 WIDE_FROM = {"amx": 16, "avx2": 32, "avx512vnni": 48}
 
 
@@ -19,10 +18,15 @@ def opened(fmt, tokens):
     return fmt in QUANTIZED and tokens >= WIDE_FROM.get(_C.isa(), tokens + 1)
 
 
+def in_bf16(fmt):
+    """Whether the set in use opens weights of that format to bf16."""
+    return _C.isa() == "amx" and fmt == "q8_0"
+
+
 def close(got, expected, fmt, tokens):
     """Whether a result is what the plain kernel says, which rounds activations to int8 per 32 columns."""
     if opened(fmt, tokens):
-        return np.abs(got - expected).max() < (0.03 if _C.isa() == "amx" else 0.06) * expected.std()
+        return np.abs(got - expected).max() < (0.03 if in_bf16(fmt) else 0.06) * expected.std()
     return np.allclose(got, expected, **CLOSE)
 
 
@@ -82,12 +86,13 @@ def test_many_tokens_are_the_decoded_matrix_times_x(isa, guarded, rng, fmt, rows
     decoded = _C.decode(fmt, data, rows * padded).reshape(rows, padded)[:, :cols].astype(np.float64)
     got = run(guarded, x, o.weight(fmt, data, (rows, cols)), bias, before=1)
     expected = x.astype(np.float64) @ decoded.T + bias + 1
-    limit = 0.012 if _C.isa() == "amx" else 0.05 if opened(fmt, tokens) else 0.03
+    limit = 0.03 if not opened(fmt, tokens) else 0.012 if in_bf16(fmt) else 0.05
     assert np.abs(got - expected).max() < limit * expected.std() * (1 if rows > 1 else 3)
 
 
-# Steps of a 127th that an opened weight may be off by, and the largest code of activations.
+# Steps of a 127th that an opened weight may be off by (bf16: 1/256 of itself), and the largest code of activations.
 OPENED = {
+    "amx": lambda fmt: (0.226, 255) if fmt == "q8_0" else (0.52, 127),
     "avx512vnni": lambda fmt: (1e-4 if fmt == "q8_0" else 0.52, 127),
     "avx2": lambda fmt: (0.008, 2047) if fmt == "q8_0" else (0.05, 127),
 }
@@ -122,6 +127,21 @@ def test_opened_weights_and_exact_sums(guarded, rng, opener, fmt, cols):
         )
     finally:
         _C.testing.use_isa(before)
+
+
+@pytest.mark.skipif("amx" not in _C.isas(), reason="this processor lacks it")
+@pytest.mark.parametrize("rows, cols, tokens", [(1, 32, 48), (290, 640, 530), (40, 1300, 65), (512, 256, 64)])
+@pytest.mark.parametrize("fmt", sorted(QUANTIZED - {"q8_0"}))
+def test_tiles_of_bytes_make_the_sums_of_vectors(guarded, rng, fmt, rows, cols, tokens):
+    x, w = normal(rng, tokens, cols), weight(fmt, normal(rng, rows, cols))
+    before, results = _C.isa(), {}
+    for name in ("amx", "avx512vnni"):
+        _C.testing.use_isa(name)
+        try:
+            results[name] = run(guarded, x, w)
+        finally:
+            _C.testing.use_isa(before)
+    assert np.array_equal(*results.values())
 
 
 @pytest.mark.parametrize("fmt", FORMATS)

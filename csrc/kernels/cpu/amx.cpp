@@ -7,8 +7,14 @@
 #include "linear_int.h"
 
 #include "int512.h"
+#include "opened.h"
+
+#include "folds.h"
+
+#include "opened512.h"
 
 #include "amx_attention.h"
+#include "amx_folds.h"
 #include "amx_linear.h"
 
 namespace ivlite {
@@ -17,6 +23,7 @@ void init_amx(KernelTable& t) {
   init_shared(t);
   init_int512(t);
   init_amx_linear(t);
+  init_amx_folds(t);
   init_amx_attention(t);
   t.matrix_peak = matrix_peak;
 }

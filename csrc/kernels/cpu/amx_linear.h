@@ -1,5 +1,6 @@
-// Quantised linear layers of many tokens: panels are opened to bf16 once per block of tokens, and tiles do the rest.
-// The codes of a weight times its scale keep 8 bits of mantissa, as do the activations: closer to float than int8 is.
+// 8-bit linear layers of many tokens: panels are opened to bf16 once per block of tokens, and tiles do the rest. Codes times
+// their scales keep 8 bits of mantissa, as do the activations: closer to float than products of bytes are, which would need
+// one more rounding of the weights to share a scale among 128 columns.
 #pragma once
 #include "amx_tile.h"
 
@@ -10,38 +11,26 @@ constexpr int64_t kBlockPanels = 16, kBlockGroups = 8;  // opened together: 128 
 constexpr int64_t kBlockTokens = 512;                   // sums of these and kBlockPanels stay in L2
 
 // One group of a panel: lane r of row k is the pair of columns 2k and 2k + 1 of row r.
-template <class Lines>
-inline void open_group(uint16_t* to, const uint8_t* head, const uint8_t* w) {
-  constexpr int kLines = 8 / Lines::kHalves;
-  const __m512i byte = _mm512_set1_epi32(255);
-  const uint8_t* scales = w + 64 * panel_layout(Lines::kFormat).lines;
-#pragma GCC unroll 2
-  for (int h = 0; h < Lines::kHalves; h++) {
-    const __m512 scale = Lines::scale(head, scales, h);
-    const __m512 low = Lines::kLows ? Lines::low(head, scales) : _mm512_mul_ps(scale, _mm512_set1_ps((float)(1 << Lines::kOffset)));
+inline void open_bf16(uint16_t* to, const uint8_t* w) {
+  const __m512 scale = LinesQ8_0::scale(nullptr, w + 512, 0);
 #pragma GCC unroll 8
-    for (int j = h * kLines; j < (h + 1) * kLines; j++) {
-      const __m512i line = Lines::line(w, j);
-      __m512 v[4];
+  for (int j = 0; j < 8; j++) {
+    const __m512i line = load_line(w + 64 * j);
+    __m512 v[4];
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; i++) {
-        const __m512i code = i < 3 ? _mm512_and_si512(_mm512_srli_epi32(line, 8 * i), byte) : _mm512_srli_epi32(line, 24);
-        v[i] = _mm512_fmsub_ps(_mm512_cvtepi32_ps(code), scale, low);
-      }
-      _mm512_storeu_si512(to + 64 * j, pairs_bf16(v[0], v[1]));
-      _mm512_storeu_si512(to + 64 * j + 32, pairs_bf16(v[2], v[3]));
-    }
+    for (int i = 0; i < 4; i++) v[i] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(line, 24 - 8 * i), 24)), scale);
+    _mm512_storeu_si512(to + 64 * j, pairs_bf16(v[0], v[1]));
+    _mm512_storeu_si512(to + 64 * j + 32, pairs_bf16(v[2], v[3]));
   }
 }
 
 // Groups [g0, g0 + n) of a panel.
-template <class Lines>
-inline void open_groups(uint16_t* to, const uint8_t* panel, int64_t g0, int64_t n) {
-  constexpr PanelLayout kLayout = panel_layout(Lines::kFormat);
+inline void open_bf16_groups(uint16_t* to, const uint8_t* panel, int64_t g0, int64_t n) {
+  constexpr PanelLayout kLayout = panel_layout(Format::q8_0);
   for (int64_t g = g0; g < g0 + n; g++, to += kTileElements) {
     const uint8_t* w = panel + group_at(kLayout, g);
     for (int64_t i = 0; i < kLayout.group(); i += 64) __builtin_prefetch(w + 2048 + i);
-    open_group<Lines>(to, panel + g / kSuper * kLayout.super(), w);
+    open_bf16(to, w);
   }
 }
 
@@ -61,9 +50,8 @@ inline void multiply_block(float* sums, const uint16_t* opened, int64_t panels, 
     }
 }
 
-template <class Lines>
-void linear_wide(const LinearArgs& a, int64_t p0, int64_t p1) {
-  const int64_t groups = a.xq.cols / kGroup, stride = layout_bytes(panel_layout(Lines::kFormat), groups);
+void linear_bf16(const LinearArgs& a, int64_t p0, int64_t p1) {
+  const int64_t groups = a.xq.cols / kGroup, stride = layout_bytes(panel_layout(Format::q8_0), groups);
   uint16_t* opened = (uint16_t*)a.scratch;
   float* sums = (float*)(opened + kBlockPanels * kBlockGroups * kTileElements);
   UseTiles tiles;
@@ -74,7 +62,7 @@ void linear_wide(const LinearArgs& a, int64_t p0, int64_t p1) {
       for (int64_t g = 0; g < groups; g += kBlockGroups) {
         const int64_t n = groups - g < kBlockGroups ? groups - g : kBlockGroups;
         for (int64_t i = 0; i < panels; i++)
-          open_groups<Lines>(opened + i * n * kTileElements, (const uint8_t*)a.panels + (p + i) * stride, g, n);
+          open_bf16_groups(opened + i * n * kTileElements, (const uint8_t*)a.panels + (p + i) * stride, g, n);
         multiply_block(sums, opened, panels, a.wide, groups, t / kTileSide, count, g, n);
       }
       for (int64_t i = 0; i < tokens; i++)
@@ -99,13 +87,9 @@ void round_tiles(uint16_t* out, int64_t tokens, int64_t cols, const Part& p) {
 }
 
 inline void init_amx_linear(KernelTable& t) {
-  t.linear_wide[(int)Format::q8_0] = linear_wide<LinesQ8_0>;
-  t.linear_wide[(int)Format::q6_k] = linear_wide<LinesQ6_K>;
-  t.linear_wide[(int)Format::q5_k] = linear_wide<LinesQ5_K>;
-  t.linear_wide[(int)Format::q4_k] = linear_wide<LinesQ4_K>;
-  t.linear_wide[(int)Format::q4_0] = linear_wide<LinesQ4_0>;
-  for (int f = 0; f < kFormatCount; f++) t.round_tiles[f] = t.linear_wide[f] ? round_tiles : nullptr;
-  t.wide_from = 16, t.wide_panels = kBlockPanels, t.wide_is_finer = true;
+  t.linear_wide[(int)Format::q8_0] = linear_bf16;
+  t.round_tiles[(int)Format::q8_0] = round_tiles;
+  t.wide_is_finer[(int)Format::q8_0] = true;
 }
 
 }  // namespace

@@ -185,7 +185,7 @@ inline void int_block(const AttentionArgs& a, const AttentionInt& b, int64_t s, 
     uint8_t* record = b.records + t * record_bytes<OffsetRecord>(b.folds);
     for (int64_t j = 0; j < a.d; j++) centred[j] = a.k[(s + t) * a.ld_k + j] - b.mean[j];
     for (int64_t f = 0; f < b.folds; f++) {
-      const float scale = round_fold(record + f * kFold, centred + f * kFold, a.d - f * kFold);
+      const float scale = round_offset_fold(record + f * kFold, centred + f * kFold, a.d - f * kFold);
       memcpy(record + b.folds * kFold + 4 * f, &scale, 4);
     }
     if (a.d2) memcpy(b.k2 + t * b.ldr, a.k2 + (s + t) * a.ld_k2, (size_t)a.d2 * 4);

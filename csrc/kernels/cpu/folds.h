@@ -7,8 +7,8 @@ namespace {
 
 constexpr int64_t kFoldBytes = 64 * (kFoldLines + 2);  // lines as in q8_0's panels, 16 float scales, 16 int32 start values
 
-// n values as one fold of codes + 128, zeros behind them; returns the scale.
-inline float round_fold(uint8_t* to, const float* x, int64_t n) {
+// n values as one fold of codes, zeros behind them; returns the scale.
+inline float round_fold(int8_t* to, const float* x, int64_t n) {
   vec::V v[kFold / vec::kLanes], top = vec::zero();
   for (int i = 0; i < kFold / vec::kLanes; i++) {
     const int64_t left = n - i * vec::kLanes;
@@ -17,18 +17,22 @@ inline float round_fold(uint8_t* to, const float* x, int64_t n) {
   }
   const float peak = vec::max_lane(top);
   const vec::V inverse = vec::set1(peak > 0 ? 127 / peak : 0);
-  for (int i = 0; i < kFold / vec::kLanes; i++, to += vec::kLanes) {
-    vec::store_codes((int8_t*)to, vec::mul(v[i], inverse));
-    _mm_storeu_si128((__m128i*)to, _mm_xor_si128(_mm_loadu_si128((const __m128i*)to), _mm_set1_epi8((char)0x80)));
-  }
+  for (int i = 0; i < kFold / vec::kLanes; i++) vec::store_codes(to + i * vec::kLanes, vec::mul(v[i], inverse));
   return peak / 127;
+}
+
+// The same, codes + 128.
+inline float round_offset_fold(uint8_t* to, const float* x, int64_t n) {
+  const float scale = round_fold((int8_t*)to, x, n);
+  for (int i = 0; i < kFold; i += 64) _mm512_storeu_si512(to + i, _mm512_xor_si512(_mm512_loadu_si512(to + i), _mm512_set1_epi8((char)0x80)));
+  return scale;
 }
 
 // Codes + 128, and a scale.
 struct OffsetRecord {
   static constexpr int64_t kCodes = kFold, kTail = 4, kBlockFolds = 48;  // two panels' opened folds stay in L2 while all tokens pass
   static void round(uint8_t* codes, uint8_t* tail, const float* x, int64_t n) {
-    const float scale = round_fold(codes, x, n);
+    const float scale = round_offset_fold(codes, x, n);
     memcpy(tail, &scale, 4);
   }
 };

@@ -4,7 +4,7 @@
 namespace ivlite {
 namespace {
 
-constexpr int64_t kPrefetch = 4096;
+constexpr int64_t kPrefetch = 4096, kStreamsAhead = 1280;  // bytes that one stream is asked for ahead, or each of several
 
 inline __m512i broadcast4(const int8_t* p) {
   int32_t x;
@@ -73,7 +73,9 @@ struct LinesQ6_K : LinesQ4_0 {
 // memory, so ask for them early.
 template <class Lines>
 struct IntTile {
-  static constexpr int kTokens = 6, kPanels = 2, kStreams = 1;  // 12 integer and 12 float sums, of 32 registers
+  static constexpr int kTokens = 6, kPanels = 2;  // 12 integer and 12 float sums, of 32 registers
+  // One token waits for memory, and a processor asks for more of it when several streams are read in turn.
+  static constexpr int kStreams = 4;
   static constexpr PanelLayout kLayout = panel_layout(Lines::kFormat);
 
   template <int T, int P>
@@ -140,7 +142,7 @@ struct IntTile {
       if (kLayout.header && g % kSuper == 0) head = w, w += kLayout.header;
       if (Stream)
         for (int k = 0; k < P; k++)
-          for (int64_t i = 0; i < kLayout.group(); i += 64) __builtin_prefetch(w + k * stride + kPrefetch + i);
+          for (int64_t i = 0; i < kLayout.group(); i += 64) __builtin_prefetch(w + k * stride + (P == kStreams ? kStreamsAhead : kPrefetch) + i);
 #pragma GCC unroll 2
       for (int h = 0; h < Lines::kHalves; h++) half(acc, x, head, w, stride, h);
       if (Lines::kLows) lows(acc, x, head, w, stride);

@@ -261,7 +261,7 @@ inline void init_opened256(KernelTable& t) {
   set_opened<OpenedBytes<LinesQ4_K>>(t);
   set_opened<OpenedBytes<LinesQ4_0>>(t);
   set_opened<OpenedWords>(t);
-  t.wide_from = 32, t.wide_panels = 2, t.wide_is_finer = false;
+  t.wide_from = 32, t.wide_panels = 2;
 }
 
 }  // namespace

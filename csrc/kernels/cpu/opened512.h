@@ -156,7 +156,7 @@ inline void init_opened512(KernelTable& t) {
   set_opened<OpenedFolds<LinesQ4_K>>(t);
   set_opened<OpenedFolds<LinesQ4_0>>(t);
   set_opened<OpenedGroups>(t);
-  t.wide_from = 48, t.wide_panels = 2, t.wide_is_finer = false;
+  t.wide_from = 48, t.wide_panels = 2;
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ import numpy as np
 
 from ivlite import _C
 
-COLD = 160 << 20  # weights of one case: more than a cache holds
+COLD = 512 << 20  # weights of one case: more than a cache holds
 WIDTH, INNER, HEADS, RANK, HEAD = 4096, 12288, 32, 896, 128
 PIXELS, VISION, VISION_HEADS, VISION_INNER = 352, 1152, 16, 4304
 K_FORMATS = ("q4_k", "q5_k", "q6_k")

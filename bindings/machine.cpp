@@ -57,7 +57,7 @@ double probe_peak(uint64_t (*kernel)(int64_t), double seconds) {
   return best;
 }
 
-// Bytes per second of reading `bytes` of huge-page memory, the best of `repeats` in either way of reading.
+// Bytes per second of reading `bytes` of huge-page memory that no cache holds, the best of `repeats` in either way of reading.
 double probe_read_bandwidth(int64_t bytes, int repeats) {
   need(bytes >= 1 << 20 && repeats > 0, "the probe needs a mebibyte at least, and one repeat");
   py::gil_scoped_release release;
@@ -68,6 +68,7 @@ double probe_read_bandwidth(int64_t bytes, int repeats) {
   double best = 0;
   std::atomic<int64_t> sink{0};
   for (int i = 0; i < 2 * repeats; i++) {
+    parallel_for(pieces, 1, [&](int64_t b, int64_t e) { evict(base + b * piece, (size_t)((e - b) * piece)); });
     auto start = std::chrono::steady_clock::now();
     parallel_for(pieces, 1,
                  [&](int64_t b, int64_t e) { sink += (int64_t)kernels().read_streams[i % 2](base + b * piece, (e - b) * piece); });

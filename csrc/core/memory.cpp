@@ -6,6 +6,11 @@
 
 #include <new>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
+
 namespace ivlite {
 
 namespace {
@@ -27,6 +32,30 @@ HugeBuffer::HugeBuffer(size_t bytes) : size_(bytes) {
 }
 
 HugeBuffer::~HugeBuffer() { munmap(base_, mapped_); }
+
+namespace {
+constexpr size_t kLine = 64;
+#if defined(__x86_64__)
+bool has_clflushopt() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b >> 23 & 1);
+}
+__attribute__((target("clflushopt"))) void flush(const char* from, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += kLine) _mm_clflushopt((void*)(from + i));
+  _mm_mfence();
+}
+#endif
+}  // namespace
+
+void evict(const void* data, size_t bytes) {
+#if defined(__x86_64__)
+  static const bool can = has_clflushopt();
+  if (can) flush((const char*)data, bytes);
+#elif defined(__aarch64__)
+  for (size_t i = 0; i < bytes; i += kLine) asm volatile("dc civac, %0" ::"r"((const char*)data + i) : "memory");
+  asm volatile("dsb ish" ::: "memory");
+#endif
+}
 
 namespace {
 struct Scratch {

@@ -22,6 +22,10 @@ class HugeBuffer {
   size_t size_;
 };
 
+// Drops [data, data + bytes) from all caches, so that the next read is one of memory. Where the processor has no
+// instruction for it that is fast, nothing happens.
+void evict(const void* data, size_t bytes);
+
 // The calling thread's own scratch of at least `bytes`, 64-byte aligned, kept until the thread ends. Each of `slot`
 // 0..8 is a buffer of its own, for a caller that needs several at once. Throws std::bad_alloc.
 void* thread_scratch(int slot, size_t bytes);

@@ -20,9 +20,10 @@ examples:
   ivlite bench --random tiny --json
 
 Decoding is bound by reading weights, prefill and vision by 8-bit arithmetic. The limits are probed in the same run with
-as many threads: read bandwidth over fresh memory between the steps of decoding, and before and after the rest the highest
-int8 rate of the instruction set in use, or the rate of its matrix unit where it has one. "of the probe" is how much of
-what was probed beside it a stage reaches; of decoding, the median of the steps. Float types have no such limit to compare.
+as many threads: read bandwidth over memory that no cache holds between the steps of decoding, and before and after the rest
+the highest int8 rate of the instruction set's vectors. "of the probe" is how much of what was probed beside it a stage
+reaches; of decoding, the median of the steps. A matrix unit, whose rate of bytes is printed too, takes prefill and vision
+beyond 100 %. Float types have no such limit to compare.
 Tokens of --depth are random rows put into the cache: the time is that of real ones.
 """
 
@@ -199,11 +200,11 @@ class Limits:
         return {"read": max(self.reads), "int8": int8, "matrix": matrix}
 
     def peak(self):
-        """Operations per second now, of the matrix unit if there is one."""
+        """int8 operations per second now."""
         from ivlite.cli import probe
 
         self.peaks.append(probe.peaks(self.threads))
-        return self.peaks[-1][1] or self.peaks[-1][0]
+        return self.peaks[-1][0]
 
     def timed(self, run):
         """Seconds of run(), and the rate of operations that was possible around it."""

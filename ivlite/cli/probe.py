@@ -7,7 +7,7 @@ from ivlite import _C
 
 
 def read(threads):
-    """Bytes per second read now with that many threads, from fresh memory."""
+    """Bytes per second read now with that many threads, from memory that no cache holds."""
     _C.set_num_threads(threads)
     return _C.probe_read_bandwidth(128 << 20, 2)
 
@@ -16,7 +16,7 @@ def peaks(threads):
     """Operations per second now with that many threads: (int8, matrix).
 
     The int8 rate is that of the instructions the kernels in use multiply with, operands in registers; "matrix" that of
-    the matrix unit that they use for many tokens, 0 without one.
+    the matrix unit that they use for many tokens, of bytes, 0 without one.
     """
     _C.set_num_threads(threads)
     return _C.probe_int8_peak(0.1), _C.probe_matrix_peak(0.1)

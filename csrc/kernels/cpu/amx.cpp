@@ -1,4 +1,4 @@
-// The kernels of AVX-512 VNNI, and matrix tiles (AMX) for many tokens: weights and activations as bf16, sums in float.
+// The kernels of AVX-512 VNNI, and matrix tiles (AMX) for many tokens: of bytes, or of bf16 with sums in float.
 #include "kernels/table.h"
 #include "vec/avx512.h"
 
@@ -7,11 +7,16 @@
 #include "linear_int.h"
 
 #include "int512.h"
+
 #include "opened.h"
 
 #include "folds.h"
 
 #include "opened512.h"
+
+#include "attention_int.h"
+
+#include "latent_int.h"
 
 #include "amx_attention.h"
 #include "amx_folds.h"
@@ -22,6 +27,7 @@ namespace ivlite {
 void init_amx(KernelTable& t) {
   init_shared(t);
   init_int512(t);
+  init_attention_int(t);
   init_amx_linear(t);
   init_amx_folds(t);
   init_amx_attention(t);

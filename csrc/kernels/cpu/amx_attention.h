@@ -1,6 +1,5 @@
 // Softmax attention on matrix tiles: keys, values, queries and weights as bf16, sums in float. Queries are lanes, so that
 // maxima and sums need no work across lanes: scores are K Q^T with keys as rows, outputs V^T P^T with columns as rows.
-// The same block serves one head's queries and, over the latent cache, one token's heads.
 #pragma once
 #include "amx_tile.h"
 
@@ -20,7 +19,6 @@ struct WideBlock {
   uint16_t *k, *v;         // (tiles of keys, steps) and (columns, kWideKeys / kStep)
   float* s;                // (kWideKeys, kLanePair)
   uint16_t* p;             // (2, kWideKeys / kStep)
-  float* end;
 
   WideBlock(float* scratch, int64_t steps, int64_t columns, int64_t queries) : steps(steps), columns(columns) {
     const int64_t lanes = (queries + kLanePair - 1) / kLanePair * kLanePair;
@@ -32,7 +30,6 @@ struct WideBlock {
     k = q + lanes * steps * kStep;
     v = k + kWideKeys * steps * kStep;
     p = v + kWideKeys * columns * kTileSide;
-    end = (float*)(p + kWideKeys * kLanePair);
   }
 };
 
@@ -218,52 +215,8 @@ void attention_wide(const AttentionArgs& a, int64_t q0, int64_t q1) {
   for (int64_t i = q0; i < q1; i += kWideQueries) attention_wide_block(a, i, q1 - i < kWideQueries ? q1 - i : kWideQueries);
 }
 
-// Heads of one query over cached tokens [s0, s1): rows are turned to float 32 at a time, then packed.
-template <class Kind>
-inline void latent_wide_query(const LatentArgs& a, int64_t query, int64_t s0, int64_t s1) {
-  const LatentRows& c = a.cache;
-  const int64_t row = query * a.heads, first = steps_of(c.rank), width = c.rank + c.rope_dim;
-  const WideBlock b(a.scratch, first + steps_of(c.rope_dim), (c.rank + kTileSide - 1) / kTileSide, a.heads);
-  const int64_t lanes = (a.heads + kLanePair - 1) / kLanePair * kLanePair;
-  pack_rows(b.q, b.steps, 0, lanes, a.q_latent + row * c.rank, c.rank, a.heads, c.rank, a.scale * kLog2E);
-  pack_rows(b.q, b.steps, first, lanes, a.q_rope + row * c.rope_dim, c.rope_dim, a.heads, c.rope_dim, a.scale * kLog2E);
-  start_queries(b, a.heads);
-  for (int64_t s = s0; s < s1; s += kWideKeys) {
-    const int64_t n = s1 - s < kWideKeys ? s1 - s : kWideKeys;
-    for (int64_t j = 0; j < n; j += kStep) {
-      const int64_t count = n - j < kStep ? n - j : kStep;
-      for (int64_t r = 0; r < count; r++) {
-        Kind::read_latent(b.end + r * width, c, s + j + r);
-        Kind::read_rope(b.end + r * width + c.rank, c, s + j + r);
-      }
-      uint16_t* k = b.k + j / kTileSide * b.steps * kTileElements;
-      pack_rows(k, b.steps, 0, kStep, b.end, width, count, c.rank, 1);
-      pack_rows(k, b.steps, first, kStep, b.end + c.rank, width, count, c.rope_dim, 1);
-      pack_values(b, j / kStep, b.end, width, count, c.rank);
-    }
-    for (int64_t pair = 0; pair < lanes / kLanePair; pair++) wide_keys(b, pair, n, s == s0, false, 0);
-  }
-  for (int64_t h = 0; h < a.heads; h++) {
-    a.m[row + h] = s1 > s0 ? b.top[h] / kLog2E : -INFINITY;
-    a.l[row + h] = b.total[h];
-  }
-  if (s1 <= s0) return fill(a.acc + row * c.rank, a.heads * c.rank, 0);
-  fill(b.top, lanes, 1);
-  unpack_out(b, a.acc + row * c.rank, c.rank, a.heads, c.rank, b.top);
-}
-
-template <class Kind>
-void latent_wide(const LatentArgs& a, int64_t s0, int64_t s1) {
-  UseTiles tiles;
-  for (int64_t i = 0; i < a.queries; i++) {
-    const int64_t end = a.position + i + 1 < s1 ? a.position + i + 1 : s1;
-    latent_wide_query<Kind>(a, i, s0, end);
-  }
-}
-
 inline void init_amx_attention(KernelTable& t) {
   t.attention_wide = attention_wide;
-  t.latent_attention[(int)CacheKind::q8] = latent_wide<CacheQ8>;
 }
 
 }  // namespace

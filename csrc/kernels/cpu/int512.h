@@ -4,7 +4,8 @@
 namespace ivlite {
 namespace {
 
-constexpr int64_t kPrefetch = 4096, kStreamsAhead = 1280;  // bytes that one stream is asked for ahead, or each of several
+constexpr int64_t kPrefetch = 4096;           // bytes that a stream is asked for ahead
+constexpr int64_t kNear = 640, kFar = 2560;  // each of several: into L1, and before that into L2
 
 inline __m512i broadcast4(const int8_t* p) {
   int32_t x;
@@ -140,9 +141,12 @@ struct IntTile {
     const uint8_t* head = w;
     for (int64_t g = 0; g < groups; g++, w += kLayout.group(), x.advance()) {
       if (kLayout.header && g % kSuper == 0) head = w, w += kLayout.header;
-      if (Stream)
-        for (int k = 0; k < P; k++)
-          for (int64_t i = 0; i < kLayout.group(); i += 64) __builtin_prefetch(w + k * stride + (P == kStreams ? kStreamsAhead : kPrefetch) + i);
+      for (int k = 0; Stream && k < P; k++)
+        for (int64_t i = 0; i < kLayout.group(); i += 64) {
+          const uint8_t* line = w + k * stride + i;
+          __builtin_prefetch(line + (P == kStreams ? kNear : kPrefetch));
+          if (P == kStreams) __builtin_prefetch(line + kFar, 0, 2);
+        }
 #pragma GCC unroll 2
       for (int h = 0; h < Lines::kHalves; h++) half(acc, x, head, w, stride, h);
       if (Lines::kLows) lows(acc, x, head, w, stride);

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <optional>
+#include <vector>
 
 #include "bindings.h"
 #include "core/threads.h"
@@ -71,6 +72,38 @@ Floats decode(const std::string& name, const Bytes& data, int64_t count) {
   return out;
 }
 
+constexpr int64_t kRows = 16;  // of a transposed matrix, gathered and encoded together
+
+// The first `count` rows of one matrix, row_bytes apart, as columns: `cols` rows of blocks of `to`, padded with zeros.
+void transpose(uint8_t* out, const FormatInfo& to, const FormatInfo& f, const uint8_t* data, int64_t row_bytes, int64_t cols, int64_t count) {
+  const int64_t padded = row_bytes / f.block_bytes * f.block, width = (count + to.block - 1) / to.block * to.block;
+  std::vector<float> from((size_t)(count * padded)), rows((size_t)(kRows * width));
+  f.decode(from.data(), data, count * padded);
+  for (int64_t c0 = 0; c0 < cols; c0 += kRows) {
+    const int64_t n = std::min(kRows, cols - c0);
+    for (int64_t r = 0; r < count; r++)
+      for (int64_t c = 0; c < n; c++) rows[(size_t)(c * width + r)] = from[(size_t)(r * padded + c0 + c)];
+    to.encode(out + c0 * width / to.block * to.block_bytes, rows.data(), nullptr, n * width);
+  }
+}
+
+Bytes transposed(const std::string& name, const Bytes& data, int64_t heads, int64_t rows, int64_t cols, int64_t count, const std::string& into) {
+  const FormatInfo &f = FORMATS[(int)format_named(name)], &to = FORMATS[(int)format_named(into)];
+  const uint8_t* from = in_bytes(data);
+  const int64_t most = 1 << 24;
+  need(heads > 0 && rows > 0 && cols > 0 && heads < most && rows < most && cols < most && count > 0 && count <= rows,
+       "matrices have rows and columns, and no more rows can be transposed");
+  const int64_t row_bytes = (cols + f.block - 1) / f.block * f.block_bytes, blocks = (count + to.block - 1) / to.block;
+  need(data.shape(0) % row_bytes == 0 && data.shape(0) / row_bytes == heads * rows, "the data is not matrices of that shape and format");
+  Bytes out(heads * cols * blocks * to.block_bytes);
+  uint8_t* at = out.mutable_data();
+  py::gil_scoped_release release;
+  parallel_for(heads, 1, [&](int64_t h, int64_t end) {
+    for (; h < end; h++) transpose(at + h * cols * blocks * to.block_bytes, to, f, from + h * rows * row_bytes, row_bytes, cols, count);
+  });
+  return out;
+}
+
 }  // namespace
 
 void bind_formats(py::module_& m) {
@@ -79,6 +112,10 @@ void bind_formats(py::module_& m) {
         "float32 (n,) to uint8 blocks; n is a multiple of the block. importance, (columns,) of numbers >= 0, says what a squared error "
         "in each column of the rows costs.");
   m.def("decode", decode, py::arg("format"), py::arg("data").noconvert(), py::arg("count"), "uint8 blocks of `count` weights to float32.");
+  m.def("transposed", transposed, py::arg("format"), py::arg("data").noconvert(), py::arg("heads"), py::arg("rows"), py::arg("cols"),
+        py::arg("count"), py::arg("into"),
+        "The first `count` rows of each of uint8 matrices (heads, rows, cols), whose rows are whole blocks, as columns: (heads, cols, count) "
+        "in the format `into`, rows padded with zeros to whole blocks.");
 }
 
 }  // namespace ivlite

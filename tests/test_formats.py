@@ -105,3 +105,28 @@ def test_rounding_is_to_nearest_even(rng):
 def test_wrong_sizes_and_names_are_refused(call):
     with pytest.raises(ValueError):
         call()
+
+
+@pytest.mark.parametrize("shape, count", [((1, 1, 1), 1), ((2, 40, 70), 33), ((3, 128, 300), 128), ((5, 7, 256), 3)])
+@pytest.mark.parametrize("into", ["f32", "bf16", "q8_0"])
+@pytest.mark.parametrize("fmt", [f["name"] for f in _C.formats()])
+def test_transposed_rows_are_what_numpy_makes_of_them(fmt, into, shape, count):
+    block = {f["name"]: f["block"] for f in _C.formats()}
+    heads, rows, cols = shape
+    padded, width = (-(-n // block[name]) * block[name] for n, name in ((cols, fmt), (count, into)))
+    matrix = np.zeros((heads, rows, padded), np.float32)
+    matrix[..., :cols] = np.random.default_rng(0).standard_normal(shape)
+    data = _C.encode(fmt, matrix.reshape(-1))
+    decoded = _C.decode(fmt, data, matrix.size).reshape(matrix.shape)[:, :count, :cols]
+    expected = np.zeros((heads, cols, width), np.float32)
+    expected[..., :count] = decoded.swapaxes(1, 2)
+    got = _C.transposed(fmt, data, *shape, count, into)
+    assert np.array_equal(got, _C.encode(into, expected.reshape(-1)))
+
+
+@pytest.mark.parametrize(
+    "shape, count", [((0, 4, 32), 1), ((1, 4, 32), 5), ((1, 4, 32), 0), ((2, 4, 32), 4), ((1, 1 << 30, 32), 1)]
+)
+def test_what_cannot_be_transposed_is_refused(shape, count):
+    with pytest.raises(ValueError):
+        _C.transposed("q8_0", np.zeros(4 * 34, np.uint8), *shape, count, "q8_0")

@@ -50,7 +50,13 @@ def test_activations_of_a_product(sets, rng, activation):
 
 
 def test_mlp(sets, rng):
-    x, m, n, b, y = normal(rng, 7, 70), normal(rng, 2100, 70), normal(rng, 33, 1050), normal(rng, 33), normal(rng, 7, 33)
+    x, m, n, b, y = (
+        normal(rng, 7, 70),
+        normal(rng, 2100, 70),
+        normal(rng, 33, 1050),
+        normal(rng, 33),
+        normal(rng, 7, 33),
+    )
     for fmt, limit in (("f32", 1e-5), ("q8_0", 0.02)):
 
         def call(o, fmt=fmt):

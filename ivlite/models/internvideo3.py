@@ -201,17 +201,14 @@ class Layer:
         """W_kvb as it is for the expanded form, and Uk^T, Uv per head for the absorbed one."""
         text, ops = self.text, self.ops
         heads, nope, v = text.num_heads, text.qk_nope_head_dim, text.v_head_dim
+        shape = heads, nope + v, self.rank
         fmt, data = load.read(name)
-        self.kv_b = ops.weight(fmt, data, (heads, nope + v, self.rank), name)
-        columns = load.source.tensors[name].shape[1]
-        full = ops.decode(fmt, data, heads * (nope + v) * columns)
-        full = full.reshape(heads, nope + v, columns)[:, :, : self.rank]
+        self.kv_b = ops.weight(fmt, data, shape, name)
         # A block format groups along columns, so the transposed matrix is encoded anew, at 8 bits.
-        fmt = fmt if fmt in ("f32", "f16", "bf16") else "q8_0"
-        key = np.ascontiguousarray(full[:, :nope].swapaxes(1, 2)).reshape(heads * self.rank, nope)
-        value = np.ascontiguousarray(full[:, nope:]).reshape(heads * v, self.rank)
-        self.uk_t = ops.weight(fmt, ops.encode(fmt, key), (heads, self.rank, nope))
-        self.uv = ops.weight(fmt, ops.encode(fmt, value), (heads, v, self.rank))
+        into = fmt if fmt in ("f32", "f16", "bf16") else "q8_0"
+        self.uk_t = ops.weight(into, ops.transposed(fmt, data, shape, nope, into), (heads, self.rank, nope))
+        value = np.ascontiguousarray(data.reshape(heads, nope + v, -1)[:, nope:]).reshape(-1)
+        self.uv = ops.weight(fmt, value, (heads, v, self.rank))
 
     def _load_mlp(self, load, name):
         """Gate and up as one matrix, so that a token reads them in one pass, unless their formats differ."""

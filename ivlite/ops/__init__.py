@@ -14,6 +14,8 @@ slicing, `+` and `+=`, which mean the same in numpy and torch. T is tokens (rows
                                                named weight of heads is that of layer k's latents
     decode(fmt, data, count)                   `count` weights of data as a numpy float32 vector
     encode(fmt, matrix)                        numpy float32 (rows, cols) -> uint8 (nbytes,), columns padded to whole blocks
+    transposed(fmt, data, shape, count, into)  the first `count` rows of each matrix of data, blocks of shape (H, rows, cols),
+                                               as columns: blocks of the format `into` of shape (H, cols, count)
     concat(arrays, axis=1)                     joined along that axis
     linear(x, w, bias=None, into=None, activation="none")     x (T, cols) -> (T, rows); adds into `into` in place where
                                                given, returns it. activation, which goes without `into`: "gelu_tanh" or

@@ -40,6 +40,9 @@ class Ops:
         padded = np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % self.blocks[fmt])))
         return _C.encode(fmt, np.ascontiguousarray(padded, np.float32).reshape(-1))
 
+    def transposed(self, fmt, data, shape, count, into):
+        return _C.transposed(fmt, data, *shape, count, into)
+
     def weight(self, fmt, data, shape, *names):
         heads, rows, cols = shape if len(shape) == 3 else (1, *shape)
         if isinstance(data, np.ndarray):

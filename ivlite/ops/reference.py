@@ -99,6 +99,9 @@ class Ops:
     def encode(self, fmt, matrix):
         return self.block_rows(fmt, matrix)
 
+    def transposed(self, fmt, data, shape, count, into):
+        return _C.transposed(fmt, data, *shape, count, into)
+
     @staticmethod
     def block_rows(fmt, matrix):
         """(rows, cols) encoded, with zero columns up to a whole block."""

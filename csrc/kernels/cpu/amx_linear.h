@@ -12,7 +12,7 @@ constexpr int64_t kBlockTokens = 512;                   // sums of these and kBl
 
 // One group of a panel: lane r of row k is the pair of columns 2k and 2k + 1 of row r.
 inline void open_bf16(uint16_t* to, const uint8_t* w) {
-  const __m512 scale = LinesQ8_0::scale(nullptr, w + 512, 0);
+  const __m512 scale = LinesQ8_0::scale(LinesQ8_0::header(nullptr), w + 512, 0);
 #pragma GCC unroll 8
   for (int j = 0; j < 8; j++) {
     const __m512i line = load_line(w + 64 * j);

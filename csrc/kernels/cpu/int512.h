@@ -29,17 +29,22 @@ inline __m512 floats_u8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvt
 inline __m512 floats_i8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))); }
 inline __m512 halves16(const uint8_t* p) { return vec::load_f16((const uint16_t*)p); }
 
+struct Header {  // of a block of 256 columns, as floats
+  __m512 d, low;
+};
+
 // How the lines of a group are read. line(w, j): the codes of four columns, unsigned. dpbusd multiplies unsigned by
 // signed, so codes, of which there are 2 << kOffset, carry an offset of 2^kOffset that the start value of each sum takes back
 // in formats without lows.
-// kHalves: 2 where the two halves of a group have scales of their own. scale and low: of 16 rows.
+// kHalves: 2 where the two halves of a group have scales of their own. header, scale and low: of 16 rows.
 struct LinesQ8_0 {
   static constexpr Format kFormat = Format::q8_0;
   static constexpr int kOffset = 7, kHalves = 1;
   static constexpr bool kLows = false;
   static __m512i line(const uint8_t* w, int j) { return _mm512_xor_si512(load_line(w + 64 * j), _mm512_set1_epi8((char)0x80)); }
-  static __m512 scale(const uint8_t*, const uint8_t* scales, int) { return halves16(scales); }
-  static __m512 low(const uint8_t*, const uint8_t*) { return _mm512_setzero_ps(); }
+  static Header header(const uint8_t*) { return {_mm512_setzero_ps(), _mm512_setzero_ps()}; }
+  static __m512 scale(const Header&, const uint8_t* scales, int) { return halves16(scales); }
+  static __m512 low(const Header&, const uint8_t*) { return _mm512_setzero_ps(); }
 };
 struct LinesQ4_0 : LinesQ8_0 {
   static constexpr Format kFormat = Format::q4_0;
@@ -49,10 +54,9 @@ struct LinesQ4_0 : LinesQ8_0 {
 struct LinesQ4_K : LinesQ4_0 {
   static constexpr Format kFormat = Format::q4_k;
   static constexpr bool kLows = true;
-  static __m512 scale(const uint8_t* header, const uint8_t* scales, int) { return _mm512_mul_ps(halves16(header), floats_u8(scales)); }
-  static __m512 low(const uint8_t* header, const uint8_t* scales) {
-    return _mm512_mul_ps(halves16(header + 32), floats_u8(scales + 16));
-  }
+  static Header header(const uint8_t* head) { return {halves16(head), halves16(head + 32)}; }
+  static __m512 scale(const Header& h, const uint8_t* scales, int) { return _mm512_mul_ps(h.d, floats_u8(scales)); }
+  static __m512 low(const Header& h, const uint8_t* scales) { return _mm512_mul_ps(h.low, floats_u8(scales + 16)); }
 };
 struct LinesQ5_K : LinesQ4_K {
   static constexpr Format kFormat = Format::q5_k;
@@ -65,9 +69,8 @@ struct LinesQ6_K : LinesQ4_0 {
   static __m512i line(const uint8_t* w, int j) {
     return with_bits(nibble_line(w, j), shifted(load_line(w + 256 + 64 * (j / 4)), 4 - 2 * (j % 4)), 48);
   }
-  static __m512 scale(const uint8_t* header, const uint8_t* scales, int half) {
-    return _mm512_mul_ps(halves16(header), floats_i8(scales + 16 * half));
-  }
+  static Header header(const uint8_t* head) { return {halves16(head), _mm512_setzero_ps()}; }
+  static __m512 scale(const Header& h, const uint8_t* scales, int half) { return _mm512_mul_ps(h.d, floats_i8(scales + 16 * half)); }
 };
 
 // P panels x T tokens, all groups. A broadcast serves P products and a line of weights T. Stream: the panels come from
@@ -94,7 +97,7 @@ struct IntTile {
 
   // Columns of half h of a group (all of it when kHalves is 1): exact sums, scaled and added to acc.
   template <int T, int P>
-  static void half(__m512 (&acc)[P][T], const Rows<T, P>& x, const uint8_t* head, const uint8_t* w, int64_t stride, int h) {
+  static void half(__m512 (&acc)[P][T], const Rows<T, P>& x, const Header (&head)[P], const uint8_t* w, int64_t stride, int h) {
     constexpr int kLines = 8 / Lines::kHalves;
     __m512i s[P][T];
 #pragma GCC unroll 8
@@ -114,7 +117,7 @@ struct IntTile {
       }
     }
     __m512 ws[P];
-    for (int k = 0; k < P; k++) ws[k] = Lines::scale(head + k * stride, w + k * stride + 64 * kLayout.lines, h);
+    for (int k = 0; k < P; k++) ws[k] = Lines::scale(head[k], w + k * stride + 64 * kLayout.lines, h);
 #pragma GCC unroll 8
     for (int i = 0; i < T; i++) {
       const __m512 xs = _mm512_set1_ps(*x.scale.row(i));
@@ -123,9 +126,9 @@ struct IntTile {
   }
 
   template <int T, int P>
-  static void lows(__m512 (&acc)[P][T], const Rows<T, P>& x, const uint8_t* head, const uint8_t* w, int64_t stride) {
+  static void lows(__m512 (&acc)[P][T], const Rows<T, P>& x, const Header (&head)[P], const uint8_t* w, int64_t stride) {
     __m512 low[P];
-    for (int k = 0; k < P; k++) low[k] = Lines::low(head + k * stride, w + k * stride + 64 * kLayout.lines);
+    for (int k = 0; k < P; k++) low[k] = Lines::low(head[k], w + k * stride + 64 * kLayout.lines);
 #pragma GCC unroll 8
     for (int i = 0; i < T; i++)
       for (int k = 0; k < P; k++) acc[k][i] = _mm512_fnmadd_ps(low[k], _mm512_set1_ps(*x.shift.row(i)), acc[k][i]);
@@ -138,9 +141,13 @@ struct IntTile {
     __m512 acc[P][T];
     for (int k = 0; k < P; k++)
       for (int i = 0; i < T; i++) acc[k][i] = _mm512_setzero_ps();
-    const uint8_t* head = w;
+    Header head[P];
     for (int64_t g = 0; g < groups; g++, w += kLayout.group(), x.advance()) {
-      if (kLayout.header && g % kSuper == 0) head = w, w += kLayout.header;
+      if (g % kSuper == 0) {
+#pragma GCC unroll 4
+        for (int k = 0; k < P; k++) head[k] = Lines::header(w + k * stride);
+        w += kLayout.header;
+      }
       for (int k = 0; Stream && k < P; k++)
         for (int64_t i = 0; i < kLayout.group(); i += 64) {
           const uint8_t* line = w + k * stride + i;

@@ -41,7 +41,7 @@ template <class Lines>
 inline void open_fold(uint8_t* to, const uint8_t* panel, int64_t g0, int64_t groups) {
   constexpr PanelLayout kLayout = panel_layout(Lines::kFormat);
   constexpr int kHalves = Lines::kHalves, kLines = 8 / kHalves;
-  const uint8_t* head = panel + g0 / kSuper * kLayout.super();
+  const Header head = Lines::header(panel + g0 / kSuper * kLayout.super());
   __m512 scale[kFoldGroups][kHalves], low[kFoldGroups], top = vec::zero();
   for (int64_t g = 0; g < groups; g++) {
     const uint8_t* w = panel + group_at(kLayout, g0 + g);
@@ -89,7 +89,7 @@ inline void open_groups(uint8_t* to, const uint8_t* panel, int64_t g0, int64_t g
       _mm512_storeu_si512(to + 64 * j, line);
       sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), line);
     }
-    vec::store((float*)scales, g < groups ? LinesQ8_0::scale(nullptr, w + 512, 0) : vec::zero());
+    vec::store((float*)scales, g < groups ? LinesQ8_0::scale(LinesQ8_0::header(nullptr), w + 512, 0) : vec::zero());
     _mm512_storeu_si512(starts, _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7)));
   }
 }

@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <condition_variable>
 #include <exception>
+#include <fstream>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -201,18 +203,25 @@ std::string first_line(const char* path) {
   return line;
 }
 
-// Cores that the control group pays for, or a large number.
-int quota_cores() {
-  long long quota = -1, period = 100000;
-  std::string v2 = first_line("/sys/fs/cgroup/cpu.max");
-  if (!v2.empty()) {
-    if (sscanf(v2.c_str(), "%lld %lld", &quota, &period) < 1) quota = -1;
-  } else {
-    std::string q = first_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), p = first_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-    if (!q.empty() && !p.empty()) quota = atoll(q.c_str()), period = atoll(p.c_str());
+// Processors that the group in this directory is paid for, or infinity.
+double group_quota(const std::string& group) {
+  double quota = -1, period = -1;
+  const std::string both = first_line((group + "/cpu.max").c_str());
+  if (both.empty()) {  // version 1
+    quota = atof(first_line((group + "/cpu.cfs_quota_us").c_str()).c_str());
+    period = atof(first_line((group + "/cpu.cfs_period_us").c_str()).c_str());
+  } else if (sscanf(both.c_str(), "%lf %lf", &quota, &period) < 2) {
+    quota = -1;  // "max"
   }
-  if (quota <= 0 || period <= 0) return 1 << 20;
-  return (int)std::max(1LL, (quota + period - 1) / period);
+  return quota > 0 && period > 0 ? quota / period : INFINITY;
+}
+
+// The least of a group's quota and those above it. In a container the mount begins at its own group, whatever the path says.
+double path_quota(const std::string& mount, std::string path) {
+  double least = group_quota(mount);
+  if (path.compare(0, 1, "/") != 0) return least;
+  for (; path.size() > 1; path.resize(path.find_last_of('/'))) least = std::min(least, group_quota(mount + path));
+  return least;
 }
 
 int physical_cores() {
@@ -251,7 +260,21 @@ int wanted_threads() {
 
 void (*between_pieces)() = nullptr;
 
-int default_threads() { return std::max(1, std::min(physical_cores(), quota_cores())); }
+double cpu_quota(const std::string& listing, const std::string& mount) {
+  double least = std::min(group_quota(mount), group_quota(mount + "/cpu"));
+  std::ifstream lines(listing);
+  for (std::string line; std::getline(lines, line);) {  // number:controllers:path; version 2 names no controllers
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = line.substr(first, second - first + 1), path = line.substr(second + 1);
+    if (controllers == "::") least = std::min(least, path_quota(mount, path));
+    if ((',' + controllers.substr(1, controllers.size() - 2) + ',').find(",cpu,") != std::string::npos)
+      least = std::min(least, path_quota(mount + "/cpu", path));
+  }
+  return least;
+}
+
+int default_threads() { return (int)std::max(1.0, std::min((double)physical_cores(), std::ceil(cpu_quota()))); }
 
 int num_threads() {
   if (Pool::inside()) return pool->threads();  // the lock is held by who runs the region

@@ -3,6 +3,7 @@
 #include <stdint.h>
 
 #include <functional>
+#include <string>
 
 namespace ivlite {
 
@@ -17,7 +18,11 @@ extern void (*between_pieces)();
 int num_threads();
 void set_num_threads(int n);  // 1..1024; throws std::invalid_argument
 
-// One thread per physical core that this process may use: the affinity mask and the control group's quota count.
+// One thread per physical core that this process may use: the affinity mask and the control groups' quota count.
 int default_threads();
+
+// Processors that the control groups of this process, its own and those above it, are paid for; infinity without a limit.
+// `listing` names them as /proc/self/cgroup does, and they are directories under `mount`, version 1 or 2.
+double cpu_quota(const std::string& listing = "/proc/self/cgroup", const std::string& mount = "/sys/fs/cgroup");
 
 }  // namespace ivlite

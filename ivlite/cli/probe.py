@@ -1,5 +1,6 @@
 """What this machine is and how fast it can be: the denominators of `ivlite bench`, the facts of `ivlite doctor`."""
 
+import math
 import os
 from pathlib import Path
 
@@ -58,15 +59,9 @@ def physical_cores():
 
 
 def cpu_quota():
-    """Processors the control group pays for, or None."""
-    words = _line("/sys/fs/cgroup/cpu.max").split()
-    if not words:
-        words = [_line(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period")]
-    try:
-        quota, period = (float(word) for word in words)
-    except ValueError:  # "max", or no control group
-        return None
-    return quota / period if quota > 0 and period > 0 else None
+    """Processors that the control groups of this process are paid for, or None."""
+    quota = _C.cpu_quota()
+    return None if quota == math.inf else quota
 
 
 def huge_pages():

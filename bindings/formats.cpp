@@ -75,7 +75,8 @@ Floats decode(const std::string& name, const Bytes& data, int64_t count) {
 constexpr int64_t kRows = 16;  // of a transposed matrix, gathered and encoded together
 
 // The first `count` rows of one matrix, row_bytes apart, as columns: `cols` rows of blocks of `to`, padded with zeros.
-void transpose(uint8_t* out, const FormatInfo& to, const FormatInfo& f, const uint8_t* data, int64_t row_bytes, int64_t cols, int64_t count) {
+void transpose(uint8_t* out, const FormatInfo& to, const FormatInfo& f, const uint8_t* data, int64_t row_bytes, int64_t cols,
+               int64_t count) {
   const int64_t padded = row_bytes / f.block_bytes * f.block, width = (count + to.block - 1) / to.block * to.block;
   std::vector<float> from((size_t)(count * padded)), rows((size_t)(kRows * width));
   f.decode(from.data(), data, count * padded);
@@ -87,7 +88,8 @@ void transpose(uint8_t* out, const FormatInfo& to, const FormatInfo& f, const ui
   }
 }
 
-Bytes transposed(const std::string& name, const Bytes& data, int64_t heads, int64_t rows, int64_t cols, int64_t count, const std::string& into) {
+Bytes transposed(const std::string& name, const Bytes& data, int64_t heads, int64_t rows, int64_t cols, int64_t count,
+                 const std::string& into) {
   const FormatInfo &f = FORMATS[(int)format_named(name)], &to = FORMATS[(int)format_named(into)];
   const uint8_t* from = in_bytes(data);
   const int64_t most = 1 << 24;
@@ -112,10 +114,11 @@ void bind_formats(py::module_& m) {
         "float32 (n,) to uint8 blocks; n is a multiple of the block. importance, (columns,) of numbers >= 0, says what a squared error "
         "in each column of the rows costs.");
   m.def("decode", decode, py::arg("format"), py::arg("data").noconvert(), py::arg("count"), "uint8 blocks of `count` weights to float32.");
-  m.def("transposed", transposed, py::arg("format"), py::arg("data").noconvert(), py::arg("heads"), py::arg("rows"), py::arg("cols"),
-        py::arg("count"), py::arg("into"),
-        "The first `count` rows of each of uint8 matrices (heads, rows, cols), whose rows are whole blocks, as columns: (heads, cols, count) "
-        "in the format `into`, rows padded with zeros to whole blocks.");
+  m.def(
+      "transposed", transposed, py::arg("format"), py::arg("data").noconvert(), py::arg("heads"), py::arg("rows"), py::arg("cols"),
+      py::arg("count"), py::arg("into"),
+      "The first `count` rows of each of uint8 matrices (heads, rows, cols), whose rows are whole blocks, as columns: (heads, cols, count) "
+      "in the format `into`, rows padded with zeros to whole blocks.");
 }
 
 }  // namespace ivlite

@@ -14,7 +14,8 @@ constexpr int64_t kSums = kTileSide * kTileSide;
 // Codes of 16 tokens x kFold columns are two tiles: (t, k) goes to byte
 // ((t / 16) folds + k / 128) 2048 + k % 128 / 64 1024 + (t % 16) 64 + k % 64. Behind them all, 16 scales for each two tiles.
 void round_fold_tiles(uint16_t* out, int64_t tokens, int64_t cols, const Part& p) {
-  const int64_t folds = folds_of(cols), tiles = (tokens + kTileSide - 1) / kTileSide, whole = (p.t1 + kTileSide - 1) / kTileSide * kTileSide;
+  const int64_t folds = folds_of(cols), tiles = (tokens + kTileSide - 1) / kTileSide,
+                whole = (p.t1 + kTileSide - 1) / kTileSide * kTileSide;
   uint8_t* codes = (uint8_t*)out;
   float* scales = (float*)(codes + tiles * folds * kCodesBytes);
   for (int64_t t = p.t0; t < whole; t++)
@@ -198,7 +199,8 @@ void linear_folds(const LinearArgs& a, int64_t p0, int64_t p1) {
         if (tiles % 2) multiply_tiles<1>(block, tiles - 1, panels);
       }
       for (int64_t i = 0; i < tokens; i++)
-        for (int64_t k = 0; k < panels; k++) store_rows(a, t + i, (p + k) * kPanel, vec::load(sums + (k * tiles * kTileSide + i) * kTileSide));
+        for (int64_t k = 0; k < panels; k++)
+          store_rows(a, t + i, (p + k) * kPanel, vec::load(sums + (k * tiles * kTileSide + i) * kTileSide));
     }
 }
 

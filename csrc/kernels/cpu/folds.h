@@ -24,7 +24,8 @@ inline float round_fold(int8_t* to, const float* x, int64_t n) {
 // The same, codes + 128.
 inline float round_offset_fold(uint8_t* to, const float* x, int64_t n) {
   const float scale = round_fold((int8_t*)to, x, n);
-  for (int i = 0; i < kFold; i += 64) _mm512_storeu_si512(to + i, _mm512_xor_si512(_mm512_loadu_si512(to + i), _mm512_set1_epi8((char)0x80)));
+  for (int i = 0; i < kFold; i += 64)
+    _mm512_storeu_si512(to + i, _mm512_xor_si512(_mm512_loadu_si512(to + i), _mm512_set1_epi8((char)0x80)));
   return scale;
 }
 

@@ -4,7 +4,7 @@
 namespace ivlite {
 namespace {
 
-constexpr int64_t kPrefetch = 4096;           // bytes that a stream is asked for ahead
+constexpr int64_t kPrefetch = 4096;          // bytes that a stream is asked for ahead
 constexpr int64_t kNear = 640, kFar = 2560;  // each of several: into L1, and before that into L2
 
 inline __m512i broadcast4(const int8_t* p) {

@@ -17,7 +17,7 @@ examples:
   ivlite bench --random 8b --type q4_0            # InternVideo3-8B's shape, no file: about 6 GB of memory
   ivlite bench --random 8b --depth 0,4096,32768   # decoding after so many tokens, each in turn
   ivlite bench --random 8b --vision 640x352x8     # eight frames of that size
-  ivlite bench --random tiny --json
+  ivlite bench --random demo --json               # the shape of the model in the package
 
 Decoding is bound by reading weights, prefill and vision by 8-bit arithmetic. The limits are probed in the same run with
 as many threads: read bandwidth over memory that no cache holds between the steps of decoding, and before and after the rest
@@ -40,7 +40,7 @@ def add_parser(commands):
     add("file", metavar="FILE", nargs="?", help="a model file")
     add(
         "--random",
-        choices=("8b", "4b", "tiny"),
+        choices=("8b", "4b", "demo", "tiny"),
         help="a model of random weights of that size instead of a file",
     )
     add("--type", metavar="T", help="type of the random weights (default: q4_k_m)")

@@ -1,13 +1,14 @@
 """Models of random weights, built in memory: what `ivlite bench --random` measures. Nothing they say means anything."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from ivlite import _C, models, ops
 from ivlite.config import Config, GenerationConfig, ImageConfig, TextConfig, TokenIds, VideoConfig, VisionConfig
 from ivlite.errors import UsageError
-from ivlite.gguf import TensorInfo
+from ivlite.gguf import GGUFFile, TensorInfo
 from ivlite.model import Model, check_memory
 from ivlite.quantize import recipes
 
@@ -20,7 +21,10 @@ SIZES = {
 
 
 def config(size):
-    """The Config of one of SIZES: "8b" is InternVideo3-8B, the others have its shape at other widths."""
+    """The Config of one of SIZES, "8b" is InternVideo3-8B, the others have its shape at other widths; "demo", the package's model."""
+    if size == "demo":
+        with GGUFFile("demo") as file:
+            return replace(Config.from_metadata(file.metadata, file.path), name="random-demo")
     if size not in SIZES:
         raise UsageError(f"no random model of size {size!r}; there are {', '.join(SIZES)}")
     hidden, layers, heads, rank, head, ffn, vocab, depth, width, vheads, vffn, places, taps = SIZES[size]

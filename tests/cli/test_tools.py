@@ -82,9 +82,9 @@ def test_bench_of_a_random_model(tmp_path):
         "GOPS",
     ):
         assert word in done.stdout
-    args = ("bench", "--random", "tiny", "--type", "f32", "--prompt", 8, "--new", 2, "--json")
+    args = ("bench", "--random", "demo", "--type", "f32", "--prompt", 8, "--new", 2, "--json")
     data = json.loads(ivlite(*args, cwd=tmp_path).stdout)
-    assert data["synthetic"] is True and data["type"] == "f32"
+    assert data["synthetic"] is True and data["type"] == "f32" and data["model"] == "random-demo"
     assert all(stage["per_second"] > 0 and stage["bytes_per_second"] > 0 for stage in data["decode"])
 
 

@@ -110,7 +110,7 @@ void bind_machine(py::module_& m) {
       "int8 operations per second of the kernels' instructions, in registers.");
   m.def(
       "probe_matrix_peak", [](double seconds) { return probe_peak(kernels().matrix_peak, seconds); }, py::arg("seconds") = 0.3,
-      "Operations per second of the matrix unit that the kernels use, in registers; 0 without one.");
+      "Operations per second of bytes of the matrix unit that the kernels use, in registers; 0 without one.");
   m.def("cpu_quota", cpu_quota, py::arg("listing") = "/proc/self/cgroup", py::arg("mount") = "/sys/fs/cgroup",
         "Processors that the control groups of this process are paid for; infinity without a limit.");
   m.def("probe_read_bandwidth", probe_read_bandwidth, py::arg("bytes") = (int64_t)256 << 20, py::arg("repeats") = 5,

@@ -26,7 +26,7 @@ def config(size):
         with GGUFFile("demo") as file:
             return replace(Config.from_metadata(file.metadata, file.path), name="random-demo")
     if size not in SIZES:
-        raise UsageError(f"no random model of size {size!r}; there are {', '.join(SIZES)}")
+        raise UsageError(f"no random model of size {size!r}; there are {', '.join((*SIZES, 'demo'))}")
     hidden, layers, heads, rank, head, ffn, vocab, depth, width, vheads, vffn, places, taps = SIZES[size]
     height = width_axis = (head // 2 - 4) // 3 if head == 128 else 5
     section = (head // 2 - height - width_axis, height, width_axis)

@@ -4,7 +4,7 @@ BUILD := build/cmake-$(shell python -c "import sys; print(sys.implementation.cac
 
 # rebuild the compiled module after a change in csrc/ or bindings/
 all:
-	cmake --build $(BUILD) && cmake --install $(BUILD) --prefix ivlite
+	cmake --build $(BUILD) && cmake --install $(BUILD) --prefix src/ivlite
 
 # what .ci/run checks, in the present environment
 test: all

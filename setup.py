@@ -11,7 +11,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
-VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ivlite/_version.py").read_text()).group(1)
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "src/ivlite/_version.py").read_text()).group(1)
 
 
 class CMakeBuild(build_ext):

@@ -54,7 +54,7 @@ def write_model(path, type):
     import vocabulary
 
     from ivlite.cli.synthetic import RandomSource, config
-    from ivlite.config import TOKENIZER, TokenIds
+    from ivlite.gguf.config import TOKENIZER, TokenIds
     from ivlite.quantize.writer import GGUFWriter
 
     ids = {name: vocabulary.token_id(f"<|{name}|>") for name in

@@ -142,9 +142,10 @@ class Tower:
     """The vision tower alone, of random weights."""
 
     def __init__(self, type, threads):
-        from ivlite import loading, ops
+        from ivlite import ops
         from ivlite.cli.bench import usual_pair
         from ivlite.cli.synthetic import RandomSource, config
+        from ivlite.gguf import loading
         from ivlite.models.internvideo3 import Vision
 
         self.config = config("8b")

@@ -3,8 +3,8 @@ same number of tokens in one prompt. Its words are those of the prompt of `versu
 
 import json
 
+from ivlite.gguf.tokenizer import byte_table
 from ivlite.quantize.tokenizer import WORDS as SPLIT
-from ivlite.tokenizer import byte_table
 
 QUESTION = "What happens in this video, and in which order?"
 WORDS = "user|assistant| seconds|What| happens| in| this| video| and| which| order".split("|")

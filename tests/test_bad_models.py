@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ivlite.config import TOKENIZER, Config, check_tensors
 from ivlite.errors import ModelFileError
 from ivlite.gguf import GGUFFile
+from ivlite.gguf.config import TOKENIZER, Config, check_tensors
 from ivlite.models.internvideo3 import tensor_names
 from ivlite.quantize import quantize
 from ivlite.quantize.writer import GGUFWriter, nbytes

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import ivlite
-from ivlite import samples
 from ivlite.cli import main
 from ivlite.errors import MediaError, ModelFileError, UsageError
+from ivlite.evaluate import dataset
+from ivlite.evaluate.importance import Statistics
 from ivlite.gguf import GGUFFile
 from ivlite.quantize import quantize
-from ivlite.statistics import Statistics
 
 ROOT = Path(__file__).parents[1]
 MEDIA = ROOT / "tests/data/golden_media"
@@ -165,22 +165,22 @@ def test_bad_input_is_one_sentence(toy, tmp_path, capsys):
 def test_malformed_lines_are_refused(tmp_path, line, error):
     (tmp_path / "x.jsonl").write_text('{"prompt": "fine"}\n' + line)
     with pytest.raises(error, match="line 2"):
-        samples.read(tmp_path / "x.jsonl")
+        dataset.read(tmp_path / "x.jsonl")
 
 
 def test_samples_of_lines_and_folders(tmp_path):
     (tmp_path / "a.png").write_bytes((MEDIA / "a.png").read_bytes())
     messages = [{"role": "user", "content": [{"type": "video", "video": "a.png"}, {"type": "text", "text": "x"}]}]
     data = lines(tmp_path / "x.jsonl", {"prompt": "Hi"}, {"image": "a.png"}, {"messages": messages})
-    found = samples.read(data)
+    found = dataset.read(data)
     assert [s.kind for s in found] == ["text", "image", "video"] and len({s.key for s in found}) == 3
     assert found[1].messages[0]["content"][0]["image"] == str(tmp_path / "a.png")
-    (one,) = samples.read(tmp_path)
+    (one,) = dataset.read(tmp_path)
     assert one.kind == "image" and one.key == found[1].key  # wherever the folder lies
 
 
 def test_built_in_texts():
-    found = samples.read()
+    found = dataset.read()
     assert len(found) > 90 and len({s.key for s in found}) == len(found)
     assert {m["role"] for s in found for m in s.messages} == {"user", "assistant"}
     assert sum(len(s.messages) == 2 for s in found) > 50

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import ivlite
-from ivlite import judge, samples
 from ivlite.cli import main
 from ivlite.errors import ModelFileError, UsageError
+from ivlite.evaluate import compare, dataset
 from ivlite.quantize import quantize
 
 ROOT = Path(__file__).parents[1]
@@ -45,19 +45,19 @@ def softmax(x):
 
 def test_the_numbers_are_those_of_the_formulas(toy, monkeypatch):
     """A text, the whole vocabulary kept: KL, agreement and perplexity from the logits themselves."""
-    monkeypatch.setattr(judge, "TOP", 10**6)
-    (sample,) = samples.read(toy / "data.jsonl")[:1]
+    monkeypatch.setattr(compare, "TOP", 10**6)
+    (sample,) = dataset.read(toy / "data.jsonl")[:1]
     models = [ivlite.load(toy / f"{name}.gguf", kv="f32") for name in ("f32", "q4_0")]
-    record = judge.record(models[0], sample, 8)
-    got = judge.Scores()
-    got.add(judge.score(models[1], sample, record))
+    record = compare.record(models[0], sample, 8)
+    got = compare.Scores()
+    got.add(compare.score(models[1], sample, record))
     got = got.summary()
     prompt = models[0].prepare(sample.messages)
     stream = models[0].stream(sample.messages, temperature=0, max_new_tokens=8)
     for _ in stream:
         pass
     assert record.answer == stream.reply.token_ids
-    p, q = (m.logits(judge.followed(prompt, record.answer)) for m in models)
+    p, q = (m.logits(compare.followed(prompt, record.answer)) for m in models)
     kl = (softmax(p) * (np.log(softmax(p)) - np.log(softmax(q)))).sum(1)
     assert got["mean_kl"] == pytest.approx(kl.mean(), rel=1e-4) and got["p99_kl"] == pytest.approx(
         np.quantile(kl, 0.99), rel=1e-4
@@ -73,23 +73,23 @@ def test_the_numbers_are_those_of_the_formulas(toy, monkeypatch):
 
 
 def test_the_likeliest_and_the_rest_bound_the_divergence(rng):
-    p, q = (judge.log_probabilities(3 * rng.standard_normal((50, 1000)).astype(np.float32)) for _ in range(2))
+    p, q = (compare.log_probabilities(3 * rng.standard_normal((50, 1000)).astype(np.float32)) for _ in range(2))
     exact = (np.exp(p.astype(np.float64)) * (p - q)).sum(1)
     before = np.zeros(50)
     for top in (1, 16, 256, 1000):
-        ids, logp = judge.likeliest(p, top)
+        ids, logp = compare.likeliest(p, top)
         assert np.array_equal(ids[:, 0], p.argmax(1)) and (np.diff(logp, axis=1) <= 0).all()
-        kl = judge.divergence(logp, q, ids)
+        kl = compare.divergence(logp, q, ids)
         assert (kl <= exact + 1e-5).all() and (kl >= before - 1e-5).all()
-        assert judge.divergence(logp, p, ids).max() == 0
+        assert compare.divergence(logp, p, ids).max() == 0
         before = kl
     assert np.allclose(before, exact, atol=1e-5)
 
 
 def test_media_are_not_counted(toy):
     model = ivlite.load(toy / "f32.gguf")
-    prompt = model.prepare(samples.read(toy / "data.jsonl")[3].messages)
-    positions = judge.counted(prompt, len(prompt.token_ids) + 3)
+    prompt = model.prepare(dataset.read(toy / "data.jsonl")[3].messages)
+    positions = compare.counted(prompt, len(prompt.token_ids) + 3)
     following = {prompt.token_ids[t + 1] for t in positions if t + 1 < len(prompt.token_ids)}
     tokens = model.config.tokens
     assert not following & {tokens.video_pad, tokens.vision_start, tokens.vision_end}
@@ -161,11 +161,11 @@ def test_bad_input_is_one_sentence(toy, tmp_path, capsys):
 
 
 def test_another_tokenizer_is_refused(toy):
-    model, (sample,) = ivlite.load(toy / "f32.gguf"), samples.read(toy / "data.jsonl")[:1]
-    record = judge.record(model, sample, 2)
+    model, (sample,) = ivlite.load(toy / "f32.gguf"), dataset.read(toy / "data.jsonl")[:1]
+    record = compare.record(model, sample, 2)
     record.tokens[3] += 1
     with pytest.raises(UsageError, match="different tokens"):
-        judge.score(model, sample, record)
-    assert judge.Reference.load(toy / "f32.gguf") is None
+        compare.score(model, sample, record)
+    assert compare.Reference.load(toy / "f32.gguf") is None
     with pytest.raises(ModelFileError):
-        judge.Reference.load(toy / "none")
+        compare.Reference.load(toy / "none")

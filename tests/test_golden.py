@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ivlite
-from ivlite import generate
+from ivlite.engine import runner
 from ivlite.errors import UsageError
 from ivlite.quantize import quantize
 
@@ -95,7 +95,7 @@ def test_logits(converted, name, case, type, kv, ops):
 @pytest.mark.parametrize("name", NAMES)
 def test_chunks_and_forms_agree(converted, monkeypatch, name, expand, chunk, ops):
     """One token at a time or many, absorbed or expanded: the same logits."""
-    monkeypatch.setattr(generate, "CHUNK", chunk)
+    monkeypatch.setattr(runner, "CHUNK", chunk)
     model = ivlite.load(converted(name, "f32"), device=ops, kv="f32")
     for layer in model.network.layers:
         layer.expand_from = 0 if expand else 10**9
@@ -148,7 +148,7 @@ def test_q4_0_is_worse_than_q8_0_and_still_close(converted, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_cache_adds(converted, monkeypatch, name, case, kv, limit, ops):
     """Token by token, so that every row but the newest is read back from the cache."""
-    monkeypatch.setattr(generate, "CHUNK", 1)
+    monkeypatch.setattr(runner, "CHUNK", 1)
     model = ivlite.load(converted(name, "f32"), device=ops, kv=kv)
     expected = golden(name, case)
     logits = model.logits(model.prepare(messages_of(case)))
@@ -158,7 +158,7 @@ def test_what_a_cache_adds(converted, monkeypatch, name, case, kv, limit, ops):
 
 def test_a_smaller_cache_adds_more(converted, monkeypatch):
     expected, kl = golden("plain", "mixed"), []
-    monkeypatch.setattr(generate, "CHUNK", 1)
+    monkeypatch.setattr(runner, "CHUNK", 1)
     for kv in ("f32", "bf16", "q8"):
         model = ivlite.load(converted("plain", "f32"), kv=kv)
         logits = model.logits(model.prepare(messages_of("mixed")))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ivlite.models import architectures, internvideo3, module
-from ivlite.positions import mrope_axes, rotary
+from ivlite.prompt.positions import mrope_axes, rotary
 
 
 def test_the_file_name_is_the_registration():

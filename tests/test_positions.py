@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ivlite.errors import UsageError
-from ivlite.positions import mrope_positions
+from ivlite.prompt.positions import mrope_positions
 
 TOKENS = SimpleNamespace(image_pad=1, video_pad=2, vision_start=3, vision_end=4)
 

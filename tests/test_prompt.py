@@ -10,7 +10,7 @@ from PIL import Image
 
 from ivlite import prompt
 from ivlite.errors import MediaError, UsageError
-from ivlite.tokenizer import Tokenizer
+from ivlite.gguf.tokenizer import Tokenizer
 
 DATA = Path(__file__).parent / "data"
 NAMES = ("plain", "variant")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from ivlite import _C
-from ivlite.config import TOKENIZER, Config, check_tensors
 from ivlite.gguf import GGUFFile
+from ivlite.gguf.config import TOKENIZER, Config, check_tensors
 from ivlite.models.internvideo3 import tensor_names
 from ivlite.quantize import encode, quantize
 from ivlite.quantize.checkpoint import Checkpoint

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ivlite.reply import TextFilter
+from ivlite.engine.reply import TextFilter
 
 
 def run(text, stop=(), size=1, thinking=False):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from ivlite.engine.sampling import Sampler, SamplingParams
 from ivlite.errors import UsageError
-from ivlite.sampling import Sampler, SamplingParams
 
 LOGITS = np.log(np.array([0.05, 0.5, 0.25, 0.15, 0.05], np.float32))
 

@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 
 from ivlite.errors import ModelFileError, UsageError
-from ivlite.tokenizer import Tokenizer
+from ivlite.gguf.tokenizer import Tokenizer
 
 FILE = Path(__file__).parent / "data" / "golden_plain" / "hf" / "tokenizer.json"
 TEXT = FILE.read_text()

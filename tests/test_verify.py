@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ivlite import _C, cli
-from ivlite.config import Config
 from ivlite.errors import ModelFileError
 from ivlite.gguf import GGUFFile
+from ivlite.gguf.config import Config
 from ivlite.models.internvideo3 import tensor_names
 from ivlite.quantize import calibration, golden, quantize, verify
 from ivlite.quantize.recipes import TYPES, named, plan

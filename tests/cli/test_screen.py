@@ -7,7 +7,7 @@ import pytest
 from ivlite import cli
 from ivlite.cli import answer
 from ivlite.cli.progress import Progress, seconds
-from ivlite.reply import Piece
+from ivlite.engine.reply import Piece
 
 
 class Terminal(io.StringIO):

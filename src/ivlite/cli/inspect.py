@@ -97,7 +97,8 @@ def describe(file, tensors=False):
 
 def recipe(file):
     """{"recipe": its name, "notes": {tensor: "padded from 4304", ...}} of a file that ivlite converted, else {}."""
-    from ivlite import config, models
+    from ivlite import models
+    from ivlite.gguf import config
     from ivlite.quantize import recipe_file, recipes
 
     try:
@@ -126,7 +127,8 @@ def configuration(file):
     """{"config": ...} of a model that ivlite runs, else {"problem": sentence}."""
     from dataclasses import asdict
 
-    from ivlite import config, models
+    from ivlite import models
+    from ivlite.gguf import config
     from ivlite.model import CACHE_BYTES, cache_bytes_per_token
 
     try:

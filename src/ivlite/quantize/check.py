@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ivlite import ops
-from ivlite.config import Config, check_tensors
 from ivlite.errors import ModelFileError
 from ivlite.gguf import GGUFFile
+from ivlite.gguf.config import Config, check_tensors
 from ivlite.models import internvideo3
 from ivlite.quantize import golden
 from ivlite.quantize.source import ModelFile

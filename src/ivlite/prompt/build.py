@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ivlite import media
-from ivlite.config import THINKING
 from ivlite.errors import UsageError
-from ivlite.positions import mrope_positions
+from ivlite.gguf.config import THINKING
+from ivlite.prompt.positions import mrope_positions
 
 TOOLS_BEFORE = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"

@@ -7,7 +7,7 @@ import sys
 from ivlite.cli import answer, arguments, say
 from ivlite.cli.progress import Progress
 from ivlite.errors import EXIT_INTERRUPTED, IvliteError, UsageError
-from ivlite.samples import ASK
+from ivlite.evaluate.dataset import ASK
 
 VIDEO_ONLY = (
     "fps",

@@ -88,18 +88,18 @@ def run(args):
 
 def _reference(args, samples, progress):
     """The stored reference, or a new one of the model that --against names; saved where that is asked for."""
-    from ivlite import judge
+    from ivlite.evaluate import compare
 
-    reference = judge.Reference.load(args.against)
+    reference = compare.Reference.load(args.against)
     if reference is None:
         model = rounds.load(args, args.against, progress)
-        reference, skipped = judge.Reference(model.config.name), rounds.Skipped()
+        reference, skipped = compare.Reference(model.config.name), rounds.Skipped()
         if progress:
             progress.verb = "reference"
             progress.begin(0, len(samples))
         for sample in samples:
             with skipped(sample):
-                reference.records[sample.key] = judge.record(model, sample, args.answer_tokens, progress)
+                reference.records[sample.key] = compare.record(model, sample, args.answer_tokens, progress)
             if progress:
                 progress.finished()
         if not reference.records:
@@ -117,7 +117,7 @@ def _reference(args, samples, progress):
 
 def _judge(args, path, samples, reference, progress):
     """Scores by kind of one model, and whether Ctrl-C cut them short."""
-    from ivlite import judge
+    from ivlite.evaluate import compare
 
     scores, skipped = {}, rounds.Skipped()
     todo = [s for s in samples if s.key in reference.records]
@@ -128,8 +128,8 @@ def _judge(args, path, samples, reference, progress):
             progress.begin(0, len(todo))
         for sample in todo:
             with skipped(sample):
-                found = judge.score(model, sample, reference.records[sample.key], progress)
-                scores.setdefault(sample.kind, judge.Scores()).add(found)
+                found = compare.score(model, sample, reference.records[sample.key], progress)
+                scores.setdefault(sample.kind, compare.Scores()).add(found)
             if progress:
                 progress.finished()
     except KeyboardInterrupt:
@@ -142,8 +142,8 @@ def _judge(args, path, samples, reference, progress):
 
 def _kinds(scores):
     """Summaries of the kinds there are, and of all together where there are several."""
-    from ivlite.judge import Scores
-    from ivlite.samples import KINDS
+    from ivlite.evaluate.compare import Scores
+    from ivlite.evaluate.dataset import KINDS
 
     out = {kind: scores[kind].summary() for kind in KINDS if kind in scores}
     if len(out) > 1:

@@ -39,7 +39,7 @@ def add_parser(commands):
 
 
 def run(args):
-    from ivlite.statistics import Statistics
+    from ivlite.evaluate.importance import Statistics
 
     if os.path.exists(args.output) and os.path.exists(args.model) and os.path.samefile(args.output, args.model):
         raise UsageError(f"{args.output} is the model itself: name another file to write")

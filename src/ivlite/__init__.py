@@ -14,8 +14,8 @@ from ivlite._version import __version__
 _LAZY = {
     "load": "ivlite.model",
     "Model": "ivlite.model",
-    "Reply": "ivlite.reply",
-    "SamplingParams": "ivlite.sampling",
+    "Reply": "ivlite.engine.reply",
+    "SamplingParams": "ivlite.engine.sampling",
     "IvliteError": "ivlite.errors",
 }
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ivlite.config import TOKENIZER, Config, check_tensors, listed
 from ivlite.errors import ModelFileError
 from ivlite.gguf import GGUFFile
+from ivlite.gguf.config import TOKENIZER, Config, check_tensors, listed
 from ivlite.models import internvideo3
 from ivlite.quantize import golden, hf_config, tokenizer
 from ivlite.quantize.checkpoint import Checkpoint, Source, fill

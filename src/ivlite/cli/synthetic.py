@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from ivlite import _C, models, ops
-from ivlite.config import Config, GenerationConfig, ImageConfig, TextConfig, TokenIds, VideoConfig, VisionConfig
 from ivlite.errors import UsageError
 from ivlite.gguf import GGUFFile, TensorInfo
+from ivlite.gguf.config import Config, GenerationConfig, ImageConfig, TextConfig, TokenIds, VideoConfig, VisionConfig
 from ivlite.model import Model, check_memory
 from ivlite.quantize import recipes
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ivlite.loading import Linear, Loader, Mlp, SplitMlp
-from ivlite.positions import mrope_axes, rotary
+from ivlite.gguf.loading import Linear, Loader, Mlp, SplitMlp
+from ivlite.prompt.positions import mrope_axes, rotary
 
 ARCHITECTURE = "internvideo3"
 MLP_ROWS = 512  # tokens that go through an MLP together: 9 times as wide inside, it would need most of the memory

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
+from ivlite.engine.sampling import Sampler, SamplingParams
 from ivlite.errors import ModelFileError, UsageError
 from ivlite.gguf import GGUFFile
 from ivlite.quantize.writer import GGUFWriter
-from ivlite.sampling import Sampler, SamplingParams
 
 ARCHITECTURE = "internvideo3-reference"
 TOP = 256  # tokens kept per position

@@ -27,7 +27,7 @@ ARRAY_LIMIT = 1 << 24  # values in one metadata array
 NAME_LIMIT = 1 << 16  # bytes of a key or a tensor's name
 DIMS_LIMIT = 4
 VERSION = 3
-SHIPPED = {"demo": Path(__file__).parent / "data" / "demo.gguf"}  # models that come with the package
+SHIPPED = {"demo": Path(__file__).parents[1] / "data" / "demo.gguf"}  # models that come with the package
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ def add_arguments(parser, data_help):
 
 def samples(args):
     """The Samples that the arguments name. Raises UsageError, MediaError."""
+    from ivlite.evaluate.dataset import read
     from ivlite.prompt import check_message
-    from ivlite.samples import read
 
     found = read(args.data)
     found = found[: args.limit] if args.limit else found

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ivlite import config as configuration
 from ivlite import models, ops, prompt
+from ivlite.engine.reply import Reply, TextFilter
+from ivlite.engine.runner import Runner, VisionFeed, too_long
+from ivlite.engine.sampling import Sampler, SamplingParams
 from ivlite.errors import ContextError, OutOfMemoryError, UsageError
-from ivlite.generate import Runner, VisionFeed, too_long
 from ivlite.gguf import GGUFFile, MappedFile
-from ivlite.loading import Loader, Streaming
+from ivlite.gguf import config as configuration
+from ivlite.gguf.loading import Loader, Streaming
+from ivlite.gguf.tokenizer import Tokenizer
 from ivlite.machine import MARGIN, available_memory, gigabytes
-from ivlite.reply import Reply, TextFilter
-from ivlite.sampling import Sampler, SamplingParams
-from ivlite.tokenizer import Tokenizer
 
 DEVICES = {"auto": "cpu", "cpu": "cpu", "reference": "reference"}
 CACHE_BYTES = {"f32": (4, 0, 4), "bf16": (2, 0, 2), "q8": (1, 4, 2)}  # per latent value, per row, per rope value

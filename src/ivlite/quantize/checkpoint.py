@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ivlite.config import listed
 from ivlite.errors import ModelFileError
+from ivlite.gguf.config import listed
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "download it again"

@@ -271,7 +271,7 @@ def vision_stage(model, size, random, limits):
     """Encodes random frames, the second time is the one that counts; pairs go together as in a video."""
     import numpy as np
 
-    from ivlite.generate import PATCHES
+    from ivlite.engine.runner import PATCHES
 
     vision, video = model.config.vision, model.config.video
     unit = vision.patch_size * vision.spatial_merge_size

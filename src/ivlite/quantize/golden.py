@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ivlite import ops
-from ivlite.config import TOKENIZER
 from ivlite.errors import ModelFileError
 from ivlite.gguf import TensorInfo
-from ivlite.loading import Streaming
+from ivlite.gguf.config import TOKENIZER
+from ivlite.gguf.loading import Streaming
+from ivlite.gguf.tokenizer import Tokenizer
 from ivlite.models.internvideo3 import Network
-from ivlite.positions import mrope_positions, vision_runs
-from ivlite.tokenizer import Tokenizer
+from ivlite.prompt.positions import mrope_positions, vision_runs
 
 PREFIX = "ivlite.golden."
 KEYS = {

@@ -4,7 +4,8 @@ Where a setting and the tensors can both tell (ranks, biases, the latent norm, t
 a setting that says otherwise is an error: one of the two files belongs to another model.
 """
 
-from ivlite.config import (
+from ivlite.errors import ModelFileError
+from ivlite.gguf.config import (
     THINKING,
     Config,
     GenerationConfig,
@@ -14,7 +15,6 @@ from ivlite.config import (
     VideoConfig,
     VisionConfig,
 )
-from ivlite.errors import ModelFileError
 
 MODEL = "internvideo3"
 LAYER = "model.language_model.layers.{}.self_attn."

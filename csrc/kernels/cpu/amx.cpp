@@ -1,26 +1,26 @@
 // The kernels of AVX-512 VNNI, and matrix tiles (AMX) for many tokens: of bytes, or of bf16 with sums in float.
 #include "kernels/table.h"
-#include "vec/avx512.h"
+#include "kernels/cpu/vec/avx512.h"
 
-#include "shared.h"
+#include "kernels/cpu/shared.h"
 
-#include "linear_int.h"
+#include "kernels/cpu/linear/int8.h"
 
-#include "int512.h"
+#include "kernels/cpu/linear/int8_avx512.h"
 
-#include "opened.h"
+#include "kernels/cpu/linear/unpack.h"
 
-#include "folds.h"
+#include "kernels/cpu/linear/kblock.h"
 
-#include "opened512.h"
+#include "kernels/cpu/linear/unpack_avx512.h"
 
-#include "attention_int.h"
+#include "kernels/cpu/attention/int8.h"
 
-#include "latent_int.h"
+#include "kernels/cpu/latent/int8.h"
 
-#include "amx_attention.h"
-#include "amx_folds.h"
-#include "amx_linear.h"
+#include "kernels/cpu/attention/amx.h"
+#include "kernels/cpu/linear/amx_int8.h"
+#include "kernels/cpu/linear/amx_bf16.h"
 
 namespace ivlite {
 

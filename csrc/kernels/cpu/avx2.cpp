@@ -1,14 +1,14 @@
 // The kernels of AVX2 + FMA + F16C, and what its integer linear layers multiply with.
 #include "kernels/table.h"
-#include "vec/avx2.h"
+#include "kernels/cpu/vec/avx2.h"
 
-#include "shared.h"
+#include "kernels/cpu/shared.h"
 
-#include "linear_int.h"
+#include "kernels/cpu/linear/int8.h"
 
-#include "int256.h"
+#include "kernels/cpu/linear/int8_avx2.h"
 
-#include "opened.h"
+#include "kernels/cpu/linear/unpack.h"
 
 namespace ivlite {
 namespace {
@@ -29,9 +29,9 @@ struct Pairs {
 }  // namespace
 }  // namespace ivlite
 
-#include "opened256.h"
+#include "kernels/cpu/linear/unpack_avx2.h"
 
-#include "latent_words.h"
+#include "kernels/cpu/latent/int16.h"
 
 namespace ivlite {
 

@@ -1,22 +1,22 @@
 // The kernels of AVX-512 with VNNI, and the integer linear layers of this instruction set.
 #include "kernels/table.h"
-#include "vec/avx512.h"
+#include "kernels/cpu/vec/avx512.h"
 
-#include "shared.h"
+#include "kernels/cpu/shared.h"
 
-#include "linear_int.h"
+#include "kernels/cpu/linear/int8.h"
 
-#include "int512.h"
+#include "kernels/cpu/linear/int8_avx512.h"
 
-#include "opened.h"
+#include "kernels/cpu/linear/unpack.h"
 
-#include "folds.h"
+#include "kernels/cpu/linear/kblock.h"
 
-#include "opened512.h"
+#include "kernels/cpu/linear/unpack_avx512.h"
 
-#include "attention_int.h"
+#include "kernels/cpu/attention/int8.h"
 
-#include "latent_int.h"
+#include "kernels/cpu/latent/int8.h"
 
 namespace ivlite {
 

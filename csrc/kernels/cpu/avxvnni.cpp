@@ -1,15 +1,15 @@
 // The kernels of AVX2 with the 256-bit form of VNNI: AVX2's but for opened panels, and integer linear layers of one instruction
 // per product.
 #include "kernels/table.h"
-#include "vec/avx2.h"
+#include "kernels/cpu/vec/avx2.h"
 
-#include "shared.h"
+#include "kernels/cpu/shared.h"
 
-#include "linear_int.h"
+#include "kernels/cpu/linear/int8.h"
 
-#include "int256.h"
+#include "kernels/cpu/linear/int8_avx2.h"
 
-#include "latent_words.h"
+#include "kernels/cpu/latent/int16.h"
 
 namespace ivlite {
 namespace {

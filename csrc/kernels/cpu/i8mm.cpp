@@ -4,11 +4,11 @@
 // so two lines must be zipped into one, which costs as much as it saves for a few tokens: it is done as panels are opened,
 // once for many. Then a token takes 36 instructions of the vector pipes per group of q4_0 where `sdot` takes 49.
 #include "kernels/table.h"
-#include "vec/neon.h"
+#include "kernels/cpu/vec/neon.h"
 
-#include "shared.h"
+#include "kernels/cpu/shared.h"
 
-#include "int_neon.h"
+#include "kernels/cpu/linear/int8_neon.h"
 
 namespace ivlite {
 namespace {

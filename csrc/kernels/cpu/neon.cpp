@@ -1,10 +1,10 @@
 // The kernels of ARM's Advanced SIMD with dot products (ARMv8.2).
 #include "kernels/table.h"
-#include "vec/neon.h"
+#include "kernels/cpu/vec/neon.h"
 
-#include "shared.h"
+#include "kernels/cpu/shared.h"
 
-#include "int_neon.h"
+#include "kernels/cpu/linear/int8_neon.h"
 
 namespace ivlite {
 

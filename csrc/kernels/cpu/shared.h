@@ -1,20 +1,20 @@
 // Every family written once over the vector vocabulary, and its entries in the table.
 #pragma once
-#include "vec/math.h"
+#include "kernels/cpu/vec/math.h"
 
-#include "norm.h"
+#include "kernels/cpu/elementwise/norm.h"
 
-#include "tile.h"
+#include "kernels/cpu/vec/tile.h"
 
-#include "activation.h"
-#include "attention.h"
-#include "cache.h"
-#include "latent.h"
-#include "linear.h"
-#include "probe.h"
-#include "quantize.h"
-#include "rope.h"
-#include "vision.h"
+#include "kernels/cpu/elementwise/activation.h"
+#include "kernels/cpu/attention/softmax.h"
+#include "kernels/cpu/latent/cache.h"
+#include "kernels/cpu/latent/float.h"
+#include "kernels/cpu/linear/float.h"
+#include "kernels/cpu/probe.h"
+#include "kernels/cpu/elementwise/quantize.h"
+#include "kernels/cpu/elementwise/rope.h"
+#include "kernels/cpu/elementwise/vision.h"
 
 namespace ivlite {
 namespace {

@@ -5,7 +5,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 says so of its own undefined-value intrinsics
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #ifdef IVLITE_EMULATE_AVX512  // tests on a machine without AVX-512
-#include "emulate512.h"
+#include "kernels/cpu/vec/emulate512.h"
 #else
 #include <immintrin.h>
 #endif

@@ -1,5 +1,5 @@
 // Attention in integers by 512-bit VNNI, both products. Queries are lanes of the scores: they are the opened panels of
-// folds.h, keys its records. Of the sums queries are rows, value columns lanes, and what is contracted are keys: weights
+// linear/kblock.h, keys its records. Of the sums queries are rows, value columns lanes, and what is contracted are keys: weights
 // become bytes, and four rows of values are interleaved where they meet them. Rotated parts, whose ranges bytes would not
 // do justice, are multiplied as floats.
 #pragma once

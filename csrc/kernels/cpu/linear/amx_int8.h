@@ -1,7 +1,7 @@
 // Linear layers of many tokens on tiles of bytes: panels are opened and activations rounded as for 512-bit VNNI
-// (opened512.h), and the sums are the same to the last bit. A product of bytes takes as long as one of half as many bf16.
+// (unpack_avx512.h), and the sums are the same to the last bit. A product of bytes takes as long as one of half as many bf16.
 #pragma once
-#include "amx_tile.h"
+#include "kernels/cpu/vec/amx_tile.h"
 
 namespace ivlite {
 namespace {

@@ -2,7 +2,7 @@
 // their scales keep 8 bits of mantissa, as do the activations: closer to float than products of bytes are, which would need
 // one more rounding of the weights to share a scale among 128 columns.
 #pragma once
-#include "amx_tile.h"
+#include "kernels/cpu/vec/amx_tile.h"
 
 namespace ivlite {
 namespace {

@@ -1,4 +1,4 @@
-// Absorbed attention over 8-bit latents in integers (attention_int.h): heads are the lanes, latents both keys and values.
+// Absorbed attention over 8-bit latents in integers (attention/int8.h): heads are the lanes, latents both keys and values.
 #pragma once
 
 namespace ivlite {

@@ -1,4 +1,4 @@
-// How 512-bit VNNI opens panels (opened.h): to signed bytes, for the tiles of folds.h.
+// How 512-bit VNNI opens panels (unpack.h): to signed bytes, for the tiles of kblock.h.
 #pragma once
 
 namespace ivlite {

@@ -24,7 +24,7 @@ struct UseTiles {
 
 // What tiles 0..3 start from and end in: sums of (a0 b0, a0 b1, a1 b0, a1 b1), each 16 rows of `stride` floats.
 struct TileSums {
-  float *at[2][2];
+  float* at[2][2];
   int64_t stride;
 };
 

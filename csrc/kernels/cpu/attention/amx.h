@@ -1,7 +1,7 @@
 // Softmax attention on matrix tiles: keys, values, queries and weights as bf16, sums in float. Queries are lanes, so that
 // maxima and sums need no work across lanes: scores are K Q^T with keys as rows, outputs V^T P^T with columns as rows.
 #pragma once
-#include "amx_tile.h"
+#include "kernels/cpu/vec/amx_tile.h"
 
 namespace ivlite {
 namespace {
@@ -76,8 +76,11 @@ inline __m512 lanes_of(const float* row, int64_t i, int64_t n) {
 inline void pack_rows(uint16_t* tiles, int64_t steps, int64_t first, int64_t rows, const float* from, int64_t stride, int64_t count,
                       int64_t n, float scale) {
   const __m512i half = _mm512_set1_epi32(0x8000);
-  const __m512i odd = _mm512_add_epi16(_mm512_set1_epi16(1), _mm512_slli_epi16(_mm512_cvtepi8_epi16(_mm256_setr_epi8(
-      0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31)), 1));
+  const __m512i odd =
+      _mm512_add_epi16(_mm512_set1_epi16(1),
+                       _mm512_slli_epi16(_mm512_cvtepi8_epi16(_mm256_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17,
+                                                                               18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31)),
+                                         1));
   for (int64_t r = 0; r < rows; r++)
     for (int64_t i = 0; i < steps_of(n); i++) {
       __m512i words = _mm512_setzero_si512();
@@ -85,8 +88,8 @@ inline void pack_rows(uint16_t* tiles, int64_t steps, int64_t first, int64_t row
         const float* row = from + r * stride;
         const __m512 x = _mm512_mul_ps(lanes_of(row, kStep * i, n), _mm512_set1_ps(scale));
         const __m512 y = _mm512_mul_ps(lanes_of(row, kStep * i + 16, n), _mm512_set1_ps(scale));
-        words = _mm512_permutex2var_epi16(_mm512_add_epi32(_mm512_castps_si512(x), half), odd,
-                                          _mm512_add_epi32(_mm512_castps_si512(y), half));
+        words =
+            _mm512_permutex2var_epi16(_mm512_add_epi32(_mm512_castps_si512(x), half), odd, _mm512_add_epi32(_mm512_castps_si512(y), half));
       }
       _mm512_storeu_si512(tiles + (r / 16 * steps + first + i) * kTileElements + r % 16 * kStep, words);
     }
@@ -137,7 +140,8 @@ inline void softmax_lanes(const WideBlock& b, int64_t pair, int j, int64_t n, bo
   vec::store(total, sum);
   if (fresh || _mm512_cmp_ps_mask(factor, _mm512_set1_ps(1.0f), _CMP_NEQ_UQ) == 0) return;
   float* out = b.out + pair * kLanePair * b.columns * kTileSide + 16 * j;
-  for (int64_t c = 0; c < b.columns * kTileSide; c++) vec::store(out + c * kLanePair, _mm512_mul_ps(vec::load(out + c * kLanePair), factor));
+  for (int64_t c = 0; c < b.columns * kTileSide; c++)
+    vec::store(out + c * kLanePair, _mm512_mul_ps(vec::load(out + c * kLanePair), factor));
 }
 
 // n packed keys against pair `pair` of query tiles. Lane i sees keys up to ahead + i when masked.
@@ -215,9 +219,7 @@ void attention_wide(const AttentionArgs& a, int64_t q0, int64_t q1) {
   for (int64_t i = q0; i < q1; i += kWideQueries) attention_wide_block(a, i, q1 - i < kWideQueries ? q1 - i : kWideQueries);
 }
 
-inline void init_amx_attention(KernelTable& t) {
-  t.attention_wide = attention_wide;
-}
+inline void init_amx_attention(KernelTable& t) { t.attention_wide = attention_wide; }
 
 }  // namespace
 }  // namespace ivlite

@@ -1,4 +1,4 @@
-// How AVX2 opens panels (opened.h), and the tiles that multiply them.
+// How AVX2 opens panels (unpack.h), and the tiles that multiply them.
 //
 // Codes of up to 6 bits stay what they are, a byte each. Their products with signed bytes are added in 16 bits, as many as
 // fit. Scales become whole numbers too, in units of the row's own for a fold, so that one instruction adds neighbours, widens

@@ -32,7 +32,7 @@ inline __m256 floats_u8(const uint8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvt
 inline __m256 floats_i8(const uint8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))); }
 inline __m256 halves8(const uint8_t* p) { return vec::load_f16((const uint16_t*)p); }
 
-// As in int512.h, for one side; kMax is the largest code, and w, header and scales point at the side's rows.
+// As in int8_avx512.h, for one side; kMax is the largest code, and w, header and scales point at the side's rows.
 struct LinesQ8_0 {
   static constexpr Format kFormat = Format::q8_0;
   static constexpr int kOffset = 7, kHalves = 1, kMax = 255;

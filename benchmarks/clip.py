@@ -55,7 +55,7 @@ def write_model(path, type):
 
     from ivlite.cli.synthetic import RandomSource, config
     from ivlite.gguf.config import TOKENIZER, TokenIds
-    from ivlite.quantize.writer import GGUFWriter
+    from ivlite.gguf.writer import GGUFWriter
 
     ids = {name: vocabulary.token_id(f"<|{name}|>") for name in
            ("image_pad", "video_pad", "vision_start", "vision_end", "im_start", "im_end")}  # fmt: skip

@@ -12,9 +12,9 @@ import pytest
 from ivlite.errors import ModelFileError
 from ivlite.gguf import GGUFFile
 from ivlite.gguf.config import TOKENIZER, Config, check_tensors
+from ivlite.gguf.writer import GGUFWriter, nbytes
 from ivlite.models.internvideo3 import tensor_names
 from ivlite.quantize import quantize
-from ivlite.quantize.writer import GGUFWriter, nbytes
 
 LAYER = "model.language_model.layers.0."
 EXAMPLE = Path(__file__).parents[1] / "examples" / "tiny_checkpoint.py"

@@ -14,9 +14,9 @@ import pytest
 from ivlite import _C
 from ivlite.errors import DiskError, ModelFileError, UsageError
 from ivlite.gguf import GGUFFile
+from ivlite.gguf.writer import GGUFWriter
+from ivlite.output import MAGIC, marked, partial_path
 from ivlite.quantize import convert, encode, golden, quantize
-from ivlite.quantize.partial import MAGIC, marked, partial_path
-from ivlite.quantize.writer import GGUFWriter
 
 
 def copied(source, target):

@@ -10,7 +10,7 @@ import pytest
 from ivlite import _C
 from ivlite.errors import DiskError, ModelFileError, UsageError
 from ivlite.gguf import FORMATS, GGUFFile
-from ivlite.quantize.writer import GGUFWriter, nbytes
+from ivlite.gguf.writer import GGUFWriter, nbytes
 
 METADATA = {
     "general.architecture": "internvideo3",

@@ -15,7 +15,8 @@ CXX = sorted([*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cpp"), *ROOT.glob
 # Rooms and modules of ivlite by layer, low to high; a module may import lower layers, and its own room.
 LAYERS = (
     {"errors", "_version", "_C"},
-    {"machine", "media", "ops"},
+    {"machine"},
+    {"output", "media", "ops"},
     {"gguf"},
     {"prompt"},
     {"models"},

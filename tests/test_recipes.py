@@ -7,10 +7,10 @@ import pytest
 
 from ivlite.cli.synthetic import config
 from ivlite.errors import UsageError
+from ivlite.gguf.writer import nbytes
 from ivlite.models.internvideo3 import TensorSpec, tensor_names
 from ivlite.quantize import recipe_file
 from ivlite.quantize.recipes import FLOATS, TYPES, Row, adjusted, file_type, named, plan
-from ivlite.quantize.writer import nbytes
 
 SPECS = tensor_names(config("8b"))
 

@@ -11,10 +11,10 @@ from ivlite import _C, cli
 from ivlite.errors import ModelFileError
 from ivlite.gguf import GGUFFile
 from ivlite.gguf.config import Config
+from ivlite.gguf.writer import GGUFWriter
 from ivlite.models.internvideo3 import tensor_names
 from ivlite.quantize import calibration, golden, quantize, verify
 from ivlite.quantize.recipes import TYPES, named, plan
-from ivlite.quantize.writer import GGUFWriter
 
 STAGES = ["vision", "DeepStack 0", "DeepStack 1", "DeepStack 2", "logits"]
 

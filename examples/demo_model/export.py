@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from ivlite.gguf import GGUFFile
+from ivlite.gguf.writer import GGUFWriter
 from ivlite.quantize import quantize
-from ivlite.quantize.writer import GGUFWriter
 
 TYPES = ("bf16", "q8_0", "q4_0")
 # The released model's template in short, with the switch that opens a thought.

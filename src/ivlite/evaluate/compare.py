@@ -13,7 +13,7 @@ import numpy as np
 from ivlite.engine.sampling import Sampler, SamplingParams
 from ivlite.errors import ModelFileError, UsageError
 from ivlite.gguf import GGUFFile
-from ivlite.quantize.writer import GGUFWriter
+from ivlite.gguf.writer import GGUFWriter
 
 ARCHITECTURE = "internvideo3-reference"
 TOP = 256  # tokens kept per position

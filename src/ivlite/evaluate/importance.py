@@ -8,7 +8,7 @@ import numpy as np
 
 from ivlite.errors import ModelFileError
 from ivlite.gguf import GGUFFile
-from ivlite.quantize.writer import GGUFWriter
+from ivlite.gguf.writer import GGUFWriter
 
 ARCHITECTURE = "internvideo3-stats"
 SUFFIX = ".importance"

@@ -10,10 +10,10 @@ from ivlite import ops
 from ivlite.errors import ModelFileError
 from ivlite.gguf import GGUFFile
 from ivlite.gguf.config import Config, check_tensors
+from ivlite.gguf.writer import HEADER_SUM, TENSOR_SUMS
 from ivlite.models import internvideo3
 from ivlite.quantize import golden
 from ivlite.quantize.source import ModelFile
-from ivlite.quantize.writer import HEADER_SUM, TENSOR_SUMS
 
 CHUNK = 1 << 22  # bytes read at a time
 

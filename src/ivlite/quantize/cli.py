@@ -89,7 +89,7 @@ def convert(args):
     except KeyboardInterrupt:
         if progress:
             progress.clear()
-        from ivlite.quantize.partial import partial_path
+        from ivlite.output import partial_path
 
         left = partial_path(args.output)
         if left.exists():
@@ -142,8 +142,8 @@ def show_plan(args):
 
 
 def plan_lines(done):
+    from ivlite.gguf.writer import nbytes
     from ivlite.machine import gigabytes
-    from ivlite.quantize.writer import nbytes
 
     yield f"{'tensors':<32} {'layers':<20} {'format':<6} {'rows x columns':>16} {'size':>9} {'bits':>6}"
     for (name, shape, fmt, note), plans in grouped(done.plans).items():

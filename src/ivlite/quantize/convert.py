@@ -9,11 +9,11 @@ from pathlib import Path
 from ivlite._version import __version__
 from ivlite.errors import ModelFileError, UsageError
 from ivlite.gguf import GGUFFile
+from ivlite.gguf.writer import GGUFWriter, header, with_checksums
+from ivlite.output import marked, partial_path
 from ivlite.quantize import encode, golden, recipe_file, recipes, source
 from ivlite.quantize.calibration import Calibration
 from ivlite.quantize.encode import Plan
-from ivlite.quantize.partial import marked, partial_path
-from ivlite.quantize.writer import GGUFWriter, header, with_checksums
 
 
 @dataclass(frozen=True)

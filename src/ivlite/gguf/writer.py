@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 
 from ivlite.gguf import ARRAY, BOOL, FORMATS, STRING, VERSION
-from ivlite.quantize.partial import Partial
+from ivlite.output import Partial
 
 ALIGNMENT = 32
 U32, I64, F64, U64 = 4, 11, 12, 10

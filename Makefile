@@ -10,6 +10,10 @@ all:
 test: all
 	pytest -q
 
+# with exactly the oldest versions of other packages that pyproject.toml allows
+floors:
+	tests/tools/floors.sh
+
 # the ARM kernels against the plain ones, cross-compiled and emulated: Debian's g++-aarch64-linux-gnu and qemu-user
 test-arm:
 	cmake -S . -B build/arm -DIVLITE_COMPARE=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
@@ -30,4 +34,4 @@ format:
 	ruff format . && ruff check --fix .
 	clang-format -i $$(git ls-files '*.cpp' '*.h')
 
-.PHONY: all test test-arm bench bench-model format
+.PHONY: all test floors test-arm bench bench-model format

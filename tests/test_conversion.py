@@ -241,7 +241,9 @@ def test_space_that_is_written_already_counts(tmp_path, monkeypatch):
     os.sync()
     free = os.statvfs(tmp_path)
     few = (6 << 20) // free.f_frsize
-    monkeypatch.setattr(os, "statvfs", lambda path: type("S", (), {"f_bavail": few, "f_frsize": free.f_frsize}))
+    monkeypatch.setattr(
+        os, "statvfs", lambda path: type("S", (), {"f_bavail": few, "f_frsize": free.f_frsize, "f_blocks": 9})
+    )
     with pytest.raises(DiskError, match="are free"):
         GGUFWriter(tmp_path / "y", {}, tensors, mark)
     with GGUFWriter(tmp_path / "x", {}, tensors, mark, resume=True) as out:

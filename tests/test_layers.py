@@ -15,7 +15,7 @@ CXX = sorted([*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cpp"), *ROOT.glob
 # Rooms and modules of ivlite by layer, low to high; a module may import lower layers, and its own room.
 LAYERS = (
     {"errors", "_version", "_C"},
-    {"machine"},
+    {"machine", "files"},
     {"output", "media", "ops"},
     {"gguf"},
     {"prompt"},

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import ivlite
 from ivlite.errors import ModelFileError, OutOfMemoryError, UsageError
-from ivlite.gguf import SHIPPED, GGUFFile, MappedFile
+from ivlite.gguf import SHIPPED
 from ivlite.quantize import quantize
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -70,23 +71,49 @@ def test_it_needs_less_memory_free(middling, monkeypatch):
     ivlite.load(middling, context=64, load="mmap")
 
 
-def test_mapped_tensors_hold_the_same_bytes(middling):
-    with GGUFFile(middling) as plain, MappedFile(middling) as mapped:
-        for name in plain.tensors:
-            assert np.array_equal(plain.read(name), mapped.read(name)), name
-        rows = np.arange(3, 8)
-        for file in (plain, mapped):
-            assert np.array_equal(file.read("output.weight", 3, 5), plain.read_rows("output.weight", rows).reshape(-1))
+@pytest.mark.parametrize("load", ["repack", "mmap"])
+@pytest.mark.parametrize("change", ["cut", "written over", "cut to nothing and written anew"])
+def test_a_file_that_changes_while_it_is_used(middling, tmp_path, load, change):
+    """No signal, no answer out of two files: an error. A model of one layer at a time reads the file for every token."""
+    path, data = tmp_path / "model.gguf", middling.read_bytes()
+    path.write_bytes(data)
+    model = ivlite.load(path, load=load)
+    model.chat(TEXT, max_new_tokens=1)
+    if change == "cut":
+        os.truncate(path, len(data) // 2)
+    elif change == "written over":
+        with open(path, "r+b") as file:
+            file.seek(len(data) // 2)
+            file.write(bytes(1000))
+    else:
+        path.write_bytes(data[::-1])
+    with pytest.raises(ModelFileError, match="became shorter|was changed") as caught:
+        model.chat(TEXT, max_new_tokens=1)
+    assert str(path) in str(caught.value)
 
 
-def test_a_file_that_shrinks_is_an_error(middling, tmp_path):
+def test_a_file_that_is_cut_while_an_answer_is_written(middling, tmp_path):
+    """In a process of its own, which a signal would end."""
     path = tmp_path / "model.gguf"
     path.write_bytes(middling.read_bytes())
-    model = ivlite.load(path, load="mmap")
-    with open(path, "r+b") as file:
-        file.truncate(path.stat().st_size // 2)
-    with pytest.raises(ModelFileError, match="became shorter"):
-        model.chat(TEXT, max_new_tokens=1)
+    program = (
+        "import os, sys, threading, ivlite\n"
+        "model = ivlite.load(sys.argv[1], load='mmap')\n"
+        "threading.Timer(0.4, os.truncate, (sys.argv[1], 100_000)).start()\n"
+        "try:\n"
+        "    while True: model.chat([{'role': 'user', 'content': 'hi ' * 50}], max_new_tokens=4)\n"
+        "except ivlite.errors.ModelFileError as error: print(error)\n"
+    )
+    run = [sys.executable, "-c", program, path]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0 and "model.gguf" in done.stdout, done.stderr
+
+
+def test_nothing_is_mapped(middling):
+    """The system says so: no mapping of the model's file in this process."""
+    model = ivlite.load(middling, load="mmap")
+    model.chat(TEXT, max_new_tokens=1)
+    assert str(middling) not in Path("/proc/self/maps").read_text()
 
 
 def test_settings_are_checked(middling):

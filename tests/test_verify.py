@@ -10,6 +10,7 @@ import pytest
 from ivlite import _C, cli
 from ivlite.errors import ModelFileError
 from ivlite.gguf import GGUFFile
+from ivlite.gguf import statistics as stats_file
 from ivlite.gguf.config import Config
 from ivlite.gguf.writer import GGUFWriter
 from ivlite.models.internvideo3 import tensor_names
@@ -172,7 +173,8 @@ def test_inspect_shows_what_was_padded_or_promoted(tmp_path, capsys, wide):
 
 def statistics(path, vectors, metadata=None):
     """A statistics file of {weight name: values}."""
-    head = {"general.architecture": calibration.ARCHITECTURE, calibration.TOKENS: 1000, calibration.MODEL: "wide"}
+    head = {"general.architecture": stats_file.ARCHITECTURE, stats_file.TOKENS: 1000, stats_file.MODEL: "wide"}
+    head |= {stats_file.ROWS: [100] * len(vectors), stats_file.PROMPTS: ["key"]}
     vectors = {name: np.asarray(x, np.float32) for name, x in vectors.items()}
     tensors = [(f"{name}.importance", x.shape, "f32") for name, x in vectors.items()]
     with GGUFWriter(path, head | (metadata or {}), tensors) as out:
@@ -221,7 +223,7 @@ def test_layers_without_statistics_are_said_once(wide, tmp_path, specs):
     ({"blk.0.ffn_up.weight": np.full(256, np.nan)}, {}, "no squares"),
     ({"blk.0.ffn_up.weight": np.full(256, -1)}, {}, "no squares"),
     ({}, {"general.architecture": "llama"}, "llama"),
-    ({}, {calibration.TOKENS: "many"}, "how many tokens"),
+    ({}, {stats_file.TOKENS: "many"}, "how many tokens"),
 ], ids=lambda x: x if isinstance(x, str) else "")  # fmt: skip
 def test_statistics_that_do_not_fit(wide, tmp_path, vectors, metadata, word):
     stats = statistics(tmp_path / "stats.gguf", vectors, metadata)

@@ -6,10 +6,16 @@ Every message is one sentence (or two) that says what is wrong, with which file,
 EXIT_INTERRUPTED = 130
 
 
+LONGEST = 500  # characters of a sentence, whatever was handed over
+
+
 class IvliteError(Exception):
     """Base of every error that ivlite raises on purpose."""
 
     exit_code = 1
+
+    def __init__(self, sentence=""):
+        super().__init__(_short(str(sentence).replace("\n", "\\n")))
 
 
 class UsageError(IvliteError, ValueError):
@@ -46,3 +52,9 @@ class ContextError(IvliteError):
     """The prompt does not fit in the context; the message gives both counts."""
 
     exit_code = 7
+
+
+def _short(text):
+    """The beginning and the end of a text that is too long: what it is about, and what to do."""
+    half = (LONGEST - 5) // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"

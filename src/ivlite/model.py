@@ -14,16 +14,16 @@ from ivlite.engine.reply import Reply, TextFilter
 from ivlite.engine.runner import Runner, VisionFeed, too_long
 from ivlite.engine.sampling import Sampler, SamplingParams
 from ivlite.errors import ContextError, OutOfMemoryError, UsageError
-from ivlite.gguf import GGUFFile, MappedFile
+from ivlite.gguf import GGUFFile
 from ivlite.gguf import config as configuration
 from ivlite.gguf.loading import Loader, Streaming
-from ivlite.gguf.tokenizer import Tokenizer
+from ivlite.gguf.tokenizer import Tokenizer, check_ids
 from ivlite.machine import MARGIN, available_memory, gigabytes
 
 DEVICES = {"auto": "cpu", "cpu": "cpu", "reference": "reference"}
 CACHE_BYTES = {"f32": (4, 0, 4), "bf16": (2, 0, 2), "q8": (1, 4, 2)}  # per latent value, per row, per rope value
 VIT = ("file", "fp32")
-LOADS = {"repack": (GGUFFile, Loader), "mmap": (MappedFile, Streaming)}
+LOADS = {"repack": Loader, "mmap": Streaming}
 CONTEXT = 8192  # tokens, unless the model holds fewer
 MEDIA_DEFAULTS = ("fps", "min_frames", "max_frames", "min_pixels", "max_pixels")
 
@@ -99,8 +99,8 @@ def load(path, device="auto", threads=None, context=CONTEXT, kv="q8", *, vit="fi
     physical core. context: tokens of prompt and answer together (the default is lowered to what the model holds).
     kv: how the latent cache is stored, "f32", "bf16" (16 bits, as float16, which is finer) or "q8" (int8). vit: "fp32"
     computes the vision tower in float32 whatever the file's types are: slower, and 4 bytes per vision weight of memory.
-    load: "repack" holds every weight in memory as the kernels want it; "mmap" packs each layer from the mapped file when
-    its turn comes and drops it again: the same answers in the memory of one layer, and a pass over the file per token.
+    load: "repack" holds every weight in memory as the kernels want it; "mmap" reads and packs each layer when its turn
+    comes and drops it again: the same answers in the memory of one layer, and a pass over the file per token.
     fps, min_frames, max_frames: defaults for videos whose message says nothing; min_pixels, max_pixels: for a frame and
     for an image; None keeps the file's.
     progress(stage, done, total) is called while loading, stage "load" in bytes. observe(names, x) sees the inputs of
@@ -117,12 +117,13 @@ def load(path, device="auto", threads=None, context=CONTEXT, kv="q8", *, vit="fi
         raise UsageError("observe follows weights that stay in memory: use it with load='repack'")
     if threads is not None:
         _whole("threads", threads, 1, 1024)
-    opened, loader = LOADS[load]
-    source = opened(path)
+    source = GGUFFile(path)
     metadata = source.metadata
     cfg = configuration.Config.from_metadata(metadata, source.path)
     architecture = models.module(str(metadata["general.architecture"]), source.path)
     configuration.check_tensors(source.tensors, architecture.tensor_names(cfg), source.path)
+    tokenizer = Tokenizer(metadata["tokenizer.huggingface.json"], f"{source.path}: the tokenizer")
+    check_ids(tokenizer, cfg, source.path)
     context = min(context, cfg.text.context_length) if context == CONTEXT else context
     _whole("context", context, 1, cfg.text.context_length)
     operations = ops.get(DEVICES[device], threads)
@@ -130,10 +131,9 @@ def load(path, device="auto", threads=None, context=CONTEXT, kv="q8", *, vit="fi
         source = FloatVision(source, operations.decode)
     if device != "reference":
         _check_fit(source.tensors.values(), load, cfg.text, context, kv)
-    tokenizer = Tokenizer(metadata["tokenizer.huggingface.json"])
     operations = ops.observed(operations, observe) if observe else operations
     progress = progress if load == "repack" else None  # there is no end to what is read a layer at a time
-    network = architecture.Network(cfg, source, operations, progress, loader)
+    network = architecture.Network(cfg, source, operations, progress, LOADS[load])
     given = dict(zip(MEDIA_DEFAULTS, (fps, min_frames, max_frames, min_pixels, max_pixels), strict=True))
     model = Model(cfg, network, tokenizer, path=Path(path), context=context, kv=kv, media_defaults=given)
     model.load_seconds = time.perf_counter() - start

@@ -13,16 +13,12 @@ STYLE = "body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 
 
 def write(path, reference, results):
     """Writes the report of `ivlite eval`'s results to a .html or .png file. Raises DiskError."""
-    from ivlite.errors import DiskError
+    from ivlite import output
 
     title = f"KL against {os.path.basename(reference)}"
     form = {".html": page, ".png": picture}[os.path.splitext(path)[1].lower()]
     data = form(title, list(marks(title, results)), results)
-    try:
-        with open(path, "wb") as file:
-            file.write(data)
-    except OSError as error:
-        raise DiskError(f"{path} cannot be written: {error.strerror}; free some space or write elsewhere") from None
+    output.write(path, data)
 
 
 def scale(low, high, start, end):

@@ -1,18 +1,8 @@
-"""What calibration learns: the mean squared input of every channel of every linear layer, over many prompts.
-
-The file is GGUF, architecture "internvideo3-stats": per weight a float32 vector `<weight>.importance` of the layer's
-columns; docs/gguf_keys.md lists the keys.
-"""
+"""What calibration learns: the mean squared input of every channel of every linear layer, over many prompts."""
 
 import numpy as np
 
-from ivlite.errors import ModelFileError
-from ivlite.gguf import GGUFFile
-from ivlite.gguf.writer import GGUFWriter
-
-ARCHITECTURE = "internvideo3-stats"
-SUFFIX = ".importance"
-REQUIRED = ("tokens", "model", "rows", "prompts")
+from ivlite.gguf import statistics
 
 
 class Statistics:
@@ -51,35 +41,15 @@ class Statistics:
         return self.sums[name] / self.rows[name]
 
     def save(self, path):
-        """Writes the file; an older one is replaced at once or not at all. Raises DiskError."""
-        prefix = ARCHITECTURE + "."
-        metadata = {
-            "general.architecture": ARCHITECTURE,
-            prefix + "tokens": self.tokens,
-            prefix + "model": self.model,
-            prefix + "prompts": self.prompts,
-            prefix + "rows": list(self.rows.values()),
-        }
-        tensors = [(name + SUFFIX, (len(self.sums[name]),), "f32") for name in self.rows]
-        with GGUFWriter(path, metadata, tensors) as out:
-            for name in self.rows:
-                out.write(self.mean(name).astype(np.float32).tobytes())
+        """Writes the file; an older one is replaced at once or not at all. Returns notes on the disk. Raises DiskError."""
+        means = {name: self.mean(name) for name in self.rows}
+        return statistics.save(path, statistics.Importance(self.model, self.tokens, self.prompts, self.rows, means))
 
     @classmethod
     def load(cls, path):
         """The statistics of a file, to be continued. Raises ModelFileError."""
-        with GGUFFile(path) as file:
-            meta = {key.removeprefix(ARCHITECTURE + "."): value for key, value in file.metadata.items()}
-            names = sorted(file.tensors, key=lambda name: file.tensors[name].offset)
-            if meta.get("general.architecture") != ARCHITECTURE or not all(key in meta for key in REQUIRED):
-                raise ModelFileError(f"{path} holds no calibration statistics: make them with `ivlite calibrate`")
-            vectors = [file.tensors[name] for name in names]
-            if len(meta["rows"]) != len(names) or any(v.format != "f32" or len(v.shape) != 1 for v in vectors):
-                raise ModelFileError(f"{path} is damaged: its vectors and their counts differ; calibrate again")
-            stats = cls(meta["model"])
-            stats.prompts, stats.tokens = list(meta["prompts"]), int(meta["tokens"])
-            for name, rows in zip(names, meta["rows"], strict=True):
-                weight = name.removesuffix(SUFFIX)
-                stats.rows[weight] = rows
-                stats.sums[weight] = file.read(name).view(np.float32).astype(np.float64) * rows
+        found = statistics.load(path)
+        stats = cls(found.model)
+        stats.prompts, stats.tokens, stats.rows = found.prompts, found.tokens, found.rows
+        stats.sums = {name: mean.astype(np.float64) * stats.rows[name] for name, mean in found.means.items()}
         return stats

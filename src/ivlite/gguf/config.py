@@ -13,6 +13,7 @@ TOKENIZER = "tokenizer.huggingface.json"  # the text of a tokenizer.json
 # How a chat template lets the model think: what opens its answer with enable_thinking off and on. "open" is the manner of
 # Qwen3's thinking models, "close" that of its models that do both.
 THINKING = {"none": ("", ""), "open": ("", "<think>\n"), "close": ("<think>\n\n</think>\n\n", "")}
+LONGEST = 1024  # values of the longest field
 AGAIN = "convert the checkpoint again with `ivlite quantize`"
 
 
@@ -32,7 +33,7 @@ class TextConfig:
     hidden_size: int = _key("embedding_length", int, 1, 1 << 17)
     num_layers: int = _key("block_count", int, 1, 1024)
     num_heads: int = _key("attention.head_count", int, 1, 1024)
-    kv_lora_rank: tuple[int, ...] = _key("attention.kv_lora_rank", int, 1, 1 << 16, (1, 1024))
+    kv_lora_rank: tuple[int, ...] = _key("attention.kv_lora_rank", int, 1, 1 << 16, (1, LONGEST))
     qk_rope_head_dim: int = _key("rope.dimension_count", int, 2, 4096)
     qk_nope_head_dim: int = _key("attention.key_length_nope", int, 1, 4096)
     v_head_dim: int = _key("attention.value_length", int, 1, 4096)
@@ -62,7 +63,7 @@ class VisionConfig:
     spatial_merge_size: int = _key("vision.spatial_merge_size", int, 1, 16)
     in_channels: int = _key("vision.channel_count", int, 3, 3)
     num_position_embeddings: int = _key("vision.position_count", int, 1, 1 << 20)
-    deepstack_indexes: tuple[int, ...] = _key("vision.deepstack_indexes", int, 0, 1023, (0, 1024))
+    deepstack_indexes: tuple[int, ...] = _key("vision.deepstack_indexes", int, 0, 1023, (0, LONGEST))
     out_hidden_size: int = _key("vision.projection_length", int, 1, 1 << 17)
     layer_norm_eps: float = _key("vision.attention.layer_norm_epsilon", float, 1e-12, 1e-1, default=1e-6)
     rope_theta: float = _key("vision.rope.freq_base", float, 1, 1e12, default=10000.0)
@@ -196,13 +197,31 @@ def _read_part(part, metadata, path):
     return part(**values)
 
 
+def checked(part, path, prefix="", **values):
+    """One of the dataclasses above of values that somebody wrote; raises ModelFileError for one that is out of range.
+
+    path and prefix name a value's place in the error: "config.json: text_config.hidden_size is ...".
+    """
+    known = {f.name: f for f in fields(part)}
+    values = {name: _typed(value, known[name]) for name, value in values.items()}
+    for name, value in values.items():
+        _check(value, known[name], f"{path}: {prefix}{name}")
+    return part(**values)
+
+
 def _typed(value, f):
     """Lists become tuples, and whole numbers floats where a float is meant; the rest is left for _check."""
+    if hasattr(value, "dtype"):  # an array of the file's: one value more than any field takes tells enough
+        value = value[: LONGEST + 1].tolist()
     many = isinstance(value, (list, tuple))
     if f.metadata["kind"] is float:
-        value = [float(v) if type(v) is int else v for v in value] if many else value
-        value = float(value) if type(value) is int else value
+        value = [_float(v) for v in value] if many else _float(value)
     return tuple(value) if many else value
+
+
+def _float(value):
+    """A whole number as a float, where it is small enough for one."""
+    return float(value) if type(value) is int and abs(value) < 1 << 1000 else value
 
 
 def _check(value, f, what):

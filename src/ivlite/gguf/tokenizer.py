@@ -7,6 +7,10 @@ import re
 import tokenizers
 
 from ivlite.errors import ModelFileError, UsageError
+from ivlite.gguf.jsontext import parse
+
+AGAIN = "convert the checkpoint again with `ivlite quantize`"
+ID_LIMIT = 1 << 24
 
 
 def byte_table():
@@ -22,25 +26,19 @@ class Tokenizer:
     special: {content: id} of added tokens that control the model, added: of all added tokens. Raises ModelFileError.
     """
 
-    def __init__(self, json_text):
+    def __init__(self, json_text, path="the model file's tokenizer"):
+        data = parse(json_text, path, AGAIN)
         try:
-            data = json.loads(json_text)
-            listed = data.pop("added_tokens", None) or []
-            rows = [(t["content"], t["id"], bool(t.get("special", False))) for t in listed]
-            vocab = data["model"]["vocab"]
-            if not all(isinstance(c, str) and c and type(i) is int and i >= 0 for c, i, _ in rows):
-                raise ValueError("an added token is not a text with an id")
-            self.added = {content: i for content, i, _ in rows}
-            self.special = {content: i for content, i, special in rows if special}
-            # Left in the vocabulary, an added token could come out of ordinary text by whole-word lookup.
-            data["model"]["vocab"] = {t: i for t, i in vocab.items() if t not in self.added}
-            data |= {"truncation": None, "padding": None, "added_tokens": []}
-            self._core = tokenizers.Tokenizer.from_str(json.dumps(data))
-            self._vocab = self._core.get_vocab(with_added_tokens=False)
-        except Exception as error:  # the library raises bare Exception for every malformed part
-            raise ModelFileError(
-                f"the model file's tokenizer is damaged ({_sentence(error)}): convert the checkpoint again"
-            ) from error
+            self.added, self.special, vocab = _checked(data)
+        except ValueError as error:
+            raise ModelFileError(f"{path} is damaged ({error}): {AGAIN}") from None
+        # Left in the vocabulary, an added token could come out of ordinary text by whole-word lookup. What follows the
+        # merges (post-processor, decoder) is not used.
+        data["model"]["vocab"] = {t: i for t, i in vocab.items() if t not in self.added}
+        data |= {"truncation": None, "padding": None, "added_tokens": [], "post_processor": None, "decoder": None}
+        self._core = _guarded(path, lambda: tokenizers.Tokenizer.from_str(json.dumps(data)))
+        _guarded(path, lambda: self._core.encode("Ab 1!\n", add_special_tokens=False))
+        self._vocab = data["model"]["vocab"]
         self._special_ids = frozenset(self.special.values())
         self._bytes = self._byte_strings()
         self.vocab_size = 1 + max([*self._vocab.values(), *self.added.values()], default=-1)
@@ -85,7 +83,7 @@ class Tokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise UsageError("the text holds bytes that are not valid UTF-8: pass readable text") from error
-        return self._core.encode(text, add_special_tokens=False).ids
+        return _guarded("the model file's tokenizer", lambda: self._core.encode(text, add_special_tokens=False)).ids
 
     def bytes_of(self, token_id, skip_special=True):
         """The UTF-8 bytes a token stands for; empty for special tokens (if skipped) and ids without a token."""
@@ -123,6 +121,74 @@ class TextStream:
         return text
 
 
-def _sentence(error):
-    text = " ".join(str(error).split())[:200] or type(error).__name__
-    return f"no entry {text}" if isinstance(error, KeyError) else text
+def _guarded(path, work):
+    """What work() returns; whatever the library raises, as a ModelFileError.
+
+    For malformed parts that is bare Exception. What its authors did not foresee is a panic, which derives from
+    BaseException as Ctrl-C does and is told from that by its name.
+    """
+    try:
+        return work()
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        if isinstance(error, MemoryError):
+            raise
+        raise ModelFileError(f"{path} is damaged ({' '.join(str(error).split()):.200}): {AGAIN}") from None
+
+
+def _checked(data):
+    """({added token: id}, {special token: id}, vocabulary) of a parsed tokenizer.json. Raises ValueError.
+
+    The library takes much for granted and panics, or takes ids that the model has no rows for.
+    """
+    model, rows = data.get("model"), data.get("added_tokens") or []
+    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
+        raise ValueError("it is no byte-level BPE")
+    for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
+        if model.get(key):
+            raise ValueError(f"it has a {key}, as no byte-level BPE has")
+    vocab, merges = model.get("vocab"), model.get("merges")
+    if not isinstance(vocab, dict) or not isinstance(merges, list):
+        raise ValueError("it lacks the vocabulary or the merges of a BPE")
+    if not isinstance(rows, list) or not all(map(_is_added, rows)):
+        raise ValueError("its added_tokens are not texts with ids")
+    added = {row["content"]: row["id"] for row in rows}
+    ids = vocab | added
+    if not all(type(i) is int and 0 <= i < ID_LIMIT for i in ids.values()):
+        raise ValueError("its token ids are not whole numbers")
+    if len(set(ids.values())) != len(ids):
+        raise ValueError("two tokens have one id")
+    _check_merges(merges, vocab)
+    return added, {row["content"]: row["id"] for row in rows if row.get("special") is True}, vocab
+
+
+def _is_added(row):
+    return (
+        isinstance(row, dict) and isinstance(row.get("content"), str) and row["content"] and type(row.get("id")) is int
+    )
+
+
+def _check_merges(merges, vocab):
+    for merge in merges:
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(half, str) for half in pair):
+            raise ValueError(f"the merge {merge!r:.40} is no pair of texts")
+        missing = next((text for text in (*pair, "".join(pair)) if text not in vocab), None)
+        if missing is not None:
+            raise ValueError(f"the merge {merge!r:.60} needs the token {missing!r:.40}, which is not in the vocabulary")
+
+
+def check_ids(tokenizer, config, path):
+    """Raises ModelFileError where the ids of a Tokenizer contradict the Config: they are of two models."""
+    if tokenizer.vocab_size > config.text.vocab_size:
+        raise ModelFileError(
+            f"{path}: the tokenizer has token id {tokenizer.vocab_size - 1}, and the model a vocabulary of "
+            f"{config.text.vocab_size}; they belong to different models: {AGAIN}"
+        )
+    for name in ("image_pad", "video_pad", "vision_start", "vision_end", "im_start", "im_end"):
+        own, wanted = tokenizer.added.get(f"<|{name}|>"), getattr(config.tokens, name)
+        if own != wanted:
+            raise ModelFileError(
+                f"{path}: <|{name}|> is token {own} in the tokenizer and {wanted} in the settings; {AGAIN}"
+            )

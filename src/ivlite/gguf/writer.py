@@ -6,12 +6,13 @@ import zlib
 
 import numpy as np
 
-from ivlite.gguf import ARRAY, BOOL, FORMATS, STRING, VERSION
+from ivlite.gguf.formats import FORMATS
+from ivlite.gguf.header import ARRAY, BOOL, SCALARS, STRING, VERSION
 from ivlite.output import Partial
 
 ALIGNMENT = 32
 U32, I64, F64, U64 = 4, 11, 12, 10
-TYPED = {"float32": 6, "uint32": U32, "int32": 5}  # numpy arrays keep their type
+TYPED = {np.dtype(name): kind for kind, name in SCALARS.items()}  # what comes from numpy keeps its type
 # Checksums, CRC-32: of each tensor's bytes in the order of the records, and of all bytes before the data, with these
 # two values as zeros. They are metadata of fixed size, filled in as the tensors are written.
 TENSOR_SUMS, HEADER_SUM = "ivlite.checksum.tensors", "ivlite.checksum.header"
@@ -41,7 +42,9 @@ def _scalar(value, kind):
 def _value(value):
     """Type and bytes of a metadata value; the values of a list share the widest of their types."""
     if hasattr(value, "dtype"):
-        return struct.pack("<IIQ", ARRAY, TYPED[value.dtype.name], value.size) + value.tobytes()
+        kind = TYPED[value.dtype]
+        start = struct.pack("<IIQ", ARRAY, kind, value.size) if value.ndim else struct.pack("<I", kind)
+        return start + value.tobytes()
     if not isinstance(value, (list, tuple)):
         kind = _kind(value)
         return struct.pack("<I", kind) + _scalar(value, kind)
@@ -91,7 +94,7 @@ class GGUFWriter:
 
     With a mark (32 bytes that name the work, see Partial) the metadata gets checksums, and an interruption keeps the
     hidden file; `resume` goes on in it, and `written` are the numbers of the tensors that are in it already, which are
-    not to be written again.
+    not to be written again. `notes` are sentences about what the disk does not offer.
     """
 
     def __init__(self, path, metadata, tensors, mark=None, resume=False):
@@ -113,6 +116,10 @@ class GGUFWriter:
             raise
         self.tensor, self.done, self.sum = -1, 0, 0  # which is being written, how much of it, and its checksum
         self._following()
+
+    @property
+    def notes(self):
+        return tuple(self.file.notes)
 
     def __enter__(self):
         return self

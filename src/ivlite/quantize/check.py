@@ -41,9 +41,9 @@ def check(path, threads=None, progress=None):
                 f"{path} has no checksums, so nothing can be verified: `ivlite quantize {path} -o NEW.gguf --type T` "
                 "makes a file that has them"
             )
-        with ModelFile(file) as weights:
-            damaged = [] if _header_sum(weights) == file.metadata.get(HEADER_SUM) else ["the header"]
-            damaged += _damaged_tensors(weights, file.metadata[TENSOR_SUMS], progress)
+        weights = ModelFile(file)
+        damaged = [] if _header_sum(weights) == file.metadata.get(HEADER_SUM) else ["the header"]
+        damaged += _damaged_tensors(weights, file.metadata[TENSOR_SUMS], progress)
         config = Config.from_metadata(file.metadata, file.path)
         check_tensors(file.tensors, internvideo3.tensor_names(config), file.path)
         stages = []
@@ -64,7 +64,7 @@ def _header_sum(weights):
 
 def _damaged_tensors(weights, expected, progress):
     """Names of the tensors whose bytes do not have their checksum."""
-    if not isinstance(expected, list) or len(expected) != len(weights.tensors):
+    if getattr(expected, "dtype", None) != "uint32" or len(expected) != len(weights.tensors):
         return ["the list of checksums"]
     tensors = list(weights.tensors.values())
     total, done, out = sum(t.nbytes for t in tensors), 0, []

@@ -1,38 +1,17 @@
-"""Reads a Hugging Face checkpoint folder: its JSON files and its safetensors, single or in shards, in slices.
+"""Reads a Hugging Face checkpoint folder: its JSON files and its safetensors, single or in shards, in slices."""
 
-A safetensors file is a u64 length, a JSON header of that length (name -> dtype, shape, data_offsets) and the data that
-the header describes without gaps. As with model files, nothing is believed before it is checked.
-"""
-
-import json
-import math
 import os
-import stat
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ivlite.errors import ModelFileError
+from ivlite.files import reason
 from ivlite.gguf.config import listed
+from ivlite.gguf.jsontext import AGAIN, parse
+from ivlite.gguf.reader import Reader
+from ivlite.quantize import safetensors
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-AGAIN = "download it again"
-HEADER_LIMIT = 100_000_000  # bytes, the format's own limit
-JSON_LIMIT = 1 << 28  # bytes; a tokenizer.json has some 12 MB
-DTYPES = {"BF16": ("bf16", 2), "F16": ("f16", 2), "F32": ("f32", 4)}  # safetensors' name: ours, bytes
-
-
-@dataclass(frozen=True)
-class Source:
-    """One tensor of what is converted: where its bytes are, and their format, a name of ivlite.gguf.FORMATS."""
-
-    name: str
-    file: Path
-    format: str
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
+TEXT_LIMIT = 1 << 26  # bytes; the largest tokenizer.json have some 35 MB
 
 
 class Checkpoint:
@@ -50,7 +29,7 @@ class Checkpoint:
             self._open_weights()
         except OSError as error:
             self.close()
-            raise ModelFileError(f"{self.folder} cannot be read: {error.strerror}; check its permissions") from None
+            raise ModelFileError(f"{self.folder} cannot be read: {reason(error)}") from None
         except BaseException:
             self.close()
             raise
@@ -62,35 +41,33 @@ class Checkpoint:
         self.close()
 
     def close(self):
-        for fd in self._files.values():
-            os.close(fd)
+        for reader in self._files.values():
+            reader.close()
         self._files = {}
 
     @property
-    def files(self):
-        """Paths of the weight files."""
-        return list(self._files)
+    def stamps(self):
+        """What tells that a weight file was written to, see Reader."""
+        return [reader.stamp for reader in self._files.values()]
 
     # -------------------------------------------------------------------------------------------- text files
 
     def text(self, name, required=True):
         """The text of a file of the folder; None for one that need not be there and is not."""
         path = self.folder / name
-        try:
-            info = path.stat()
-            if not stat.S_ISREG(info.st_mode):
-                raise ModelFileError(f"{path} is not a regular file; {AGAIN}")
-            if info.st_size > JSON_LIMIT:
-                raise ModelFileError(f"{path} is larger than {JSON_LIMIT >> 20} MiB: it is not a {name}; {AGAIN}")
-            return path.read_bytes().decode()
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             if required:
-                raise ModelFileError(f"{self.folder} has no {name}: download the whole checkpoint") from None
+                raise ModelFileError(f"{self.folder} has no {name}: download the whole checkpoint")
             return None
-        except OSError as error:
-            raise ModelFileError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
+        reader = Reader(path)
+        try:
+            if reader.size > TEXT_LIMIT:
+                raise ModelFileError(f"{path} is larger than {TEXT_LIMIT >> 20} MiB: it is not a {name}; {AGAIN}")
+            return reader.read(0, reader.size).tobytes().decode("utf-8-sig")
         except UnicodeDecodeError:
             raise ModelFileError(f"{path} is not UTF-8 text; {AGAIN}") from None
+        finally:
+            reader.close()
 
     def json(self, name, required=True):
         """A JSON object of the folder as a dict; {} for a file that need not be there and is not."""
@@ -102,9 +79,7 @@ class Checkpoint:
     def raw(self, name, start, count):
         """`count` bytes of a tensor from byte `start` on, uint8 (count,)."""
         source = self.tensors[name]
-        out = np.empty(count, np.uint8)
-        fill(self._files[source.file], out, source.offset + start, source.file)
-        return out
+        return self._files[source.file].read(source.offset + start, count)
 
     def _open_weights(self):
         single = self.folder / SINGLE
@@ -144,14 +119,8 @@ class Checkpoint:
         return table
 
     def _open_file(self, path):
-        try:
-            if not path.is_file():
-                raise ModelFileError(f"{path} is not a regular file; {AGAIN}")
-            fd = self._files[path] = os.open(path, os.O_RDONLY)
-            size = os.fstat(fd).st_size
-        except OSError as error:
-            raise ModelFileError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
-        return _header(fd, path, size)
+        reader = self._files[path] = Reader(path)
+        return safetensors.tensors(reader)
 
 
 def _check_folder(folder):
@@ -173,93 +142,3 @@ def _what_instead(folder):
     if any(n.endswith(".safetensors") for n in names):
         return "download the index as well"
     return "download the whole checkpoint"
-
-
-def parse(text, path):
-    """A JSON object as a dict. Raises ModelFileError for anything else, repeated keys included."""
-    try:
-        value = json.loads(text, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        reason = "it nests too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ModelFileError(f"{path} is not valid JSON ({reason:.100}); {AGAIN}") from None
-    if not isinstance(value, dict):
-        raise ModelFileError(f"{path} is not a JSON object; {AGAIN}")
-    return value
-
-
-def _once(pairs):
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        raise ValueError("a key appears twice")
-    return out
-
-
-def fill(fd, out, offset, path):
-    """Fills a numpy array of uint8 with a file's bytes from `offset` on."""
-    view = memoryview(out)
-    done = 0
-    while done < len(view):
-        try:  # one call moves 2 GiB at most
-            got = os.preadv(fd, [view[done : done + (1 << 30)]], offset + done)
-        except OSError as error:
-            raise ModelFileError(f"{path} cannot be read: {error.strerror}; check the disk") from None
-        if not got:
-            raise ModelFileError(f"{path} is incomplete; {AGAIN}")
-        done += got
-
-
-# ------------------------------------------------------------------------------------------------ safetensors
-
-
-def _header(fd, path, size):
-    """The tensors of a safetensors file, name -> Source."""
-    if size < 8:
-        raise ModelFileError(f"{path} is {'empty' if not size else 'too short for safetensors'}; {AGAIN}")
-    start = np.empty(8, np.uint8)
-    fill(fd, start, 0, path)
-    length = int.from_bytes(start.tobytes(), "little")
-    if not 2 <= length <= min(size - 8, HEADER_LIMIT):
-        hint = " (it is a Git LFS pointer: run `git lfs pull`)" if start.tobytes() == b"version " else ""
-        raise ModelFileError(f"{path} is not a whole safetensors file{hint}; {AGAIN}")
-    text = np.empty(length, np.uint8)
-    fill(fd, text, 8, path)
-    try:
-        entries = parse(text.tobytes().decode(), path)
-    except UnicodeDecodeError:
-        raise ModelFileError(f"{path} has a header that is not UTF-8; {AGAIN}") from None
-    entries.pop("__metadata__", None)
-    sources = [_source(name, entry, path, 8 + length) for name, entry in entries.items()]
-    _check_cover(sources, path, 8 + length, size)
-    return {source.name: source for source in sources}
-
-
-def _source(name, entry, path, base):
-    what = f"{path}: tensor {name!r:.80}"
-    if not isinstance(entry, dict):
-        raise ModelFileError(f"{what} is not described; {AGAIN}")
-    dtype, shape, span = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if not _whole_numbers(shape) or len(shape) > 8 or not _whole_numbers(span) or len(span) != 2:
-        raise ModelFileError(f"{what} has a damaged description; {AGAIN}")
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ModelFileError(f"{what} has type {dtype!r:.20}; ivlite converts {', '.join(DTYPES)}")
-    fmt, size = DTYPES[dtype]
-    nbytes = math.prod(shape) * size
-    if span[1] - span[0] != nbytes:
-        raise ModelFileError(f"{what} has {span[1] - span[0]} bytes where its shape needs {nbytes}; {AGAIN}")
-    return Source(name, path, fmt, tuple(shape), base + span[0], nbytes)
-
-
-def _whole_numbers(value):
-    return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 60 for v in value)
-
-
-def _check_cover(sources, path, base, size):
-    """Tensors follow one another and fill the file."""
-    end = base
-    for source in sorted(sources, key=lambda s: (s.offset, s.nbytes)):
-        if source.offset != end:
-            raise ModelFileError(f"{path}: tensor {source.name!r:.80} overlaps another or leaves a gap; {AGAIN}")
-        end += source.nbytes
-    if end != size:
-        state = "is incomplete" if end > size else "is damaged"
-        raise ModelFileError(f"{path} {state}: {size} bytes where its header describes {end}; {AGAIN}")

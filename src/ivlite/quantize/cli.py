@@ -89,10 +89,9 @@ def convert(args):
     except KeyboardInterrupt:
         if progress:
             progress.clear()
-        from ivlite.output import partial_path
+        from ivlite.output import unfinished
 
-        left = partial_path(args.output)
-        if left.exists():
+        for left in unfinished(args.output):
             warn(f"{left} keeps what is done: the same command with --resume goes on, or delete it")
         raise
     finally:

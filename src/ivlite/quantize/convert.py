@@ -1,19 +1,17 @@
 """The conversion: plans every tensor, then streams each in slices from the source to the encoder to the file."""
 
 import hashlib
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from ivlite._version import __version__
-from ivlite.errors import ModelFileError, UsageError
-from ivlite.gguf import GGUFFile
 from ivlite.gguf.writer import GGUFWriter, header, with_checksums
-from ivlite.output import marked, partial_path
+from ivlite.output import unfinished
 from ivlite.quantize import encode, golden, recipe_file, recipes, source
 from ivlite.quantize.calibration import Calibration
 from ivlite.quantize.encode import Plan
+from ivlite.quantize.partial import check_output, golden_of_unfinished
 
 
 @dataclass(frozen=True)
@@ -57,19 +55,19 @@ class Summary:
 def convert(src, out, settings, progress=None):
     """See ivlite.quantize.quantize."""
     with source.opened(src) as origin:
-        check_output(out, origin)
+        check_output(out, origin, settings)
         work = Work(origin, settings)
         metadata, mark = work.metadata, work.mark()
         if settings.golden:
             known = golden_of_unfinished(out, mark) if settings.resume else {}
             metadata |= known or golden.make(origin, progress)
         encoder = encode.Encoder(origin.weights, work.calibration, settings.allow_nan)
-        unfinished = settings.resume and partial_path(out).exists()
+        left = settings.resume and unfinished(out)
         with GGUFWriter(out, metadata, work.tensors, mark, settings.resume) as writer:
             resumed = len(writer.written)
             encode.stream(encoder, work.plans, writer, progress)
-        warnings = list(work.warnings())
-        if unfinished and not writer.file.resumed:
+        warnings = [*work.warnings(), *writer.notes]
+        if left and not writer.file.resumed:
             warnings.append("the unfinished file was of another source or other settings, so the conversion began anew")
         if encoder.replaced:
             warnings.append(f"{sum(encoder.replaced)} weights that were no numbers became zero")
@@ -90,6 +88,7 @@ class Work:
         self.origin, self.settings = origin, settings
         recipe = recipe_file.read(settings.recipe) if settings.recipe else recipes.named(settings.type)
         self.recipe = recipes.adjusted(recipe, settings.tensor_types, settings.vision)
+        recipes.check_used(origin.specs, self.recipe.rows[: self.recipe.own])
         choices = recipes.plan(origin.specs, self.recipe)
         self.plans = [_plan(origin.source(choice.spec), choice) for choice in choices]
         self.tensors = [(p.name, p.shape, p.format) for p in self.plans]
@@ -105,11 +104,10 @@ class Work:
 
     def mark(self):
         """32 bytes that are equal where a conversion can go on: same source, plan, calibration, version."""
-        files = {file: os.stat(file) for file in self.origin.weights.files}
         facts = [
             __version__, self.settings.golden, self.settings.allow_nan, self.tensors,
             sorted((key, repr(value)) for key, value in self.metadata.items()),
-            [(file.name, info.st_size, info.st_mtime_ns) for file, info in files.items()],
+            self.origin.weights.stamps,
             [(p.source.name, p.source.offset, p.source.format) for p in self.plans],
             self.calibration.checksum if self.calibration else None,
         ]  # fmt: skip
@@ -125,6 +123,7 @@ class Work:
 
     def warnings(self):
         """Sentences about what the settings make of the source."""
+        yield from self.origin.notes
         twice = Counter(
             p.source.format for p in self.plans if p.source.format != p.format and p.source.format not in encode.BITS
         )
@@ -148,27 +147,3 @@ def _plan(found, choice):
     shape = choice.spec.shape
     rows = shape[0] if len(shape) == 2 else 1
     return Plan(found, choice.spec.gguf, rows, shape[-1], choice.format, choice.shape, choice.note)
-
-
-def golden_of_unfinished(out, mark):
-    """The golden values in an unfinished file of the same work, which took long to make; {} without one."""
-    path = partial_path(out)
-    if not marked(path, mark):
-        return {}
-    try:
-        with GGUFFile(path) as file:
-            return golden.typed({k: value for k, value in file.metadata.items() if k.startswith(golden.PREFIX)})
-    except ModelFileError:  # it was interrupted before its header was whole
-        return {}
-
-
-def check_output(out, origin):
-    """Refuses to write over what is being read: a source file, also by another name, or a checkpoint's other files."""
-    for file in origin.weights.files:
-        if os.path.exists(out) and os.path.samefile(file, out):
-            raise UsageError(f"{out} is the file {file}, which is being converted; choose another name")
-    path = os.path.realpath(out)
-    folder = os.path.realpath(origin.path)
-    inside = os.path.isdir(folder) and os.path.commonpath([folder, path]) == folder
-    if inside and not path.endswith(".gguf"):
-        raise UsageError(f"{out} lies in the checkpoint {origin.path} and is no .gguf file; choose another name")

@@ -9,7 +9,7 @@ import numpy as np
 
 from ivlite import _C
 from ivlite.errors import ModelFileError
-from ivlite.quantize.checkpoint import Source
+from ivlite.quantize.safetensors import Source
 
 SLICE = 1 << 20  # weights at a time: 4 MiB of float32, which stay in a core's cache from step to step
 # Magnitudes from which on a format may turn weights into infinity or nothing: in the weights themselves, or in the scale

@@ -15,7 +15,7 @@ import numpy as np
 from ivlite import ops
 from ivlite.errors import ModelFileError
 from ivlite.gguf import TensorInfo
-from ivlite.gguf.config import TOKENIZER
+from ivlite.gguf.config import AGAIN, TOKENIZER
 from ivlite.gguf.loading import Streaming
 from ivlite.gguf.tokenizer import Tokenizer
 from ivlite.models.internvideo3 import Network
@@ -138,6 +138,14 @@ def typed(metadata):
     }
 
 
+def stored(metadata, path):
+    """The golden values in a file's metadata, {} without any. Raises ModelFileError for what is none."""
+    try:
+        return typed({key: value for key, value in metadata.items() if key.startswith(PREFIX)})
+    except (KeyError, ValueError, TypeError, OverflowError):
+        raise ModelFileError(f"{path} has damaged golden values; {AGAIN}") from None
+
+
 # ------------------------------------------------------------------------------------------------ comparing
 
 
@@ -174,7 +182,7 @@ def _checked(config, file):
     except (KeyError, ValueError, TypeError, OverflowError):  # UsageError, of tokens that fit no picture, is one too
         whole = False
     if not whole:
-        raise ModelFileError(f"{path} has damaged golden values; convert the checkpoint again with `ivlite quantize`")
+        raise ModelFileError(f"{path} has damaged golden values; {AGAIN}")
     return g
 
 

@@ -4,6 +4,8 @@ Where a setting and the tensors can both tell (ranks, biases, the latent norm, t
 a setting that says otherwise is an error: one of the two files belongs to another model.
 """
 
+import re
+
 from ivlite.errors import ModelFileError
 from ivlite.gguf.config import (
     THINKING,
@@ -14,6 +16,7 @@ from ivlite.gguf.config import (
     TokenIds,
     VideoConfig,
     VisionConfig,
+    checked,
 )
 
 MODEL = "internvideo3"
@@ -49,9 +52,28 @@ class Section:
             raise self.wrong(key, value, "an object")
         return Section(self.path, value, f"{self.prefix}{key}.")
 
-    def tuple(self, key, default=REQUIRED):
-        value = self.get(key, default)
-        return tuple(value) if isinstance(value, (list, tuple)) else value
+    def listed(self, key):
+        """The values of a key that may hold one or a list; none where it is missing."""
+        value = self.get(key, [])
+        return value if isinstance(value, list) else [value]
+
+    def text(self, key):
+        """A text; an empty one where the key is missing."""
+        value = self.get(key, "")
+        if not isinstance(value, str):
+            raise self.wrong(key, value, "a text")
+        return value
+
+    def texts(self, key):
+        """A list of texts; an empty one where the key is missing."""
+        value = self.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            raise self.wrong(key, value, "a list of texts")
+        return value
+
+    def made(self, part, **values):
+        """One of the dataclasses of ivlite.gguf.config; raises ModelFileError for a value out of its range."""
+        return checked(part, self.path, self.prefix, **values)
 
     def only(self, key, *allowed):
         """Raises ModelFileError for a value that is given and not one of `allowed`."""
@@ -59,36 +81,41 @@ class Section:
             raise self.wrong(key, self.data[key], " or ".join(map(repr, allowed)) or "absent")
 
     def wrong(self, key, value, needed):
-        return ModelFileError(f"{self.path}: {self.prefix}{key} is {value!r:.80}, and ivlite runs {needed} only")
+        return ModelFileError(f"{self.path}: {self.prefix}{key} is {value!r:.80}; ivlite takes {needed} only")
 
 
-def read(checkpoint, ids, added):
-    """The Config of a Checkpoint. ids: {token: id} of its tokenizer, added: those that are no text."""
+def read(checkpoint, tokenizer):
+    """The Config of a Checkpoint with a Tokenizer. Raises ModelFileError."""
     top = Section(checkpoint.folder / "config.json", checkpoint.json("config.json"))
     _check_model(top)
     text = top.section("text_config")
     config = Config(
-        name=checkpoint.folder.resolve().name,
+        name=_name(checkpoint.folder.resolve(), top),
         text=_text(top, text, checkpoint.tensors),
         vision=_vision(top.section("vision_config")),
         image=_image(checkpoint, top),
         video=_video(checkpoint, top),
-        tokens=_tokens(checkpoint, top, text, added),
+        tokens=_tokens(checkpoint, top, text, tokenizer.added),
         generation=_generation(checkpoint),
     )
     config.check(top.path)
-    largest = max(ids.values())
-    if largest >= config.text.vocab_size:
-        raise ModelFileError(
-            f"{checkpoint.folder}: the tokenizer has token id {largest}, and config.json a vocabulary of "
-            f"{config.text.vocab_size}; they belong to different models"
-        )
     return config
 
 
+def _name(folder, top):
+    """What to call the model: its repository's name, where the folder is a snapshot of one, else the folder's."""
+    name, above = folder.name, folder.parent
+    if above.name == "snapshots" and above.parent.name.startswith("models--"):  # models--OWNER--NAME/snapshots/HASH
+        name = above.parent.name.split("--", 2)[-1]
+    elif re.fullmatch("[0-9a-f]{12,64}", name):
+        name = top.text("_name_or_path").rstrip("/").split("/")[-1] or name
+    return name.encode("utf-8", "replace").decode()[:200]  # a folder's name may be no text
+
+
 def _check_model(top):
-    names = [top.get("model_type", ""), *(top.tuple("architectures", ()) or ())]
-    if not any(isinstance(name, str) and name.lower().startswith(MODEL) for name in names):
+    names = [top.text("model_type"), *top.texts("architectures")]
+    top.only("quantization_config")
+    if not any(name.lower().startswith(MODEL) for name in names):
         raise ModelFileError(f"{top.path} describes a model of type {names[0]!r:.60}; ivlite converts InternVideo3")
 
 
@@ -103,7 +130,8 @@ def _text(top, text, tensors):
         rope.only(key, "default", "mrope", "qwen3_vl")
     layers = text.get("num_hidden_layers")
     rope_dim = text.get("qk_rope_head_dim")
-    return TextConfig(
+    return text.made(
+        TextConfig,
         hidden_size=text.get("hidden_size"),
         num_layers=layers,
         num_heads=text.get("num_attention_heads"),
@@ -113,9 +141,9 @@ def _text(top, text, tensors):
         v_head_dim=text.get("v_head_dim"),
         intermediate_size=text.get("intermediate_size"),
         vocab_size=text.get("vocab_size"),
-        rms_norm_eps=_float(text.get("rms_norm_eps")),
-        rope_theta=_float(rope.get("rope_theta") if rope.has("rope_theta") else text.get("rope_theta")),
-        mrope_section=rope.tuple("mrope_section"),
+        rms_norm_eps=text.get("rms_norm_eps"),
+        rope_theta=(rope if rope.has("rope_theta") else text).get("rope_theta"),
+        mrope_section=rope.get("mrope_section"),
         mrope_interleaved=rope.get("mrope_interleaved", True),
         rope_interleave=text.get("rope_interleave", True),
         latent_norm=_present(text, "qk_latent_layernorm", "kv_a_layernorm.weight", tensors),
@@ -132,10 +160,10 @@ def _ranks(text, layers, rope_dim, tensors):
         raise ModelFileError(f"{text.path}: text_config has {layers!r:.20} layers, rotary dimension {rope_dim!r:.20}")
     measured = [tensors.get(LAYER.format(i) + "kv_b_proj.weight") for i in range(layers)]
     measured = [t.shape[-1] if t and t.shape else None for t in measured]
-    declared = text.tuple(key, None)
+    declared = text.get(key, None)
     if declared is None:
-        return tuple(measured)
-    ranks = declared if isinstance(declared, tuple) else (declared,) * layers
+        return measured
+    ranks = declared if isinstance(declared, list) else [declared] * layers
     for i, (rank, found) in enumerate(zip(ranks, measured, strict=False)):
         latent = tensors.get(LAYER.format(i) + "kv_a_proj_with_mqa.weight")
         rows = latent.shape[0] - rope_dim if latent and latent.shape else None
@@ -172,16 +200,13 @@ def _tied(top, text, tensors):
     return "lm_head.weight" not in tensors
 
 
-def _float(value):
-    return float(value) if type(value) is int else value
-
-
 # ------------------------------------------------------------------------------------------------ vision and media
 
 
 def _vision(vision):
     vision.only("hidden_act", "gelu_pytorch_tanh")
-    return VisionConfig(
+    return vision.made(
+        VisionConfig,
         depth=vision.get("depth"),
         hidden_size=vision.get("hidden_size"),
         num_heads=vision.get("num_heads"),
@@ -191,7 +216,7 @@ def _vision(vision):
         spatial_merge_size=vision.get("spatial_merge_size"),
         in_channels=vision.get("in_channels", 3),
         num_position_embeddings=vision.get("num_position_embeddings"),
-        deepstack_indexes=vision.tuple("deepstack_visual_indexes"),
+        deepstack_indexes=vision.get("deepstack_visual_indexes"),
         out_hidden_size=vision.get("out_hidden_size"),
     )
 
@@ -220,24 +245,26 @@ def _processor(checkpoint, top, name, part):
 def _image(checkpoint, top):
     section = _processor(checkpoint, top, "preprocessor_config.json", "image_processor")
     size = section.section("size", {})
-    return ImageConfig(
+    return section.made(
+        ImageConfig,
         min_pixels=size.get("shortest_edge", section.get("min_pixels", 65536)),
         max_pixels=size.get("longest_edge", section.get("max_pixels", 16777216)),
-        mean=section.tuple("image_mean", HALF),
-        std=section.tuple("image_std", HALF),
+        mean=section.get("image_mean", HALF),
+        std=section.get("image_std", HALF),
     )
 
 
 def _video(checkpoint, top):
     section = _processor(checkpoint, top, "video_preprocessor_config.json", "video_processor")
-    return VideoConfig(
+    return section.made(
+        VideoConfig,
         fps=VIDEO_FPS,
         min_frames=section.get("min_frames", 4),
         max_frames=section.get("max_frames", 768),
         min_pixels=VIDEO_PIXELS,
         max_pixels=VIDEO_PIXELS,
-        mean=section.tuple("image_mean", HALF),
-        std=section.tuple("image_std", HALF),
+        mean=section.get("image_mean", HALF),
+        std=section.get("image_std", HALF),
     )
 
 
@@ -258,36 +285,37 @@ def _tokens(checkpoint, top, text, added):
                 f"{top.path}: {key} is {top.get(key)!r:.20}, and the tokenizer has <|{name}|> as {ids[name]}; "
                 "they belong to different models"
             )
-    generation = Section(None, checkpoint.json("generation_config.json", required=False))
+    generation = _generation_file(checkpoint)
     ends = [added[name] for name in ("<|im_end|>", "<|endoftext|>") if name in added]
     found = next((s for s in (generation, top, text) if s.has("eos_token_id")), None)
-    eos = found.tuple("eos_token_id") if found else tuple(ends)
-    return TokenIds(**ids, eos=eos if isinstance(eos, tuple) else (eos,))
+    return (found or top).made(TokenIds, **ids, eos=found.listed("eos_token_id") if found else ends)
+
+
+def _generation_file(checkpoint):
+    name = "generation_config.json"
+    return Section(checkpoint.folder / name, checkpoint.json(name, required=False))
 
 
 def _generation(checkpoint):
     """Sampling defaults; what is not given is what transformers takes."""
-    section = Section(
-        checkpoint.folder / "generation_config.json", checkpoint.json("generation_config.json", required=False)
-    )
+    section = _generation_file(checkpoint)
+    section.only("do_sample", True, False)
     greedy = not section.get("do_sample", False)
-    return GenerationConfig(
-        temperature=0.0 if greedy else _float(section.get("temperature", 1.0)),
+    return section.made(
+        GenerationConfig,
+        temperature=0.0 if greedy else section.get("temperature", 1.0),
         top_k=section.get("top_k", 0 if greedy else 50),
-        top_p=_float(section.get("top_p", 1.0)),
-        min_p=_float(section.get("min_p", 0.0)),
-        repetition_penalty=_float(section.get("repetition_penalty", 1.0)),
+        top_p=section.get("top_p", 1.0),
+        min_p=section.get("min_p", 0.0),
+        repetition_penalty=section.get("repetition_penalty", 1.0),
         thinking=_thinking(checkpoint),
     )
 
 
 def _thinking(checkpoint):
     """How the chat template lets the model think, a key of THINKING."""
-    file = checkpoint.folder / "chat_template.jinja"
-    if file.is_file():
-        with open(file, encoding="utf-8", errors="replace") as text:
-            template = text.read(1 << 20)
-    else:
+    template = checkpoint.text("chat_template.jinja", required=False)
+    if template is None:
         texts = (checkpoint.json(n, required=False) for n in ("chat_template.json", "tokenizer_config.json"))
         template = next((str(t["chat_template"]) for t in texts if t and t.get("chat_template")), "")
     template = template.replace("\\n", "\n")  # as a template spells a line break

@@ -5,7 +5,8 @@ import tomllib
 from pathlib import Path
 
 from ivlite.errors import UsageError
-from ivlite.quantize.recipes import Recipe, Row, check, named
+from ivlite.files import expanded, reason
+from ivlite.quantize.recipes import Recipe, named, row
 
 KEYS = {"name", "base", "file_type", "rows"}
 LIMIT = 1 << 20  # bytes
@@ -16,15 +17,15 @@ def read(path):
 
     Raises UsageError for a file that cannot be read or is no recipe.
     """
-    path = Path(path)
+    path = Path(expanded(path))
     try:
         with open(path, "rb") as file:
             text = file.read(LIMIT + 1).decode()
-        data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        data = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except OSError as error:
-        raise UsageError(f"the recipe {path} cannot be read: {error.strerror}; check the path") from None
+        raise UsageError(f"the recipe {path} cannot be read: {reason(error)}") from None
     except (ValueError, RecursionError) as error:
-        kind = "JSON" if path.suffix == ".json" else "TOML"
+        kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
         raise UsageError(f"the recipe {path} is not {kind} ({error!s:.100}); correct it") from None
     return parsed(data, path, path.stem)
 
@@ -35,20 +36,21 @@ def parsed(data, path, name):
     if strange is None or strange:
         raise UsageError(f"the recipe {path} {f'has the key {strange[0]!r:.40}' if strange else 'is no table'}; "
                          f"a recipe has {', '.join(sorted(KEYS))}")  # fmt: skip
-    base = named(data["base"]) if isinstance(data.get("base"), str) else None
+    base = named(data["base"]) if "base" in data else None
+    name = data.get("name", name)
     rows = data.get("rows", [])
     plain = isinstance(rows, list) and all(
         isinstance(row, list) and len(row) == 3 and all(isinstance(text, str) for text in row) for row in rows
     )
     if not plain or not (rows or base):
         raise UsageError(f"the recipe {path} needs rows of three texts, as in ['ffn_down', 'first 4', 'q6_k']")
-    rows = tuple(Row(*row) for row in rows)
-    for row in rows:
-        check(row)
+    if not isinstance(name, str) or len(name) > 200:
+        raise UsageError(f"the recipe {path} has the name {name!r:.40}; it is a text of up to 200 characters")
+    rows = tuple(row(*texts) for texts in rows)
     number = data.get("file_type", base.file_type if base else None)
     if number is not None and (type(number) is not int or not 0 <= number < 1 << 32):
         raise UsageError(f"the recipe {path} has file_type {number!r:.40}; it is a whole number")
-    return Recipe(str(data.get("name", name)), rows + (base.rows if base else ()), number)
+    return Recipe(name, rows + (base.rows if base else ()), number, own=len(rows))
 
 
 def text(recipe):

@@ -33,12 +33,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Recipe:
-    """rows: the table. file_type: general.file_type, as llama.cpp numbers it; None for that of most weights."""
+    """rows: the table. file_type: general.file_type, as llama.cpp numbers it; None for that of most weights.
+
+    own: how many of the first rows a person wrote, each of which must fit a tensor.
+    """
 
     name: str
     rows: tuple[Row, ...]
     file_type: int | None = None
     help: str = ""
+    own: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,36 +125,46 @@ TYPES = {
 
 def named(type):
     """The Recipe of a --type. Raises UsageError for a name that TYPES has not."""
-    if type not in TYPES:
-        raise UsageError(f"there is no type {type!r}; there are {', '.join(TYPES)}")
-    return TYPES[type]
+    found = TYPES.get(type.lower()) if isinstance(type, str) else None
+    if found is None:
+        raise UsageError(f"there is no type {type!r:.40}; there are {', '.join(TYPES)}")
+    return found
 
 
 def adjusted(recipe, tensor_types=(), vision=None):
     """A Recipe with rows before its own: one for each "REGEX=TYPE" in order, then `vision` for the whole tower."""
     rows = [_override(text) for text in tensor_types]
-    rows += [Row(r"^v\.", "all", vision)] if vision else []
-    for row in rows:
-        check(row)
-    return replace(recipe, rows=(*rows, *recipe.rows)) if rows else recipe
+    rows += [row(r"^v\.", "all", vision)] if vision else []
+    return replace(recipe, rows=(*rows, *recipe.rows), own=len(rows) + recipe.own) if rows else recipe
 
 
 def _override(text):
     pattern, found, fmt = text.rpartition("=")
     if not found or not pattern:
         raise UsageError(f"--tensor-type {text!r:.80} is not REGEX=TYPE, as in 'ffn_down=q6_k'")
-    return Row(pattern, "all", fmt)
+    return row(pattern, "all", fmt)
 
 
-def check(row):
-    """Raises UsageError for a row that no tensor could follow."""
-    if row.format not in WRITTEN:
-        raise UsageError(f"there is no format {row.format!r:.40} for tensors; there are {', '.join(WRITTEN)}")
+def row(pattern, layers, fmt):
+    """The Row that somebody wrote, formats in upper or lower case. Raises UsageError for one no tensor could follow."""
+    if fmt.lower() not in WRITTEN:
+        raise UsageError(f"there is no format {fmt!r:.40} for tensors; there are {', '.join(WRITTEN)}")
     try:
-        re.compile(row.pattern)
-    except re.error as error:
-        raise UsageError(f"{row.pattern!r:.80} is not a regular expression: {error}") from None
-    _layers(row.layers, 1)
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UsageError(f"{pattern!r:.80} is not a regular expression: {error!s:.100}") from None
+    _layers(layers, 1)
+    return Row(pattern, layers, fmt.lower())
+
+
+def check_used(specs, rows):
+    """Raises UsageError for a row that fits none of the tensors that can have a format: a typing error, most likely."""
+    names = [spec.gguf for spec in specs if spec.kind != "vector"]
+    for row in rows:
+        if not any(re.search(row.pattern, name) for name in names):
+            raise UsageError(
+                f"the rule {row.pattern!r:.80} = {row.format} fits no tensor of this model; --dry-run shows their names"
+            )
 
 
 def _layers(text, count):
@@ -160,7 +174,7 @@ def _layers(text, count):
     out = set()
     for term in text.split(","):
         some = re.fullmatch(r"\s*(?:(first|last|every) (\d+)(?:/([1-9]\d*))?|(\d+)(?:-(\d+))?)\s*", term)
-        if not some or (some[1] == "every" and (some[3] or int(some[2]) == 0)):
+        if not some or len(term) > 40 or (some[1] == "every" and (some[3] or int(some[2]) == 0)):
             raise UsageError(f"layers {text!r:.80} are none of: all, first 4, last 1/8, every 3, 0-3")
         out |= set(_term(some, count))
     return out

@@ -1,29 +1,35 @@
 """What is converted: the folder of a checkpoint or a model file, as one thing with tensors and settings."""
 
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ivlite.errors import ModelFileError
-from ivlite.gguf import GGUFFile
+from ivlite.files import expanded
+from ivlite.gguf import GGUFFile, located
 from ivlite.gguf.config import TOKENIZER, Config, check_tensors, listed
+from ivlite.gguf.tokenizer import Tokenizer, check_ids
 from ivlite.models import internvideo3
 from ivlite.quantize import golden, hf_config, tokenizer
-from ivlite.quantize.checkpoint import Checkpoint, Source, fill
+from ivlite.quantize.checkpoint import Checkpoint
+from ivlite.quantize.safetensors import FLOATS, Source
 
-CALIBRATION = "ivlite.calibration."  # like golden values, it stays true when a model file is converted again
+# Of a model file's metadata, what a conversion writes anew. The rest stays true: golden values, statistics, who made it.
+ANEW = (
+    "internvideo3.", "ivlite.checksum.", "ivlite.recipe", golden.PREFIX, "general.architecture", "general.alignment",
+    "general.name", "general.file_type", "general.quantization_version",
+)  # fmt: skip
+INTEGERS = ("bool", "i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64")
+BUFFERS = ("inv_freq", "original_inv_freq")  # what a program computes when it begins, and some checkpoints hold
 
 
 @dataclass(frozen=True)
 class Origin:
     """An open source of weights.
 
-    path: as given. weights: `tensors` (name -> Source), `raw(name, start, count)`, `files`. config: a Config.
+    path: as given. weights: `tensors` (name -> Source), `raw(name, start, count)`, `stamps` of its files. config: a Config.
     metadata: what goes into the new file besides the config. specs: TensorSpecs of what is there, in order. names: the
-    source's name of each, by GGUF name.
+    source's name of each, by GGUF name. notes: sentences about what was left out.
     """
 
     path: Path
@@ -32,6 +38,12 @@ class Origin:
     metadata: dict
     specs: list
     names: dict
+    notes: tuple[str, ...] = ()
+
+    @property
+    def files(self):
+        """Paths of all files of the source: weights, settings, tokenizer."""
+        return [p for p in self.path.iterdir() if p.is_file()] if self.path.is_dir() else [self.path]
 
     def source(self, spec):
         """The Source of a TensorSpec."""
@@ -39,42 +51,30 @@ class Origin:
 
 
 class ModelFile:
-    """The bytes of an open GGUFFile with the reading interface of a Checkpoint. Use as a context manager."""
+    """The bytes of an open GGUFFile with the reading interface of a Checkpoint."""
 
     def __init__(self, file):
-        self.file, self.files = file, [file.path]
-        self._fd = os.open(file.path, os.O_RDONLY)
+        self.file, self.stamps = file, [file.reader.stamp]
         self.tensors = {
             t.name: Source(t.name, file.path, t.format, t.shape, t.offset, t.nbytes) for t in file.tensors.values()
         }
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        os.close(self._fd)
-
     def raw(self, name, start, count):
         """`count` bytes of a tensor from byte `start` on, uint8 (count,)."""
-        return self._bytes(self.tensors[name].offset + start, count)
+        return self.file.reader.read(self.tensors[name].offset + start, count)
 
     def header(self):
         """All bytes before the first tensor's data, uint8 (n,)."""
-        return self._bytes(0, min((t.offset for t in self.tensors.values()), default=self.file.size))
-
-    def _bytes(self, offset, count):
-        out = np.empty(count, np.uint8)
-        fill(self._fd, out, offset, self.file.path)
-        return out
+        return self.file.reader.read(0, min((t.offset for t in self.tensors.values()), default=self.file.size))
 
 
 @contextmanager
 def opened(path):
     """The Origin at a path while the block runs. Raises ModelFileError for whatever is missing or damaged."""
-    path = Path(path)
-    if os.path.isfile(path):
-        with GGUFFile(path) as file, ModelFile(file) as weights:
-            yield _of_model_file(file, weights)
+    found, path = located(path), Path(expanded(path))
+    if found.is_file() and not (path / "config.json").is_file():
+        with GGUFFile(found) as file:
+            yield _of_model_file(file, ModelFile(file))
     else:
         with Checkpoint(path) as checkpoint:
             yield _of_checkpoint(checkpoint)
@@ -82,24 +82,28 @@ def opened(path):
 
 def _of_model_file(file, weights):
     config = Config.from_metadata(file.metadata, file.path)
+    check_ids(Tokenizer(file.metadata[TOKENIZER], f"{file.path}: the tokenizer"), config, file.path)
     specs = internvideo3.tensor_names(config)
     check_tensors(file.tensors, specs, file.path)
     specs = [spec for spec in specs if spec.gguf in file.tensors]
     metadata = {TOKENIZER: file.metadata[TOKENIZER]}
-    metadata |= {key: value for key, value in file.metadata.items() if key.startswith(CALIBRATION)}
-    metadata |= golden.typed({key: value for key, value in file.metadata.items() if key.startswith(golden.PREFIX)})
+    metadata |= {key: file.stored(key) for key in file.metadata if not key.startswith(ANEW)}
+    metadata |= golden.stored(file.metadata, file.path)
     return Origin(file.path, weights, config, metadata, specs, {spec.gguf: spec.gguf for spec in specs})
 
 
 def _of_checkpoint(checkpoint):
-    text, ids, added = tokenizer.read(checkpoint)
-    config = hf_config.read(checkpoint, ids, added)
+    text, tokens = tokenizer.read(checkpoint)
+    config = hf_config.read(checkpoint, tokens)
+    check_ids(tokens, config, checkpoint.folder)
     specs = internvideo3.tensor_names(config)
     wanted = {spec.hf: spec for spec in specs}
     missing = [name for name, spec in wanted.items() if name not in checkpoint.tensors and not spec.optional]
     if missing:
         raise ModelFileError(f"{checkpoint.folder} lacks {listed(missing)}: download the whole checkpoint")
-    spare = [name for name in checkpoint.tensors if name not in wanted]
+    others = [source for name, source in checkpoint.tensors.items() if name not in wanted]
+    buffers = [s.name for s in others if s.name.split(".")[-1] in BUFFERS or s.format in INTEGERS]
+    spare = [s.name for s in others if s.name not in buffers]
     if spare:
         tied = spare == ["lm_head.weight"] and config.text.tie_word_embeddings
         reason = "though config.json ties the head to the embeddings" if tied else "for which InternVideo3 has no use"
@@ -108,7 +112,8 @@ def _of_checkpoint(checkpoint):
     for spec in specs:
         _check_shape(checkpoint.tensors[spec.hf], spec, config.vision)
     names = {spec.gguf: spec.hf for spec in specs}
-    return Origin(checkpoint.folder, checkpoint, config, {TOKENIZER: text}, specs, names)
+    notes = [f"{checkpoint.folder} has {listed(buffers)}, which every run computes itself: left out"] if buffers else []
+    return Origin(checkpoint.folder, checkpoint, config, {TOKENIZER: text}, specs, names, tuple(notes))
 
 
 def _check_shape(source, spec, vision):
@@ -116,6 +121,10 @@ def _check_shape(source, spec, vision):
     allowed = [spec.shape]
     if spec.gguf == "v.patch_embd.weight":  # a convolution that steps by its own size is a matrix
         allowed.append((spec.shape[0], *conv))
+    if source.format not in FLOATS:
+        raise ModelFileError(
+            f"{source.file}: tensor {source.name} has type {source.format.upper()}; ivlite converts BF16, F16, F32"
+        )
     if source.shape not in allowed:
         raise ModelFileError(
             f"{source.file}: tensor {source.name} has shape {list(source.shape)} where config.json asks for "

@@ -3,7 +3,8 @@
 import json
 
 from ivlite.errors import ModelFileError
-from ivlite.quantize.checkpoint import AGAIN, parse
+from ivlite.gguf.jsontext import AGAIN
+from ivlite.gguf.tokenizer import Tokenizer
 
 # How Qwen2's tokenizers cut text into words before they merge bytes.
 WORDS = (
@@ -13,29 +14,13 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 
 
 def read(checkpoint):
-    """(text of tokenizer.json, {token: id}, {added token: id}) of a Checkpoint; raises ModelFileError."""
+    """(text of tokenizer.json, its Tokenizer) of a Checkpoint; raises ModelFileError for one that no run could load."""
     path = checkpoint.folder / "tokenizer.json"
     text = checkpoint.text("tokenizer.json", required=False)
     if text is None:
         path = checkpoint.folder / "vocab.json"
         text = json.dumps(_build(checkpoint), ensure_ascii=False)
-    data = parse(text, path)
-    model = data.get("model")
-    vocab = model.get("vocab") if isinstance(model, dict) else None
-    if not isinstance(vocab, dict) or model.get("type", "BPE") != "BPE" or not isinstance(model.get("merges"), list):
-        raise ModelFileError(f"{path} is not a byte-level BPE tokenizer, as InternVideo3's is; {AGAIN}")
-    added = data.get("added_tokens") or []
-    if not isinstance(added, list) or not all(_is_added(token) for token in added):
-        raise ModelFileError(f"{path} has damaged added_tokens; {AGAIN}")
-    added = {token["content"]: token["id"] for token in added}
-    ids = vocab | added
-    if not ids or not all(type(i) is int and i >= 0 for i in ids.values()):
-        raise ModelFileError(f"{path} has token ids that are no whole numbers; {AGAIN}")
-    return text, ids, added
-
-
-def _is_added(token):
-    return isinstance(token, dict) and isinstance(token.get("content"), str) and type(token.get("id")) is int
+    return text, Tokenizer(text, path)
 
 
 def _build(checkpoint):
@@ -78,10 +63,11 @@ def _added_tokens(checkpoint):
 
 def _token(i, entry):
     """One entry of added_tokens, or None where the file's is damaged."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("content"), str) or not str(i).isdecimal():
+    number = str(i)
+    if not isinstance(entry, dict) or not number.isascii() or not number.isdecimal() or len(number) > 9:
         return None
     flags = {flag: entry.get(flag) is True for flag in FLAGS}
-    return {"id": int(i), "content": entry["content"], **flags, "special": entry.get("special") is True}
+    return {"id": int(i), "content": entry.get("content"), **flags, "special": entry.get("special") is True}
 
 
 def _looks_special(content):

@@ -1,0 +1,226 @@
+"""Parses the head of a GGUF file: metadata and tensor records, every count checked before anything is allocated for it.
+
+Layout: "GGUF", u32 version, u64 tensors, u64 pairs; the pairs (string key, u32 type, value); the tensor records
+(string name, u32 dims, u64 per dim with the row length first, u32 type, u64 offset); data at the next multiple of
+general.alignment. A string is a u64 length and UTF-8; an array is a u32 type, a u64 count and the values.
+"""
+
+import math
+import struct
+
+import numpy as np
+
+from ivlite.errors import ModelFileError
+from ivlite.gguf.formats import BY_TYPE, FORMATS, TensorInfo
+from ivlite.gguf.reader import AGAIN
+
+VERSION = 3
+# What a header may hold, so that reading one takes a few times its size of memory at most, whatever it claims. Files of
+# the largest models and tokenizers (262,144 tokens and 580,000 merges, 1,100 tensors, 200 keys, 35 MB) are far below.
+HEADER_LIMIT = 1 << 27  # bytes of metadata and records
+KEYS_LIMIT = 1 << 14
+TENSORS_LIMIT = 1 << 16
+TEXTS_LIMIT = 1 << 21  # strings in all metadata arrays together
+NAME_LIMIT = 1 << 16  # bytes of a key or a tensor's name
+DIMS_LIMIT = 4
+
+# metadata value types: id -> numpy type; strings and arrays have rules of their own
+SCALARS = {
+    0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "|b1", 10: "<u8", 11: "<i8", 12: "<f8",
+}  # fmt: skip
+BOOL, STRING, ARRAY = 7, 8, 9
+
+# how files begin that people take for a model
+STRANGERS = (
+    (b"<", "is a web page, not a model: download the file itself"),
+    (b"version https://git-lfs", "is a Git LFS pointer, not the model: fetch the file itself with `git lfs pull`"),
+    (b"PK\x03\x04", "is a zip archive of PyTorch weights: convert the checkpoint with `ivlite quantize`"),
+    (b"{", "is JSON text, not GGUF: give the file that `ivlite quantize` wrote"),
+    (b"ggml", "is of a format older than GGUF: convert the checkpoint with `ivlite quantize`"),
+)
+
+
+class Header:
+    """Walks over the metadata and tensor records of an open file, through a window of its bytes."""
+
+    WINDOW = 1 << 20
+
+    def __init__(self, reader):
+        self.path, self.size, self.reader = reader.path, reader.size, reader
+        self.limit = min(self.size, HEADER_LIMIT)
+        self.types = {}  # numpy types of the metadata that are single numbers, by key
+        self.texts = 0  # strings in arrays so far
+        self.start, self.window, self.at = 0, b"", 0  # the file's position is start + at
+
+    def damaged(self, what):
+        """The error for a file that breaks the format."""
+        return ModelFileError(f"{self.path} is damaged: {what}; {AGAIN}")
+
+    def read(self):
+        """(metadata, tensors) of the whole header, checked."""
+        tensors, pairs = self._preamble()
+        metadata = self._metadata(pairs)
+        alignment = metadata.get("general.alignment", 32)
+        power = isinstance(alignment, int) and alignment > 0 and alignment & (alignment - 1) == 0
+        if not power or isinstance(alignment, bool) or not 8 <= alignment <= 1 << 20:
+            raise self.damaged(f"general.alignment is {alignment!r:.40}")
+        records = [self._record() for _ in range(tensors)]
+        end = self.start + self.at
+        return metadata, self._place(records, -(-end // alignment) * alignment, alignment)
+
+    # -------------------------------------------------------------------------------------------- bytes
+
+    def take(self, count, what):
+        """The next `count` bytes."""
+        if count > len(self.window) - self.at:
+            self._refill(count, what)
+        at = self.at
+        self.at = at + count
+        return self.window[at : self.at]
+
+    def _refill(self, count, what):
+        here = self.start + self.at
+        if count > self.limit - here:
+            if here + count > self.size:
+                raise self.damaged(f"it has {self.size} bytes and ends within {what}")
+            raise self.damaged(f"its header is larger than {HEADER_LIMIT >> 20} MiB at {what}")
+        wanted = min(max(count, self.WINDOW), self.limit - here)
+        self.start, self.at, self.window = here, 0, self.reader.read(here, wanted).tobytes()
+
+    def u32(self, what):
+        return int.from_bytes(self.take(4, what), "little")
+
+    def u64(self, what):
+        return int.from_bytes(self.take(8, what), "little")
+
+    def text(self, what, limit=HEADER_LIMIT):
+        count = self.u64(what)
+        if count > limit:
+            raise self.damaged(f"{what} is {count} bytes long")
+        try:
+            return self.take(count, what).decode()
+        except UnicodeDecodeError:
+            raise self.damaged(f"{what} is not UTF-8 text") from None
+
+    # -------------------------------------------------------------------------------------------- parts
+
+    def _preamble(self):
+        if self.size == 0:
+            raise ModelFileError(f"{self.path} is empty; {AGAIN}")
+        start = self.take(min(self.size, 64), "its first bytes")
+        self.at = 0
+        if start[:4] != b"GGUF":
+            raise ModelFileError(f"{self.path} {_stranger(start)}")
+        self.take(4, "its first bytes")
+        version = self.u32("its version")
+        if version != VERSION:
+            if version and version & 0xFFFF == 0:
+                raise ModelFileError(f"{self.path} is a big-endian GGUF file; ivlite reads little-endian ones: {AGAIN}")
+            raise ModelFileError(f"{self.path} is GGUF version {version}; ivlite reads version {VERSION}: {AGAIN}")
+        tensors, pairs = self.u64("its counts"), self.u64("its counts")
+        claims = f"it claims {tensors} tensors and {pairs} metadata keys"
+        # The shortest record is 32 bytes, the shortest pair 13.
+        if tensors > self.limit // 32 or pairs > self.limit // 13:
+            raise self.damaged(claims)
+        if tensors > TENSORS_LIMIT or pairs > KEYS_LIMIT:
+            raise self.damaged(f"{claims}, and at most {TENSORS_LIMIT:,} and {KEYS_LIMIT:,} are read")
+        return tensors, pairs
+
+    def _metadata(self, pairs):
+        metadata = {}
+        for i in range(pairs):
+            key = self.text(f"metadata key {i}", NAME_LIMIT)
+            if not key or key in metadata:
+                raise self.damaged(f"metadata key {key!r:.80} appears twice" if key else f"metadata key {i} is empty")
+            kind = self.u32("a value's type")
+            metadata[key] = self._value(kind, f"metadata {key!r:.80}")
+            if kind in SCALARS:
+                self.types[key] = np.dtype(SCALARS[kind])
+        return metadata
+
+    def _value(self, kind, what):
+        if kind == STRING:
+            return self.text(what)
+        if kind == ARRAY:
+            return self._array(what)
+        if kind not in SCALARS:
+            raise self.damaged(f"{what} has value type {kind}")
+        return self._numbers(kind, 1, what).tolist()[0]
+
+    def _array(self, what):
+        kind, count = self.u32(what), self.u64(what)
+        if kind == ARRAY:
+            raise self.damaged(f"{what} nests arrays")
+        if kind != STRING and kind not in SCALARS:
+            raise self.damaged(f"{what} has value type {kind}")
+        smallest = 8 if kind == STRING else np.dtype(SCALARS[kind]).itemsize
+        if count * smallest > self.limit - self.start - self.at:
+            raise self.damaged(f"{what} claims {count} values")
+        if kind == STRING:
+            self.texts += count
+            if self.texts > TEXTS_LIMIT:
+                raise self.damaged(f"{what} claims {count} texts, and at most {TEXTS_LIMIT:,} are read")
+            return [self.text(what) for _ in range(count)]
+        return self._numbers(kind, count, what)
+
+    def _numbers(self, kind, count, what):
+        """Numbers as a numpy array of the type that they have in the file."""
+        dtype = np.dtype(SCALARS[kind])
+        size = count * dtype.itemsize
+        if size > self.WINDOW:  # no second copy of what is large
+            data = self.reader.read(self.start + self.at, size)
+            self.start, self.at, self.window = self.start + self.at + size, 0, b""
+        else:
+            data = np.frombuffer(self.take(size, what), np.uint8)
+        if kind == BOOL and count and data.max() > 1:
+            raise self.damaged(f"{what} is a truth value other than 0 and 1")
+        return data.view(dtype)
+
+    def _record(self):
+        """One tensor record as (name, shape, format, offset within the data, nbytes)."""
+        name = self.text("a tensor's name", NAME_LIMIT)
+        what = f"tensor {name!r:.80}"
+        dims = self.u32(what)
+        if not name or not 1 <= dims <= DIMS_LIMIT:
+            raise self.damaged(f"{what} has {dims} dimensions")
+        shape = tuple(reversed(struct.unpack(f"<{dims}Q", self.take(8 * dims, what))))
+        kind, offset = self.u32(what), self.u64(what)
+        if kind not in BY_TYPE:
+            raise self.damaged(f"{what} has type {kind}, which is none that ivlite knows")
+        form = FORMATS[BY_TYPE[kind]]
+        if 0 in shape or shape[-1] % form.block:
+            raise self.damaged(f"{what} has shape {list(shape)}, its rows no whole blocks of {form.block}")
+        nbytes = math.prod(shape) // form.block * form.block_bytes  # Python's integers do not overflow
+        if nbytes > self.size or offset > self.size:
+            raise self.damaged(f"{what} of {nbytes} bytes at {offset} lies beyond the end of the file")
+        return name, shape, BY_TYPE[kind], offset, nbytes
+
+    def _place(self, records, base, alignment):
+        """The records as {name: TensorInfo}, none outside the file, none over another."""
+        tensors, end, before = {}, base, "the header"
+        for name, shape, form, offset, nbytes in sorted(records, key=lambda record: record[3]):
+            start = base + offset
+            if offset % alignment:
+                raise self.damaged(f"tensor {name!r:.80} is not aligned to {alignment} bytes")
+            if start < end:
+                raise self.damaged(f"tensor {name!r:.80} overlaps {before}")
+            end, before = start + nbytes, f"{name!r:.80}"
+            if end > self.size:
+                raise ModelFileError(
+                    f"{self.path} is incomplete: {self.size} bytes, and tensor {name!r:.80} ends at {end}; {AGAIN}"
+                )
+            tensors[name] = TensorInfo(name, shape, form, start, nbytes)
+        if len(tensors) != len(records):
+            raise self.damaged("two tensors have the same name")
+        return {record[0]: tensors[record[0]] for record in records}  # in the file's order
+
+
+def _stranger(start):
+    """What a file is that begins with these bytes and is no GGUF, and what to do."""
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+    for begin, sentence in STRANGERS:
+        if text.startswith(begin):
+            return sentence
+    if start[8:9] == b"{":
+        return "is a safetensors file, not GGUF: convert its folder with `ivlite quantize`"
+    return f"is not a GGUF file; {AGAIN}"

@@ -1,0 +1,82 @@
+"""A file that is read by position, and whose every failure is one ModelFileError that names what happened."""
+
+import os
+import stat
+
+import numpy as np
+
+from ivlite.errors import ModelFileError
+from ivlite.files import reason
+
+AGAIN = "download it again, or convert the checkpoint again with `ivlite quantize`"
+
+
+class Reader:
+    """An open regular file: `path`, `size` in bytes when it was opened. Any thread may read. Use close().
+
+    Raises ModelFileError when opened, and from reads once the file is shorter or was written to.
+    """
+
+    def __init__(self, path):
+        self.path, self._fd = path, None
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without its other end must not be waited for
+            info = os.fstat(self._fd)
+        except FileNotFoundError:
+            raise ModelFileError(
+                f"there is no file {path}: check the path, or make it with `ivlite quantize`"
+            ) from None
+        except (OSError, ValueError) as error:  # ValueError: a path with a null character
+            self.close()
+            raise ModelFileError(f"{path} cannot be opened: {reason(error)}") from None
+        if not stat.S_ISREG(info.st_mode):
+            self.close()
+            raise ModelFileError(_no_file(path, info.st_mode))
+        self.size, self._mtime, self._ctime = info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+    def __del__(self):
+        self.close()
+
+    def close(self):
+        """Closes the file; reads fail afterwards. A second call does nothing."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    @property
+    def stamp(self):
+        """(name, size, times of the last changes): what tells that a file was written to since.
+
+        The time of modification can be set back, as `cp -p` does; the time of the inode's change cannot.
+        """
+        return os.path.basename(self.path), self.size, self._mtime, self._ctime
+
+    def read(self, offset, count):
+        """`count` bytes from an offset, uint8 (count,)."""
+        out = np.empty(count, np.uint8)
+        self.fill(out, offset)
+        return out
+
+    def fill(self, out, offset):
+        """Fills an array of uint8 with the bytes from an offset on."""
+        view = memoryview(out)
+        done = 0
+        try:
+            while done < len(view):  # one call moves 2 GiB at most
+                got = os.preadv(self._fd, [view[done : done + (1 << 30)]], offset + done)
+                if not got:
+                    break
+                done += got
+            info = os.fstat(self._fd)
+        except OSError as error:
+            raise ModelFileError(f"{self.path} cannot be read: {reason(error)}") from None
+        if info.st_size < self.size or done < len(view):
+            raise ModelFileError(f"{self.path} became shorter while it was in use; {AGAIN}")
+        if info.st_mtime_ns != self._mtime:
+            raise ModelFileError(f"{self.path} was changed while it was in use; load it again when it is complete")
+
+
+def _no_file(path, mode):
+    if stat.S_ISDIR(mode):
+        return f"{path} is a folder: give a GGUF file, or make one with `ivlite quantize {path} -o model.gguf`"
+    return f"{path} is not a regular file: give the path of a file on a disk"

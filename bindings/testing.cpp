@@ -23,8 +23,8 @@ struct Named {
 #name, [](const KernelTable& a, const KernelTable& b) { return memcmp(a.name, b.name, sizeof a.name) != 0; } \
   }
 const Named TABLE[] = {
-    ENTRIES(linear),      ENTRIES(linear_wide), ENTRIES(round_tiles), ENTRY(quantize_rows), ENTRY(rms_norm), ENTRY(layer_norm), ENTRY(rope),
-    ENTRY(silu_mul),      ENTRY(gelu_tanh),     ENTRY(gelu_erf), ENTRY(attention), ENTRY(attention_wide),  ENTRIES(latent_attention),
+    ENTRIES(linear),      ENTRIES(linear_gemm), ENTRIES(quantize_gemm), ENTRY(quantize_rows), ENTRY(rms_norm), ENTRY(layer_norm), ENTRY(rope),
+    ENTRY(silu_mul),      ENTRY(gelu_tanh),     ENTRY(gelu_erf), ENTRY(attention), ENTRY(attention_reduced),  ENTRIES(latent_attention),
     ENTRIES(cache_write), ENTRIES(cache_read),  ENTRY(patchify), ENTRY(int8_peak), ENTRY(matrix_peak), ENTRIES(read_streams),
 };
 #undef ENTRY

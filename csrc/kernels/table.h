@@ -7,16 +7,17 @@
 // Packed weights. A matrix w (rows, cols) is cut into panels of kPanel = 16 rows; the last panel is padded with
 // zero rows, and columns are padded with zeros to a multiple of kGroup = 32. One panel is one sequential stream:
 //   f32, f16, bf16   [cols][16] elements: lane r of column k is w[16 p + r, k]
-//   q8_0             per group of 32 columns: 8 lines of 64 bytes, then 16 f16 scales (544 bytes).
-//                    Byte 4 r + i of line j is the code of w[16 p + r, 32 g + 4 j + i].
-//   q4_0             per group: 4 lines of 64 bytes, then 16 f16 scales (288 bytes). Byte 4 r + i of line j holds
-//                    in its low nibble column 32 g + 8 j + i, in its high nibble column 32 g + 8 j + 4 + i,
-//                    as unsigned codes 0..15 that stand for -8..7.
-// Blocks of 256 columns begin with a header; the last may hold fewer than 8 groups.
-//   q4_k             header: 16 f16 d, 16 f16 dmin. Per group: the lines of q4_0, 16 scales, 16 lows, one byte each.
-//   q5_k             the same with a fifth line: bit j of its byte 4 r + i is the fifth bit of column 32 g + 4 j + i.
-//   q6_k             header: 16 f16 d. Per group: the lines of q4_0; 2 lines of which bits 2 (j % 4) of byte 4 r + i of
-//                    line j / 4 are the fifth and sixth bit of column 32 g + 4 j + i, codes 0..63 standing for -32..31;
+// Codes lie in quads: 4 columns x 16 rows, 64 bytes once unpacked, which is one operand of a dot-product instruction.
+//   q8_0             per group of 32 columns: 8 quads, then 16 f16 scales (544 bytes).
+//                    Byte 4 r + i of quad j is the code of w[16 p + r, 32 g + 4 j + i].
+//   q4_0             per group: 4 vectors of 64 bytes, then 16 f16 scales (288 bytes). Byte 4 r + i of vector j holds
+//                    quad 2 j in its low nibble and quad 2 j + 1 in its high nibble: columns 32 g + 8 j + i and
+//                    32 g + 8 j + 4 + i, as unsigned codes 0..15 for the values -8..7.
+// In K formats every 256 columns begin with a header; the last may be followed by fewer than 8 groups.
+//   q4_k             header: 16 f16 d, 16 f16 dmin. Per group: the vectors of q4_0, 16 scales, 16 mins, one byte each.
+//   q5_k             the same with a fifth vector: bit j of its byte 4 r + i is the fifth bit of column 32 g + 4 j + i.
+//   q6_k             header: 16 f16 d. Per group: the vectors of q4_0; 2 vectors, of which bits 2 (j % 4) of byte 4 r + i
+//                    of vector j / 4 are the fifth and sixth bit of column 32 g + 4 j + i, codes 0..63 for -32..31;
 //                    then 16 signed bytes of scales of columns 0..15 and 16 of columns 16..31.
 // SIMD lanes are output rows, so no kernel ever reduces across lanes.
 #pragma once
@@ -26,18 +27,18 @@
 
 namespace ivlite {
 
-constexpr int kPanel = 16;  // weight rows in one packed panel
-constexpr int kGroup = 32;  // columns that share one scale, in weights and in quantised activations
-constexpr int kFold = 128;  // columns that share one scale where many tokens are multiplied by opened weights
+constexpr int kPanel = 16;    // weight rows in one packed panel
+constexpr int kGroup = 32;    // columns that share one scale, in weights and in quantised activations
+constexpr int kBlockK = 128;  // columns that share one scale in the GEMM path: a k-block
 
 constexpr int kSuper = 8;  // groups after one header in a panel of a K format
 
 // How a panel of a quantised format lies in memory.
 struct PanelLayout {
-  int lines;   // of 64 bytes of codes, per group
-  int scales;  // bytes after them
-  int header;  // bytes before every kSuper groups
-  constexpr int64_t group() const { return 64 * lines + scales; }
+  int vectors;  // of 64 bytes of codes, per group
+  int scales;   // bytes after them
+  int header;   // bytes before every kSuper groups
+  constexpr int64_t group() const { return 64 * vectors + scales; }
   constexpr int64_t super() const { return header + kSuper * group(); }
 };
 constexpr PanelLayout panel_layout(Format f) {
@@ -47,7 +48,7 @@ constexpr PanelLayout panel_layout(Format f) {
          : f == Format::q5_k ? PanelLayout{5, 32, 64}
                              : PanelLayout{6, 32, 32};
 }
-// Where the lines of group g begin in a panel, and the bytes of a panel of that many groups.
+// Where the codes of group g begin in a panel, and the bytes of a panel of that many groups.
 constexpr int64_t group_at(const PanelLayout& l, int64_t g) { return g * l.group() + (g / kSuper + 1) * l.header; }
 constexpr int64_t layout_bytes(const PanelLayout& l, int64_t groups) {
   return groups * l.group() + (groups + kSuper - 1) / kSuper * l.header;
@@ -56,9 +57,9 @@ constexpr int64_t layout_bytes(const PanelLayout& l, int64_t groups) {
 // Activations of `tokens` rows quantised to int8, in groups of kGroup columns.
 //   q      (tokens, cols padded to kGroup)   codes -127..127, round to nearest even of x / scale
 //   scale  (tokens, groups)                  absmax / 127, 0 for an all-zero group
-//   sum    (tokens, groups)                  sum of the 32 codes: pays for the unsigned offset of weight codes
+//   sum    (tokens, groups)                  sum of the 32 codes: corrects for the unsigned offset of weight codes
 //   halves (tokens, groups, 2)               sums of 16 codes each, for formats with a scale per 16 columns
-//   shift  (tokens, groups)                  scale x sum: what a weight format's lows multiply
+//   shift  (tokens, groups)                  scale x sum: multiplied by the mins of a weight format
 struct QuantRows {
   int8_t* q;
   float* scale;
@@ -80,25 +81,26 @@ struct LinearArgs {
   const float* bias;   // (rows,) or null
   bool accumulate;
   int64_t tokens;
-  const uint16_t* wide;  // used by linear_wide instead of xq's codes: what round_tiles made; xq.cols counts
-  void* scratch;         // linear_wide: kWideScratch bytes, 64-byte aligned, owned by the calling thread
+  const uint16_t* gemm_x;  // linear_gemm: activations as quantize_gemm wrote them; of xq only cols is set
+  void* scratch;           // linear_gemm: kGemmScratch bytes, 64-byte aligned, owned by the calling thread
 };
 using linear_fn = void (*)(const LinearArgs& a, int64_t p0, int64_t p1);
 
-// What is rounded at a time of activations (tokens, cols): rows [t0, t1), columns [c0, c1). c0 is a multiple of kFold, and c1
-// one or the end. x, rows ldx apart, begins at column c0 of row 0.
+// A part of the activations (tokens, cols) to quantize: rows [t0, t1), columns [c0, c1). c0 is a multiple of kBlockK, c1 is a
+// multiple or cols. x, rows ldx apart, begins at column c0 of row 0.
 struct Part {
   const float* x;
   int64_t ldx, t0, t1, c0, c1;
 };
 
-// Rounds a part to what linear_wide of the same set and format multiplies, in a layout of its own: per token of whole 16s no
-// more than 2 bytes per column of whole folds, and kFoldTail per fold. t0 is a multiple of 16, and t1 one or the end.
-using round_tiles_fn = void (*)(uint16_t* out, int64_t tokens, int64_t cols, const Part& part);
+// Quantizes a part to the input of linear_gemm of the same instruction set and format, in a layout of its own: of each token at
+// most 2 bytes per column and kBlockScales bytes per k-block, tokens padded to 16 and columns to kBlockK. t0 is a multiple of
+// 16, t1 is a multiple or tokens.
+using quantize_gemm_fn = void (*)(uint16_t* out, int64_t tokens, int64_t cols, const Part& part);
 
-constexpr int64_t kWideScratch = 704 << 10, kFoldTail = 32;
+constexpr int64_t kGemmScratch = 704 << 10, kBlockScales = 32;
 
-// Quantises a part; columns from c1 to the end of its group become zeros.
+// Quantizes a part to int8 per group; columns from c1 to the end of its group become zeros.
 using quantize_rows_fn = void (*)(const QuantRows& out, const Part& part);
 
 // y[t] = x[t] / sqrt(mean(x[t]^2) + eps) * w                         rows of n
@@ -199,18 +201,18 @@ using patchify_fn = void (*)(const PatchArgs& a, int64_t b0, int64_t b1);
 struct KernelTable {
   linear_fn linear[kFormatCount];  // by Format; every readable format has one
   quantize_rows_fn quantize_rows;
-  // Many tokens, wide_from of them or more, times quantised weights opened once for all; null where there is no such way.
-  linear_fn linear_wide[kFormatCount];
-  round_tiles_fn round_tiles[kFormatCount];
-  int64_t wide_from, wide_panels;    // and how many panels it takes together
-  bool wide_is_finer[kFormatCount];  // than int8 with a scale per kGroup columns
+  // The GEMM path: from gemm_from tokens on, quantised weights are unpacked once for all of them. Null without such a path.
+  linear_fn linear_gemm[kFormatCount];
+  quantize_gemm_fn quantize_gemm[kFormatCount];
+  int64_t gemm_from, gemm_panels;    // and how many panels it takes together
+  bool gemm_is_finer[kFormatCount];  // than int8 with a scale per kGroup columns
   rms_norm_fn rms_norm;
   layer_norm_fn layer_norm;
   rope_fn rope;
   silu_mul_fn silu_mul;
   gelu_fn gelu_tanh, gelu_erf;
   attention_fn attention;
-  attention_fn attention_wide;              // rounds what it multiplies, to bf16 or to 8 bits, and is faster; null without such a way
+  attention_fn attention_reduced;           // faster, in bf16 or int8; null without such a path
   latent_attention_fn latent_attention[3];  // by CacheKind
   cache_write_fn cache_write[3];
   cache_read_fn cache_read[3];
@@ -224,8 +226,8 @@ struct KernelTable {
 // Floats of scratch that one call of an attention kernel may use: blocks of up to 128 queries and 512 keys in float, of 512
 // queries and 128 keys in bf16 or integers.
 inline int64_t attention_scratch(const AttentionArgs& a) {
-  const int64_t exact = 128 * (a.d + a.d2 + a.dv + 512) + 4096, wide = 640 * (a.d + a.d2 + 64) + 576 * (a.dv + 64) + 65536;
-  return exact > wide ? exact : wide;
+  const int64_t exact = 128 * (a.d + a.d2 + a.dv + 512) + 4096, reduced = 640 * (a.d + a.d2 + 64) + 576 * (a.dv + 64) + 65536;
+  return exact > reduced ? exact : reduced;
 }
 inline int64_t latent_scratch(const LatentArgs& a) {
   const int64_t lanes = a.heads + 32;

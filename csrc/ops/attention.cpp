@@ -20,7 +20,9 @@ constexpr int64_t kHeadPiece = 16;     // heads of a query that a thread takes t
 // Scratch of the calling thread; slot 0 belongs to linear layers and what they multiply.
 float* floats(int slot, int64_t n) { return (float*)thread_scratch(slot, (size_t)n * 4); }
 
-attention_fn attention_kernel(bool exact) { return exact || !kernels().attention_wide ? kernels().attention : kernels().attention_wide; }
+attention_fn attention_kernel(bool exact) {
+  return exact || !kernels().attention_reduced ? kernels().attention : kernels().attention_reduced;
+}
 
 void check_causal(const InHeads& q, const LatentCache& cache) {
   check(q.tokens <= cache.visible(), "there are more queries than cached tokens");
@@ -155,12 +157,13 @@ struct Expansion {
   int64_t layer;
   const Weight& kv_b;
   int64_t visible, rank;
-  bool wide;     // blocks are what round_tiles makes; else int8 codes
+  bool gemm;     // blocks are what quantize_gemm makes; else int8 codes
   char* blocks;  // null for float weights, which read latents as they are
 
   Expansion(const LatentCache& cache, int64_t layer, const Weight& kv_b)
       : cache(cache), layer(layer), kv_b(kv_b), visible(cache.visible()), rank(kv_b.cols()), blocks(nullptr) {
-    wide = is_wide(kv_b, visible) && kernels().wide_is_finer[(int)kv_b.format()];  // keys and values are rounded once more, so latents stay fine
+    gemm = uses_gemm(kv_b, visible) &&
+           kernels().gemm_is_finer[(int)kv_b.format()];  // keys and values are rounded once more, so latents stay fine
     if (!kv_b.quantized()) return;
     blocks = (char*)thread_scratch(0, (size_t)((visible + kExpandRows - 1) / kExpandRows * block_bytes()));
     parallel_for((visible + kExpandRows - 1) / kExpandRows, 1, [&](int64_t begin, int64_t end) {
@@ -168,7 +171,7 @@ struct Expansion {
     });
   }
 
-  int64_t block_bytes() const { return round_up(wide ? tiles_bytes(kExpandRows, rank) : quant_rows_bytes(kExpandRows, rank), 64); }
+  int64_t block_bytes() const { return round_up(gemm ? gemm_bytes(kExpandRows, rank) : quant_rows_bytes(kExpandRows, rank), 64); }
   char* block(int64_t s) const { return blocks + s / kExpandRows * block_bytes(); }
 
   void prepare(int64_t s) const {
@@ -176,8 +179,8 @@ struct Expansion {
     float* latent = floats(1, kExpandRows * rank);
     read_latents(latent, cache, layer, s, n);
     const Part all{latent, rank, 0, n, 0, rank};
-    if (wide)
-      kernels().round_tiles[(int)kv_b.format()]((uint16_t*)block(s), n, rank, all);
+    if (gemm)
+      kernels().quantize_gemm[(int)kv_b.format()]((uint16_t*)block(s), n, rank, all);
     else
       kernels().quantize_rows(quant_rows(block(s), kExpandRows, rank), all);
   }
@@ -191,8 +194,8 @@ struct Expansion {
       if (latent) read_latents(latent, cache, layer, s, n);
       OutRows out{kv + s * width, n, width, width};
       InRows in{latent, n, rank, rank};
-      if (wide)
-        wide_panels(out, in, (const uint16_t*)block(s), kv_b, h, nullptr, false, 0, kv_b.panels());
+      if (gemm)
+        gemm_panels(out, in, (const uint16_t*)block(s), kv_b, h, nullptr, false, 0, kv_b.panels());
       else
         linear_panels(out, in, blocks ? quant_rows(block(s), kExpandRows, rank) : QuantRows{}, kv_b, h, nullptr, false, 0, kv_b.panels());
     }

@@ -20,7 +20,7 @@ int64_t packed_size(Format format, int64_t heads, int64_t rows, int64_t cols) {
 constexpr int64_t kGrainBytes = 32 << 10;
 constexpr int64_t kTogether = 4;                // panels that a kernel may read side by side
 constexpr int64_t kActivatedBytes = 256 << 10;  // of a product that is kept until its activation comes
-constexpr int64_t kFoldsEach = 8;               // of an MLP's inner columns for a thread, at least, to be rounded where they are made
+constexpr int64_t kBlocksEach = 8;              // of an MLP's inner columns for a thread, at least, to be rounded where they are made
 
 int64_t panel_grain(const Weight& w, int64_t tokens) {
   return std::max<int64_t>(tokens == 1 ? kTogether : 1, kGrainBytes / (w.panel_stride() * std::min<int64_t>(tokens, 64)));
@@ -68,17 +68,19 @@ QuantRows quant_rows(void* memory, int64_t tokens, int64_t cols) {
   return {q, scale, sum, sum + tokens * groups, shift, padded};
 }
 
-bool is_wide(const Weight& w, int64_t tokens) { return kernels().linear_wide[(int)w.format()] && tokens >= kernels().wide_from; }
+bool uses_gemm(const Weight& w, int64_t tokens) { return kernels().linear_gemm[(int)w.format()] && tokens >= kernels().gemm_from; }
 
-int64_t tiles_bytes(int64_t tokens, int64_t cols) { return round_up(tokens, 16) * round_up(cols, kFold) / kFold * (2 * kFold + kFoldTail); }
+int64_t gemm_bytes(int64_t tokens, int64_t cols) {
+  return round_up(tokens, 16) * round_up(cols, kBlockK) / kBlockK * (2 * kBlockK + kBlockScales);
+}
 
-void wide_panels(const OutRows& y, const InRows& x, const uint16_t* tiles, const Weight& w, int64_t head, const float* bias,
+void gemm_panels(const OutRows& y, const InRows& x, const uint16_t* gemm_x, const Weight& w, int64_t head, const float* bias,
                  bool accumulate, int64_t p0, int64_t p1) {
   QuantRows xq{};
   xq.cols = round_up(w.cols(), kGroup);
-  void* scratch = thread_scratch(4, kWideScratch);
-  LinearArgs a{y.data, y.stride, x.data, x.stride, xq, w.head(head), w.rows(), w.cols(), bias, accumulate, x.rows, tiles, scratch};
-  kernels().linear_wide[(int)w.format()](a, p0, p1);
+  void* scratch = thread_scratch(4, kGemmScratch);
+  LinearArgs a{y.data, y.stride, x.data, x.stride, xq, w.head(head), w.rows(), w.cols(), bias, accumulate, x.rows, gemm_x, scratch};
+  kernels().linear_gemm[(int)w.format()](a, p0, p1);
 }
 
 void linear_panels(const OutRows& y, const InRows& x, const QuantRows& xq, const Weight& w, int64_t head, const float* bias,
@@ -95,38 +97,38 @@ struct Product {
   InRows x;
   const Weight& w;
   const float* bias;
-  bool accumulate, wide;
+  bool accumulate, gemm;
   QuantRows xq;
-  uint16_t* tiles;
+  uint16_t* gemm_x;
 
   // Rounded activations go to that slot of the calling thread's scratch.
   Product(const InRows& x, const Linear& of, bool accumulate, int slot)
-      : x(x), w(of.w), bias(of.bias), accumulate(accumulate), wide(is_wide(w, x.rows)), xq{}, tiles(nullptr) {
-    if (wide)
-      tiles = (uint16_t*)thread_scratch(slot, (size_t)tiles_bytes(x.rows, x.cols));
+      : x(x), w(of.w), bias(of.bias), accumulate(accumulate), gemm(uses_gemm(w, x.rows)), xq{}, gemm_x(nullptr) {
+    if (gemm)
+      gemm_x = (uint16_t*)thread_scratch(slot, (size_t)gemm_bytes(x.rows, x.cols));
     else if (w.quantized())
       xq = quant_rows(thread_scratch(slot, (size_t)quant_rows_bytes(x.rows, x.cols)), x.rows, x.cols);
   }
 
   void round(const Part& part) const {
-    if (wide)
-      kernels().round_tiles[(int)w.format()](tiles, x.rows, x.cols, part);
+    if (gemm)
+      kernels().quantize_gemm[(int)w.format()](gemm_x, x.rows, x.cols, part);
     else if (w.quantized())
       kernels().quantize_rows(xq, part);
   }
 
   void round_all() const {
-    const int64_t grain = wide ? 16 : std::max<int64_t>(1, 8192 / x.cols);
+    const int64_t grain = gemm ? 16 : std::max<int64_t>(1, 8192 / x.cols);
     if (w.quantized()) parallel_for(x.rows, grain, [&](int64_t t0, int64_t t1) { round({x.data, x.stride, t0, t1, 0, x.cols}); });
   }
 
   // Panels whose outputs, of all tokens, are still in the cache when the activation comes.
   int64_t at_once() const {
-    if (wide) return kernels().wide_panels;
+    if (gemm) return kernels().gemm_panels;
     return std::max<int64_t>(8, kActivatedBytes / (x.rows * 2 * kPanel * (int64_t)sizeof(float)));
   }
 
-  int64_t grain() const { return wide ? kernels().wide_panels : panel_grain(w, x.rows); }
+  int64_t grain() const { return gemm ? kernels().gemm_panels : panel_grain(w, x.rows); }
 
   int64_t outputs(Activation activation) const { return activation == Activation::silu_mul ? w.rows() / 2 : w.rows(); }
 
@@ -148,8 +150,8 @@ struct Product {
  private:
   // Panels [p0, p1) of w, row r to column r of y.
   void panels(const OutRows& y, int64_t p0, int64_t p1) const {
-    if (wide)
-      wide_panels(y, x, tiles, w, 0, bias, accumulate, p0, p1);
+    if (gemm)
+      gemm_panels(y, x, gemm_x, w, 0, bias, accumulate, p0, p1);
     else
       linear_panels(y, x, xq, w, 0, bias, accumulate, p0, p1);
   }
@@ -187,17 +189,17 @@ void check_linear(const InRows& x, const Weight& w, Activation activation) {
   check_size("the columns of x", x.cols, w.cols());
 }
 
-// What both products of an MLP share: folds of columns are outputs of the first, rounded where they are made, and inputs of
+// What both products of an MLP share: k-blocks of columns are outputs of the first, quantized while they are in the cache, and inputs of
 // the second.
 void rounded_outputs(const Product& first, Activation activation, const Product& second) {
-  const int64_t tokens = first.x.rows, cols = second.x.cols, folds = round_up(cols, kFold) / kFold;
-  const int64_t together = std::max<int64_t>(1, (first.wide ? kernels().wide_panels : 1) * kPanel / kFold);
-  const int64_t at_once = std::max(together, kActivatedBytes / (tokens * kFold * (int64_t)sizeof(float)));
-  parallel_for(folds, together, [&](int64_t f0, int64_t f1) {
+  const int64_t tokens = first.x.rows, cols = second.x.cols, blocks = round_up(cols, kBlockK) / kBlockK;
+  const int64_t together = std::max<int64_t>(1, (first.gemm ? kernels().gemm_panels : 1) * kPanel / kBlockK);
+  const int64_t at_once = std::max(together, kActivatedBytes / (tokens * kBlockK * (int64_t)sizeof(float)));
+  parallel_for(blocks, together, [&](int64_t f0, int64_t f1) {
     const int64_t most = std::min(at_once, f1 - f0);
-    float* scratch = (float*)thread_scratch(6, (size_t)(tokens * most * kFold) * sizeof(float));
+    float* scratch = (float*)thread_scratch(6, (size_t)(tokens * most * kBlockK) * sizeof(float));
     for (int64_t f = f0; f < f1; f += most) {
-      const int64_t c0 = f * kFold, c1 = std::min({(f + most) * kFold, f1 * kFold, cols}), stride = most * kFold;
+      const int64_t c0 = f * kBlockK, c1 = std::min({(f + most) * kBlockK, f1 * kBlockK, cols}), stride = most * kBlockK;
       first.activated_panels({scratch - c0, tokens, cols, stride}, activation, c0 / kPanel, round_up(c1, kPanel) / kPanel);
       second.round({scratch, stride, 0, tokens, c0, c1});
     }
@@ -225,8 +227,8 @@ void mlp(const OutRows& y, const InRows& x, const Linear& up, Activation activat
   check_size("the columns of y", y.cols, down.w.rows());
   check_size("the rows of y", y.rows, tokens);
   if (tokens == 0) return;
-  // Threads that wait for the last folds must not cost more than rounding apart does.
-  if (!down.w.quantized() || inner < kFold * kFoldsEach * num_threads()) {
+  // Threads that wait for the last blocks must not cost more than quantizing separately.
+  if (!down.w.quantized() || inner < kBlockK * kBlocksEach * num_threads()) {
     const std::unique_ptr<float[]> between(new float[(size_t)(tokens * inner)]);
     linear({between.get(), tokens, inner, inner}, x, up, false, activation);
     return linear(y, {between.get(), tokens, inner, inner}, down, accumulate, Activation::none);

@@ -60,11 +60,10 @@ QuantRows quant_rows(void* memory, int64_t tokens, int64_t cols);
 void linear_panels(const OutRows& y, const InRows& x, const QuantRows& xq, const Weight& w, int64_t head, const float* bias,
                    bool accumulate, int64_t p0, int64_t p1);
 
-// Whether that many tokens are multiplied by w opened once for all, from what round_tiles makes of them, in so many bytes;
-// and linear_panels from such tiles.
-bool is_wide(const Weight& w, int64_t tokens);
-int64_t tiles_bytes(int64_t tokens, int64_t cols);
-void wide_panels(const OutRows& y, const InRows& x, const uint16_t* tiles, const Weight& w, int64_t head, const float* bias,
+// The GEMM path: whether so many tokens take it, the bytes of their quantized activations, and linear_panels from these.
+bool uses_gemm(const Weight& w, int64_t tokens);
+int64_t gemm_bytes(int64_t tokens, int64_t cols);
+void gemm_panels(const OutRows& y, const InRows& x, const uint16_t* gemm_x, const Weight& w, int64_t head, const float* bias,
                  bool accumulate, int64_t p0, int64_t p1);
 
 }  // namespace ivlite

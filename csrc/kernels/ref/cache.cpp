@@ -29,7 +29,7 @@ void read_rope_f16(float* rope, const LatentRows& c, int64_t s0, int64_t s1) {
 }
 
 void write_f16(const LatentRows& c, int64_t first, const float* latent, int64_t ldc, const float* rope, int64_t ldr, int64_t t0,
-                int64_t t1) {
+               int64_t t1) {
   for (int64_t t = t0; t < t1; t++) {
     encode_f16((uint16_t*)c.latent + (first + t) * c.rank, latent + t * ldc, c.rank);
     write_rope_f16(c, first + t, rope + t * ldr);

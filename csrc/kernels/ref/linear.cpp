@@ -87,7 +87,7 @@ struct ReadQ6_K {
 template <class Read>
 double group_dot(const uint8_t* panel, int64_t g, int r, const int8_t* x, int32_t sum) {
   constexpr PanelLayout layout = panel_layout(Read::kFormat);
-  const uint8_t *header = panel + g / kSuper * layout.super(), *lines = panel + group_at(layout, g), *scales = lines + 64 * layout.lines;
+  const uint8_t *header = panel + g / kSuper * layout.super(), *lines = panel + group_at(layout, g), *scales = lines + 64 * layout.vectors;
   int32_t dot[2] = {};
   for (int k = 0; k < kGroup; k++) dot[k / 16] += Read::code(lines, r, k) * x[k];
   return dot[0] * Read::scale(header, scales, r, 0) + dot[1] * Read::scale(header, scales, r, 1) - sum * Read::low(header, scales, r);

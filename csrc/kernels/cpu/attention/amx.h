@@ -214,12 +214,12 @@ inline void attention_wide_block(const AttentionArgs& a, int64_t i, int64_t coun
   unpack_out(b, a.out + i * a.ld_out, a.ld_out, count, a.dv, b.top);
 }
 
-void attention_wide(const AttentionArgs& a, int64_t q0, int64_t q1) {
+void attention_reduced(const AttentionArgs& a, int64_t q0, int64_t q1) {
   UseTiles tiles;
   for (int64_t i = q0; i < q1; i += kWideQueries) attention_wide_block(a, i, q1 - i < kWideQueries ? q1 - i : kWideQueries);
 }
 
-inline void init_amx_attention(KernelTable& t) { t.attention_wide = attention_wide; }
+inline void init_amx_attention(KernelTable& t) { t.attention_reduced = attention_reduced; }
 
 }  // namespace
 }  // namespace ivlite

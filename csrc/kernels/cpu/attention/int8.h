@@ -38,19 +38,19 @@ struct Room {
 // A query as lane `lane` of an opened panel: codes under a scale per fold.
 inline void open_lane(uint8_t* to, int lane, const float* x, int64_t n, float factor) {
   for (int64_t f = 0; f < folds_of(n); f++, to += kFoldBytes) {
-    alignas(64) float fold[kFold];
-    alignas(64) int8_t codes[kFold];
+    alignas(64) float fold[kBlockK];
+    alignas(64) int8_t codes[kBlockK];
     vec::V top = vec::zero();
-    for (int i = 0; i < kFold; i += vec::kLanes) {
-      const int64_t left = n - f * kFold - i;
-      const vec::V v = left > 0 ? vec::load_n(x + f * kFold + i, left < vec::kLanes ? (int)left : vec::kLanes) : vec::zero();
+    for (int i = 0; i < kBlockK; i += vec::kLanes) {
+      const int64_t left = n - f * kBlockK - i;
+      const vec::V v = left > 0 ? vec::load_n(x + f * kBlockK + i, left < vec::kLanes ? (int)left : vec::kLanes) : vec::zero();
       vec::store(fold + i, v);
       top = vec::max(vec::abs(v), top);
     }
     const float peak = vec::max_lane(top);
     const vec::V inverse = vec::set1(peak > 0 ? 127 / peak : 0);
     vec::V sum = vec::zero();
-    for (int i = 0; i < kFold; i += vec::kLanes) sum = vec::add(sum, vec::store_codes(codes + i, vec::mul(vec::load(fold + i), inverse)));
+    for (int i = 0; i < kBlockK; i += vec::kLanes) sum = vec::add(sum, vec::store_codes(codes + i, vec::mul(vec::load(fold + i), inverse)));
     for (int64_t j = 0; j < kFoldLines; j++) memcpy(to + 64 * j + 4 * lane, codes + 4 * j, 4);
     ((float*)(to + 64 * kFoldLines))[lane] = factor * peak / 127;
     ((int32_t*)(to + 64 * (kFoldLines + 1)))[lane] = -128 * (int32_t)vec::sum(sum);
@@ -165,7 +165,7 @@ struct AttentionInt {
     w.shrink = room.floats(kIntLanes), w.unit = room.floats(kIntLanes);
     w.sums = room.floats(kIntQueries * w.columns);
     q = room.bytes(kIntQueries / 16 * folds * kFoldBytes), q2 = room.floats(kIntQueries * a.d2);
-    mean = room.floats(2 * folds * kFold);  // and one key less it
+    mean = room.floats(2 * folds * kBlockK);  // and one key less it
     records = room.bytes(kIntKeys * record_bytes<OffsetRecord>(folds)), k2 = room.floats(a.d2 ? kIntKeys * ldr : 0);
     rows = (int8_t*)room.bytes(kIntKeys * w.columns), scale = room.floats(kIntKeys), v = room.bytes(kIntKeys * w.columns);
   }
@@ -180,13 +180,13 @@ inline void mean_key(float* mean, const AttentionArgs& a) {
 
 // Keys and values [s, s + n) as a block.
 inline void int_block(const AttentionArgs& a, const AttentionInt& b, int64_t s, int64_t n) {
-  float* centred = b.mean + b.folds * kFold;
+  float* centred = b.mean + b.folds * kBlockK;
   for (int64_t t = 0; t < n; t++) {
     uint8_t* record = b.records + t * record_bytes<OffsetRecord>(b.folds);
     for (int64_t j = 0; j < a.d; j++) centred[j] = a.k[(s + t) * a.ld_k + j] - b.mean[j];
     for (int64_t f = 0; f < b.folds; f++) {
-      const float scale = round_offset_fold(record + f * kFold, centred + f * kFold, a.d - f * kFold);
-      memcpy(record + b.folds * kFold + 4 * f, &scale, 4);
+      const float scale = round_offset_fold(record + f * kBlockK, centred + f * kBlockK, a.d - f * kBlockK);
+      memcpy(record + b.folds * kBlockK + 4 * f, &scale, 4);
     }
     if (a.d2) memcpy(b.k2 + t * b.ldr, a.k2 + (s + t) * a.ld_k2, (size_t)a.d2 * 4);
     b.scale[t] = narrow_codes(b.rows + t * b.w.columns, a.v + (s + t) * a.ld_v, a.dv);
@@ -201,7 +201,7 @@ inline void int_lanes(const AttentionArgs& a, const AttentionInt& b, int64_t lan
   IntWeights w = b.w;
   w.top += lane, w.total += lane, w.sums += lane * w.columns;
   if (a.d2) product<true>(n, w.s, kIntLanes, kIntLanes, FromZero{}, b.k2, b.ldr, b.q2 + lane * a.d2, kTileLanes, a.d2);
-  const Folds of{b.q + lane / 16 * panel, panel, b.folds, (a.d - (b.folds - 1) * kFold + 3) / 4};
+  const Folds of{b.q + lane / 16 * panel, panel, b.folds, (a.d - (b.folds - 1) * kBlockK + 3) / 4};
   (of.lines < kFoldLines ? fold_tokens<FoldTile<false>, 2> : fold_tokens<FoldTile<true>, 2>)(w.s, a.d2 == 0, of, b.records, n);
   for (int64_t j = 0; j < kIntLanes; j += 16) {
     for (int64_t t = 0; masked && t < n; t++) {

@@ -33,8 +33,8 @@ inline void latent_record(uint8_t* to, const LatentRows& c, int64_t s, int64_t f
   int64_t i = 0;
   for (; i + 64 <= c.rank; i += 64) _mm512_storeu_si512(to + i, _mm512_xor_si512(_mm512_loadu_si512(row + i), sign));
   for (; i < c.rank; i++) to[i] = (uint8_t)(row[i] ^ 0x80);
-  for (; i < folds * kFold; i++) to[i] = 0x80;
-  for (int64_t f = 0; f < folds; f++) memcpy(to + folds * kFold + 4 * f, &c.scale[s], 4);
+  for (; i < folds * kBlockK; i++) to[i] = 0x80;
+  for (int64_t f = 0; f < folds; f++) memcpy(to + folds * kBlockK + 4 * f, &c.scale[s], 4);
 }
 
 // Heads [h0, h0 + heads) of query i, in P panels of lanes.
@@ -57,7 +57,7 @@ inline void latent_int_heads(const LatentArgs& a, const LatentInt& b, int64_t i,
       CacheQ8::read_rope(b.rope + t * b.ldr, c, s + t);
     }
     product<true, P>(n, b.w.s, 16 * P, 16 * P, FromZero{}, b.rope, b.ldr, b.q_rope, kTileLanes, c.rope_dim);
-    const Folds of{b.q, panel, b.folds, (c.rank - (b.folds - 1) * kFold + 3) / 4};
+    const Folds of{b.q, panel, b.folds, (c.rank - (b.folds - 1) * kBlockK + 3) / 4};
     (of.lines < kFoldLines ? fold_tokens<FoldTile<false>, P> : fold_tokens<FoldTile<true>, P>)(b.w.s, false, of, b.records, n);
     for (int64_t h = 0; h < 16 * P; h += 16) int_weights<P>(b.w, c.scale + s, n, h);
     for (int64_t col = 0; col < b.w.columns; col += kInterleaved) {
@@ -85,7 +85,7 @@ void latent_int(const LatentArgs& a, int64_t s0, int64_t s1) {
 }
 
 inline void init_attention_int(KernelTable& t) {
-  t.attention_wide = attention_int;
+  t.attention_reduced = attention_int;
   t.latent_attention[(int)CacheKind::q8] = latent_int;
 }
 

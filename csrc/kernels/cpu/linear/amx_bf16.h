@@ -63,7 +63,7 @@ void linear_bf16(const LinearArgs& a, int64_t p0, int64_t p1) {
         const int64_t n = groups - g < kBlockGroups ? groups - g : kBlockGroups;
         for (int64_t i = 0; i < panels; i++)
           open_bf16_groups(opened + i * n * kTileElements, (const uint8_t*)a.panels + (p + i) * stride, g, n);
-        multiply_block(sums, opened, panels, a.wide, groups, t / kTileSide, count, g, n);
+        multiply_block(sums, opened, panels, a.gemm_x, groups, t / kTileSide, count, g, n);
       }
       for (int64_t i = 0; i < tokens; i++)
         for (int64_t k = 0; k < panels; k++)
@@ -87,9 +87,9 @@ void round_tiles(uint16_t* out, int64_t tokens, int64_t cols, const Part& p) {
 }
 
 inline void init_amx_linear(KernelTable& t) {
-  t.linear_wide[(int)Format::q8_0] = linear_bf16;
-  t.round_tiles[(int)Format::q8_0] = round_tiles;
-  t.wide_is_finer[(int)Format::q8_0] = true;
+  t.linear_gemm[(int)Format::q8_0] = linear_bf16;
+  t.quantize_gemm[(int)Format::q8_0] = round_tiles;
+  t.gemm_is_finer[(int)Format::q8_0] = true;
 }
 
 }  // namespace

@@ -6,12 +6,12 @@
 namespace ivlite {
 namespace {
 
-constexpr int64_t kFoldPanels = 16, kTileFolds = 4;  // opened together: 136 KB
-constexpr int64_t kFoldTokens = 512;                 // sums of these and kFoldPanels stay in L2
-constexpr int64_t kCodesBytes = kTileSide * kFold;   // of 16 tokens: two tiles
+constexpr int64_t kFoldPanels = 16, kTileFolds = 4;   // opened together: 136 KB
+constexpr int64_t kFoldTokens = 512;                  // sums of these and kFoldPanels stay in L2
+constexpr int64_t kCodesBytes = kTileSide * kBlockK;  // of 16 tokens: two tiles
 constexpr int64_t kSums = kTileSide * kTileSide;
 
-// Codes of 16 tokens x kFold columns are two tiles: (t, k) goes to byte
+// Codes of 16 tokens x kBlockK columns are two tiles: (t, k) goes to byte
 // ((t / 16) folds + k / 128) 2048 + k % 128 / 64 1024 + (t % 16) 64 + k % 64. Behind them all, 16 scales for each two tiles.
 void round_fold_tiles(uint16_t* out, int64_t tokens, int64_t cols, const Part& p) {
   const int64_t folds = folds_of(cols), tiles = (tokens + kTileSide - 1) / kTileSide,
@@ -19,10 +19,10 @@ void round_fold_tiles(uint16_t* out, int64_t tokens, int64_t cols, const Part& p
   uint8_t* codes = (uint8_t*)out;
   float* scales = (float*)(codes + tiles * folds * kCodesBytes);
   for (int64_t t = p.t0; t < whole; t++)
-    for (int64_t f = p.c0 / kFold; f * kFold < p.c1; f++) {
-      const int64_t at = t / kTileSide * folds + f, left = t < tokens ? p.c1 - f * kFold : 0;
-      alignas(64) int8_t row[kFold];
-      scales[at * kTileSide + t % kTileSide] = round_fold(row, p.x + t * p.ldx + f * kFold - p.c0, left < kFold ? left : kFold);
+    for (int64_t f = p.c0 / kBlockK; f * kBlockK < p.c1; f++) {
+      const int64_t at = t / kTileSide * folds + f, left = t < tokens ? p.c1 - f * kBlockK : 0;
+      alignas(64) int8_t row[kBlockK];
+      scales[at * kTileSide + t % kTileSide] = round_fold(row, p.x + t * p.ldx + f * kBlockK - p.c0, left < kBlockK ? left : kBlockK);
       uint8_t* to = codes + at * kCodesBytes + t % kTileSide * 64;
       _mm512_store_si512(to, _mm512_load_si512(row));
       _mm512_store_si512(to + 1024, _mm512_load_si512(row + 64));
@@ -175,9 +175,9 @@ inline void multiply_tiles(const FoldBlock& block, int64_t t, int64_t panels) {
 template <class Lines>
 void linear_folds(const LinearArgs& a, int64_t p0, int64_t p1) {
   constexpr int64_t kOpened = kFoldPanels * kTileFolds * kFoldBytes;
-  static_assert(kOpened + kFoldPanels * kFoldTokens * kTileSide * 4 <= kWideScratch);
+  static_assert(kOpened + kFoldPanels * kFoldTokens * kTileSide * 4 <= kGemmScratch);
   const int64_t groups = a.xq.cols / kGroup, folds = folds_of(a.xq.cols), stride = layout_bytes(panel_layout(Lines::kFormat), groups);
-  const uint8_t* codes = (const uint8_t*)a.wide;
+  const uint8_t* codes = (const uint8_t*)a.gemm_x;
   const float* scales = (const float*)(codes + (a.tokens + kTileSide - 1) / kTileSide * folds * kCodesBytes);
   uint8_t* opened = (uint8_t*)a.scratch;
   float* sums = (float*)(opened + kOpened);
@@ -206,8 +206,8 @@ void linear_folds(const LinearArgs& a, int64_t p0, int64_t p1) {
 
 template <class Lines>
 inline void set_folds(KernelTable& t) {
-  t.linear_wide[(int)Lines::kFormat] = linear_folds<Lines>;
-  t.round_tiles[(int)Lines::kFormat] = round_fold_tiles;
+  t.linear_gemm[(int)Lines::kFormat] = linear_folds<Lines>;
+  t.quantize_gemm[(int)Lines::kFormat] = round_fold_tiles;
 }
 
 inline void init_amx_folds(KernelTable& t) {
@@ -215,7 +215,7 @@ inline void init_amx_folds(KernelTable& t) {
   set_folds<LinesQ5_K>(t);
   set_folds<LinesQ4_K>(t);
   set_folds<LinesQ4_0>(t);
-  t.wide_from = 16, t.wide_panels = kFoldPanels;
+  t.gemm_from = 16, t.gemm_panels = kFoldPanels;
 }
 
 }  // namespace

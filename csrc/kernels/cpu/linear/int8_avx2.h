@@ -125,7 +125,7 @@ struct IntTile {
   // One group x T tokens, added to acc (T, 16).
   template <int T>
   static void group(float* acc, const uint8_t* head, const uint8_t* w, const Token& x, int64_t ldq) {
-    const uint8_t* scales = w + 64 * kLayout.lines;
+    const uint8_t* scales = w + 64 * kLayout.vectors;
     const int64_t lds = ldq / kGroup;
 #pragma GCC unroll 2
     for (int h = 0; h < Lines::kHalves; h++) {

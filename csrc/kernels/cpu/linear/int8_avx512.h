@@ -117,7 +117,7 @@ struct IntTile {
       }
     }
     __m512 ws[P];
-    for (int k = 0; k < P; k++) ws[k] = Lines::scale(head[k], w + k * stride + 64 * kLayout.lines, h);
+    for (int k = 0; k < P; k++) ws[k] = Lines::scale(head[k], w + k * stride + 64 * kLayout.vectors, h);
 #pragma GCC unroll 8
     for (int i = 0; i < T; i++) {
       const __m512 xs = _mm512_set1_ps(*x.scale.row(i));
@@ -128,7 +128,7 @@ struct IntTile {
   template <int T, int P>
   static void lows(__m512 (&acc)[P][T], const Rows<T, P>& x, const Header (&head)[P], const uint8_t* w, int64_t stride) {
     __m512 low[P];
-    for (int k = 0; k < P; k++) low[k] = Lines::low(head[k], w + k * stride + 64 * kLayout.lines);
+    for (int k = 0; k < P; k++) low[k] = Lines::low(head[k], w + k * stride + 64 * kLayout.vectors);
 #pragma GCC unroll 8
     for (int i = 0; i < T; i++)
       for (int k = 0; k < P; k++) acc[k][i] = _mm512_fnmadd_ps(low[k], _mm512_set1_ps(*x.shift.row(i)), acc[k][i]);

@@ -9,29 +9,29 @@ constexpr int64_t kFoldBytes = 64 * (kFoldLines + 2);  // lines as in q8_0's pan
 
 // n values as one fold of codes, zeros behind them; returns the scale.
 inline float round_fold(int8_t* to, const float* x, int64_t n) {
-  vec::V v[kFold / vec::kLanes], top = vec::zero();
-  for (int i = 0; i < kFold / vec::kLanes; i++) {
+  vec::V v[kBlockK / vec::kLanes], top = vec::zero();
+  for (int i = 0; i < kBlockK / vec::kLanes; i++) {
     const int64_t left = n - i * vec::kLanes;
     v[i] = left > 0 ? vec::load_n(x + i * vec::kLanes, left < vec::kLanes ? (int)left : vec::kLanes) : vec::zero();
     top = vec::max(vec::abs(v[i]), top);
   }
   const float peak = vec::max_lane(top);
   const vec::V inverse = vec::set1(peak > 0 ? 127 / peak : 0);
-  for (int i = 0; i < kFold / vec::kLanes; i++) vec::store_codes(to + i * vec::kLanes, vec::mul(v[i], inverse));
+  for (int i = 0; i < kBlockK / vec::kLanes; i++) vec::store_codes(to + i * vec::kLanes, vec::mul(v[i], inverse));
   return peak / 127;
 }
 
 // The same, codes + 128.
 inline float round_offset_fold(uint8_t* to, const float* x, int64_t n) {
   const float scale = round_fold((int8_t*)to, x, n);
-  for (int i = 0; i < kFold; i += 64)
+  for (int i = 0; i < kBlockK; i += 64)
     _mm512_storeu_si512(to + i, _mm512_xor_si512(_mm512_loadu_si512(to + i), _mm512_set1_epi8((char)0x80)));
   return scale;
 }
 
 // Codes + 128, and a scale.
 struct OffsetRecord {
-  static constexpr int64_t kCodes = kFold, kTail = 4, kBlockFolds = 48;  // two panels' opened folds stay in L2 while all tokens pass
+  static constexpr int64_t kCodes = kBlockK, kTail = 4, kBlockFolds = 48;  // two panels' opened folds stay in L2 while all tokens pass
   static void round(uint8_t* codes, uint8_t* tail, const float* x, int64_t n) {
     const float scale = round_offset_fold(codes, x, n);
     memcpy(tail, &scale, 4);
@@ -60,12 +60,12 @@ struct FoldTile {
     const int64_t folds = of.folds, stride = of.stride;
     const uint8_t* w = of.w;
     const int64_t record = record_bytes<OffsetRecord>(folds);
-    TileRows<uint8_t> x(records, record), scales(records + folds * kFold, record);
+    TileRows<uint8_t> x(records, record), scales(records + folds * kBlockK, record);
     __m512 acc[P][T];
     const __mmask16 before = first ? 0 : 0xffff;  // a choice of registers would make GCC fill them through memory
     for (int i = 0; i < T; i++)
       for (int k = 0; k < P; k++) acc[k][i] = _mm512_maskz_loadu_ps(before, sums + (i * P + k) * 16);
-    for (int64_t f = 0; f < folds; f++, w += kFoldBytes, x.advance(kFold), scales.advance(4)) {
+    for (int64_t f = 0; f < folds; f++, w += kFoldBytes, x.advance(kBlockK), scales.advance(4)) {
       __m512i s[P][T];
       for (int k = 0; k < P; k++)
         for (int i = 0; i < T; i++) s[k][i] = _mm512_loadu_si512(w + k * stride + 64 * (kFoldLines + 1));

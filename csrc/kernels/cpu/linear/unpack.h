@@ -1,4 +1,4 @@
-// The walk of linear layers of many tokens: panels are opened to bytes or words once for all tokens, by folds of kFold columns
+// The walk of linear layers of many tokens: panels are opened to bytes or words once for all tokens, by folds of kBlockK columns
 // with one scale of a token's activations each. Opened, of each instruction set, says how:
 //   kFormat, kPanels, kBytes      what is opened, how many panels are multiplied together, bytes of a panel's opened fold
 //   open(to, panel, g0, groups)   opens groups [g0, g0 + groups) of a panel, 4 at most, as one fold; what is missing is zero
@@ -11,10 +11,10 @@
 namespace ivlite {
 namespace {
 
-constexpr int64_t kFoldLines = kFold / 4, kFoldGroups = kFold / kGroup;
+constexpr int64_t kFoldLines = kBlockK / 4, kFoldGroups = kBlockK / kGroup;
 constexpr int64_t kOpenedTokens = 1024;  // that one opening serves: their sums stay in L2
 
-inline int64_t folds_of(int64_t cols) { return (cols + kFold - 1) / kFold; }
+inline int64_t folds_of(int64_t cols) { return (cols + kBlockK - 1) / kBlockK; }
 
 // Of n folds: their codes, then their tails.
 template <class Record>
@@ -26,15 +26,15 @@ constexpr int64_t record_bytes(int64_t folds) {
 template <class Record>
 void round_records(uint16_t* out, int64_t tokens, int64_t cols, const Part& p) {
   const int64_t folds = folds_of(cols), last = folds_of(p.c1);
-  for (int64_t f = p.c0 / kFold, f0 = f / Record::kBlockFolds * Record::kBlockFolds; f < last; f0 += Record::kBlockFolds) {
+  for (int64_t f = p.c0 / kBlockK, f0 = f / Record::kBlockFolds * Record::kBlockFolds; f < last; f0 += Record::kBlockFolds) {
     const int64_t n = folds - f0 < Record::kBlockFolds ? folds - f0 : Record::kBlockFolds, begin = f, end = f0 + n < last ? f0 + n : last;
     uint8_t* records = (uint8_t*)out + tokens * record_bytes<Record>(f0);
     for (int64_t t = p.t0; t < p.t1; t++)
       for (f = begin; f < end; f++) {
         uint8_t* record = records + t * record_bytes<Record>(n);
-        const int64_t at = f - f0, left = p.c1 - f * kFold;
-        Record::round(record + at * Record::kCodes, record + n * Record::kCodes + at * Record::kTail, p.x + t * p.ldx + f * kFold - p.c0,
-                      left < kFold ? left : kFold);
+        const int64_t at = f - f0, left = p.c1 - f * kBlockK;
+        Record::round(record + at * Record::kCodes, record + n * Record::kCodes + at * Record::kTail, p.x + t * p.ldx + f * kBlockK - p.c0,
+                      left < kBlockK ? left : kBlockK);
       }
   }
 }
@@ -83,7 +83,7 @@ inline void opened_panels(const LinearArgs& a, int64_t p, int64_t t, int64_t tok
         const int64_t g = f * kFoldGroups, left = groups - g < kFoldGroups ? groups - g : kFoldGroups;
         Opened::open(opened + k * kStride + (f - f0) * Opened::kBytes, (const uint8_t*)a.panels + (p + k) * panel, g, left);
       }
-    const uint8_t* records = (const uint8_t*)a.wide + a.tokens * record_bytes<Record>(f0) + t * record_bytes<Record>(n);
+    const uint8_t* records = (const uint8_t*)a.gemm_x + a.tokens * record_bytes<Record>(f0) + t * record_bytes<Record>(n);
     fold_tokens<typename Opened::Tile, P>(sums, f0 == 0, {opened, kStride, n, kFoldLines}, records, tokens);
   }
   for (int64_t i = 0; i < tokens; i++)
@@ -93,8 +93,8 @@ inline void opened_panels(const LinearArgs& a, int64_t p, int64_t t, int64_t tok
 
 template <class Opened>
 void linear_opened(const LinearArgs& a, int64_t p0, int64_t p1) {
-  static_assert(Opened::kPanels * (Opened::Record::kBlockFolds * Opened::kBytes + kOpenedTokens * kPanel * 4) <= kWideScratch);
-  static_assert(Opened::Record::kCodes + Opened::Record::kTail <= 2 * kFold + kFoldTail);
+  static_assert(Opened::kPanels * (Opened::Record::kBlockFolds * Opened::kBytes + kOpenedTokens * kPanel * 4) <= kGemmScratch);
+  static_assert(Opened::Record::kCodes + Opened::Record::kTail <= 2 * kBlockK + kBlockScales);
   for (int64_t t = 0; t < a.tokens; t += kOpenedTokens) {
     const int64_t tokens = a.tokens - t < kOpenedTokens ? a.tokens - t : kOpenedTokens;
     int64_t p = p0;
@@ -105,8 +105,8 @@ void linear_opened(const LinearArgs& a, int64_t p0, int64_t p1) {
 
 template <class Opened>
 inline void set_opened(KernelTable& t) {
-  t.linear_wide[(int)Opened::kFormat] = linear_opened<Opened>;
-  t.round_tiles[(int)Opened::kFormat] = round_records<typename Opened::Record>;
+  t.linear_gemm[(int)Opened::kFormat] = linear_opened<Opened>;
+  t.quantize_gemm[(int)Opened::kFormat] = round_records<typename Opened::Record>;
 }
 
 }  // namespace

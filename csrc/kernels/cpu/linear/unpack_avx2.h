@@ -13,10 +13,10 @@ namespace {
 
 constexpr int64_t kPrefetch = 4096;
 
-// The largest magnitude of n values, which go to `values` with zeros behind them up to kFold.
+// The largest magnitude of n values, which go to `values` with zeros behind them up to kBlockK.
 inline float fold_peak(float* values, const float* x, int64_t n) {
   vec::V top = vec::zero();
-  for (int64_t i = 0; i < kFold; i += vec::kLanes) {
+  for (int64_t i = 0; i < kBlockK; i += vec::kLanes) {
     const int64_t left = n - i;
     const vec::V v = left > 0 ? vec::load_n(x + i, left < vec::kLanes ? (int)left : vec::kLanes) : vec::zero();
     vec::store(values + i, v);
@@ -29,9 +29,9 @@ inline float fold_peak(float* values, const float* x, int64_t n) {
 
 // Signed codes; their scale, and their sums: of 16 bits, of the four groups and then of the eight halves.
 struct ByteRecord {
-  static constexpr int64_t kCodes = kFold, kTail = 28, kBlockFolds = 8;  // a panel's opened folds stay in L1
+  static constexpr int64_t kCodes = kBlockK, kTail = 28, kBlockFolds = 8;  // a panel's opened folds stay in L1
   static void round(uint8_t* codes, uint8_t* tail, const float* x, int64_t n) {
-    alignas(32) float values[kFold];
+    alignas(32) float values[kBlockK];
     const float peak = fold_peak(values, x, n), scale = peak / 127;
     const vec::V inverse = vec::set1(peak > 0 ? 127 / peak : 0);
     int16_t sums[kFoldGroups], halves[2 * kFoldGroups];
@@ -91,7 +91,7 @@ struct ByteTile {
   static void run(float* sums, bool first, const Folds& of, const uint8_t* records) {
     const int64_t folds = of.folds, record = record_bytes<Record>(folds);
     constexpr int64_t kSums = Lines::kHalves == 2 ? 12 : 4;
-    TileRows<uint8_t> x(records, record), tails(records + folds * kFold, record);
+    TileRows<uint8_t> x(records, record), tails(records + folds * kBlockK, record);
     const uint8_t* w = of.w;
     for (int64_t f = 0; f < folds; f++, w += Fold::kBytes, tails.advance(Record::kTail), first = false) {
       __m256i total[T][2];
@@ -135,7 +135,7 @@ struct OpenedBytes {
       const int64_t g = p / Lines::kHalves;
       scale[p] = low[p] = vec::zero();
       if (g >= groups) continue;
-      const uint8_t* scales = panel + group_at(kLayout, g0 + g) + 64 * kLayout.lines;
+      const uint8_t* scales = panel + group_at(kLayout, g0 + g) + 64 * kLayout.vectors;
       scale[p] = Lines::scale(head, scales, side, p % Lines::kHalves);
       low[p] = Lines::kLows ? Lines::low(head, scales, side) : vec::mul(scale[p], vec::set1(kZero));
       top = vec::max(vec::mul(vec::abs(scale[p]), vec::set1(1 / kTopScale)), top);
@@ -177,12 +177,12 @@ constexpr float kTopWord = 8191, kTopActivation = 2047;  // 128 of their product
 
 // Signed words of 12 bits, and their scale.
 struct WordRecord {
-  static constexpr int64_t kCodes = 2 * kFold, kTail = 4, kBlockFolds = 8;
+  static constexpr int64_t kCodes = 2 * kBlockK, kTail = 4, kBlockFolds = 8;
   static void round(uint8_t* codes, uint8_t* tail, const float* x, int64_t n) {
-    alignas(32) float values[kFold];
+    alignas(32) float values[kBlockK];
     const float peak = fold_peak(values, x, n), scale = peak / kTopActivation;
     const vec::V inverse = vec::set1(peak > 0 ? kTopActivation / peak : 0);
-    for (int64_t i = 0; i < kFold; i += vec::kLanes) {
+    for (int64_t i = 0; i < kBlockK; i += vec::kLanes) {
       const __m256i v = _mm256_cvtps_epi32(vec::mul(vec::load(values + i), inverse));
       _mm_storeu_si128((__m128i*)(codes + 2 * i), _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
     }
@@ -191,7 +191,7 @@ struct WordRecord {
 };
 
 // An opened fold: 64 lines, of two columns of 16 rows each, and 16 float units.
-constexpr int64_t kWordLines = kFold / 2, kWordBytes = 64 * (kWordLines + 1);
+constexpr int64_t kWordLines = kBlockK / 2, kWordBytes = 64 * (kWordLines + 1);
 
 struct WordTile {
   using Record = WordRecord;
@@ -232,7 +232,7 @@ struct OpenedWords {
     for (int side = 0; side < 2; side++) {
       __m256 scale[kFoldGroups], top = vec::zero();
       for (int64_t g = 0; g < groups; g++) {
-        scale[g] = LinesQ8_0::scale(nullptr, panel + group_at(kLayout, g0 + g) + 64 * kLayout.lines, side, 0);
+        scale[g] = LinesQ8_0::scale(nullptr, panel + group_at(kLayout, g0 + g) + 64 * kLayout.vectors, side, 0);
         top = vec::max(vec::abs(scale[g]), top);
       }
       const __m256 unit = vec::mul(top, vec::set1(128 / kTopWord)), some = _mm256_cmp_ps(unit, vec::zero(), _CMP_GT_OQ);
@@ -261,7 +261,7 @@ inline void init_opened256(KernelTable& t) {
   set_opened<OpenedBytes<LinesQ4_K>>(t);
   set_opened<OpenedBytes<LinesQ4_0>>(t);
   set_opened<OpenedWords>(t);
-  t.wide_from = 32, t.wide_panels = 2;
+  t.gemm_from = 32, t.gemm_panels = 2;
 }
 
 }  // namespace

@@ -46,9 +46,9 @@ inline void open_fold(uint8_t* to, const uint8_t* panel, int64_t g0, int64_t gro
   for (int64_t g = 0; g < groups; g++) {
     const uint8_t* w = panel + group_at(kLayout, g0 + g);
     for (int64_t i = 0; i < kLayout.group(); i += 64) __builtin_prefetch(w + 4 * kLayout.super() + i);
-    low[g] = Lines::low(head, w + 64 * kLayout.lines);
+    low[g] = Lines::low(head, w + 64 * kLayout.vectors);
     for (int h = 0; h < kHalves; h++) {
-      scale[g][h] = Lines::scale(head, w + 64 * kLayout.lines, h);
+      scale[g][h] = Lines::scale(head, w + 64 * kLayout.vectors, h);
       top = vec::max(reach<Lines>(scale[g][h], low[g]), top);
     }
   }
@@ -103,9 +103,9 @@ struct GroupsTile {
   static void run(float* sums, bool first, const Folds& of, const uint8_t* records) {
     const int64_t stride = of.stride, record = record_bytes<OffsetRecord>(of.folds);
     const uint8_t* w = of.w;
-    TileRows<uint8_t> x(records, record), scales(records + of.folds * kFold, record);
+    TileRows<uint8_t> x(records, record), scales(records + of.folds * kBlockK, record);
     __mmask16 before = first ? 0 : 0xffff;
-    for (int64_t f = 0; f < of.folds; f++, w += kGroupsBytes, x.advance(kFold), scales.advance(4), before = 0xffff) {
+    for (int64_t f = 0; f < of.folds; f++, w += kGroupsBytes, x.advance(kBlockK), scales.advance(4), before = 0xffff) {
       __m512 fold[P][T];
 #pragma GCC unroll 4
       for (int g = 0; g < (int)kFoldGroups; g++) {
@@ -156,7 +156,7 @@ inline void init_opened512(KernelTable& t) {
   set_opened<OpenedFolds<LinesQ4_K>>(t);
   set_opened<OpenedFolds<LinesQ4_0>>(t);
   set_opened<OpenedGroups>(t);
-  t.wide_from = 48, t.wide_panels = 2;
+  t.gemm_from = 48, t.gemm_panels = 2;
 }
 
 }  // namespace

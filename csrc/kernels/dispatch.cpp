@@ -40,9 +40,7 @@ bool has_i8mm() { return has_neon() && cpu_info().i8mm; }
 const Row ROWS[] = {
     {"ref", always, nothing},
 #if defined(__x86_64__)
-    {"avx2", has_avx2, init_avx2},
-    {"avxvnni", has_avxvnni, init_avxvnni},
-    {"avx512vnni", has_avx512vnni, init_avx512vnni},
+    {"avx2", has_avx2, init_avx2}, {"avxvnni", has_avxvnni, init_avxvnni}, {"avx512vnni", has_avx512vnni, init_avx512vnni},
 #ifndef IVLITE_EMULATE_AVX512
     {"amx", has_amx, init_amx},
 #endif

@@ -37,38 +37,38 @@ uint64_t load8(const uint8_t* p) {
 }
 void store4(uint8_t* p, uint32_t x) { memcpy(p, &x, 4); }
 
-// Line j of four: codes of columns 8 j .. 8 j + 7 are the low (shift 0) or high (shift 4) nibbles of eight bytes.
-void place_nibbles(uint8_t* lines, int64_t r, int j, const uint8_t* eight, int shift) {
+// Vector j of four: codes of columns 8 j .. 8 j + 7 are the low (shift 0) or high (shift 4) nibbles of eight bytes.
+void place_nibbles(uint8_t* vectors, int64_t r, int j, const uint8_t* eight, int shift) {
   const uint64_t codes = load8(eight) >> shift & 0x0f0f0f0f0f0f0f0f;
-  store4(lines + 64 * j + 4 * r, (uint32_t)codes | (uint32_t)(codes >> 32) << 4);
+  store4(vectors + 64 * j + 4 * r, (uint32_t)codes | (uint32_t)(codes >> 32) << 4);
 }
 
-// Further bits of each code, n lines of 8 / bits words: `bits` of them from `shift` on in each byte of `from`.
-void place_bits(uint8_t* lines, int64_t r, int n, const uint8_t* from, int bits, int shift) {
+// Further bits of each code, n vectors of 8 / bits words: `bits` of them from `shift` on in each byte of `from`.
+void place_bits(uint8_t* vectors, int64_t r, int n, const uint8_t* from, int bits, int shift) {
   const uint32_t mask = 0x01010101u * ((1u << bits) - 1);
-  for (int line = 0; line < n; line++, lines += 64) {
+  for (int i = 0; i < n; i++, vectors += 64) {
     uint32_t word = 0;
     for (int j = 0; j < 8 / bits; j++, from += 4) word |= (load4(from) >> shift & mask) << j * bits;
-    store4(lines + 4 * r, word);
+    store4(vectors + 4 * r, word);
   }
 }
 
-// place: one group of one row, 32 codes to the lines of a panel.
+// place: one group of one row, 32 codes into a panel.
 struct PackQ8_0 {
   using Block = BlockQ8_0;
   static constexpr Format kFormat = Format::q8_0;
-  static void place(uint8_t*, uint8_t* lines, int64_t r, const Block* row, int64_t g) {
-    for (int j = 0; j < 8; j++) memcpy(lines + 64 * j + 4 * r, row[g].code + 4 * j, 4);
-    memcpy(lines + 512 + 2 * r, &row[g].d, 2);
+  static void place(uint8_t*, uint8_t* vectors, int64_t r, const Block* row, int64_t g) {
+    for (int j = 0; j < 8; j++) memcpy(vectors + 64 * j + 4 * r, row[g].code + 4 * j, 4);
+    memcpy(vectors + 512 + 2 * r, &row[g].d, 2);
   }
 };
 
 struct PackQ4_0 {
   using Block = BlockQ4_0;
   static constexpr Format kFormat = Format::q4_0;
-  static void place(uint8_t*, uint8_t* lines, int64_t r, const Block* row, int64_t g) {
-    for (int j = 0; j < 4; j++) place_nibbles(lines, r, j, row[g].code + j % 2 * 8, j / 2 * 4);
-    memcpy(lines + 256 + 2 * r, &row[g].d, 2);
+  static void place(uint8_t*, uint8_t* vectors, int64_t r, const Block* row, int64_t g) {
+    for (int j = 0; j < 4; j++) place_nibbles(vectors, r, j, row[g].code + j % 2 * 8, j / 2 * 4);
+    memcpy(vectors + 256 + 2 * r, &row[g].d, 2);
   }
 };
 
@@ -76,11 +76,11 @@ template <class B>
 struct PackQ4_K {
   using Block = B;
   static constexpr Format kFormat = Format::q4_k;
-  static void place(uint8_t* header, uint8_t* lines, int64_t r, const Block* row, int64_t g) {
-    place_at(header, lines, lines + 256, r, row[g / kSuper], (int)(g % kSuper));
+  static void place(uint8_t* header, uint8_t* vectors, int64_t r, const Block* row, int64_t g) {
+    place_at(header, vectors, vectors + 256, r, row[g / kSuper], (int)(g % kSuper));
   }
-  static void place_at(uint8_t* header, uint8_t* lines, uint8_t* scales, int64_t r, const Block& b, int in) {
-    for (int j = 0; j < 4; j++) place_nibbles(lines, r, j, b.code + in / 2 * 32 + 8 * j, in % 2 * 4);
+  static void place_at(uint8_t* header, uint8_t* vectors, uint8_t* scales, int64_t r, const Block& b, int in) {
+    for (int j = 0; j < 4; j++) place_nibbles(vectors, r, j, b.code + in / 2 * 32 + 8 * j, in % 2 * 4);
     scales[r] = (uint8_t)k_scale(b.six, in);
     scales[16 + r] = (uint8_t)k_low(b.six, in);
     if (in > 0) return;
@@ -92,22 +92,22 @@ struct PackQ4_K {
 struct PackQ5_K {
   using Block = BlockQ5_K;
   static constexpr Format kFormat = Format::q5_k;
-  static void place(uint8_t* header, uint8_t* lines, int64_t r, const Block* row, int64_t g) {
+  static void place(uint8_t* header, uint8_t* vectors, int64_t r, const Block* row, int64_t g) {
     const Block& b = row[g / kSuper];
-    PackQ4_K<Block>::place_at(header, lines, lines + 320, r, b, (int)(g % kSuper));
-    place_bits(lines + 256, r, 1, b.high, 1, (int)(g % kSuper));
+    PackQ4_K<Block>::place_at(header, vectors, vectors + 320, r, b, (int)(g % kSuper));
+    place_bits(vectors + 256, r, 1, b.high, 1, (int)(g % kSuper));
   }
 };
 
 struct PackQ6_K {
   using Block = BlockQ6_K;
   static constexpr Format kFormat = Format::q6_k;
-  static void place(uint8_t* header, uint8_t* lines, int64_t r, const Block* row, int64_t g) {
+  static void place(uint8_t* header, uint8_t* vectors, int64_t r, const Block* row, int64_t g) {
     const Block& b = row[g / kSuper];
     const int in = (int)(g % kSuper), half = in / 4, k = in % 4;
-    for (int j = 0; j < 4; j++) place_nibbles(lines, r, j, b.low + 64 * half + k % 2 * 32 + 8 * j, k / 2 * 4);
-    place_bits(lines + 256, r, 2, b.high + 32 * half, 2, 2 * k);
-    for (int h = 0; h < 2; h++) lines[384 + 16 * h + r] = (uint8_t)b.scale[2 * in + h];
+    for (int j = 0; j < 4; j++) place_nibbles(vectors, r, j, b.low + 64 * half + k % 2 * 32 + 8 * j, k / 2 * 4);
+    place_bits(vectors + 256, r, 2, b.high + 32 * half, 2, 2 * k);
+    for (int h = 0; h < 2; h++) vectors[384 + 16 * h + r] = (uint8_t)b.scale[2 * in + h];
     if (in == 0) memcpy(header + 2 * r, &b.d, 2);
   }
 };

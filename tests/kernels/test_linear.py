@@ -7,25 +7,25 @@ from ivlite import _C, ops
 
 FORMATS = [f["name"] for f in _C.formats()]
 QUANTIZED = {f["name"] for f in _C.formats() if f["quantized"]}
-# Float kernels differ from the plain double sums by rounding; integer sums are exact, and only their fold is rounded.
+# Float kernels differ from the double sums of ref by rounding; integer sums are exact and rounded once scaled.
 CLOSE = dict(rtol=1e-4, atol=2e-4)
-# Tokens from which a set multiplies by opened weights, in folds of 128 columns; a matrix unit sees 8-bit weights in bf16.
-WIDE_FROM = {"amx": 16, "avx2": 32, "avx512vnni": 48}
+# Tokens from which a set takes the GEMM path: weights unpacked once, k-blocks of 128 columns; AMX takes q8_0 in bf16.
+GEMM_FROM = {"amx": 16, "avx2": 32, "avx512vnni": 48}
 
 
-def opened(fmt, tokens):
-    """Whether the set in use opens weights of that format for so many tokens."""
-    return fmt in QUANTIZED and tokens >= WIDE_FROM.get(_C.isa(), tokens + 1)
+def uses_gemm(fmt, tokens):
+    """Whether the set in use takes the GEMM path for that format and number of tokens."""
+    return fmt in QUANTIZED and tokens >= GEMM_FROM.get(_C.isa(), tokens + 1)
 
 
 def in_bf16(fmt):
-    """Whether the set in use opens weights of that format to bf16."""
+    """Whether the set in use unpacks that format to bf16."""
     return _C.isa() == "amx" and fmt == "q8_0"
 
 
 def close(got, expected, fmt, tokens):
-    """Whether a result is what the plain kernel says, which rounds activations to int8 per 32 columns."""
-    if opened(fmt, tokens):
+    """Whether a result is that of the plain kernel, which quantizes activations to int8 per 32 columns."""
+    if uses_gemm(fmt, tokens):
         return np.abs(got - expected).max() < (0.03 if in_bf16(fmt) else 0.06) * expected.std()
     return np.allclose(got, expected, **CLOSE)
 
@@ -78,7 +78,7 @@ def test_tokens(isa, plainly, guarded, rng, fmt, tokens):
 @pytest.mark.parametrize("rows, cols, tokens", [(1, 33, 16), (130, 600, 17), (129, 96, 47), (40, 520, 1040)])
 @pytest.mark.parametrize("fmt", sorted(QUANTIZED))
 def test_many_tokens_are_the_decoded_matrix_times_x(isa, guarded, rng, fmt, rows, cols, tokens):
-    """Whatever a set rounds activations to, the product is near that of the float activations."""
+    """However a set quantizes activations, the product is near that of float activations."""
     x, matrix, bias = normal(rng, tokens, cols), normal(rng, rows, cols), normal(rng, rows)
     o = ops.get("cpu")
     data = o.encode(fmt, matrix)
@@ -86,12 +86,12 @@ def test_many_tokens_are_the_decoded_matrix_times_x(isa, guarded, rng, fmt, rows
     decoded = _C.decode(fmt, data, rows * padded).reshape(rows, padded)[:, :cols].astype(np.float64)
     got = run(guarded, x, o.weight(fmt, data, (rows, cols)), bias, before=1)
     expected = x.astype(np.float64) @ decoded.T + bias + 1
-    limit = 0.03 if not opened(fmt, tokens) else 0.012 if in_bf16(fmt) else 0.05
+    limit = 0.03 if not uses_gemm(fmt, tokens) else 0.012 if in_bf16(fmt) else 0.05
     assert np.abs(got - expected).max() < limit * expected.std() * (1 if rows > 1 else 3)
 
 
-# Steps of a 127th that an opened weight may be off by (bf16: 1/256 of itself), and the largest code of activations.
-OPENED = {
+# Error of an unpacked weight in steps of absmax / 127 (bf16: 1/256 of itself), and the largest activation code.
+UNPACKED = {
     "amx": lambda fmt: (0.226, 255) if fmt == "q8_0" else (0.52, 127),
     "avx512vnni": lambda fmt: (1e-4 if fmt == "q8_0" else 0.52, 127),
     "avx2": lambda fmt: (0.008, 2047) if fmt == "q8_0" else (0.05, 127),
@@ -100,15 +100,15 @@ OPENED = {
 
 @pytest.mark.parametrize("cols", [128, 96, 600, 1100])
 @pytest.mark.parametrize("fmt", sorted(QUANTIZED))
-@pytest.mark.parametrize("opener", sorted(OPENED))
-def test_opened_weights_and_exact_sums(guarded, rng, opener, fmt, cols):
-    """What a set opens panels to, seen through single columns: the weight, or near it; and its sums, to the last."""
-    if opener not in _C.isas():
+@pytest.mark.parametrize("unpacker", sorted(UNPACKED))
+def test_unpacked_weights_and_exact_sums(guarded, rng, unpacker, fmt, cols):
+    """The weights a set unpacks, read through unit vectors, are near the encoded ones, and its sums of them are exact."""
+    if unpacker not in _C.isas():
         pytest.skip("this processor lacks it")
     before = _C.isa()
-    _C.testing.use_isa(opener)
+    _C.testing.use_isa(unpacker)
     try:
-        off, top = OPENED[opener](fmt)
+        off, top = UNPACKED[unpacker](fmt)
         o, info = ops.get("cpu"), next(f for f in _C.formats() if f["name"] == fmt)
         rows, padded = 35, -(-cols // info["block"]) * info["block"]
         data = o.encode(fmt, normal(rng, rows, cols) * np.exp(normal(rng, rows, cols)))
@@ -116,10 +116,10 @@ def test_opened_weights_and_exact_sums(guarded, rng, opener, fmt, cols):
         w = o.weight(fmt, data, (rows, cols))
         seen = run(guarded, np.eye(cols, dtype=np.float32)[: max(cols, 48)], w).T
         for first in range(0, cols, 128):
-            fold = slice(first, first + 128)
+            block = slice(first, first + 128)
             # The largest code that a scale could have stood for may be twice the largest that there is.
-            step = 2.2 * np.abs(weights[:, fold]).max(1, keepdims=True) / 127
-            assert (np.abs(seen[:, fold] - weights[:, fold]) <= off * step).all()
+            step = 2.2 * np.abs(weights[:, block]).max(1, keepdims=True) / 127
+            assert (np.abs(seen[:, block] - weights[:, block]) <= off * step).all()
         x = rng.integers(-top, top + 1, (50, cols)).astype(np.float32)
         x[:, ::128] = top  # a scale of one
         assert np.allclose(
@@ -132,7 +132,7 @@ def test_opened_weights_and_exact_sums(guarded, rng, opener, fmt, cols):
 @pytest.mark.skipif("amx" not in _C.isas(), reason="this processor lacks it")
 @pytest.mark.parametrize("rows, cols, tokens", [(1, 32, 48), (290, 640, 530), (40, 1300, 65), (512, 256, 64)])
 @pytest.mark.parametrize("fmt", sorted(QUANTIZED - {"q8_0"}))
-def test_tiles_of_bytes_make_the_sums_of_vectors(guarded, rng, fmt, rows, cols, tokens):
+def test_int8_tiles_give_the_sums_of_vnni(guarded, rng, fmt, rows, cols, tokens):
     x, w = normal(rng, tokens, cols), weight(fmt, normal(rng, rows, cols))
     before, results = _C.isa(), {}
     for name in ("amx", "avx512vnni"):

@@ -1,4 +1,4 @@
-// The kernels of AVX-512 VNNI, and matrix tiles (AMX) for many tokens: of bytes, or of bf16 with sums in float.
+// The kernels of AMX: those of AVX-512 VNNI, and matrix tiles for many tokens, in int8 or in bf16 with float sums.
 #include "kernels/table.h"
 #include "kernels/cpu/vec/avx512.h"
 
@@ -26,10 +26,10 @@ namespace ivlite {
 
 void init_amx(KernelTable& t) {
   init_shared(t);
-  init_int512(t);
+  init_int8_avx512(t);
   init_attention_int(t);
-  init_amx_linear(t);
-  init_amx_folds(t);
+  init_amx_bf16(t);
+  init_amx_int8(t);
   init_amx_attention(t);
   t.matrix_peak = matrix_peak;
 }

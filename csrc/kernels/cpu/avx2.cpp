@@ -1,4 +1,4 @@
-// The kernels of AVX2 + FMA + F16C, and what its integer linear layers multiply with.
+// The kernels of AVX2 + FMA + F16C, and the integer product of its linear layers.
 #include "kernels/table.h"
 #include "kernels/cpu/vec/avx2.h"
 
@@ -13,9 +13,9 @@
 namespace ivlite {
 namespace {
 
-// Pairs of products in 16 bits: a pair is at most 2 x 127 x the largest code, and as many pairs are added as fit.
-// maddubs wants one unsigned operand: of signed weights it takes |w|, and the token takes w's sign.
-struct Pairs {
+// maddubs: pairs of products in int16. A pair is at most 2 x 127 x the largest code, and as many pairs are added as fit.
+// It wants one unsigned operand: for signed weights it takes |w|, and the activation gets w's sign.
+struct Maddubs {
   static constexpr bool kSignedQ8 = true;
   static constexpr int run(int max) { return max == 255 ? 1 : 32767 / (2 * 127 * max); }
   static __m256i start() { return _mm256_setzero_si256(); }
@@ -37,8 +37,8 @@ namespace ivlite {
 
 void init_avx2(KernelTable& t) {
   init_shared(t);
-  init_int256<Pairs>(t);
-  init_opened256(t);
+  init_int8_avx2<Maddubs>(t);
+  init_unpack_avx2(t);
   t.latent_attention[(int)CacheKind::q8] = latent_words;
 }
 

@@ -1,4 +1,4 @@
-// The kernels of AVX-512 with VNNI, and the integer linear layers of this instruction set.
+// The kernels of AVX-512 VNNI.
 #include "kernels/table.h"
 #include "kernels/cpu/vec/avx512.h"
 
@@ -22,8 +22,8 @@ namespace ivlite {
 
 void init_avx512vnni(KernelTable& t) {
   init_shared(t);
-  init_int512(t);
-  init_opened512(t);
+  init_int8_avx512(t);
+  init_unpack_avx512(t);
   init_attention_int(t);
 }
 

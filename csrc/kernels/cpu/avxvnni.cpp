@@ -1,5 +1,4 @@
-// The kernels of AVX2 with the 256-bit form of VNNI: AVX2's but for opened panels, and integer linear layers of one instruction
-// per product.
+// The kernels of AVX-VNNI: those of AVX2 without the GEMM path, and dpbusd as the integer product.
 #include "kernels/table.h"
 #include "kernels/cpu/vec/avx2.h"
 
@@ -14,7 +13,7 @@
 namespace ivlite {
 namespace {
 
-struct Quads {
+struct Dpbusd {
   static constexpr bool kSignedQ8 = false;
   static constexpr int run(int) { return 8; }
   static __m256i start() { return _mm256_setzero_si256(); }
@@ -25,7 +24,7 @@ struct Quads {
   static __m256i widen(__m256i sum) { return sum; }
 };
 
-uint64_t quads_peak(int64_t iterations) {
+uint64_t dpbusd_peak(int64_t iterations) {
   constexpr int kSums = 10, kMacs = 32;
   __m256i sum[kSums], a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(-2);
 #pragma GCC unroll 10
@@ -44,9 +43,9 @@ uint64_t quads_peak(int64_t iterations) {
 
 void init_avxvnni(KernelTable& t) {
   init_shared(t);
-  init_int256<Quads>(t);
+  init_int8_avx2<Dpbusd>(t);
   t.latent_attention[(int)CacheKind::q8] = latent_words;
-  t.int8_peak = quads_peak;
+  t.int8_peak = dpbusd_peak;
 }
 
 }  // namespace ivlite

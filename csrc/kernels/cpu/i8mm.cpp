@@ -1,8 +1,8 @@
-// The kernels of ARM with 8-bit matrix products: Advanced SIMD's, and integer linear layers of many tokens by `smmla`.
+// The kernels of ARM with int8 matrix products (i8mm): those of NEON, and `smmla` in linear layers of many tokens.
 //
-// It multiplies 2 rows x 8 columns by 2 tokens x 8 columns, twice the products of `sdot`. Panels have 4 columns side by side,
-// so two lines must be zipped into one, which costs as much as it saves for a few tokens: it is done as panels are opened,
-// once for many. Then a token takes 36 instructions of the vector pipes per group of q4_0 where `sdot` takes 49.
+// It multiplies 2 rows x 8 columns by 2 tokens x 8 columns, twice the products of `sdot`. Panels have 4 columns side by side, so
+// two quads must be zipped into one, which costs as much as it saves for a few tokens: it is done once, when panels are unpacked.
+// Then a token takes 36 vector instructions per group of q4_0 where `sdot` takes 49.
 #include "kernels/table.h"
 #include "kernels/cpu/vec/neon.h"
 
@@ -14,7 +14,7 @@ namespace ivlite {
 namespace {
 
 // Two tokens x one panel. A register of sums holds rows 2 v and 2 v + 1: (row, token), (row, next), (next row, token), ...
-template <class Lines>
+template <class Codes>
 struct PairTile {
   static int8x16_t codes(const uint8_t* w, int c, int v) { return vld1q_s8((const int8_t*)w + 128 * c + 16 * v); }
 
@@ -23,7 +23,7 @@ struct PairTile {
 #pragma GCC unroll 4
     for (int v = 0; v < 8; v += 2) {
       int8x16_t a = codes(w, c, v), b = codes(w, c, v + 1);
-      asm("" : "+w"(a), "+w"(b));  // both are here: one instruction loads them
+      asm("" : "+w"(a), "+w"(b));  // one instruction loads both
       s[v] = vmmlaq_s32(s[v], a, x);
       s[v + 1] = vmmlaq_s32(s[v + 1], b, x);
     }
@@ -31,7 +31,7 @@ struct PairTile {
 
   static vec::V pair(const float* x, int64_t t, int64_t u) { return vzip1q_f32(vec::set1(x[t]), vec::set1(x[u])); }
 
-  static void fold(vec::V (&acc)[8], int32x4_t (&s)[8], const float* scale, vec::V xs) {
+  static void block(vec::V (&acc)[8], int32x4_t (&s)[8], const float* scale, vec::V xs) {
 #pragma GCC unroll 8
     for (int v = 0; v < 8; v++) {
       acc[v] = vec::fma(vcvtq_f32_s32(s[v]), vec::mul(vec::load(scale + 4 * v), xs), acc[v]);
@@ -47,14 +47,14 @@ struct PairTile {
     int32x4_t s[8] = {};
     columns(s, w, 0, vreinterpretq_s8_s64(vzip1q_s64(a0, b0)));
     columns(s, w, 1, vreinterpretq_s8_s64(vzip2q_s64(a0, b0)));
-    if (Lines::kHalves == 2) fold(acc, s, Lines::floats(w, 0), xs);
+    if (Codes::kHalves == 2) block(acc, s, Codes::floats(w, 0), xs);
     columns(s, w, 2, vreinterpretq_s8_s64(vzip1q_s64(a1, b1)));
     columns(s, w, 3, vreinterpretq_s8_s64(vzip2q_s64(a1, b1)));
-    fold(acc, s, Lines::floats(w, Lines::kHalves - 1), xs);
-    if (!Lines::kLows) return;
+    block(acc, s, Codes::floats(w, Codes::kHalves - 1), xs);
+    if (!Codes::kMins) return;
     const vec::V shift = pair(q.shift, t, u);
 #pragma GCC unroll 8
-    for (int v = 0; v < 8; v++) acc[v] = vec::fnma(vec::load(Lines::floats(w, Lines::kHalves) + 4 * v), shift, acc[v]);
+    for (int v = 0; v < 8; v++) acc[v] = vec::fnma(vec::load(Codes::floats(w, Codes::kHalves) + 4 * v), shift, acc[v]);
   }
 
   // n groups from g on of tokens t and u, added to sums at `to`.
@@ -64,24 +64,24 @@ struct PairTile {
     vec::V acc[8];
 #pragma GCC unroll 8
     for (int v = 0; v < 8; v++) acc[v] = vec::load(to + 4 * v);
-    for (int64_t i = 0; i < n; i++, w += Lines::kBytes)
+    for (int64_t i = 0; i < n; i++, w += Codes::kBytes)
       group(acc, w, q, a + i * kGroup, b + i * kGroup, t * groups + g + i, u * groups + g + i);
 #pragma GCC unroll 8
     for (int v = 0; v < 8; v++) vec::store(to + 4 * v, acc[v]);
   }
 
-  // Tokens [t, t + tokens); the last of an odd number is its own neighbour.
+  // Tokens [t, t + tokens); the last of an odd number is paired with itself.
   static void run_all(float* acc, const QuantRows& q, const uint8_t*, const uint8_t* w, int64_t g, int64_t n, int64_t t, int64_t tokens) {
     for (int64_t i = 0; i < tokens; i += 2) run(acc + i * kPanel, q, w, g, n, t + i, i + 1 < tokens ? t + i + 1 : t + i);
   }
 };
 
-// Registers of 2 rows x 8 columns, 8 to a run of 8 columns; floats as the sums lie.
+// Registers of 2 rows x 8 columns, 8 for 8 columns; floats in the order of the sums.
 struct Pairs {
-  template <class Lines>
-  using Tile = PairTile<Lines>;
+  template <class Codes>
+  using Tile = PairTile<Codes>;
   static constexpr int kRow = 2 * kPanel;
-  static constexpr int64_t kFrom = 6;  // tokens from which opening pays: by instructions from 4 (q6_k) to 8 (q8_0)
+  static constexpr int64_t kFrom = 6;  // tokens from which unpacking pays, by instruction counts: from 4 (q6_k) to 8 (q8_0)
   static void put(uint8_t* to, int v, int8x16_t a, int8x16_t b) {
     const int32x4_t x = vreinterpretq_s32_s8(a), y = vreinterpretq_s32_s8(b);
     vst1q_s8((int8_t*)to + 32 * v, vreinterpretq_s8_s32(vzip1q_s32(x, y)));
@@ -109,7 +109,7 @@ inline vec::I matrix_step(vec::I acc, vec::I a, vec::I b) { return vmmlaq_s32(ac
 
 void init_i8mm(KernelTable& t) {
   init_shared(t);
-  init_int_neon<Pairs>(t);
+  init_int8_neon<Pairs>(t);
   t.int8_peak = steps_peak<32, matrix_step>;
 }
 

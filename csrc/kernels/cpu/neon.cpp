@@ -10,7 +10,7 @@ namespace ivlite {
 
 void init_neon(KernelTable& t) {
   init_shared(t);
-  init_int_neon<Dots>(t);
+  init_int8_neon<Dots>(t);
 }
 
 }  // namespace ivlite

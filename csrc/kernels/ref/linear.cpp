@@ -41,9 +41,9 @@ void linear_float(const LinearArgs& a, int64_t p0, int64_t p1) {
   }
 }
 
-// How codes and scales are read from a panel: weight = scale code - low. `in` is a half of a group, 16 columns.
-int nibble(const uint8_t* lines, int r, int k) {
-  const uint8_t byte = lines[64 * (k / 8) + 4 * r + k % 4];
+// How codes and scales are read from a panel: weight = scale code - min. `in` is a half of a group, 16 columns.
+int nibble(const uint8_t* vectors, int r, int k) {
+  const uint8_t byte = vectors[64 * (k / 8) + 4 * r + k % 4];
   return k % 8 < 4 ? byte & 15 : byte >> 4;
 }
 float half_at(const uint8_t* p, int r) {
@@ -54,43 +54,44 @@ float half_at(const uint8_t* p, int r) {
 
 struct ReadQ8_0 {
   static constexpr Format kFormat = Format::q8_0;
-  static int code(const uint8_t* lines, int r, int k) { return (int8_t)lines[64 * (k / 4) + 4 * r + k % 4]; }
+  static int code(const uint8_t* vectors, int r, int k) { return (int8_t)vectors[64 * (k / 4) + 4 * r + k % 4]; }
   static double scale(const uint8_t*, const uint8_t* scales, int r, int) { return half_at(scales, r); }
-  static double low(const uint8_t*, const uint8_t*, int) { return 0; }
+  static double min(const uint8_t*, const uint8_t*, int) { return 0; }
 };
 struct ReadQ4_0 : ReadQ8_0 {
   static constexpr Format kFormat = Format::q4_0;
-  static int code(const uint8_t* lines, int r, int k) { return nibble(lines, r, k) - 8; }
+  static int code(const uint8_t* vectors, int r, int k) { return nibble(vectors, r, k) - 8; }
 };
 struct ReadQ4_K {
   static constexpr Format kFormat = Format::q4_k;
-  static int code(const uint8_t* lines, int r, int k) { return nibble(lines, r, k); }
+  static int code(const uint8_t* vectors, int r, int k) { return nibble(vectors, r, k); }
   static double scale(const uint8_t* header, const uint8_t* scales, int r, int) { return half_at(header, r) * scales[r]; }
-  static double low(const uint8_t* header, const uint8_t* scales, int r) { return half_at(header + 32, r) * scales[16 + r]; }
+  static double min(const uint8_t* header, const uint8_t* scales, int r) { return half_at(header + 32, r) * scales[16 + r]; }
 };
 struct ReadQ5_K : ReadQ4_K {
   static constexpr Format kFormat = Format::q5_k;
-  static int code(const uint8_t* lines, int r, int k) { return nibble(lines, r, k) | (lines[256 + 4 * r + k % 4] >> k / 4 & 1) << 4; }
+  static int code(const uint8_t* vectors, int r, int k) { return nibble(vectors, r, k) | (vectors[256 + 4 * r + k % 4] >> k / 4 & 1) << 4; }
 };
 struct ReadQ6_K {
   static constexpr Format kFormat = Format::q6_k;
-  static int code(const uint8_t* lines, int r, int k) {
-    return (nibble(lines, r, k) | (lines[256 + 64 * (k / 16) + 4 * r + k % 4] >> k / 4 % 4 * 2 & 3) << 4) - 32;
+  static int code(const uint8_t* vectors, int r, int k) {
+    return (nibble(vectors, r, k) | (vectors[256 + 64 * (k / 16) + 4 * r + k % 4] >> k / 4 % 4 * 2 & 3) << 4) - 32;
   }
   static double scale(const uint8_t* header, const uint8_t* scales, int r, int in) {
     return half_at(header, r) * (int8_t)scales[16 * in + r];
   }
-  static double low(const uint8_t*, const uint8_t*, int) { return 0; }
+  static double min(const uint8_t*, const uint8_t*, int) { return 0; }
 };
 
 // One group of one row times one token, without the token's scale.
 template <class Read>
 double group_dot(const uint8_t* panel, int64_t g, int r, const int8_t* x, int32_t sum) {
   constexpr PanelLayout layout = panel_layout(Read::kFormat);
-  const uint8_t *header = panel + g / kSuper * layout.super(), *lines = panel + group_at(layout, g), *scales = lines + 64 * layout.vectors;
+  const uint8_t *header = panel + g / kSuper * layout.super(), *vectors = panel + group_at(layout, g),
+                *scales = vectors + 64 * layout.vectors;
   int32_t dot[2] = {};
-  for (int k = 0; k < kGroup; k++) dot[k / 16] += Read::code(lines, r, k) * x[k];
-  return dot[0] * Read::scale(header, scales, r, 0) + dot[1] * Read::scale(header, scales, r, 1) - sum * Read::low(header, scales, r);
+  for (int k = 0; k < kGroup; k++) dot[k / 16] += Read::code(vectors, r, k) * x[k];
+  return dot[0] * Read::scale(header, scales, r, 0) + dot[1] * Read::scale(header, scales, r, 1) - sum * Read::min(header, scales, r);
 }
 
 template <class Read>

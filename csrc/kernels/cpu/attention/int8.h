@@ -1,5 +1,5 @@
-// Attention in integers by 512-bit VNNI, both products. Queries are lanes of the scores: they are the opened panels of
-// linear/kblock.h, keys its records. Of the sums queries are rows, value columns lanes, and what is contracted are keys: weights
+// Attention in integers by 512-bit VNNI, both products. Queries are lanes of the scores: they are the unpacked panels of
+// linear/kblock.h, keys its acts. Of the sums queries are rows, value columns lanes, and what is contracted are keys: weights
 // become bytes, and four rows of values are interleaved where they meet them. Rotated parts, whose ranges bytes would not
 // do justice, are multiplied as floats.
 #pragma once
@@ -24,7 +24,7 @@ struct IntWeights {
   int64_t columns;
 };
 
-// Takes room from scratch, a cache line's multiple each time.
+// Takes room from scratch, a cache quad's multiple each time.
 struct Room {
   float* at;
   float* floats(int64_t n) {
@@ -35,25 +35,26 @@ struct Room {
   uint8_t* bytes(int64_t n) { return (uint8_t*)floats((n + 3) / 4); }
 };
 
-// A query as lane `lane` of an opened panel: codes under a scale per fold.
+// A query as lane `lane` of an unpacked panel: codes under a scale per block.
 inline void open_lane(uint8_t* to, int lane, const float* x, int64_t n, float factor) {
-  for (int64_t f = 0; f < folds_of(n); f++, to += kFoldBytes) {
-    alignas(64) float fold[kBlockK];
+  for (int64_t kb = 0; kb < k_blocks(n); kb++, to += kUnpackedBytes) {
+    alignas(64) float block[kBlockK];
     alignas(64) int8_t codes[kBlockK];
     vec::V top = vec::zero();
     for (int i = 0; i < kBlockK; i += vec::kLanes) {
-      const int64_t left = n - f * kBlockK - i;
-      const vec::V v = left > 0 ? vec::load_n(x + f * kBlockK + i, left < vec::kLanes ? (int)left : vec::kLanes) : vec::zero();
-      vec::store(fold + i, v);
+      const int64_t left = n - kb * kBlockK - i;
+      const vec::V v = left > 0 ? vec::load_n(x + kb * kBlockK + i, left < vec::kLanes ? (int)left : vec::kLanes) : vec::zero();
+      vec::store(block + i, v);
       top = vec::max(vec::abs(v), top);
     }
     const float peak = vec::max_lane(top);
     const vec::V inverse = vec::set1(peak > 0 ? 127 / peak : 0);
     vec::V sum = vec::zero();
-    for (int i = 0; i < kBlockK; i += vec::kLanes) sum = vec::add(sum, vec::store_codes(codes + i, vec::mul(vec::load(fold + i), inverse)));
-    for (int64_t j = 0; j < kFoldLines; j++) memcpy(to + 64 * j + 4 * lane, codes + 4 * j, 4);
-    ((float*)(to + 64 * kFoldLines))[lane] = factor * peak / 127;
-    ((int32_t*)(to + 64 * (kFoldLines + 1)))[lane] = -128 * (int32_t)vec::sum(sum);
+    for (int i = 0; i < kBlockK; i += vec::kLanes)
+      sum = vec::add(sum, vec::store_codes(codes + i, vec::mul(vec::load(block + i), inverse)));
+    for (int64_t j = 0; j < kBlockQuads; j++) memcpy(to + 64 * j + 4 * lane, codes + 4 * j, 4);
+    ((float*)(to + 64 * kBlockQuads))[lane] = factor * peak / 127;
+    ((int32_t*)(to + 64 * (kBlockQuads + 1)))[lane] = -128 * (int32_t)vec::sum(sum);
   }
 }
 
@@ -106,12 +107,12 @@ inline void weigh_columns(const IntWeights& b, const uint8_t* v, int64_t h, int6
     for (int j = 0; j < V; j++) s[i][j] = _mm512_setzero_si512();
   const uint32_t* p = b.p + h;
   for (int64_t t = 0; t < n; t += 4, p += 16 * P, v += 256) {
-    __m512i line[V];
-    for (int j = 0; j < V; j++) line[j] = load_line(v + 64 * j);
+    __m512i quad[V];
+    for (int j = 0; j < V; j++) quad[j] = load_quad(v + 64 * j);
 #pragma GCC unroll 4
     for (int i = 0; i < T; i++) {
       const __m512i weights = _mm512_set1_epi32((int)p[i]);
-      for (int j = 0; j < V; j++) s[i][j] = _mm512_dpbusd_epi32(s[i][j], weights, line[j]);
+      for (int j = 0; j < V; j++) s[i][j] = _mm512_dpbusd_epi32(s[i][j], weights, quad[j]);
     }
   }
   for (int i = 0; i < T; i++) {
@@ -146,27 +147,27 @@ inline void straighten(float* out, const float* sums, int64_t columns, float fac
 constexpr int64_t kIntQueries = 512, kIntLanes = 32;
 
 struct AttentionInt {
-  IntWeights w;      // of all queries but for s and p, which serve 32 at a time
-  uint8_t* q;        // opened panels of queries, (panels, folds)
-  float* q2;         // (queries / 32, d2, 32)
-  float* mean;       // of all keys: taken from each, it adds the same to all scores of a query and spares the codes' range
-  uint8_t* records;  // of a block's keys
-  float* k2;         // (keys, ldr)
-  int8_t* rows;      // of a block's values, (keys, columns), and their scales
+  IntWeights w;   // of all queries but for s and p, which serve 32 at a time
+  uint8_t* q;     // unpacked panels of queries, (panels, blocks)
+  float* q2;      // (queries / 32, d2, 32)
+  float* mean;    // of all keys: taken from each, it adds the same to all scores of a query and spares the codes' range
+  uint8_t* acts;  // of a block's keys
+  float* k2;      // (keys, ldr)
+  int8_t* rows;   // of a block's values, (keys, columns), and their scales
   float* scale;
   uint8_t* v;  // interleaved, (columns / 64, keys / 4, 4, 64)
-  int64_t folds, ldr;
+  int64_t blocks, ldr;
 
-  AttentionInt(const AttentionArgs& a) : folds(folds_of(a.d)), ldr(odd_lines(a.d2)) {
+  AttentionInt(const AttentionArgs& a) : blocks(k_blocks(a.d)), ldr(odd_lines(a.d2)) {
     Room room{a.scratch};
     w.columns = interleaved_columns(a.dv);
     w.s = room.floats(kIntKeys * kIntLanes), w.p = (uint32_t*)room.floats(kIntKeys / 4 * kIntLanes);
     w.top = room.floats(kIntQueries), w.total = room.floats(kIntQueries);
     w.shrink = room.floats(kIntLanes), w.unit = room.floats(kIntLanes);
     w.sums = room.floats(kIntQueries * w.columns);
-    q = room.bytes(kIntQueries / 16 * folds * kFoldBytes), q2 = room.floats(kIntQueries * a.d2);
-    mean = room.floats(2 * folds * kBlockK);  // and one key less it
-    records = room.bytes(kIntKeys * record_bytes<OffsetRecord>(folds)), k2 = room.floats(a.d2 ? kIntKeys * ldr : 0);
+    q = room.bytes(kIntQueries / 16 * blocks * kUnpackedBytes), q2 = room.floats(kIntQueries * a.d2);
+    mean = room.floats(2 * blocks * kBlockK);  // and one key less it
+    acts = room.bytes(kIntKeys * act_bytes<ActBlockU8>(blocks)), k2 = room.floats(a.d2 ? kIntKeys * ldr : 0);
     rows = (int8_t*)room.bytes(kIntKeys * w.columns), scale = room.floats(kIntKeys), v = room.bytes(kIntKeys * w.columns);
   }
 };
@@ -180,13 +181,13 @@ inline void mean_key(float* mean, const AttentionArgs& a) {
 
 // Keys and values [s, s + n) as a block.
 inline void int_block(const AttentionArgs& a, const AttentionInt& b, int64_t s, int64_t n) {
-  float* centred = b.mean + b.folds * kBlockK;
+  float* centred = b.mean + b.blocks * kBlockK;
   for (int64_t t = 0; t < n; t++) {
-    uint8_t* record = b.records + t * record_bytes<OffsetRecord>(b.folds);
+    uint8_t* act = b.acts + t * act_bytes<ActBlockU8>(b.blocks);
     for (int64_t j = 0; j < a.d; j++) centred[j] = a.k[(s + t) * a.ld_k + j] - b.mean[j];
-    for (int64_t f = 0; f < b.folds; f++) {
-      const float scale = round_offset_fold(record + f * kBlockK, centred + f * kBlockK, a.d - f * kBlockK);
-      memcpy(record + b.folds * kBlockK + 4 * f, &scale, 4);
+    for (int64_t kb = 0; kb < b.blocks; kb++) {
+      const float scale = quantize_block_u8(act + kb * kBlockK, centred + kb * kBlockK, a.d - kb * kBlockK);
+      memcpy(act + b.blocks * kBlockK + 4 * kb, &scale, 4);
     }
     if (a.d2) memcpy(b.k2 + t * b.ldr, a.k2 + (s + t) * a.ld_k2, (size_t)a.d2 * 4);
     b.scale[t] = narrow_codes(b.rows + t * b.w.columns, a.v + (s + t) * a.ld_v, a.dv);
@@ -197,12 +198,12 @@ inline void int_block(const AttentionArgs& a, const AttentionInt& b, int64_t s, 
 
 // 32 queries from `lane` of the block on, which see keys up to ahead + (0..31) of n when masked.
 inline void int_lanes(const AttentionArgs& a, const AttentionInt& b, int64_t lane, int64_t count, int64_t n, bool masked, int64_t ahead) {
-  const int64_t panel = b.folds * kFoldBytes;
+  const int64_t panel = b.blocks * kUnpackedBytes;
   IntWeights w = b.w;
   w.top += lane, w.total += lane, w.sums += lane * w.columns;
   if (a.d2) product<true>(n, w.s, kIntLanes, kIntLanes, FromZero{}, b.k2, b.ldr, b.q2 + lane * a.d2, kTileLanes, a.d2);
-  const Folds of{b.q + lane / 16 * panel, panel, b.folds, (a.d - (b.folds - 1) * kBlockK + 3) / 4};
-  (of.lines < kFoldLines ? fold_tokens<FoldTile<false>, 2> : fold_tokens<FoldTile<true>, 2>)(w.s, a.d2 == 0, of, b.records, n);
+  const KBlocks of{b.q + lane / 16 * panel, panel, b.blocks, (a.d - (b.blocks - 1) * kBlockK + 3) / 4};
+  (of.quads < kBlockQuads ? multiply_tokens<VnniTile<false>, 2> : multiply_tokens<VnniTile<true>, 2>)(w.s, a.d2 == 0, of, b.acts, n);
   for (int64_t j = 0; j < kIntLanes; j += 16) {
     for (int64_t t = 0; masked && t < n; t++) {
       float* s = w.s + t * kIntLanes + j;
@@ -215,7 +216,7 @@ inline void int_lanes(const AttentionArgs& a, const AttentionInt& b, int64_t lan
 
 // Queries [i, i + count).
 inline void attention_int_block(const AttentionArgs& a, const AttentionInt& b, int64_t i, int64_t count) {
-  const int64_t panel = b.folds * kFoldBytes, lanes = (count + kIntLanes - 1) / kIntLanes * kIntLanes;
+  const int64_t panel = b.blocks * kUnpackedBytes, lanes = (count + kIntLanes - 1) / kIntLanes * kIntLanes;
   memset(b.q, 0, (size_t)(lanes / 16 * panel));
   for (int64_t j = 0; j < count; j++) open_lane(b.q + j / 16 * panel, (int)(j % 16), a.q + (i + j) * a.ld_q, a.d, a.scale * kPowers);
   fill(b.q2, lanes * a.d2, 0);

@@ -7,21 +7,21 @@ namespace {
 // Group `at` of all: x has n real columns (1..kGroup), the rest are zeros.
 inline void quantize_group(const QuantRows& out, int64_t at, const float* x, int64_t n) {
   constexpr int kVectors = kGroup / vec::kLanes;
-  vec::V v[kVectors], top = vec::zero();
+  vec::V v[kVectors], largest = vec::zero();
   for (int i = 0; i < kVectors; i++) {
     const int64_t left = n - i * vec::kLanes;
     v[i] = left > 0 ? vec::load_n(x + i * vec::kLanes, left < vec::kLanes ? (int)left : vec::kLanes) : vec::zero();
-    top = vec::max(vec::abs(v[i]), top);
+    largest = vec::max(vec::abs(v[i]), largest);
   }
-  const float peak = vec::max_lane(top);
-  const vec::V inverse = vec::set1(peak > 0 ? 127 / peak : 0);
+  const float absmax = vec::max_lane(largest);
+  const vec::V inverse = vec::set1(absmax > 0 ? 127 / absmax : 0);
   vec::V sum[2] = {vec::zero(), vec::zero()};  // of whole numbers: exact
   for (int i = 0; i < kVectors; i++) {
     vec::V& half = sum[2 * i / kVectors];
     half = vec::add(half, vec::store_codes(out.q + at * kGroup + i * vec::kLanes, vec::mul(v[i], inverse)));
   }
   const float first = vec::sum(sum[0]), second = vec::sum(sum[1]);
-  out.scale[at] = peak / 127;
+  out.scale[at] = absmax / 127;
   out.sum[at] = (int32_t)(first + second);
   out.halves[2 * at] = (int32_t)first, out.halves[2 * at + 1] = (int32_t)second;
   out.shift[at] = out.scale[at] * (first + second);

@@ -25,11 +25,11 @@ inline void widen_codes(float* y, const int8_t* x, float scale, int64_t n) {
 
 // Codes of absmax / 127, which is returned.
 inline float narrow_codes(int8_t* y, const float* x, int64_t n) {
-  vec::V top = vec::zero();
+  vec::V largest = vec::zero();
   for (int64_t i = 0; i < n; i += vec::kLanes)
-    top = vec::max(vec::abs(vec::load_n(x + i, n - i < vec::kLanes ? (int)(n - i) : vec::kLanes)), top);
-  const float peak = vec::max_lane(top);
-  const vec::V inverse = vec::set1(peak > 0 ? 127 / peak : 0);
+    largest = vec::max(vec::abs(vec::load_n(x + i, n - i < vec::kLanes ? (int)(n - i) : vec::kLanes)), largest);
+  const float absmax = vec::max_lane(largest);
+  const vec::V inverse = vec::set1(absmax > 0 ? 127 / absmax : 0);
   int64_t i = 0;
   for (; i + vec::kLanes <= n; i += vec::kLanes) vec::store_codes(y + i, vec::mul(vec::load(x + i), inverse));
   if (i < n) {
@@ -37,7 +37,7 @@ inline float narrow_codes(int8_t* y, const float* x, int64_t n) {
     vec::store_codes(codes, vec::mul(vec::load_n(x + i, (int)(n - i)), inverse));
     memcpy(y + i, codes, (size_t)(n - i));
   }
-  return peak / 127;
+  return absmax / 127;
 }
 
 struct CacheF32 {

@@ -44,8 +44,8 @@ __attribute__((noinline)) void word_sums(__m256i* sums, const uint8_t* line, int
   for (int i = 0; i < T; i++) s[i][0] = s[i][1] = _mm256_setzero_si256();
   for (; n >= 8; n -= 8, line += 512, x.advance(8 * kStep))
 #pragma GCC unroll 8
-    for (int j = 0; j < 8; j++) multiply_words<T>(s, line + 64 * j, x, j * kStep);
-  for (; n > 0; n--, line += 64, x.advance(kStep)) multiply_words<T>(s, line, x, 0);
+    for (int j = 0; j < 8; j++) multiply_int16<T>(s, line + 64 * j, x, j * kStep);
+  for (; n > 0; n--, line += 64, x.advance(kStep)) multiply_int16<T>(s, line, x, 0);
 #pragma GCC unroll 8
   for (int i = 0; i < T; i++)
     for (int side = 0; side < 2; side++) sums[2 * i + side] = s[i][side];
@@ -87,7 +87,7 @@ inline void word_scores(const LatentArgs& a, const LatentWords& b, int64_t t, in
     __m256i sums[T][2];
     word_sums<T, 4>(sums[0], b.q + h / 16 * b.pairs * 64, b.pairs, b.c, 4 * b.pairs);
     for (int i = 0; i < T; i++)
-      add_fold(b.s + (t + i) * kHeadGroup + h, false, sums[i], (const uint8_t*)(b.unit + h), (const uint8_t*)(a.cache.scale + s + i));
+      add_block(b.s + (t + i) * kHeadGroup + h, false, sums[i], (const uint8_t*)(b.unit + h), (const uint8_t*)(a.cache.scale + s + i));
   }
 }
 

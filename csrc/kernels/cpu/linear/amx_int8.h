@@ -1,51 +1,51 @@
-// Linear layers of many tokens on tiles of bytes: panels are opened and activations rounded as for 512-bit VNNI
-// (unpack_avx512.h), and the sums are the same to the last bit. A product of bytes takes as long as one of half as many bf16.
+// The GEMM path of 4 to 6-bit weights on AMX: panels are unpacked and activations quantized as for AVX-512 VNNI
+// (unpack_avx512.h), and the results are bit-identical. An int8 tile product takes as long as a bf16 one of half the columns.
 #pragma once
 #include "kernels/cpu/vec/amx_tile.h"
 
 namespace ivlite {
 namespace {
 
-constexpr int64_t kFoldPanels = 16, kTileFolds = 4;   // opened together: 136 KB
-constexpr int64_t kFoldTokens = 512;                  // sums of these and kFoldPanels stay in L2
+constexpr int64_t kGemmPanels = 16, kGemmBlocks = 4;  // unpacked together: 136 KB
+constexpr int64_t kGemmTokens = 512;                  // sums of these and kGemmPanels stay in L2
 constexpr int64_t kCodesBytes = kTileSide * kBlockK;  // of 16 tokens: two tiles
 constexpr int64_t kSums = kTileSide * kTileSide;
 
 // Codes of 16 tokens x kBlockK columns are two tiles: (t, k) goes to byte
-// ((t / 16) folds + k / 128) 2048 + k % 128 / 64 1024 + (t % 16) 64 + k % 64. Behind them all, 16 scales for each two tiles.
-void round_fold_tiles(uint16_t* out, int64_t tokens, int64_t cols, const Part& p) {
-  const int64_t folds = folds_of(cols), tiles = (tokens + kTileSide - 1) / kTileSide,
-                whole = (p.t1 + kTileSide - 1) / kTileSide * kTileSide;
+// ((t / 16) blocks + k / 128) 2048 + k % 128 / 64 1024 + (t % 16) 64 + k % 64. After all codes, 16 scales for each two tiles.
+void quantize_tiles(uint16_t* out, int64_t tokens, int64_t cols, const Part& p) {
+  const int64_t blocks = k_blocks(cols), tiles = (tokens + kTileSide - 1) / kTileSide,
+                padded = (p.t1 + kTileSide - 1) / kTileSide * kTileSide;
   uint8_t* codes = (uint8_t*)out;
-  float* scales = (float*)(codes + tiles * folds * kCodesBytes);
-  for (int64_t t = p.t0; t < whole; t++)
-    for (int64_t f = p.c0 / kBlockK; f * kBlockK < p.c1; f++) {
-      const int64_t at = t / kTileSide * folds + f, left = t < tokens ? p.c1 - f * kBlockK : 0;
+  float* scales = (float*)(codes + tiles * blocks * kCodesBytes);
+  for (int64_t t = p.t0; t < padded; t++)
+    for (int64_t kb = p.c0 / kBlockK; kb * kBlockK < p.c1; kb++) {
+      const int64_t at = t / kTileSide * blocks + kb, left = t < tokens ? p.c1 - kb * kBlockK : 0;
       alignas(64) int8_t row[kBlockK];
-      scales[at * kTileSide + t % kTileSide] = round_fold(row, p.x + t * p.ldx + f * kBlockK - p.c0, left < kBlockK ? left : kBlockK);
+      scales[at * kTileSide + t % kTileSide] = quantize_block(row, p.x + t * p.ldx + kb * kBlockK - p.c0, left < kBlockK ? left : kBlockK);
       uint8_t* to = codes + at * kCodesBytes + t % kTileSide * 64;
       _mm512_store_si512(to, _mm512_load_si512(row));
       _mm512_store_si512(to + 1024, _mm512_load_si512(row + 64));
     }
 }
 
-// What is multiplied: one fold of kA tiles of tokens and of kB panels.
-struct TileFold {
+// The operands of one k-block: kA tiles of tokens and kB panels.
+struct TileOperands {
   const uint8_t *a[2], *b[2];
   const float* scales[2];  // of the tokens
   float* sums[2][2];       // (16 tokens, 16 rows) of each pair
 
   void advance() {
-    for (int i = 0; i < 2; i++) a[i] += kCodesBytes, scales[i] += kTileSide, b[i] += kFoldBytes;
+    for (int i = 0; i < 2; i++) a[i] += kCodesBytes, scales[i] += kTileSide, b[i] += kUnpackedBytes;
   }
 };
 
-// Folds pass through it: tiles multiply one, keep it until the next needs them, and vectors add it to the sums while two more
-// are multiplied. A tile that is stored right after its product, or read right after it is stored, is waited for.
+// A software pipeline over k-blocks: the tiles multiply one block and keep it while vectors scale and add the block before.
+// A tile that is stored right after its product, or read right after its store, would stall.
 template <int kA, int kB>
-class FoldPipe {
+class TilePipeline {
  public:
-  void push(const TileFold& x) {
+  void push(const TileOperands& x) {
     _tile_loadd(6, x.b[0], 64);
     _tile_loadd(4, x.a[0], 64);
     if (count_ > 0) _tile_stored(0, stored(0), 64);
@@ -92,7 +92,7 @@ class FoldPipe {
     count_++;
   }
 
-  // Adds what has not been added.
+  // Adds the blocks still in the pipeline.
   void drain() {
     if (count_ == 0) return;
     _tile_stored(0, stored(0), 64);
@@ -105,13 +105,13 @@ class FoldPipe {
   }
 
  private:
-  alignas(64) int32_t products_[2][4][kSums];  // of even and odd folds
-  TileFold older_, last_;
+  alignas(64) int32_t products_[2][4][kSums];  // of even and odd blocks
+  TileOperands older_, last_;
   int64_t count_ = 0;
 
   int32_t* stored(int tile) { return products_[(count_ - 1) & 1][tile]; }
 
-  // Of the fold before the last its second tile of tokens is left, or its only one.
+  // Of the block before the last, only the second tile of tokens (or the only one) is still to be added.
   void add_older(int row) {
     if (count_ > 1) add(older_, count_, kA - 1, row, 4);
   }
@@ -119,82 +119,82 @@ class FoldPipe {
     if (kA > 1 && count_ > 0) add(last_, count_ - 1, 0, row, 4);
   }
 
-  // Rows [row, row + n) of the products of tokens' tile i with all panels.
-  void add(const TileFold& fold, int64_t parity, int i, int row, int n) {
+  // Rows [row, row + n) of the products of token tile i with all panels.
+  void add(const TileOperands& block, int64_t parity, int i, int row, int n) {
 #pragma GCC unroll 2
     for (int k = 0; k < kB; k++) {
       const int32_t* products = products_[parity & 1][2 * i + k];
-      const __m512 ws = vec::load((const float*)(fold.b[k] + 64 * kFoldLines));
+      const __m512 ws = vec::load((const float*)(block.b[k] + 64 * kBlockQuads));
 #pragma GCC unroll 16
       for (int r = row; r < row + n; r++) {
-        const __m512 scale = vec::mul(ws, vec::set1(fold.scales[i][r]));
-        float* sums = fold.sums[i][k] + 16 * r;
+        const __m512 scale = vec::mul(ws, vec::set1(block.scales[i][r]));
+        float* sums = block.sums[i][k] + 16 * r;
         vec::store(sums, _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(products + 16 * r)), scale, vec::load(sums)));
       }
     }
   }
 };
 
-// Where the operands of a block lie: `tiles` tiles of tokens, n folds.
-struct FoldBlock {
-  const uint8_t *codes, *opened;
+// The operands of a block of tokens and panels: `tiles` tiles of tokens, n k-blocks.
+struct GemmBlock {
+  const uint8_t *codes, *unpacked;
   const float* scales;
   float* sums;  // (panels, tiles, 16 tokens, 16 rows)
-  int64_t folds, tiles, n;
+  int64_t blocks, tiles, n;
 
-  TileFold at(int64_t t, int64_t p) const {
-    TileFold x;
+  TileOperands at(int64_t t, int64_t p) const {
+    TileOperands x;
     for (int i = 0; i < 2; i++) {
-      x.a[i] = codes + (t + i) * folds * kCodesBytes;
-      x.scales[i] = scales + (t + i) * folds * kTileSide;
-      x.b[i] = opened + (p + i) * n * kFoldBytes;
+      x.a[i] = codes + (t + i) * blocks * kCodesBytes;
+      x.scales[i] = scales + (t + i) * blocks * kTileSide;
+      x.b[i] = unpacked + (p + i) * n * kUnpackedBytes;
       for (int k = 0; k < 2; k++) x.sums[i][k] = sums + ((p + k) * tiles + t + i) * kSums;
     }
     return x;
   }
 };
 
-// kA tiles of tokens from t on x `panels` panels, kB at a time; returns those that were taken.
+// kA tiles of tokens from t on x `panels` panels, kB at a time; returns how many panels were done.
 template <int kA, int kB>
-inline int64_t multiply_panels(const FoldBlock& block, int64_t t, int64_t p, int64_t panels) {
-  FoldPipe<kA, kB> pipe;
+inline int64_t multiply_panels(const GemmBlock& block, int64_t t, int64_t p, int64_t panels) {
+  TilePipeline<kA, kB> pipe;
   for (; p + kB <= panels; p += kB) {
-    TileFold x = block.at(t, p);
-    for (int64_t f = 0; f < block.n; f++, x.advance()) pipe.push(x);
+    TileOperands x = block.at(t, p);
+    for (int64_t kb = 0; kb < block.n; kb++, x.advance()) pipe.push(x);
   }
   pipe.drain();
   return p;
 }
 
 template <int kA>
-inline void multiply_tiles(const FoldBlock& block, int64_t t, int64_t panels) {
+inline void multiply_tiles(const GemmBlock& block, int64_t t, int64_t panels) {
   const int64_t p = multiply_panels<kA, 2>(block, t, 0, panels);
   multiply_panels<kA, 1>(block, t, p, panels);
 }
 
-template <class Lines>
-void linear_folds(const LinearArgs& a, int64_t p0, int64_t p1) {
-  constexpr int64_t kOpened = kFoldPanels * kTileFolds * kFoldBytes;
-  static_assert(kOpened + kFoldPanels * kFoldTokens * kTileSide * 4 <= kGemmScratch);
-  const int64_t groups = a.xq.cols / kGroup, folds = folds_of(a.xq.cols), stride = layout_bytes(panel_layout(Lines::kFormat), groups);
+template <class Codes>
+void linear_int8_tiles(const LinearArgs& a, int64_t p0, int64_t p1) {
+  constexpr int64_t kOpened = kGemmPanels * kGemmBlocks * kUnpackedBytes;
+  static_assert(kOpened + kGemmPanels * kGemmTokens * kTileSide * 4 <= kGemmScratch);
+  const int64_t groups = a.xq.cols / kGroup, blocks = k_blocks(a.xq.cols), stride = layout_bytes(panel_layout(Codes::kFormat), groups);
   const uint8_t* codes = (const uint8_t*)a.gemm_x;
-  const float* scales = (const float*)(codes + (a.tokens + kTileSide - 1) / kTileSide * folds * kCodesBytes);
-  uint8_t* opened = (uint8_t*)a.scratch;
-  float* sums = (float*)(opened + kOpened);
+  const float* scales = (const float*)(codes + (a.tokens + kTileSide - 1) / kTileSide * blocks * kCodesBytes);
+  uint8_t* unpacked = (uint8_t*)a.scratch;
+  float* sums = (float*)(unpacked + kOpened);
   UseTiles use;
-  for (int64_t t = 0; t < a.tokens; t += kFoldTokens)
-    for (int64_t p = p0; p < p1; p += kFoldPanels) {
-      const int64_t tokens = a.tokens - t < kFoldTokens ? a.tokens - t : kFoldTokens, tiles = (tokens + kTileSide - 1) / kTileSide;
-      const int64_t panels = p1 - p < kFoldPanels ? p1 - p : kFoldPanels;
+  for (int64_t t = 0; t < a.tokens; t += kGemmTokens)
+    for (int64_t p = p0; p < p1; p += kGemmPanels) {
+      const int64_t tokens = a.tokens - t < kGemmTokens ? a.tokens - t : kGemmTokens, tiles = (tokens + kTileSide - 1) / kTileSide;
+      const int64_t panels = p1 - p < kGemmPanels ? p1 - p : kGemmPanels;
       memset(sums, 0, (size_t)(panels * tiles * kSums) * 4);
-      for (int64_t f = 0; f < folds; f += kTileFolds) {
-        const int64_t n = folds - f < kTileFolds ? folds - f : kTileFolds;
+      for (int64_t kb = 0; kb < blocks; kb += kGemmBlocks) {
+        const int64_t n = blocks - kb < kGemmBlocks ? blocks - kb : kGemmBlocks;
         for (int64_t i = 0; i < panels * n; i++) {
-          const int64_t g = (f + i % n) * kFoldGroups, left = groups - g < kFoldGroups ? groups - g : kFoldGroups;
-          open_fold<Lines>(opened + i * kFoldBytes, (const uint8_t*)a.panels + (p + i / n) * stride, g, left);
+          const int64_t g = (kb + i % n) * kBlockGroups, left = groups - g < kBlockGroups ? groups - g : kBlockGroups;
+          unpack_block<Codes>(unpacked + i * kUnpackedBytes, (const uint8_t*)a.panels + (p + i / n) * stride, g, left);
         }
-        const int64_t at = t / kTileSide * folds + f;
-        const FoldBlock block{codes + at * kCodesBytes, opened, scales + at * kTileSide, sums, folds, tiles, n};
+        const int64_t at = t / kTileSide * blocks + kb;
+        const GemmBlock block{codes + at * kCodesBytes, unpacked, scales + at * kTileSide, sums, blocks, tiles, n};
         for (int64_t i = 0; i + 2 <= tiles; i += 2) multiply_tiles<2>(block, i, panels);
         if (tiles % 2) multiply_tiles<1>(block, tiles - 1, panels);
       }
@@ -204,18 +204,18 @@ void linear_folds(const LinearArgs& a, int64_t p0, int64_t p1) {
     }
 }
 
-template <class Lines>
-inline void set_folds(KernelTable& t) {
-  t.linear_gemm[(int)Lines::kFormat] = linear_folds<Lines>;
-  t.quantize_gemm[(int)Lines::kFormat] = round_fold_tiles;
+template <class Codes>
+inline void set_int8_tiles(KernelTable& t) {
+  t.linear_gemm[(int)Codes::kFormat] = linear_int8_tiles<Codes>;
+  t.quantize_gemm[(int)Codes::kFormat] = quantize_tiles;
 }
 
-inline void init_amx_folds(KernelTable& t) {
-  set_folds<LinesQ6_K>(t);
-  set_folds<LinesQ5_K>(t);
-  set_folds<LinesQ4_K>(t);
-  set_folds<LinesQ4_0>(t);
-  t.gemm_from = 16, t.gemm_panels = kFoldPanels;
+inline void init_amx_int8(KernelTable& t) {
+  set_int8_tiles<CodesQ6_K>(t);
+  set_int8_tiles<CodesQ5_K>(t);
+  set_int8_tiles<CodesQ4_K>(t);
+  set_int8_tiles<CodesQ4_0>(t);
+  t.gemm_from = 16, t.gemm_panels = kGemmPanels;
 }
 
 }  // namespace

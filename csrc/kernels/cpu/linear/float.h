@@ -1,4 +1,4 @@
-// Linear layers: the shared store epilogue, and the whole kernel for float weights. SIMD lanes are output rows.
+// Linear layers: the store epilogue of all of them, and the kernel of float weights. SIMD lanes are output rows.
 #pragma once
 
 namespace ivlite {
@@ -6,7 +6,7 @@ namespace {
 
 constexpr int kRowVectors = kPanel / vec::kLanes;
 
-// Stores lanes [row, row + kLanes) of one token, as far as the matrix goes: bias, then accumulation.
+// Stores lanes [row, row + kLanes) of one token, up to the last row: adds the bias, then y if accumulating.
 inline void store_rows(const LinearArgs& a, int64_t t, int64_t row, vec::V v) {
   const int64_t left = a.rows - row;
   if (left <= 0) return;
@@ -17,7 +17,7 @@ inline void store_rows(const LinearArgs& a, int64_t t, int64_t row, vec::V v) {
   vec::store_n(y, v, n);
 }
 
-// Tokens go in blocks whose activations stay in L2 while the panels stream past them: at least two tiles.
+// Tokens per block: their activations stay in L2 while the panels stream past; at least two tiles.
 inline int64_t token_block(int64_t row_bytes, int tile) {
   const int64_t tiles = (192 << 10) / (row_bytes * tile + 1);
   return (tiles < 2 ? 2 : tiles) * tile;
@@ -82,7 +82,7 @@ void linear_float(const LinearArgs& a, int64_t p0, int64_t p1) {
   for (int64_t b = 0; b < a.tokens; b += block) {
     const int64_t end = a.tokens - b < block ? a.tokens : b + block;
     int64_t p = p0;
-    // One token: one sum per panel waits for its own last addition, so several panels are read side by side.
+    // One token: the FMAs of a panel form one dependency chain, so several panels are interleaved.
     for (; end - b == 1 && p + 4 <= p1; p += 4) float_tile<W, 1, 4>(a, (const typename W::type*)a.panels + p * stride, p, b);
     for (; p < p1; p++) {
       const auto* w = (const typename W::type*)a.panels + p * stride;

@@ -1,11 +1,11 @@
-// The integer linear layers of 512-bit VNNI: a tile of panels x tokens for every quantised format.
+// The integer linear layers of AVX-512 VNNI: a tile of panels x tokens for every quantised format.
 #pragma once
 
 namespace ivlite {
 namespace {
 
-constexpr int64_t kPrefetch = 4096;          // bytes that a stream is asked for ahead
-constexpr int64_t kNear = 640, kFar = 2560;  // each of several: into L1, and before that into L2
+constexpr int64_t kPrefetch = 4096;          // prefetch distance in bytes, of one stream
+constexpr int64_t kNear = 640, kFar = 2560;  // of each of several streams: into L1 and L2
 
 inline __m512i broadcast4(const int8_t* p) {
   int32_t x;
@@ -13,10 +13,10 @@ inline __m512i broadcast4(const int8_t* p) {
   return _mm512_set1_epi32(x);
 }
 
-inline __m512i load_line(const uint8_t* w) { return _mm512_loadu_si512((const void*)w); }
+inline __m512i load_quad(const uint8_t* w) { return _mm512_loadu_si512((const void*)w); }
 inline __m512i low_nibbles(__m512i x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
-inline __m512i nibble_line(const uint8_t* w, int j) {
-  const __m512i both = load_line(w + 64 * (j / 2));
+inline __m512i nibble_quad(const uint8_t* w, int j) {
+  const __m512i both = load_quad(w + 64 * (j / 2));
   return low_nibbles(j % 2 ? _mm512_srli_epi16(both, 4) : both);
 }
 // a | (b & c)
@@ -30,57 +30,56 @@ inline __m512 floats_i8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvt
 inline __m512 halves16(const uint8_t* p) { return vec::load_f16((const uint16_t*)p); }
 
 struct Header {  // of a block of 256 columns, as floats
-  __m512 d, low;
+  __m512 d, min;
 };
 
-// How the lines of a group are read. line(w, j): the codes of four columns, unsigned. dpbusd multiplies unsigned by
-// signed, so codes, of which there are 2 << kOffset, carry an offset of 2^kOffset that the start value of each sum takes back
-// in formats without lows.
-// kHalves: 2 where the two halves of a group have scales of their own. header, scale and low: of 16 rows.
-struct LinesQ8_0 {
+// How the codes of a group are unpacked. quad(w, j): the codes of four columns, unsigned. dpbusd multiplies unsigned by signed, so
+// the 2 << kOffset codes carry an offset of 2^kOffset, which the initial value of each sum subtracts in formats without mins.
+// kHalves: 2 if the two halves of a group have scales of their own. header, scale and min: of 16 rows.
+struct CodesQ8_0 {
   static constexpr Format kFormat = Format::q8_0;
   static constexpr int kOffset = 7, kHalves = 1;
-  static constexpr bool kLows = false;
-  static __m512i line(const uint8_t* w, int j) { return _mm512_xor_si512(load_line(w + 64 * j), _mm512_set1_epi8((char)0x80)); }
+  static constexpr bool kMins = false;
+  static __m512i quad(const uint8_t* w, int j) { return _mm512_xor_si512(load_quad(w + 64 * j), _mm512_set1_epi8((char)0x80)); }
   static Header header(const uint8_t*) { return {_mm512_setzero_ps(), _mm512_setzero_ps()}; }
   static __m512 scale(const Header&, const uint8_t* scales, int) { return halves16(scales); }
-  static __m512 low(const Header&, const uint8_t*) { return _mm512_setzero_ps(); }
+  static __m512 min(const Header&, const uint8_t*) { return _mm512_setzero_ps(); }
 };
-struct LinesQ4_0 : LinesQ8_0 {
+struct CodesQ4_0 : CodesQ8_0 {
   static constexpr Format kFormat = Format::q4_0;
   static constexpr int kOffset = 3;
-  static __m512i line(const uint8_t* w, int j) { return nibble_line(w, j); }
+  static __m512i quad(const uint8_t* w, int j) { return nibble_quad(w, j); }
 };
-struct LinesQ4_K : LinesQ4_0 {
+struct CodesQ4_K : CodesQ4_0 {
   static constexpr Format kFormat = Format::q4_k;
-  static constexpr bool kLows = true;
+  static constexpr bool kMins = true;
   static Header header(const uint8_t* head) { return {halves16(head), halves16(head + 32)}; }
   static __m512 scale(const Header& h, const uint8_t* scales, int) { return _mm512_mul_ps(h.d, floats_u8(scales)); }
-  static __m512 low(const Header& h, const uint8_t* scales) { return _mm512_mul_ps(h.low, floats_u8(scales + 16)); }
+  static __m512 min(const Header& h, const uint8_t* scales) { return _mm512_mul_ps(h.min, floats_u8(scales + 16)); }
 };
-struct LinesQ5_K : LinesQ4_K {
+struct CodesQ5_K : CodesQ4_K {
   static constexpr Format kFormat = Format::q5_k;
   static constexpr int kOffset = 4;  // codes up to 31
-  static __m512i line(const uint8_t* w, int j) { return with_bits(nibble_line(w, j), shifted(load_line(w + 256), 4 - j), 16); }
+  static __m512i quad(const uint8_t* w, int j) { return with_bits(nibble_quad(w, j), shifted(load_quad(w + 256), 4 - j), 16); }
 };
-struct LinesQ6_K : LinesQ4_0 {
+struct CodesQ6_K : CodesQ4_0 {
   static constexpr Format kFormat = Format::q6_k;
   static constexpr int kOffset = 5, kHalves = 2;
-  static __m512i line(const uint8_t* w, int j) {
-    return with_bits(nibble_line(w, j), shifted(load_line(w + 256 + 64 * (j / 4)), 4 - 2 * (j % 4)), 48);
+  static __m512i quad(const uint8_t* w, int j) {
+    return with_bits(nibble_quad(w, j), shifted(load_quad(w + 256 + 64 * (j / 4)), 4 - 2 * (j % 4)), 48);
   }
   static Header header(const uint8_t* head) { return {halves16(head), _mm512_setzero_ps()}; }
   static __m512 scale(const Header& h, const uint8_t* scales, int half) { return _mm512_mul_ps(h.d, floats_i8(scales + 16 * half)); }
 };
 
-// P panels x T tokens, all groups. A broadcast serves P products and a line of weights T. Stream: the panels come from
-// memory, so ask for them early.
-template <class Lines>
-struct IntTile {
+// P panels x T tokens, all groups. A broadcast is used P times, a quad of weights T times. Stream: prefetch the panels, they come
+// from memory.
+template <class Codes>
+struct Int8DotTile {
   static constexpr int kTokens = 6, kPanels = 2;  // 12 integer and 12 float sums, of 32 registers
-  // One token waits for memory, and a processor asks for more of it when several streams are read in turn.
+  // One token is bound by memory, and a processor keeps more loads in flight over several streams.
   static constexpr int kStreams = 4;
-  static constexpr PanelLayout kLayout = panel_layout(Lines::kFormat);
+  static constexpr PanelLayout kLayout = panel_layout(Codes::kFormat);
 
   template <int T, int P>
   struct Rows {
@@ -91,33 +90,33 @@ struct IntTile {
         : q(x.q + t * x.cols, x.cols),
           scale(x.scale + t * groups, groups),
           shift(x.shift + t * groups, groups),
-          sum(Lines::kHalves == 2 ? x.halves + 2 * t * groups : x.sum + t * groups, Lines::kHalves * groups) {}
-    void advance() { q.advance(kGroup), scale.advance(1), shift.advance(1), sum.advance(Lines::kHalves); }
+          sum(Codes::kHalves == 2 ? x.halves + 2 * t * groups : x.sum + t * groups, Codes::kHalves * groups) {}
+    void advance() { q.advance(kGroup), scale.advance(1), shift.advance(1), sum.advance(Codes::kHalves); }
   };
 
-  // Columns of half h of a group (all of it when kHalves is 1): exact sums, scaled and added to acc.
+  // Half h of the columns of a group (all if kHalves is 1): exact integer sums, scaled and added to acc.
   template <int T, int P>
   static void half(__m512 (&acc)[P][T], const Rows<T, P>& x, const Header (&head)[P], const uint8_t* w, int64_t stride, int h) {
-    constexpr int kLines = 8 / Lines::kHalves;
+    constexpr int kQuads = 8 / Codes::kHalves;
     __m512i s[P][T];
 #pragma GCC unroll 8
     for (int i = 0; i < T; i++) {
       __m512i start = _mm512_setzero_si512();
-      if (!Lines::kLows) start = _mm512_sub_epi32(start, _mm512_slli_epi32(_mm512_set1_epi32(x.sum.row(i)[h]), Lines::kOffset));
+      if (!Codes::kMins) start = _mm512_sub_epi32(start, _mm512_slli_epi32(_mm512_set1_epi32(x.sum.row(i)[h]), Codes::kOffset));
       for (int k = 0; k < P; k++) s[k][i] = start;
     }
 #pragma GCC unroll 8
-    for (int j = h * kLines; j < (h + 1) * kLines; j++) {
-      __m512i line[P];
-      for (int k = 0; k < P; k++) line[k] = Lines::line(w + k * stride, j);
+    for (int j = h * kQuads; j < (h + 1) * kQuads; j++) {
+      __m512i quad[P];
+      for (int k = 0; k < P; k++) quad[k] = Codes::quad(w + k * stride, j);
 #pragma GCC unroll 8
       for (int i = 0; i < T; i++) {
         const __m512i codes = broadcast4(x.q.row(i) + 4 * j);
-        for (int k = 0; k < P; k++) s[k][i] = _mm512_dpbusd_epi32(s[k][i], line[k], codes);
+        for (int k = 0; k < P; k++) s[k][i] = _mm512_dpbusd_epi32(s[k][i], quad[k], codes);
       }
     }
     __m512 ws[P];
-    for (int k = 0; k < P; k++) ws[k] = Lines::scale(head[k], w + k * stride + 64 * kLayout.vectors, h);
+    for (int k = 0; k < P; k++) ws[k] = Codes::scale(head[k], w + k * stride + 64 * kLayout.vectors, h);
 #pragma GCC unroll 8
     for (int i = 0; i < T; i++) {
       const __m512 xs = _mm512_set1_ps(*x.scale.row(i));
@@ -126,12 +125,12 @@ struct IntTile {
   }
 
   template <int T, int P>
-  static void lows(__m512 (&acc)[P][T], const Rows<T, P>& x, const Header (&head)[P], const uint8_t* w, int64_t stride) {
-    __m512 low[P];
-    for (int k = 0; k < P; k++) low[k] = Lines::low(head[k], w + k * stride + 64 * kLayout.vectors);
+  static void subtract_mins(__m512 (&acc)[P][T], const Rows<T, P>& x, const Header (&head)[P], const uint8_t* w, int64_t stride) {
+    __m512 min[P];
+    for (int k = 0; k < P; k++) min[k] = Codes::min(head[k], w + k * stride + 64 * kLayout.vectors);
 #pragma GCC unroll 8
     for (int i = 0; i < T; i++)
-      for (int k = 0; k < P; k++) acc[k][i] = _mm512_fnmadd_ps(low[k], _mm512_set1_ps(*x.shift.row(i)), acc[k][i]);
+      for (int k = 0; k < P; k++) acc[k][i] = _mm512_fnmadd_ps(min[k], _mm512_set1_ps(*x.shift.row(i)), acc[k][i]);
   }
 
   template <int T, int P, bool Stream>
@@ -145,7 +144,7 @@ struct IntTile {
     for (int64_t g = 0; g < groups; g++, w += kLayout.group(), x.advance()) {
       if (g % kSuper == 0) {
 #pragma GCC unroll 4
-        for (int k = 0; k < P; k++) head[k] = Lines::header(w + k * stride);
+        for (int k = 0; k < P; k++) head[k] = Codes::header(w + k * stride);
         w += kLayout.header;
       }
       for (int k = 0; Stream && k < P; k++)
@@ -155,20 +154,20 @@ struct IntTile {
           if (P == kStreams) __builtin_prefetch(line + kFar, 0, 2);
         }
 #pragma GCC unroll 2
-      for (int h = 0; h < Lines::kHalves; h++) half(acc, x, head, w, stride, h);
-      if (Lines::kLows) lows(acc, x, head, w, stride);
+      for (int h = 0; h < Codes::kHalves; h++) half(acc, x, head, w, stride, h);
+      if (Codes::kMins) subtract_mins(acc, x, head, w, stride);
     }
     for (int k = 0; k < P; k++)
       for (int i = 0; i < T; i++) store_rows(a, t + i, (p + k) * kPanel, acc[k][i]);
   }
 };
 
-inline void init_int512(KernelTable& t) {
-  t.linear[(int)Format::q8_0] = linear_int<IntTile<LinesQ8_0>>;
-  t.linear[(int)Format::q6_k] = linear_int<IntTile<LinesQ6_K>>;
-  t.linear[(int)Format::q5_k] = linear_int<IntTile<LinesQ5_K>>;
-  t.linear[(int)Format::q4_k] = linear_int<IntTile<LinesQ4_K>>;
-  t.linear[(int)Format::q4_0] = linear_int<IntTile<LinesQ4_0>>;
+inline void init_int8_avx512(KernelTable& t) {
+  t.linear[(int)Format::q8_0] = linear_int8<Int8DotTile<CodesQ8_0>>;
+  t.linear[(int)Format::q6_k] = linear_int8<Int8DotTile<CodesQ6_K>>;
+  t.linear[(int)Format::q5_k] = linear_int8<Int8DotTile<CodesQ5_K>>;
+  t.linear[(int)Format::q4_k] = linear_int8<Int8DotTile<CodesQ4_K>>;
+  t.linear[(int)Format::q4_0] = linear_int8<Int8DotTile<CodesQ4_0>>;
 }
 
 }  // namespace

@@ -1,86 +1,86 @@
-// Products of panels opened to signed bytes and of rows rounded to bytes, by 512-bit VNNI. Both have a scale per fold of 128
-// columns: sums become floats four times as rarely as with a scale per 32, where that is a quarter of all the work.
+// Products of unpacked int8 panels and int8 activations by AVX-512 VNNI. Both have one scale per k-block of 128 columns: integer
+// sums are converted to float four times less often than with a scale per 32, where that is a quarter of all the work.
 #pragma once
 
 namespace ivlite {
 namespace {
 
-constexpr int64_t kFoldBytes = 64 * (kFoldLines + 2);  // lines as in q8_0's panels, 16 float scales, 16 int32 start values
+constexpr int64_t kUnpackedBytes = 64 * (kBlockQuads + 2);  // quads as in q8_0's panels, 16 float scales, 16 int32 initial sums
 
-// n values as one fold of codes, zeros behind them; returns the scale.
-inline float round_fold(int8_t* to, const float* x, int64_t n) {
-  vec::V v[kBlockK / vec::kLanes], top = vec::zero();
+// Quantizes n values as one k-block of int8 codes, padded with zeros; returns the scale.
+inline float quantize_block(int8_t* to, const float* x, int64_t n) {
+  vec::V v[kBlockK / vec::kLanes], largest = vec::zero();
   for (int i = 0; i < kBlockK / vec::kLanes; i++) {
     const int64_t left = n - i * vec::kLanes;
     v[i] = left > 0 ? vec::load_n(x + i * vec::kLanes, left < vec::kLanes ? (int)left : vec::kLanes) : vec::zero();
-    top = vec::max(vec::abs(v[i]), top);
+    largest = vec::max(vec::abs(v[i]), largest);
   }
-  const float peak = vec::max_lane(top);
-  const vec::V inverse = vec::set1(peak > 0 ? 127 / peak : 0);
+  const float absmax = vec::max_lane(largest);
+  const vec::V inverse = vec::set1(absmax > 0 ? 127 / absmax : 0);
   for (int i = 0; i < kBlockK / vec::kLanes; i++) vec::store_codes(to + i * vec::kLanes, vec::mul(v[i], inverse));
-  return peak / 127;
+  return absmax / 127;
 }
 
-// The same, codes + 128.
-inline float round_offset_fold(uint8_t* to, const float* x, int64_t n) {
-  const float scale = round_fold((int8_t*)to, x, n);
+// The same with unsigned codes: code + 128.
+inline float quantize_block_u8(uint8_t* to, const float* x, int64_t n) {
+  const float scale = quantize_block((int8_t*)to, x, n);
   for (int i = 0; i < kBlockK; i += 64)
     _mm512_storeu_si512(to + i, _mm512_xor_si512(_mm512_loadu_si512(to + i), _mm512_set1_epi8((char)0x80)));
   return scale;
 }
 
-// Codes + 128, and a scale.
-struct OffsetRecord {
-  static constexpr int64_t kCodes = kBlockK, kTail = 4, kBlockFolds = 48;  // two panels' opened folds stay in L2 while all tokens pass
-  static void round(uint8_t* codes, uint8_t* tail, const float* x, int64_t n) {
-    const float scale = round_offset_fold(codes, x, n);
-    memcpy(tail, &scale, 4);
+// A k-block of activations as unsigned codes (code + 128) and a scale.
+struct ActBlockU8 {
+  static constexpr int64_t kCodes = kBlockK, kScales = 4, kTogether = 48;  // two panels' unpacked blocks stay in L2 for all tokens
+  static void quantize(uint8_t* codes, uint8_t* scales, const float* x, int64_t n) {
+    const float scale = quantize_block_u8(codes, x, n);
+    memcpy(scales, &scale, 4);
   }
 };
 
-// s += line j of P opened panels x the four bytes that meet it in T records.
+// s += quad j of P unpacked panels x the same four columns of T tokens.
 template <int T, int P>
-inline void multiply_line(__m512i (&s)[P][T], const uint8_t* w, int64_t stride, const TileRows<uint8_t>& x, int64_t j) {
-  __m512i line[P];
-  for (int k = 0; k < P; k++) line[k] = load_line(w + k * stride + 64 * j);
+inline void multiply_quad(__m512i (&s)[P][T], const uint8_t* w, int64_t stride, const TileRows<uint8_t>& x, int64_t j) {
+  __m512i quad[P];
+  for (int k = 0; k < P; k++) quad[k] = load_quad(w + k * stride + 64 * j);
 #pragma GCC unroll 8
   for (int i = 0; i < T; i++) {
     const __m512i codes = broadcast4((const int8_t*)x.row(i) + 4 * j);
-    for (int k = 0; k < P; k++) s[k][i] = _mm512_dpbusd_epi32(s[k][i], codes, line[k]);
+    for (int k = 0; k < P; k++) s[k][i] = _mm512_dpbusd_epi32(s[k][i], codes, quad[k]);
   }
 }
 
-// run: sums (T, P, 16) += P opened panels x T records. first: sums begin at zero. kWhole: the last fold, too, has all its lines.
+// run: sums (T, P, 16) += P unpacked panels x T tokens. first: sums start at zero. kWhole: the last block has all its quads too.
 template <bool kWhole>
-struct FoldTile {
-  using Record = OffsetRecord;
+struct VnniTile {
+  using ActBlock = ActBlockU8;
   static constexpr int kTokens = 6;
   template <int T, int P>
-  static void run(float* sums, bool first, const Folds& of, const uint8_t* records) {
-    const int64_t folds = of.folds, stride = of.stride;
+  static void run(float* sums, bool first, const KBlocks& of, const uint8_t* acts) {
+    const int64_t blocks = of.blocks, stride = of.stride;
     const uint8_t* w = of.w;
-    const int64_t record = record_bytes<OffsetRecord>(folds);
-    TileRows<uint8_t> x(records, record), scales(records + folds * kBlockK, record);
+    const int64_t act = act_bytes<ActBlockU8>(blocks);
+    TileRows<uint8_t> x(acts, act), scales(acts + blocks * kBlockK, act);
     __m512 acc[P][T];
-    const __mmask16 before = first ? 0 : 0xffff;  // a choice of registers would make GCC fill them through memory
+    const __mmask16 before = first ? 0 : 0xffff;  // a conditional would make GCC initialize the registers through memory
     for (int i = 0; i < T; i++)
       for (int k = 0; k < P; k++) acc[k][i] = _mm512_maskz_loadu_ps(before, sums + (i * P + k) * 16);
-    for (int64_t f = 0; f < folds; f++, w += kFoldBytes, x.advance(kBlockK), scales.advance(4)) {
+    for (int64_t kb = 0; kb < blocks; kb++, w += kUnpackedBytes, x.advance(kBlockK), scales.advance(4)) {
       __m512i s[P][T];
       for (int k = 0; k < P; k++)
-        for (int i = 0; i < T; i++) s[k][i] = _mm512_loadu_si512(w + k * stride + 64 * (kFoldLines + 1));
+        for (int i = 0; i < T; i++) s[k][i] = _mm512_loadu_si512(w + k * stride + 64 * (kBlockQuads + 1));
       if constexpr (!kWhole) {
-        const int64_t lines = f + 1 < folds ? kFoldLines : of.lines;
-        for (int64_t j = 0; j < lines; j++) multiply_line(s, w, stride, x, j);
+        const int64_t quads = kb + 1 < blocks ? kBlockQuads : of.quads;
+        for (int64_t j = 0; j < quads; j++) multiply_quad(s, w, stride, x, j);
       } else {
 #pragma GCC unroll 32
-        for (int j = 0; j < (int)kFoldLines; j++) {
-          if (j % (kFoldLines / 4) == 0) ask_ahead<Record, T, 4>(records, record, 4 * f + j / (kFoldLines / 4));
-          multiply_line(s, w, stride, x, j);
+        for (int j = 0; j < (int)kBlockQuads; j++) {
+          if (j % (kBlockQuads / 4) == 0) prefetch_acts<ActBlock, T, 4>(acts, act, 4 * kb + j / (kBlockQuads / 4));
+          multiply_quad(s, w, stride, x, j);
         }
       }
       __m512 ws[P];
-      for (int k = 0; k < P; k++) ws[k] = vec::load((const float*)(w + k * stride + 64 * kFoldLines));
+      for (int k = 0; k < P; k++) ws[k] = vec::load((const float*)(w + k * stride + 64 * kBlockQuads));
 #pragma GCC unroll 8
       for (int i = 0; i < T; i++) {
         const __m512 xs = vec::set1(*(const float*)scales.row(i));

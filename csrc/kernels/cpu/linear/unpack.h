@@ -1,112 +1,114 @@
-// The walk of linear layers of many tokens: panels are opened to bytes or words once for all tokens, by folds of kBlockK columns
-// with one scale of a token's activations each. Opened, of each instruction set, says how:
-//   kFormat, kPanels, kBytes      what is opened, how many panels are multiplied together, bytes of a panel's opened fold
-//   open(to, panel, g0, groups)   opens groups [g0, g0 + groups) of a panel, 4 at most, as one fold; what is missing is zero
-//   Record                        of a token: kCodes bytes and kTail more per fold, made by round(codes, tail, x, n) of n
-//                                 values and zeros behind them; and kBlockFolds, the folds whose records lie together
-//   Tile                          run<T, P>(sums, first, of, records): sums (T, P, 16) += P opened panels x T <= kTokens records,
-//                                 or = where `first`
+// The driver of the GEMM path: panels are unpacked to int8 or int16 once for all tokens, by k-blocks of kBlockK columns with one
+// activation scale each. Unpacked, of each instruction set, is:
+//   kFormat, kPanels, kBytes        the format, how many panels are multiplied together, bytes of an unpacked k-block of a panel
+//   unpack(to, panel, g0, groups)   unpacks groups [g0, g0 + groups) of a panel, at most 4, as one k-block, padded with zeros
+//   ActBlock                        a k-block of quantized activations: kCodes bytes of codes and kScales bytes of scale and sums,
+//                                   written by quantize(codes, scales, x, n) from n values, padded with zeros; kTogether: how many
+//                                   k-blocks of a token are stored together
+//   Tile                            run<T, P>(sums, first, of, acts): sums (T, P, 16) += P unpacked panels x T <= kTokens tokens,
+//                                   or = if `first`
 #pragma once
 
 namespace ivlite {
 namespace {
 
-constexpr int64_t kFoldLines = kBlockK / 4, kFoldGroups = kBlockK / kGroup;
-constexpr int64_t kOpenedTokens = 1024;  // that one opening serves: their sums stay in L2
+constexpr int64_t kBlockQuads = kBlockK / 4, kBlockGroups = kBlockK / kGroup;
+constexpr int64_t kUnpackedTokens = 1024;  // per unpacking: their sums stay in L2
 
-inline int64_t folds_of(int64_t cols) { return (cols + kBlockK - 1) / kBlockK; }
+inline int64_t k_blocks(int64_t cols) { return (cols + kBlockK - 1) / kBlockK; }
 
-// Of n folds: their codes, then their tails.
-template <class Record>
-constexpr int64_t record_bytes(int64_t folds) {
-  return folds * (Record::kCodes + Record::kTail);
+// Bytes of a token's n k-blocks: all codes, then all scales.
+template <class ActBlock>
+constexpr int64_t act_bytes(int64_t blocks) {
+  return blocks * (ActBlock::kCodes + ActBlock::kScales);
 }
 
-// Records of all tokens of the first kBlockFolds folds, then of the next.
-template <class Record>
-void round_records(uint16_t* out, int64_t tokens, int64_t cols, const Part& p) {
-  const int64_t folds = folds_of(cols), last = folds_of(p.c1);
-  for (int64_t f = p.c0 / kBlockK, f0 = f / Record::kBlockFolds * Record::kBlockFolds; f < last; f0 += Record::kBlockFolds) {
-    const int64_t n = folds - f0 < Record::kBlockFolds ? folds - f0 : Record::kBlockFolds, begin = f, end = f0 + n < last ? f0 + n : last;
-    uint8_t* records = (uint8_t*)out + tokens * record_bytes<Record>(f0);
+// Quantizes activations: kTogether k-blocks of all tokens, then the next kTogether.
+template <class ActBlock>
+void quantize_act_blocks(uint16_t* out, int64_t tokens, int64_t cols, const Part& p) {
+  const int64_t blocks = k_blocks(cols), last = k_blocks(p.c1);
+  for (int64_t kb = p.c0 / kBlockK, kb0 = kb / ActBlock::kTogether * ActBlock::kTogether; kb < last; kb0 += ActBlock::kTogether) {
+    const int64_t n = blocks - kb0 < ActBlock::kTogether ? blocks - kb0 : ActBlock::kTogether, begin = kb,
+                  end = kb0 + n < last ? kb0 + n : last;
+    uint8_t* acts = (uint8_t*)out + tokens * act_bytes<ActBlock>(kb0);
     for (int64_t t = p.t0; t < p.t1; t++)
-      for (f = begin; f < end; f++) {
-        uint8_t* record = records + t * record_bytes<Record>(n);
-        const int64_t at = f - f0, left = p.c1 - f * kBlockK;
-        Record::round(record + at * Record::kCodes, record + n * Record::kCodes + at * Record::kTail, p.x + t * p.ldx + f * kBlockK - p.c0,
-                      left < kBlockK ? left : kBlockK);
+      for (kb = begin; kb < end; kb++) {
+        uint8_t* act = acts + t * act_bytes<ActBlock>(n);
+        const int64_t at = kb - kb0, left = p.c1 - kb * kBlockK;
+        ActBlock::quantize(act + at * ActBlock::kCodes, act + n * ActBlock::kCodes + at * ActBlock::kScales,
+                           p.x + t * p.ldx + kb * kBlockK - p.c0, left < kBlockK ? left : kBlockK);
       }
   }
 }
 
-// What P opened panels are multiplied by: `folds` folds, of the last of which `lines` lines are not zero.
-struct Folds {
+// P unpacked panels: `blocks` k-blocks, of the last of which `quads` quads are not zero.
+struct KBlocks {
   const uint8_t* w;
   int64_t stride;  // bytes from panel to panel
-  int64_t folds, lines;
+  int64_t blocks, quads;
 };
 
-// Asks for what of the next T records lies beside step `step` of these, of kSteps per fold: to the processor's own prefetcher
-// a tile's rows are streams that end where it has just found them.
-template <class Record, int T, int kSteps>
-inline void ask_ahead(const uint8_t* records, int64_t record, int64_t step) {
-  constexpr int kLinesEach = (T * record_bytes<Record>(1) + 64 * kSteps - 1) / (64 * kSteps);
-  const uint8_t* next = records + T * record + 64 * kLinesEach * step;
+// Prefetches the activations of the next T tokens, one of kSteps parts per k-block: a tile's rows are short streams, which end as
+// soon as the hardware prefetcher has found them.
+template <class ActBlock, int T, int kSteps>
+inline void prefetch_acts(const uint8_t* acts, int64_t act, int64_t step) {
+  constexpr int kLinesEach = (T * act_bytes<ActBlock>(1) + 64 * kSteps - 1) / (64 * kSteps);
+  const uint8_t* next = acts + T * act + 64 * kLinesEach * step;
   for (int i = 0; i < kLinesEach; i++) __builtin_prefetch(next + 64 * i);
 }
 
 // Any number of tokens.
 template <class Tile, int P, int T = Tile::kTokens>
-inline void fold_tokens(float* sums, bool first, const Folds& of, const uint8_t* records, int64_t tokens) {
+inline void multiply_tokens(float* sums, bool first, const KBlocks& of, const uint8_t* acts, int64_t tokens) {
   if constexpr (T == Tile::kTokens)
-    for (; tokens >= T; tokens -= T, sums += T * P * 16, records += T * record_bytes<typename Tile::Record>(of.folds))
-      Tile::template run<T, P>(sums, first, of, records);
+    for (; tokens >= T; tokens -= T, sums += T * P * 16, acts += T * act_bytes<typename Tile::ActBlock>(of.blocks))
+      Tile::template run<T, P>(sums, first, of, acts);
   if constexpr (T > 1) {
-    if (tokens == T - 1) return Tile::template run<T - 1, P>(sums, first, of, records);
-    fold_tokens<Tile, P, T - 1>(sums, first, of, records, tokens);
+    if (tokens == T - 1) return Tile::template run<T - 1, P>(sums, first, of, acts);
+    multiply_tokens<Tile, P, T - 1>(sums, first, of, acts, tokens);
   }
 }
 
 // P panels from p on x tokens [t, t + tokens).
-template <class Opened, int P>
-inline void opened_panels(const LinearArgs& a, int64_t p, int64_t t, int64_t tokens) {
-  using Record = typename Opened::Record;
-  constexpr int64_t kBlock = Record::kBlockFolds, kStride = kBlock * Opened::kBytes;
-  const int64_t groups = a.xq.cols / kGroup, folds = folds_of(a.xq.cols);
-  const int64_t panel = layout_bytes(panel_layout(Opened::kFormat), groups);
-  uint8_t* opened = (uint8_t*)a.scratch;
-  float* sums = (float*)(opened + Opened::kPanels * kStride);
-  for (int64_t f0 = 0; f0 < folds; f0 += kBlock) {
-    const int64_t n = folds - f0 < kBlock ? folds - f0 : kBlock;
+template <class Unpacked, int P>
+inline void unpacked_panels(const LinearArgs& a, int64_t p, int64_t t, int64_t tokens) {
+  using ActBlock = typename Unpacked::ActBlock;
+  constexpr int64_t kBlock = ActBlock::kTogether, kStride = kBlock * Unpacked::kBytes;
+  const int64_t groups = a.xq.cols / kGroup, blocks = k_blocks(a.xq.cols);
+  const int64_t panel = layout_bytes(panel_layout(Unpacked::kFormat), groups);
+  uint8_t* unpacked = (uint8_t*)a.scratch;
+  float* sums = (float*)(unpacked + Unpacked::kPanels * kStride);
+  for (int64_t kb0 = 0; kb0 < blocks; kb0 += kBlock) {
+    const int64_t n = blocks - kb0 < kBlock ? blocks - kb0 : kBlock;
     for (int k = 0; k < P; k++)
-      for (int64_t f = f0; f < f0 + n; f++) {
-        const int64_t g = f * kFoldGroups, left = groups - g < kFoldGroups ? groups - g : kFoldGroups;
-        Opened::open(opened + k * kStride + (f - f0) * Opened::kBytes, (const uint8_t*)a.panels + (p + k) * panel, g, left);
+      for (int64_t kb = kb0; kb < kb0 + n; kb++) {
+        const int64_t g = kb * kBlockGroups, left = groups - g < kBlockGroups ? groups - g : kBlockGroups;
+        Unpacked::unpack(unpacked + k * kStride + (kb - kb0) * Unpacked::kBytes, (const uint8_t*)a.panels + (p + k) * panel, g, left);
       }
-    const uint8_t* records = (const uint8_t*)a.gemm_x + a.tokens * record_bytes<Record>(f0) + t * record_bytes<Record>(n);
-    fold_tokens<typename Opened::Tile, P>(sums, f0 == 0, {opened, kStride, n, kFoldLines}, records, tokens);
+    const uint8_t* acts = (const uint8_t*)a.gemm_x + a.tokens * act_bytes<ActBlock>(kb0) + t * act_bytes<ActBlock>(n);
+    multiply_tokens<typename Unpacked::Tile, P>(sums, kb0 == 0, {unpacked, kStride, n, kBlockQuads}, acts, tokens);
   }
   for (int64_t i = 0; i < tokens; i++)
     for (int k = 0; k < P; k++)
       for (int j = 0; j < kPanel; j += vec::kLanes) store_rows(a, t + i, (p + k) * kPanel + j, vec::load(sums + (i * P + k) * kPanel + j));
 }
 
-template <class Opened>
-void linear_opened(const LinearArgs& a, int64_t p0, int64_t p1) {
-  static_assert(Opened::kPanels * (Opened::Record::kBlockFolds * Opened::kBytes + kOpenedTokens * kPanel * 4) <= kGemmScratch);
-  static_assert(Opened::Record::kCodes + Opened::Record::kTail <= 2 * kBlockK + kBlockScales);
-  for (int64_t t = 0; t < a.tokens; t += kOpenedTokens) {
-    const int64_t tokens = a.tokens - t < kOpenedTokens ? a.tokens - t : kOpenedTokens;
+template <class Unpacked>
+void linear_unpacked(const LinearArgs& a, int64_t p0, int64_t p1) {
+  static_assert(Unpacked::kPanels * (Unpacked::ActBlock::kTogether * Unpacked::kBytes + kUnpackedTokens * kPanel * 4) <= kGemmScratch);
+  static_assert(Unpacked::ActBlock::kCodes + Unpacked::ActBlock::kScales <= 2 * kBlockK + kBlockScales);
+  for (int64_t t = 0; t < a.tokens; t += kUnpackedTokens) {
+    const int64_t tokens = a.tokens - t < kUnpackedTokens ? a.tokens - t : kUnpackedTokens;
     int64_t p = p0;
-    for (; p + Opened::kPanels <= p1; p += Opened::kPanels) opened_panels<Opened, Opened::kPanels>(a, p, t, tokens);
-    for (; p < p1; p++) opened_panels<Opened, 1>(a, p, t, tokens);
+    for (; p + Unpacked::kPanels <= p1; p += Unpacked::kPanels) unpacked_panels<Unpacked, Unpacked::kPanels>(a, p, t, tokens);
+    for (; p < p1; p++) unpacked_panels<Unpacked, 1>(a, p, t, tokens);
   }
 }
 
-template <class Opened>
-inline void set_opened(KernelTable& t) {
-  t.linear_gemm[(int)Opened::kFormat] = linear_opened<Opened>;
-  t.quantize_gemm[(int)Opened::kFormat] = round_records<typename Opened::Record>;
+template <class Unpacked>
+inline void set_unpacked(KernelTable& t) {
+  t.linear_gemm[(int)Unpacked::kFormat] = linear_unpacked<Unpacked>;
+  t.quantize_gemm[(int)Unpacked::kFormat] = quantize_act_blocks<typename Unpacked::ActBlock>;
 }
 
 }  // namespace

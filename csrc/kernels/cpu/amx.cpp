@@ -27,7 +27,7 @@ namespace ivlite {
 void init_amx(KernelTable& t) {
   init_shared(t);
   init_int8_avx512(t);
-  init_attention_int(t);
+  init_attention_int8(t);
   init_amx_bf16(t);
   init_amx_int8(t);
   init_amx_attention(t);

@@ -39,7 +39,7 @@ void init_avx2(KernelTable& t) {
   init_shared(t);
   init_int8_avx2<Maddubs>(t);
   init_unpack_avx2(t);
-  t.latent_attention[(int)CacheKind::q8] = latent_words;
+  t.latent_attention[(int)CacheKind::q8] = latent_int16;
 }
 
 }  // namespace ivlite

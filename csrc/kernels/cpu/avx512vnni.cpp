@@ -24,7 +24,7 @@ void init_avx512vnni(KernelTable& t) {
   init_shared(t);
   init_int8_avx512(t);
   init_unpack_avx512(t);
-  init_attention_int(t);
+  init_attention_int8(t);
 }
 
 }  // namespace ivlite

@@ -44,7 +44,7 @@ uint64_t dpbusd_peak(int64_t iterations) {
 void init_avxvnni(KernelTable& t) {
   init_shared(t);
   init_int8_avx2<Dpbusd>(t);
-  t.latent_attention[(int)CacheKind::q8] = latent_words;
+  t.latent_attention[(int)CacheKind::q8] = latent_int16;
   t.int8_peak = dpbusd_peak;
 }
 

@@ -1,4 +1,4 @@
-// What this machine can do at best with this instruction set.
+// Probes of the peak rates of an instruction set.
 #pragma once
 
 namespace ivlite {
@@ -16,16 +16,15 @@ uint64_t steps_peak(int64_t iterations) {
   for (int64_t n = 0; n < rounds; n++)
 #pragma GCC unroll 12
     for (int i = 0; i < kSums; i++) {
-      vec::touch(b);  // or one product would serve them all
+      vec::touch(b);  // or one product would serve all sums
       sum[i] = step(sum[i], a, b);
       vec::touch(sum[i]);
     }
   return (uint64_t)rounds * kSums * kMacs;
 }
 
-// The sum of the 64-bit words, as in the plain kernel, read from kStreams parts of the memory in turn. Adding loads in eight
-// sums keeps up with any memory. Which is faster, one stream that is asked for ahead or several that the processor sees
-// coming by itself, depends on the processor.
+// The sum of the 64-bit words, as in the plain kernel, read as kStreams streams side by side. Eight sums keep up with any memory.
+// Whether one prefetched stream or several are faster depends on the processor.
 template <int kStreams, int64_t kAhead>
 float read_streams(const void* memory, int64_t bytes) {
   constexpr int kSums = 8, kBytes = sizeof(vec::I), kWords = kBytes / 8;

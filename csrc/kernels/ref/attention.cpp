@@ -1,4 +1,4 @@
-// Softmax attention in plain C++: one key at a time, sums in double, the running maximum subtracted.
+// Softmax attention in plain C++: one key at a time, sums in double, online softmax.
 #include <math.h>
 
 #include "formats/f16.h"
@@ -17,23 +17,23 @@ void attention(const AttentionArgs& a, int64_t q0, int64_t q1) {
   double* acc = (double*)a.scratch;
   for (int64_t i = q0; i < q1; i++) {
     int64_t visible = a.causal && a.first_visible + i + 1 < a.keys ? a.first_visible + i + 1 : a.keys;
-    double top = -INFINITY, total = 0;
+    double m = -INFINITY, l = 0;
     for (int64_t j = 0; j < a.dv; j++) acc[j] = 0;
     for (int64_t s = 0; s < visible; s++) {
       double score = dot(a.q + i * a.ld_q, a.k + s * a.ld_k, a.d);
       if (a.d2) score += dot(a.q2 + i * a.ld_q2, a.k2 + s * a.ld_k2, a.d2);
       score *= a.scale;
-      if (score > top) {
-        double shrink = exp(top - score);
-        for (int64_t j = 0; j < a.dv; j++) acc[j] *= shrink;
-        total *= shrink;
-        top = score;
+      if (score > m) {
+        double alpha = exp(m - score);
+        for (int64_t j = 0; j < a.dv; j++) acc[j] *= alpha;
+        l *= alpha;
+        m = score;
       }
-      double p = exp(score - top);
-      total += p;
+      double p = exp(score - m);
+      l += p;
       for (int64_t j = 0; j < a.dv; j++) acc[j] += p * a.v[s * a.ld_v + j];
     }
-    for (int64_t j = 0; j < a.dv; j++) a.out[i * a.ld_out + j] = (float)(total > 0 ? acc[j] / total : 0);
+    for (int64_t j = 0; j < a.dv; j++) a.out[i * a.ld_out + j] = (float)(l > 0 ? acc[j] / l : 0);
   }
 }
 
@@ -57,21 +57,21 @@ void latent_one(const LatentArgs& a, int64_t row, int64_t s0, int64_t s1) {
   const float* q = a.q_latent + row * c.rank;
   const float* r = a.q_rope + row * c.rope_dim;
   float* acc = a.acc + row * c.rank;
-  double top = -INFINITY, total = 0;
+  double m = -INFINITY, l = 0;
   for (int64_t j = 0; j < c.rank; j++) acc[j] = 0;
   for (int64_t s = s0; s < s1; s++) {
     double score = 0;
     for (int64_t j = 0; j < c.rank; j++) score += q[j] * Rows::latent(c, s, j);
     for (int64_t j = 0; j < c.rope_dim; j++) score += r[j] * Rows::rope(c, s, j);
     score *= a.scale;
-    double shrink = score > top ? exp(top - score) : 1;
-    top = score > top ? score : top;
-    double p = exp(score - top);
-    total = total * shrink + p;
-    for (int64_t j = 0; j < c.rank; j++) acc[j] = (float)(acc[j] * shrink + p * Rows::latent(c, s, j));
+    double alpha = score > m ? exp(m - score) : 1;
+    m = score > m ? score : m;
+    double p = exp(score - m);
+    l = l * alpha + p;
+    for (int64_t j = 0; j < c.rank; j++) acc[j] = (float)(acc[j] * alpha + p * Rows::latent(c, s, j));
   }
-  a.m[row] = (float)top;
-  a.l[row] = (float)total;
+  a.m[row] = (float)m;
+  a.l[row] = (float)l;
 }
 
 template <class Rows>

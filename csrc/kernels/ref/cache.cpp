@@ -46,11 +46,11 @@ void write_q8(const LatentRows& c, int64_t first, const float* latent, int64_t l
   for (int64_t t = t0; t < t1; t++) {
     const float* x = latent + t * ldc;
     int8_t* codes = (int8_t*)c.latent + (first + t) * c.rank;
-    float top = 0;
-    for (int64_t j = 0; j < c.rank; j++) top = fmaxf(top, fabsf(x[j]));
-    float inverse = top > 0 ? 127 / top : 0;
+    float absmax = 0;
+    for (int64_t j = 0; j < c.rank; j++) absmax = fmaxf(absmax, fabsf(x[j]));
+    float inverse = absmax > 0 ? 127 / absmax : 0;
     for (int64_t j = 0; j < c.rank; j++) codes[j] = (int8_t)rintf(x[j] * inverse);
-    c.scale[first + t] = top / 127;
+    c.scale[first + t] = absmax / 127;
     write_rope_f16(c, first + t, rope + t * ldr);
   }
 }

@@ -41,7 +41,7 @@ void linear_float(const LinearArgs& a, int64_t p0, int64_t p1) {
   }
 }
 
-// How codes and scales are read from a panel: weight = scale code - min. `in` is a half of a group, 16 columns.
+// Unpacks codes and scales from a panel: weight = scale code - min. `in` is a half of a group, 16 columns.
 int nibble(const uint8_t* vectors, int r, int k) {
   const uint8_t byte = vectors[64 * (k / 8) + 4 * r + k % 4];
   return k % 8 < 4 ? byte & 15 : byte >> 4;
@@ -116,9 +116,9 @@ void quantize_rows(const QuantRows& out, const Part& p) {
   for (int64_t t = p.t0; t < p.t1; t++)
     for (int64_t g = p.c0 / kGroup; g * kGroup < p.c1; g++) {
       const float* x = p.x + t * p.ldx - p.c0;
-      float top = 0;
-      for (int64_t k = g * kGroup; k < (g + 1) * kGroup && k < p.c1; k++) top = fmaxf(top, fabsf(x[k]));
-      float scale = top / 127, inverse = top > 0 ? 127 / top : 0;
+      float absmax = 0;
+      for (int64_t k = g * kGroup; k < (g + 1) * kGroup && k < p.c1; k++) absmax = fmaxf(absmax, fabsf(x[k]));
+      float scale = absmax / 127, inverse = absmax > 0 ? 127 / absmax : 0;
       int32_t half[2] = {};
       for (int64_t k = g * kGroup; k < (g + 1) * kGroup; k++) {
         int8_t code = k < p.c1 ? (int8_t)rintf(x[k] * inverse) : 0;

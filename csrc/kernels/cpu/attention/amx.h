@@ -1,39 +1,39 @@
-// Softmax attention on matrix tiles: keys, values, queries and weights as bf16, sums in float. Queries are lanes, so that
-// maxima and sums need no work across lanes: scores are K Q^T with keys as rows, outputs V^T P^T with columns as rows.
+// Softmax attention on matrix tiles: queries, keys, values and softmax weights in bf16, sums in float. Queries are lanes, so maxima
+// and sums need no reduction across lanes: scores are K Q^T with keys as rows, outputs V^T P^T with value columns as rows.
 #pragma once
 #include "kernels/cpu/vec/amx_tile.h"
 
 namespace ivlite {
 namespace {
 
-constexpr int64_t kWideKeys = 128, kWideQueries = 512, kStep = 32;  // kStep: what one product contracts
+constexpr int64_t kAmxKeys = 128, kAmxQueries = 512, kStep = 32;  // kStep: columns that one tile product contracts
 constexpr int64_t kLanePair = 2 * kTileSide;
 
 inline int64_t steps_of(int64_t n) { return (n + kStep - 1) / kStep; }
 
-struct WideBlock {
-  int64_t steps, columns;  // of the width of keys, and tiles of the width of values
+struct AmxBlock {
+  int64_t steps, columns;  // steps over the width of keys; tiles over the width of values
   uint16_t* q;             // (tiles of queries, steps): transposed
-  float* out;              // (pairs of tiles, 16 columns, kLanePair), not yet divided
-  float *top, *total;      // of each query
-  uint16_t *k, *v;         // (tiles of keys, steps) and (columns, kWideKeys / kStep)
-  float* s;                // (kWideKeys, kLanePair)
-  uint16_t* p;             // (2, kWideKeys / kStep)
+  float* out;              // (pairs of tiles, 16 columns, kLanePair), not yet normalized
+  float *m, *l;            // of each query
+  uint16_t *k, *v;         // (tiles of keys, steps) and (columns, kAmxKeys / kStep)
+  float* s;                // (kAmxKeys, kLanePair)
+  uint16_t* p;             // (2, kAmxKeys / kStep)
 
-  WideBlock(float* scratch, int64_t steps, int64_t columns, int64_t queries) : steps(steps), columns(columns) {
+  AmxBlock(float* scratch, int64_t steps, int64_t columns, int64_t queries) : steps(steps), columns(columns) {
     const int64_t lanes = (queries + kLanePair - 1) / kLanePair * kLanePair;
-    top = scratch;
-    total = top + lanes;
-    out = total + lanes;
+    m = scratch;
+    l = m + lanes;
+    out = l + lanes;
     s = out + lanes * columns * kTileSide;
-    q = (uint16_t*)(s + kWideKeys * kLanePair);
+    q = (uint16_t*)(s + kAmxKeys * kLanePair);
     k = q + lanes * steps * kStep;
-    v = k + kWideKeys * steps * kStep;
-    p = v + kWideKeys * columns * kTileSide;
+    v = k + kAmxKeys * steps * kStep;
+    p = v + kAmxKeys * columns * kTileSide;
   }
 };
 
-// Rows and columns of 16 x 16 words change places.
+// Transposes 16 x 16 elements of 32 bits.
 inline void transpose16(__m512i (&r)[16]) {
   __m512i t[16];
 #pragma GCC unroll 8
@@ -66,13 +66,13 @@ inline void transpose_tile(uint16_t* tile) {
   for (int i = 0; i < 16; i++) _mm512_storeu_si512(tile + kStep * i, r[i]);
 }
 
-// Lanes [i, i + 16) of a row of n, zeros after its end.
+// Lanes [i, i + 16) of a row of n floats, padded with zeros.
 inline __m512 lanes_of(const float* row, int64_t i, int64_t n) {
   if (n - i >= 16) return vec::load(row + i);
   return n > i ? vec::load_n(row + i, (int)(n - i)) : vec::zero();
 }
 
-// `count` rows of n elements (zeros up to `rows`, a multiple of 16) become tiles: step `first` on of `steps`.
+// Packs `count` rows of n floats, padded with zeros to `rows` (a multiple of 16), into tiles: from step `first` of `steps` on.
 inline void pack_rows(uint16_t* tiles, int64_t steps, int64_t first, int64_t rows, const float* from, int64_t stride, int64_t count,
                       int64_t n, float scale) {
   const __m512i half = _mm512_set1_epi32(0x8000);
@@ -83,20 +83,20 @@ inline void pack_rows(uint16_t* tiles, int64_t steps, int64_t first, int64_t row
                                          1));
   for (int64_t r = 0; r < rows; r++)
     for (int64_t i = 0; i < steps_of(n); i++) {
-      __m512i words = _mm512_setzero_si512();
+      __m512i packed = _mm512_setzero_si512();
       if (r < count) {
         const float* row = from + r * stride;
         const __m512 x = _mm512_mul_ps(lanes_of(row, kStep * i, n), _mm512_set1_ps(scale));
         const __m512 y = _mm512_mul_ps(lanes_of(row, kStep * i + 16, n), _mm512_set1_ps(scale));
-        words =
+        packed =
             _mm512_permutex2var_epi16(_mm512_add_epi32(_mm512_castps_si512(x), half), odd, _mm512_add_epi32(_mm512_castps_si512(y), half));
       }
-      _mm512_storeu_si512(tiles + (r / 16 * steps + first + i) * kTileElements + r % 16 * kStep, words);
+      _mm512_storeu_si512(tiles + (r / 16 * steps + first + i) * kTileElements + r % 16 * kStep, packed);
     }
 }
 
-// Values of 32 keys, `count` of them real, become step `step` of every tile of columns.
-inline void pack_values(const WideBlock& b, int64_t step, const float* from, int64_t stride, int64_t count, int64_t n) {
+// Packs the values of 32 keys, of which `count` exist, into step `step` of every tile of columns.
+inline void pack_values(const AmxBlock& b, int64_t step, const float* from, int64_t stride, int64_t count, int64_t n) {
   for (int64_t c = 0; c < b.columns; c++) {
     __m512i r[16];
     for (int i = 0; i < 16; i++) {
@@ -105,13 +105,13 @@ inline void pack_values(const WideBlock& b, int64_t step, const float* from, int
       r[i] = pairs_bf16(x, y);
     }
     transpose16(r);
-    uint16_t* to = b.v + (c * (kWideKeys / kStep) + step) * kTileElements;
+    uint16_t* to = b.v + (c * (kAmxKeys / kStep) + step) * kTileElements;
     for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + kStep * i, r[i]);
   }
 }
 
-// 2^x for x <= 0, to the precision that a weight of bf16 can show.
-inline __m512 weight_of(__m512 x) {
+// 2^x for x <= 0, to the precision of a bf16 weight.
+inline __m512 exp2_weight_bf16(__m512 x) {
   x = _mm512_max_ps(x, _mm512_set1_ps(-200.0f));
   const __m512 n = vec::round(x), f = _mm512_sub_ps(x, n);
   __m512 p = _mm512_set1_ps(9.61813e-3f);
@@ -121,31 +121,31 @@ inline __m512 weight_of(__m512 x) {
   return _mm512_scalef_ps(_mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f)), n);
 }
 
-// Scores of n keys to weights, for lanes 16 j .. of pair `pair`: b.s to b.p. What was summed before shrinks.
-inline void softmax_lanes(const WideBlock& b, int64_t pair, int j, int64_t n, bool fresh) {
-  float *s = b.s + 16 * j, *top_at = b.top + pair * kLanePair + 16 * j, *total = b.total + pair * kLanePair + 16 * j;
-  const __m512 before = vec::load(top_at);
-  __m512 top = before;
-  for (int64_t i = 0; i < n; i++) top = _mm512_max_ps(top, vec::load(s + i * kLanePair));
-  const __m512 factor = weight_of(_mm512_sub_ps(before, top));
-  __m512 sum = _mm512_mul_ps(vec::load(total), factor);
-  uint16_t* p = b.p + j * (kWideKeys / kStep) * kTileElements;
+// Online softmax of the scores of n keys, for lanes 16 j .. of pair `pair`: b.s to b.p; earlier sums are rescaled.
+inline void softmax_lanes(const AmxBlock& b, int64_t pair, int j, int64_t n, bool fresh) {
+  float *s = b.s + 16 * j, *m_at = b.m + pair * kLanePair + 16 * j, *l = b.l + pair * kLanePair + 16 * j;
+  const __m512 m_old = vec::load(m_at);
+  __m512 m = m_old;
+  for (int64_t i = 0; i < n; i++) m = _mm512_max_ps(m, vec::load(s + i * kLanePair));
+  const __m512 factor = exp2_weight_bf16(_mm512_sub_ps(m_old, m));
+  __m512 sum = _mm512_mul_ps(vec::load(l), factor);
+  uint16_t* p = b.p + j * (kAmxKeys / kStep) * kTileElements;
   for (int64_t i = 0; i < steps_of(n) * kStep; i += 2) {
-    const __m512 x = i < n ? weight_of(_mm512_sub_ps(vec::load(s + i * kLanePair), top)) : vec::zero();
-    const __m512 y = i + 1 < n ? weight_of(_mm512_sub_ps(vec::load(s + (i + 1) * kLanePair), top)) : vec::zero();
+    const __m512 x = i < n ? exp2_weight_bf16(_mm512_sub_ps(vec::load(s + i * kLanePair), m)) : vec::zero();
+    const __m512 y = i + 1 < n ? exp2_weight_bf16(_mm512_sub_ps(vec::load(s + (i + 1) * kLanePair), m)) : vec::zero();
     sum = _mm512_add_ps(sum, _mm512_add_ps(x, y));
     _mm512_storeu_si512(p + i / 2 * kStep, pairs_bf16(x, y));
   }
-  vec::store(top_at, top);
-  vec::store(total, sum);
+  vec::store(m_at, m);
+  vec::store(l, sum);
   if (fresh || _mm512_cmp_ps_mask(factor, _mm512_set1_ps(1.0f), _CMP_NEQ_UQ) == 0) return;
   float* out = b.out + pair * kLanePair * b.columns * kTileSide + 16 * j;
   for (int64_t c = 0; c < b.columns * kTileSide; c++)
     vec::store(out + c * kLanePair, _mm512_mul_ps(vec::load(out + c * kLanePair), factor));
 }
 
-// n packed keys against pair `pair` of query tiles. Lane i sees keys up to ahead + i when masked.
-inline void wide_keys(const WideBlock& b, int64_t pair, int64_t n, bool fresh, bool masked, int64_t ahead) {
+// n packed keys against pair `pair` of query tiles. Lane i sees keys up to ahead + i if masked.
+inline void amx_keys(const AmxBlock& b, int64_t pair, int64_t n, bool fresh, bool masked, int64_t ahead) {
   const uint16_t* q[2] = {b.q + 2 * pair * b.steps * kTileElements, b.q + (2 * pair + 1) * b.steps * kTileElements};
   for (int64_t t = 0; t < n; t += kLanePair) {
     const uint16_t* k[2] = {b.k + t / 16 * b.steps * kTileElements, b.k + (t / 16 + 1) * b.steps * kTileElements};
@@ -155,22 +155,22 @@ inline void wide_keys(const WideBlock& b, int64_t pair, int64_t n, bool fresh, b
   for (int j = 0; j < 2; j++) {
     for (int64_t i = 0; masked && i < n; i++) {
       float* s = b.s + i * kLanePair + 16 * j;
-      vec::store(s, vec::min(vec::load(s), visible_lanes(ahead, 16 * j, i)));
+      vec::store(s, vec::min(vec::load(s), causal_lanes(ahead, 16 * j, i)));
     }
     softmax_lanes(b, pair, j, n, fresh);
   }
-  const uint16_t* p[2] = {b.p, b.p + kWideKeys / kStep * kTileElements};
+  const uint16_t* p[2] = {b.p, b.p + kAmxKeys / kStep * kTileElements};
   for (int64_t c = 0; c < b.columns; c += 2) {
     const bool two = c + 1 < b.columns;
-    const uint16_t* v[2] = {b.v + c * (kWideKeys / kStep) * kTileElements, b.v + (c + two) * (kWideKeys / kStep) * kTileElements};
+    const uint16_t* v[2] = {b.v + c * (kAmxKeys / kStep) * kTileElements, b.v + (c + two) * (kAmxKeys / kStep) * kTileElements};
     float *o = b.out + (pair * b.columns + c) * kTileSide * kLanePair, *next = o + two * kTileSide * kLanePair;
     const TileSums sums{{{o, o + 16}, {next, next + 16}}, kLanePair};
     (two ? tile_products<2, 2> : tile_products<1, 2>)(sums, fresh, v, p, steps_of(n));
   }
 }
 
-// Writes query i's columns to out + i stride, each lane times its factor.
-inline void unpack_out(const WideBlock& b, float* out, int64_t stride, int64_t queries, int64_t columns, const float* factor) {
+// Writes the columns of query i to out + i stride, each lane times its factor.
+inline void unpack_out(const AmxBlock& b, float* out, int64_t stride, int64_t queries, int64_t columns, const float* factor) {
   for (int64_t i = 0; i < queries; i += kTileSide)
     for (int64_t c = 0; c < b.columns; c++) {
       const float* from = b.out + (i / kLanePair * b.columns + c) * kTileSide * kLanePair + i % kLanePair;
@@ -183,43 +183,41 @@ inline void unpack_out(const WideBlock& b, float* out, int64_t stride, int64_t q
     }
 }
 
-inline void start_queries(const WideBlock& b, int64_t queries) {
+inline void start_queries(const AmxBlock& b, int64_t queries) {
   const int64_t lanes = (queries + kLanePair - 1) / kLanePair * kLanePair;
   for (int64_t t = 0; t < lanes / kTileSide * b.steps; t++) transpose_tile(b.q + t * kTileElements);
-  fill(b.top, lanes, kLowest);
-  fill(b.total, lanes, 0);
+  fill(b.m, lanes, kInitialMax);
+  fill(b.l, lanes, 0);
 }
 
-constexpr float kLog2E = 1.44269504088896341f;
-
 // Queries [i, i + count).
-inline void attention_wide_block(const AttentionArgs& a, int64_t i, int64_t count) {
+inline void attention_amx_block(const AttentionArgs& a, int64_t i, int64_t count) {
   const int64_t first = steps_of(a.d), lanes = (count + kLanePair - 1) / kLanePair * kLanePair;
-  const WideBlock b(a.scratch, first + steps_of(a.d2), (a.dv + kTileSide - 1) / kTileSide, count);
+  const AmxBlock b(a.scratch, first + steps_of(a.d2), (a.dv + kTileSide - 1) / kTileSide, count);
   pack_rows(b.q, b.steps, 0, lanes, a.q + i * a.ld_q, a.ld_q, count, a.d, a.scale * kLog2E);
   if (a.d2) pack_rows(b.q, b.steps, first, lanes, a.q2 + i * a.ld_q2, a.ld_q2, count, a.d2, a.scale * kLog2E);
   start_queries(b, count);
   const int64_t sees = a.first_visible + i + count, keys = a.causal && sees < a.keys ? sees : a.keys;
-  for (int64_t s = 0; s < keys; s += kWideKeys) {
-    const int64_t n = keys - s < kWideKeys ? keys - s : kWideKeys;
+  for (int64_t s = 0; s < keys; s += kAmxKeys) {
+    const int64_t n = keys - s < kAmxKeys ? keys - s : kAmxKeys;
     pack_rows(b.k, b.steps, 0, steps_of(n) * kStep, a.k + s * a.ld_k, a.ld_k, n, a.d, 1);
     if (a.d2) pack_rows(b.k, b.steps, first, steps_of(n) * kStep, a.k2 + s * a.ld_k2, a.ld_k2, n, a.d2, 1);
     for (int64_t j = 0; j < n; j += kStep) pack_values(b, j / kStep, a.v + (s + j) * a.ld_v, a.ld_v, n - j, a.dv);
     for (int64_t lane = 0; lane < count; lane += kLanePair) {
-      const int64_t ahead = a.first_visible + i + lane - s;  // the last key that the pair's first lane sees, in the block
-      if (!a.causal || ahead + kLanePair > 0) wide_keys(b, lane / kLanePair, n, s == 0, a.causal && ahead + 1 < n, ahead);
+      const int64_t ahead = a.first_visible + i + lane - s;  // the last key in the block that the first lane of the pair sees
+      if (!a.causal || ahead + kLanePair > 0) amx_keys(b, lane / kLanePair, n, s == 0, a.causal && ahead + 1 < n, ahead);
     }
   }
-  for (int64_t j = 0; j < lanes; j++) b.top[j] = b.total[j] > 0 ? 1 / b.total[j] : b.total[j];  // a NaN stays one
-  unpack_out(b, a.out + i * a.ld_out, a.ld_out, count, a.dv, b.top);
+  for (int64_t j = 0; j < lanes; j++) b.m[j] = b.l[j] > 0 ? 1 / b.l[j] : b.l[j];  // NaN stays NaN
+  unpack_out(b, a.out + i * a.ld_out, a.ld_out, count, a.dv, b.m);
 }
 
-void attention_reduced(const AttentionArgs& a, int64_t q0, int64_t q1) {
+void attention_amx(const AttentionArgs& a, int64_t q0, int64_t q1) {
   UseTiles tiles;
-  for (int64_t i = q0; i < q1; i += kWideQueries) attention_wide_block(a, i, q1 - i < kWideQueries ? q1 - i : kWideQueries);
+  for (int64_t i = q0; i < q1; i += kAmxQueries) attention_amx_block(a, i, q1 - i < kAmxQueries ? q1 - i : kAmxQueries);
 }
 
-inline void init_amx_attention(KernelTable& t) { t.attention_reduced = attention_reduced; }
+inline void init_amx_attention(KernelTable& t) { t.attention_reduced = attention_amx; }
 
 }  // namespace
 }  // namespace ivlite

@@ -1,27 +1,27 @@
-// Softmax attention of one head, blocks of keys at a time with a running maximum. SIMD lanes are queries: maxima, sums
-// and rescaling need no work across lanes, and keys and values are read as broadcast scalars, in their own layout.
+// Softmax attention of one head over blocks of keys with a running maximum (online softmax). SIMD lanes are queries: maxima, sums
+// and rescaling need no reduction across lanes, and keys and values are broadcast from their own layout.
 #pragma once
 #include <math.h>
 
 namespace ivlite {
 namespace {
 
-constexpr int64_t kKeyBlock = 60;  // whole tiles of either height
+constexpr int64_t kKeyBlock = 60;  // a multiple of the tile height of every set
 
-// What the tiles of one block of queries share, all in scratch.
+// Shared by the tiles of one block of queries, all in scratch.
 struct AttentionBlock {
-  int64_t queries;     // keys and values are copied once for so many
-  float* q;            // (tiles, d + d2, kTileLanes), scaled so that scores come out as powers of two
-  float* out;          // (tiles, dv, kTileLanes), sums not yet divided
-  float* k;            // (kKeyBlock, ldk): the keys' two parts side by side
-  float* v;            // (kKeyBlock, ldv)
-  float* s;            // (kKeyBlock, kTileLanes): scores, then weights
-  float *top, *total;  // (queries,)
+  int64_t queries;  // per copy of a block of keys and values
+  float* q;         // (tiles, d + d2, kTileLanes), scaled for exp2
+  float* out;       // (tiles, dv, kTileLanes), not yet normalized
+  float* k;         // (kKeyBlock, ldk): both parts of the keys side by side
+  float* v;         // (kKeyBlock, ldv)
+  float* s;         // (kKeyBlock, kTileLanes): scores, then weights
+  float *m, *l;     // (queries,)
   int64_t width, ldk, ldv;
 };
 
-// Lanes of queries [i, i + kLanes) that see key s, as +infinity, the others as -infinity. Whole numbers: exact.
-inline vec::V visible_lanes(int64_t first_visible, int64_t i, int64_t s) {
+// Causal mask of key s for queries [i, i + kLanes): +infinity where visible, -infinity elsewhere. Exact: small integers.
+inline vec::V causal_lanes(int64_t first_visible, int64_t i, int64_t s) {
   alignas(64) static const float lane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const vec::V ahead = vec::add(vec::load(lane), vec::set1((float)(first_visible + i - s)));
   return vec::mul(vec::add(ahead, vec::set1(0.5f)), vec::set1(INFINITY));
@@ -31,40 +31,40 @@ inline vec::V visible_lanes(int64_t first_visible, int64_t i, int64_t s) {
 inline void attention_tile(const AttentionArgs& a, const AttentionBlock& b, int64_t i, int64_t lane, int64_t s0, int64_t n) {
   product<true>(n, b.s, kTileLanes, kTileLanes, FromZero{}, b.k, b.ldk, b.q + lane * b.width, kTileLanes, b.width);
   const bool masked = a.causal && s0 + n > a.first_visible + i + 1;
-  alignas(64) float shrink[kTileLanes];
+  alignas(64) float alpha[kTileLanes];
   for (int64_t j = 0; j < kTileLanes; j += vec::kLanes) {
-    const vec::V before = vec::load(b.top + lane + j);
-    vec::V top = before;
+    const vec::V m_old = vec::load(b.m + lane + j);
+    vec::V m = m_old;
     for (int64_t s = 0; s < n; s++) {
       float* p = b.s + s * kTileLanes + j;
-      if (masked) vec::store(p, vec::min(vec::load(p), visible_lanes(a.first_visible, i + j, s0 + s)));
-      top = vec::max(top, vec::load(p));
+      if (masked) vec::store(p, vec::min(vec::load(p), causal_lanes(a.first_visible, i + j, s0 + s)));
+      m = vec::max(m, vec::load(p));
     }
-    const vec::V factor = vec::exp2_weight(vec::sub(before, top));
-    vec::V sum = vec::mul(vec::load(b.total + lane + j), factor);
+    const vec::V factor = vec::exp2_weight(vec::sub(m_old, m));
+    vec::V sum = vec::mul(vec::load(b.l + lane + j), factor);
     for (int64_t s = 0; s < n; s++) {
       float* p = b.s + s * kTileLanes + j;
-      const vec::V weight = vec::exp2_weight(vec::sub(vec::load(p), top));
+      const vec::V weight = vec::exp2_weight(vec::sub(vec::load(p), m));
       vec::store(p, weight);
       sum = vec::add(sum, weight);
     }
-    vec::store(shrink + j, factor);
-    vec::store(b.top + lane + j, top);
-    vec::store(b.total + lane + j, sum);
+    vec::store(alpha + j, factor);
+    vec::store(b.m + lane + j, m);
+    vec::store(b.l + lane + j, sum);
   }
   float* out = b.out + lane * a.dv;
-  product<false>(a.dv, out, kTileLanes, kTileLanes, ScaledLanes{out, kTileLanes, shrink}, b.v, b.ldv, b.s, kTileLanes, n);
+  product<false>(a.dv, out, kTileLanes, kTileLanes, ScaledLanes{out, kTileLanes, alpha}, b.v, b.ldv, b.s, kTileLanes, n);
 }
 
 // Queries [i, i + count), count <= b.queries.
 inline void attention_block(const AttentionArgs& a, const AttentionBlock& b, int64_t i, int64_t count) {
   const float scale = a.scale * 1.44269504088896341f;
-  if (count % kTileLanes) fill(b.q, b.width * b.queries, 0);  // lanes without a query
+  if (count % kTileLanes) fill(b.q, b.width * b.queries, 0);  // unused lanes
   rows_to_lanes(b.q, b.width, 0, a.q + i * a.ld_q, a.ld_q, count, a.d, scale);
   if (a.d2) rows_to_lanes(b.q, b.width, a.d, a.q2 + i * a.ld_q2, a.ld_q2, count, a.d2, scale);
   fill(b.out, a.dv * b.queries, 0);
-  fill(b.top, b.queries, kLowest);
-  fill(b.total, b.queries, 0);
+  fill(b.m, b.queries, kInitialMax);
+  fill(b.l, b.queries, 0);
 
   const int64_t sees = a.first_visible + i + count;  // of the last query, when causal
   const int64_t keys = a.causal && sees < a.keys ? sees : a.keys;
@@ -82,7 +82,7 @@ inline void attention_block(const AttentionArgs& a, const AttentionBlock& b, int
     }
   }
   for (int64_t j = 0; j < count; j++) {
-    const float total = b.total[j], inverse = total > 0 ? 1 / total : total;  // a NaN stays one
+    const float l = b.l[j], inverse = l > 0 ? 1 / l : l;  // NaN stays NaN
     float* out = a.out + (i + j) * a.ld_out;
     const float* lane = b.out + j / kTileLanes * kTileLanes * a.dv + j % kTileLanes;
     for (int64_t c = 0; c < a.dv; c++) out[c] = lane[c * kTileLanes] * inverse;
@@ -92,12 +92,12 @@ inline void attention_block(const AttentionArgs& a, const AttentionBlock& b, int
 void attention(const AttentionArgs& a, int64_t q0, int64_t q1) {
   AttentionBlock b;
   b.width = a.d + a.d2;
-  b.ldk = odd_lines(b.width);
-  b.ldv = odd_lines(a.dv);
-  b.queries = b.width + a.dv <= 1024 ? 128 : 64;  // with a block of keys, what attention_scratch holds
-  b.top = a.scratch;
-  b.total = b.top + b.queries;
-  b.s = b.total + b.queries;
+  b.ldk = odd_stride(b.width);
+  b.ldv = odd_stride(a.dv);
+  b.queries = b.width + a.dv <= 1024 ? 128 : 64;  // what attention_scratch allows beside a block of keys
+  b.m = a.scratch;
+  b.l = b.m + b.queries;
+  b.s = b.l + b.queries;
   b.k = b.s + kKeyBlock * kTileLanes;
   b.v = b.k + kKeyBlock * b.ldk;
   b.q = b.v + kKeyBlock * b.ldv;

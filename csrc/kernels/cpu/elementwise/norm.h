@@ -5,7 +5,7 @@
 namespace ivlite {
 namespace {
 
-// Sum over i < n of term(i-th vector, lanes in it): four sums, so that additions overlap and errors stay small.
+// Sum over i < n of term(i-th vector, lanes in it), in four partial sums: shorter dependency chains, smaller errors.
 template <class Term>
 inline float row_sum(int64_t n, Term term) {
   vec::V s[4] = {vec::zero(), vec::zero(), vec::zero(), vec::zero()};

@@ -1,10 +1,10 @@
-// Activations to int8 in groups of kGroup columns. The codes are those of the plain kernel, to the last one.
+// Quantizes activations to int8 in groups of kGroup columns, to the same codes as the plain kernel.
 #pragma once
 
 namespace ivlite {
 namespace {
 
-// Group `at` of all: x has n real columns (1..kGroup), the rest are zeros.
+// Group `at`: x has n columns (1..kGroup), padded with zeros.
 inline void quantize_group(const QuantRows& out, int64_t at, const float* x, int64_t n) {
   constexpr int kVectors = kGroup / vec::kLanes;
   vec::V v[kVectors], largest = vec::zero();
@@ -15,10 +15,10 @@ inline void quantize_group(const QuantRows& out, int64_t at, const float* x, int
   }
   const float absmax = vec::max_lane(largest);
   const vec::V inverse = vec::set1(absmax > 0 ? 127 / absmax : 0);
-  vec::V sum[2] = {vec::zero(), vec::zero()};  // of whole numbers: exact
+  vec::V sum[2] = {vec::zero(), vec::zero()};  // exact: integers
   for (int i = 0; i < kVectors; i++) {
     vec::V& half = sum[2 * i / kVectors];
-    half = vec::add(half, vec::store_codes(out.q + at * kGroup + i * vec::kLanes, vec::mul(v[i], inverse)));
+    half = vec::add(half, vec::store_int8(out.q + at * kGroup + i * vec::kLanes, vec::mul(v[i], inverse)));
   }
   const float first = vec::sum(sum[0]), second = vec::sum(sum[1]);
   out.scale[at] = absmax / 127;

@@ -1,11 +1,10 @@
-// Frames to patches.
+// Patches of frames.
 #pragma once
 
 namespace ivlite {
 namespace {
 
-// A pixel has 256 values, so each channel's arithmetic is done once per value and read from a table after that:
-// the same divisions as the plain kernel, hence the same floats.
+// The 256 values of a channel are normalized once and looked up: the same divisions as in the plain kernel, so the same floats.
 inline void pixel_table(float* table, float mean, float std) {
   for (int i = 0; i < 256; i += vec::kLanes) {
     float value[vec::kLanes];

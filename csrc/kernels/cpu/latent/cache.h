@@ -1,40 +1,40 @@
-// Rows of the latent cache to and from float, one type per CacheKind.
+// Converts rows of the latent cache to and from float, one type per CacheKind.
 #pragma once
 #include "formats/f16.h"
 
 namespace ivlite {
 namespace {
 
-inline void widen_f16(float* y, const uint16_t* x, int64_t n) {
+inline void f16_to_float(float* y, const uint16_t* x, int64_t n) {
   int64_t i = 0;
   for (; i + vec::kLanes <= n; i += vec::kLanes) vec::store(y + i, vec::load_f16(x + i));
   decode_f16(y + i, x + i, n - i);
 }
 
-inline void narrow_f16(uint16_t* y, const float* x, int64_t n) {
+inline void float_to_f16(uint16_t* y, const float* x, int64_t n) {
   int64_t i = 0;
   for (; i + vec::kLanes <= n; i += vec::kLanes) vec::store_f16(y + i, vec::load(x + i));
   encode_f16(y + i, x + i, n - i);
 }
 
-inline void widen_codes(float* y, const int8_t* x, float scale, int64_t n) {
+inline void dequantize_row(float* y, const int8_t* x, float scale, int64_t n) {
   int64_t i = 0;
   for (; i + vec::kLanes <= n; i += vec::kLanes) vec::store(y + i, vec::mul(vec::load_i8(x + i), vec::set1(scale)));
   for (; i < n; i++) y[i] = scale * x[i];
 }
 
-// Codes of absmax / 127, which is returned.
-inline float narrow_codes(int8_t* y, const float* x, int64_t n) {
+// Quantizes a row to int8; returns its scale, absmax / 127.
+inline float quantize_row(int8_t* y, const float* x, int64_t n) {
   vec::V largest = vec::zero();
   for (int64_t i = 0; i < n; i += vec::kLanes)
     largest = vec::max(vec::abs(vec::load_n(x + i, n - i < vec::kLanes ? (int)(n - i) : vec::kLanes)), largest);
   const float absmax = vec::max_lane(largest);
   const vec::V inverse = vec::set1(absmax > 0 ? 127 / absmax : 0);
   int64_t i = 0;
-  for (; i + vec::kLanes <= n; i += vec::kLanes) vec::store_codes(y + i, vec::mul(vec::load(x + i), inverse));
+  for (; i + vec::kLanes <= n; i += vec::kLanes) vec::store_int8(y + i, vec::mul(vec::load(x + i), inverse));
   if (i < n) {
     int8_t codes[vec::kLanes];
-    vec::store_codes(codes, vec::mul(vec::load_n(x + i, (int)(n - i)), inverse));
+    vec::store_int8(codes, vec::mul(vec::load_n(x + i, (int)(n - i)), inverse));
     memcpy(y + i, codes, (size_t)(n - i));
   }
   return absmax / 127;
@@ -50,19 +50,21 @@ struct CacheF32 {
 };
 
 struct CacheF16 {
-  static void read_latent(float* y, const LatentRows& c, int64_t s) { widen_f16(y, (const uint16_t*)c.latent + s * c.rank, c.rank); }
-  static void read_rope(float* y, const LatentRows& c, int64_t s) { widen_f16(y, (const uint16_t*)c.rope + s * c.rope_dim, c.rope_dim); }
-  static void write_latent(const LatentRows& c, int64_t s, const float* x) { narrow_f16((uint16_t*)c.latent + s * c.rank, x, c.rank); }
-  static void write_rope(const LatentRows& c, int64_t s, const float* x) { narrow_f16((uint16_t*)c.rope + s * c.rope_dim, x, c.rope_dim); }
+  static void read_latent(float* y, const LatentRows& c, int64_t s) { f16_to_float(y, (const uint16_t*)c.latent + s * c.rank, c.rank); }
+  static void read_rope(float* y, const LatentRows& c, int64_t s) { f16_to_float(y, (const uint16_t*)c.rope + s * c.rope_dim, c.rope_dim); }
+  static void write_latent(const LatentRows& c, int64_t s, const float* x) { float_to_f16((uint16_t*)c.latent + s * c.rank, x, c.rank); }
+  static void write_rope(const LatentRows& c, int64_t s, const float* x) {
+    float_to_f16((uint16_t*)c.rope + s * c.rope_dim, x, c.rope_dim);
+  }
 };
 
 struct CacheQ8 {
   static void read_latent(float* y, const LatentRows& c, int64_t s) {
-    widen_codes(y, (const int8_t*)c.latent + s * c.rank, c.scale[s], c.rank);
+    dequantize_row(y, (const int8_t*)c.latent + s * c.rank, c.scale[s], c.rank);
   }
   static void read_rope(float* y, const LatentRows& c, int64_t s) { CacheF16::read_rope(y, c, s); }
   static void write_latent(const LatentRows& c, int64_t s, const float* x) {
-    c.scale[s] = narrow_codes((int8_t*)c.latent + s * c.rank, x, c.rank);
+    c.scale[s] = quantize_row((int8_t*)c.latent + s * c.rank, x, c.rank);
   }
   static void write_rope(const LatentRows& c, int64_t s, const float* x) { CacheF16::write_rope(c, s, x); }
 };

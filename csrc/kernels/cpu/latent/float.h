@@ -1,69 +1,69 @@
-// Absorbed attention over the latent cache. All heads share one row per token, so a block of tokens is turned to float
-// once and meets every head there: lanes are heads for the scores, latent columns for the sums.
+// Absorbed attention over the latent cache in float. All heads share one row per token, so a block of tokens is converted to float
+// once for all heads: lanes are heads in the scores, latent columns in the sums.
 #pragma once
 #include <math.h>
 
 namespace ivlite {
 namespace {
 
-constexpr int64_t kHeadGroup = 32;  // more heads read the cache more than once
+constexpr int64_t kHeadBlock = 32;  // heads that share one pass over the cache
 
-// Scores, as powers of two, of a vector of lanes and n tokens, rows of s, become weights times the tokens' scales. The running
-// maximum and total go on; what was summed before shrinks. Returns the largest of each lane.
-inline vec::V scaled_weights(float* s, int64_t stride, const float* scale, int64_t n, float* running_top, float* total, float* shrink) {
-  const vec::V before = vec::load(running_top);
-  vec::V top = before, sum = vec::zero(), most = vec::zero();
-  for (int64_t t = 0; t < n; t++) top = vec::max(top, vec::load(s + t * stride));
+// Online softmax of the scores (for exp2) of a vector of lanes and n tokens, rows of s; the weights are stored times the tokens'
+// scales. Updates the running maximum and sum, sets alpha for the sums so far. Returns the largest stored weight of each lane.
+inline vec::V scaled_weights(float* s, int64_t stride, const float* scale, int64_t n, float* running_m, float* l, float* alpha) {
+  const vec::V m_old = vec::load(running_m);
+  vec::V m = m_old, sum = vec::zero(), most = vec::zero();
+  for (int64_t t = 0; t < n; t++) m = vec::max(m, vec::load(s + t * stride));
   for (int64_t t = 0; t < n; t++, s += stride) {
-    const vec::V weight = vec::exp2_weight(vec::sub(vec::load(s), top)), scaled = vec::mul(weight, vec::set1(scale[t]));
+    const vec::V weight = vec::exp2_weight(vec::sub(vec::load(s), m)), scaled = vec::mul(weight, vec::set1(scale[t]));
     sum = vec::add(sum, weight);
     most = vec::max(most, scaled);
     vec::store(s, scaled);
   }
-  const vec::V factor = vec::exp2_weight(vec::sub(before, top));
-  vec::store(shrink, factor);
-  vec::store(total, vec::fma(vec::load(total), factor, sum));
-  vec::store(running_top, top);
+  const vec::V factor = vec::exp2_weight(vec::sub(m_old, m));
+  vec::store(alpha, factor);
+  vec::store(l, vec::fma(vec::load(l), factor, sum));
+  vec::store(running_m, m);
   return most;
 }
 
 struct LatentBlock {
-  float* q;                     // (tiles, width, kTileLanes), scaled
-  float* c;                     // (tokens, ldc): latent and rope side by side
-  float* s;                     // (tokens, kHeadGroup): scores, then weights
-  float *top, *total, *shrink;  // (kHeadGroup,)
+  float* q;              // (tiles, width, kTileLanes), scaled
+  float* c;              // (tokens, ldc): latent and rope side by side
+  float* s;              // (tokens, kHeadBlock): scores, then weights
+  float *m, *l, *alpha;  // (kHeadBlock,)
   int64_t width, ldc, tokens;
 };
 
 // n tokens, already in b.c, against `heads` heads whose sums are rows of acc.
 inline void latent_block(const LatentArgs& a, const LatentBlock& b, float* acc, int64_t heads, int64_t n) {
   if (heads <= vec::kLanes)
-    product<true, 1>(n, b.s, kHeadGroup, vec::kLanes, FromZero{}, b.c, b.ldc, b.q, kTileLanes, b.width);
+    product<true, 1>(n, b.s, kHeadBlock, vec::kLanes, FromZero{}, b.c, b.ldc, b.q, kTileLanes, b.width);
   else
     for (int64_t h = 0; h < heads; h += kTileLanes)
-      product<true>(n, b.s + h, kHeadGroup, kTileLanes, FromZero{}, b.c, b.ldc, b.q + h * b.width, kTileLanes, b.width);
+      product<true>(n, b.s + h, kHeadBlock, kTileLanes, FromZero{}, b.c, b.ldc, b.q + h * b.width, kTileLanes, b.width);
   for (int64_t h = 0; h < heads; h += vec::kLanes) {
-    const vec::V before = vec::load(b.top + h);
-    vec::V top = before;
-    for (int64_t s = 0; s < n; s++) top = vec::max(top, vec::load(b.s + s * kHeadGroup + h));
-    const vec::V factor = vec::exp_weight(vec::sub(before, top));
-    vec::V sum = vec::mul(vec::load(b.total + h), factor);
+    const vec::V m_old = vec::load(b.m + h);
+    vec::V m = m_old;
+    for (int64_t s = 0; s < n; s++) m = vec::max(m, vec::load(b.s + s * kHeadBlock + h));
+    const vec::V factor = vec::exp_weight(vec::sub(m_old, m));
+    vec::V sum = vec::mul(vec::load(b.l + h), factor);
     for (int64_t s = 0; s < n; s++) {
-      float* p = b.s + s * kHeadGroup + h;
-      const vec::V weight = vec::exp_weight(vec::sub(vec::load(p), top));
+      float* p = b.s + s * kHeadBlock + h;
+      const vec::V weight = vec::exp_weight(vec::sub(vec::load(p), m));
       vec::store(p, weight);
       sum = vec::add(sum, weight);
     }
-    vec::store(b.shrink + h, factor);
-    vec::store(b.top + h, top);
-    vec::store(b.total + h, sum);
+    vec::store(b.alpha + h, factor);
+    vec::store(b.m + h, m);
+    vec::store(b.l + h, sum);
   }
   const int64_t rank = a.cache.rank;
   for (int64_t col = 0; col < rank; col += kTileLanes)
-    product<false>(heads, acc + col, rank, rank - col, ScaledRows{acc + col, rank, b.shrink}, b.s, kHeadGroup, b.c + col, b.ldc, n);
+    product<false>(heads, acc + col, rank, rank - col, ScaledRows{acc + col, rank, b.alpha}, b.s, kHeadBlock, b.c + col, b.ldc, n);
 }
 
-// a . b of n floats.
+// Dot product of n floats.
 inline float dot(const float* a, const float* b, int64_t n) {
   constexpr int kSums = 4;
   vec::V sum[kSums];
@@ -79,7 +79,7 @@ inline float dot(const float* a, const float* b, int64_t n) {
   return vec::sum(vec::add(vec::add(sum[0], sum[1]), vec::add(sum[2], sum[3])));
 }
 
-// Heads [h0, h0 + heads) of a query that sees one token: the token is what they get, and their queries need not become lanes.
+// Heads [h0, h0 + heads) of a query that sees one token: its weight is 1.
 template <class Kind>
 inline void latent_token(const LatentArgs& a, float* token, int64_t row, int64_t heads, int64_t s) {
   const LatentRows& c = a.cache;
@@ -100,11 +100,11 @@ inline void latent_heads(const LatentArgs& a, const LatentBlock& b, int64_t i, i
   if (s1 - s0 == 1) return latent_token<Kind>(a, b.c, row, heads, s0);
   float* acc = a.acc + row * c.rank;
   fill(acc, heads * c.rank, 0);
-  if (heads < kHeadGroup) fill(b.q, b.width * kHeadGroup, 0);  // lanes without a head
+  if (heads < kHeadBlock) fill(b.q, b.width * kHeadBlock, 0);  // unused lanes
   rows_to_lanes(b.q, b.width, 0, a.q_latent + row * c.rank, c.rank, heads, c.rank, a.scale);
   rows_to_lanes(b.q, b.width, c.rank, a.q_rope + row * c.rope_dim, c.rope_dim, heads, c.rope_dim, a.scale);
-  fill(b.top, kHeadGroup, kLowest);
-  fill(b.total, kHeadGroup, 0);
+  fill(b.m, kHeadBlock, kInitialMax);
+  fill(b.l, kHeadBlock, 0);
   for (int64_t s = s0; s < s1; s += b.tokens) {
     const int64_t n = s1 - s < b.tokens ? s1 - s : b.tokens;
     for (int64_t j = 0; j < n; j++) {
@@ -114,8 +114,8 @@ inline void latent_heads(const LatentArgs& a, const LatentBlock& b, int64_t i, i
     latent_block(a, b, acc, heads, n);
   }
   for (int64_t h = 0; h < heads; h++) {
-    a.m[row + h] = s1 > s0 ? b.top[h] : -INFINITY;
-    a.l[row + h] = b.total[h];
+    a.m[row + h] = s1 > s0 ? b.m[h] : -INFINITY;
+    a.l[row + h] = b.l[h];
   }
 }
 
@@ -123,22 +123,22 @@ template <class Kind>
 void latent_attention(const LatentArgs& a, int64_t s0, int64_t s1) {
   LatentBlock b;
   b.width = a.cache.rank + a.cache.rope_dim;
-  b.ldc = odd_lines(b.width);
-  b.top = a.scratch;
-  b.total = b.top + kHeadGroup;
-  b.shrink = b.total + kHeadGroup;
-  b.q = b.shrink + kHeadGroup;
-  // As many tokens as the rest of latent_scratch holds, 64 at most: sums go to memory and back once per block. Rows of c
-  // come before s because the last tile of columns may load, and ignore, a little past them.
-  const int64_t rest = latent_scratch(a) - 3 * kHeadGroup - b.width * kHeadGroup;
-  b.tokens = rest / (b.ldc + kHeadGroup);
+  b.ldc = odd_stride(b.width);
+  b.m = a.scratch;
+  b.l = b.m + kHeadBlock;
+  b.alpha = b.l + kHeadBlock;
+  b.q = b.alpha + kHeadBlock;
+  // As many tokens as the rest of latent_scratch holds, at most 64: sums are loaded and stored once per block. Rows of c lie before s
+  // because the last tile of columns may load, and ignore, a little past them.
+  const int64_t rest = latent_scratch(a) - 3 * kHeadBlock - b.width * kHeadBlock;
+  b.tokens = rest / (b.ldc + kHeadBlock);
   b.tokens = b.tokens > 64 ? 60 : b.tokens / kTileRows * kTileRows;
-  b.c = b.q + b.width * kHeadGroup;
+  b.c = b.q + b.width * kHeadBlock;
   b.s = b.c + b.tokens * b.ldc;
   for (int64_t i = 0; i < a.queries; i++) {
     const int64_t end = a.position + i + 1 < s1 ? a.position + i + 1 : s1;
-    for (int64_t h = 0; h < a.heads; h += kHeadGroup)
-      latent_heads<Kind>(a, b, i, h, a.heads - h < kHeadGroup ? a.heads - h : kHeadGroup, s0, end);
+    for (int64_t h = 0; h < a.heads; h += kHeadBlock)
+      latent_heads<Kind>(a, b, i, h, a.heads - h < kHeadBlock ? a.heads - h : kHeadBlock, s0, end);
   }
 }
 

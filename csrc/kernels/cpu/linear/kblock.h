@@ -17,7 +17,7 @@ inline float quantize_block(int8_t* to, const float* x, int64_t n) {
   }
   const float absmax = vec::max_lane(largest);
   const vec::V inverse = vec::set1(absmax > 0 ? 127 / absmax : 0);
-  for (int i = 0; i < kBlockK / vec::kLanes; i++) vec::store_codes(to + i * vec::kLanes, vec::mul(v[i], inverse));
+  for (int i = 0; i < kBlockK / vec::kLanes; i++) vec::store_int8(to + i * vec::kLanes, vec::mul(v[i], inverse));
   return absmax / 127;
 }
 

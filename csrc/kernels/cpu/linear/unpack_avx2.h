@@ -36,8 +36,8 @@ struct ActBlockS8 {
     int16_t sums[kBlockGroups], halves[2 * kBlockGroups];
     for (int h = 0; h < 2 * kBlockGroups; h++) {
       const int64_t i = 16 * h;
-      const vec::V low = vec::store_codes((int8_t*)codes + i, vec::mul(vec::load(values + i), inverse));
-      const vec::V high = vec::store_codes((int8_t*)codes + i + 8, vec::mul(vec::load(values + i + 8), inverse));
+      const vec::V low = vec::store_int8((int8_t*)codes + i, vec::mul(vec::load(values + i), inverse));
+      const vec::V high = vec::store_int8((int8_t*)codes + i + 8, vec::mul(vec::load(values + i + 8), inverse));
       halves[h] = (int16_t)vec::sum(vec::add(low, high));
     }
     for (int g = 0; g < kBlockGroups; g++) sums[g] = (int16_t)(halves[2 * g] + halves[2 * g + 1]);

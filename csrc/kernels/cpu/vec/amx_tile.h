@@ -1,5 +1,5 @@
-// Matrix tiles: eight registers of 16 rows of 64 bytes. A product adds to a tile of 16 x 16 floats: rows of `a` are 32
-// bf16, and row k of `b` holds, in pair n, elements (2k, n) and (2k + 1, n). Or to one of 16 x 16 int32, of 64 bytes and fours.
+// Matrix tiles: eight registers of 16 rows of 64 bytes. A product adds to a tile of 16 x 16 floats: rows of `a` are 32 bf16, and
+// row k of `b` holds the pairs of elements (2k, n) and (2k + 1, n). Or to a tile of 16 x 16 int32: rows of 64 int8, quads in `b`.
 #pragma once
 
 namespace ivlite {
@@ -13,22 +13,22 @@ struct alignas(64) TileConfig {
   uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
-// In memory from the start: GCC's intrinsic tells the compiler of its first eight bytes only.
+// A constant in memory: GCC's intrinsic declares only its first eight bytes as read.
 const volatile TileConfig kWholeTiles{};
 
-// Tiles are usable while it lives. Their state is given back at the end: a thread that holds it switches more slowly.
+// Tiles may be used while it lives. Their state is released at the end: context switches of a thread that holds it are slower.
 struct UseTiles {
   UseTiles() { _tile_loadconfig((const void*)&kWholeTiles); }
   ~UseTiles() { _tile_release(); }
 };
 
-// What tiles 0..3 start from and end in: sums of (a0 b0, a0 b1, a1 b0, a1 b1), each 16 rows of `stride` floats.
+// The accumulators of tiles 0..3: sums of (a0 b0, a0 b1, a1 b0, a1 b1), each 16 rows of `stride` floats.
 struct TileSums {
   float* at[2][2];
   int64_t stride;
 };
 
-// kA x kB tiles of sums += n steps of products; operand i begins at a[i] and is followed by the next step's.
+// kA x kB tiles of sums += n steps of products; the steps of operand i follow one another at a[i].
 template <int kA, int kB>
 inline void tile_products(const TileSums& c, bool fresh, const uint16_t* const* a, const uint16_t* const* b, int64_t n) {
   const size_t row = (size_t)c.stride * 4;
@@ -63,7 +63,7 @@ inline void tile_products(const TileSums& c, bool fresh, const uint16_t* const* 
   if (kA > 1 && kB > 1) _tile_stored(3, c.at[1][1], row);
 }
 
-// Two vectors of floats as pairs of bf16, `low` in the lower half of each; halves round up.
+// Two vectors of floats as pairs of bf16, `low` in the lower half of each; ties are rounded up.
 inline __m512i pairs_bf16(__m512 low, __m512 high) {
   const __m512i half = _mm512_set1_epi32(0x8000);
   const __m512i l = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(low), half), 16);
@@ -71,7 +71,7 @@ inline __m512i pairs_bf16(__m512 low, __m512 high) {
   return _mm512_mask_blend_epi16(0xaaaaaaaa, l, h);
 }
 
-// Multiplications and additions of bytes that the tiles did, operands in registers: twice as many as of bf16.
+// Multiply-accumulates of int8 tiles with operands in registers: twice as many as in bf16.
 uint64_t matrix_peak(int64_t iterations) {
   constexpr int64_t kMacs = 16 * 16 * 64;
   UseTiles tiles;

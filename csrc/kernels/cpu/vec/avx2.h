@@ -37,7 +37,7 @@ inline V mul(V a, V b) { return _mm256_mul_ps(a, b); }
 inline V div(V a, V b) { return _mm256_div_ps(a, b); }
 inline V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }    // a b + c
 inline V fnma(V a, V b, V c) { return _mm256_fnmadd_ps(a, b, c); }  // c - a b
-// Of a NaN and a number, min and max return their second argument: keep data there to let a NaN through.
+// Of a NaN and a number, min and max return their second argument.
 inline V min(V a, V b) { return _mm256_min_ps(a, b); }
 inline V max(V a, V b) { return _mm256_max_ps(a, b); }
 inline V abs(V a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
@@ -50,7 +50,7 @@ inline V scale2(V a, V n) {  // a * 2^n for integral n in [-126, 127]
 }
 
 inline V first_n(V a, int n) { return n >= kLanes ? a : _mm256_and_ps(a, _mm256_castsi256_ps(tail_mask(n))); }  // then zeros
-inline V keep_unless_below(V a, V x, V limit) {  // a, or 0 in the lanes where x < limit; a NaN in x keeps a
+inline V zero_below(V a, V x, V limit) {  // a, or 0 in the lanes where x < limit; a NaN in x keeps a
   return _mm256_and_ps(a, _mm256_cmp_ps(x, limit, _CMP_NLT_UQ));
 }
 
@@ -65,7 +65,7 @@ inline float max_lane(V a) {
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
-// Loads that widen to float.
+// Loads that convert to float.
 inline V load_f16(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
 inline V load_bf16(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
@@ -73,7 +73,7 @@ inline V load_bf16(const uint16_t* p) {
 inline V load_i8(const int8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))); }
 inline V load_u8(const uint8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p))); }
 
-// Stores that narrow, always a whole vector.
+// Stores that convert from float, always a whole vector.
 inline void store_f16(uint16_t* p, V v) { _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
 inline void store_bf16(uint16_t* p, V v) {  // to nearest even; a NaN stays a NaN
   const __m256i bits = _mm256_castps_si256(v);
@@ -84,7 +84,7 @@ inline void store_bf16(uint16_t* p, V v) {  // to nearest even; a NaN stays a Na
   r = _mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0x08);
   _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(r));
 }
-inline V store_codes(int8_t* p, V v) {  // v to nearest even, cut to -127..127; returns the codes as float
+inline V store_int8(int8_t* p, V v) {  // to nearest even, clamped to -127..127; returns the codes as float
   __m256i i = _mm256_cvtps_epi32(v);
   i = _mm256_max_epi32(_mm256_min_epi32(i, _mm256_set1_epi32(127)), _mm256_set1_epi32(-127));
   const __m128i w = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
@@ -94,12 +94,12 @@ inline V store_codes(int8_t* p, V v) {  // v to nearest even, cut to -127..127; 
 
 // a[0], a[2], ... of 2 kLanes floats to even, a[1], a[3], ... to odd.
 inline void deinterleave(const float* p, V& even, V& odd) {
-  const V a = load(p), b = load(p + 8);  // shuffles work within 128 bits, so 64-bit pieces are put in order after
+  const V a = load(p), b = load(p + 8);  // shuffles work within 128 bits, so 64-bit parts are reordered after
   even = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88)), 0xd8));
   odd = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xdd)), 0xd8));
 }
 
-// What the probes are made of.
+// For the probes.
 using I = __m256i;
 constexpr int kStepMacs = 32;
 inline I set1_i8(int8_t x) { return _mm256_set1_epi8(x); }
@@ -108,7 +108,7 @@ inline I zero_i() { return _mm256_setzero_si256(); }
 inline I load_i(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
 inline void store_i(void* p, I a) { _mm256_storeu_si256((__m256i*)p, a); }
 inline I add_i64(I a, I b) { return _mm256_add_epi64(a, b); }
-inline void touch(I& a) { asm volatile("" : "+x"(a)); }  // the value is needed, whatever the compiler thinks
+inline void touch(I& a) { asm volatile("" : "+x"(a)); }  // keeps the compiler from removing the value
 
 }  // namespace vec
 }  // namespace

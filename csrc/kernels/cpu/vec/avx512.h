@@ -1,6 +1,6 @@
 // The vector vocabulary of the shared kernel bodies, for AVX-512 F/BW/DQ/VL: sixteen float lanes.
 //
-// The same words as avx2.h, which says why all of this is in an anonymous namespace.
+// The same vocabulary as avx2.h, which says why all of this is in an anonymous namespace.
 #pragma once
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 says so of its own undefined-value intrinsics
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -53,7 +53,7 @@ inline V scale2(V a, V n) {
 }
 
 inline V first_n(V a, int n) { return n >= kLanes ? a : _mm512_maskz_mov_ps(tail_mask(n), a); }
-inline V keep_unless_below(V a, V x, V limit) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), a); }
+inline V zero_below(V a, V x, V limit) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), a); }
 
 inline float sum(V a) {
   const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
@@ -85,7 +85,7 @@ inline void store_bf16(uint16_t* p, V v) {
   const __m512i out = _mm512_mask_blend_epi32(nan, r, _mm512_or_si512(high, _mm512_set1_epi32(0x40)));
   _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(out));
 }
-inline V store_codes(int8_t* p, V v) {
+inline V store_int8(int8_t* p, V v) {
   __m512i i = _mm512_cvtps_epi32(v);
   i = _mm512_max_epi32(_mm512_min_epi32(i, _mm512_set1_epi32(127)), _mm512_set1_epi32(-127));
   _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(i));
@@ -99,7 +99,7 @@ inline void deinterleave(const float* p, V& even, V& odd) {
   odd = _mm512_permutex2var_ps(a, _mm512_add_epi32(e, _mm512_set1_epi32(1)), b);
 }
 
-// What the probes are made of.
+// For the probes.
 using I = __m512i;
 constexpr int kStepMacs = 64;
 inline I set1_i8(int8_t x) { return _mm512_set1_epi8(x); }
@@ -111,7 +111,7 @@ inline I add_i64(I a, I b) { return _mm512_add_epi64(a, b); }
 #ifdef IVLITE_EMULATE_AVX512
 inline void touch(I&) {}
 #else
-inline void touch(I& a) { asm volatile("" : "+v"(a)); }  // the value is needed, whatever the compiler thinks
+inline void touch(I& a) { asm volatile("" : "+v"(a)); }  // keeps the compiler from removing the value
 #endif
 
 }  // namespace vec

@@ -69,7 +69,7 @@ inline __m256i to_f16(__m512 v, int rounding) {  // rounding is always to neares
   memcpy(&whole, out, 32);
   return whole;
 }
-inline __m512i to_int(__m512 v) {  // the instruction's answer to what no int32 holds included
+inline __m512i to_int(__m512 v) {  // also the instruction's result where no int32 holds the value
   __m256 h[2];
   memcpy(h, &v, 64);
   const __m256i out[2] = {_mm256_cvtps_epi32(h[0]), _mm256_cvtps_epi32(h[1])};

@@ -26,12 +26,12 @@ inline V exp(V x) {
 }
 
 // exp(x) for x <= 0; exactly 0 below -87.
-inline V exp_weight(V x) { return keep_unless_below(exp(x), x, set1(-87.0f)); }
+inline V exp_weight(V x) { return zero_below(exp(x), x, set1(-87.0f)); }
 
 // 2^x for x <= 0; exactly 0 below 2^-126, for -infinity too.
 inline V exp2_weight(V x) {
   const V n = round(x);
-  return keep_unless_below(scale2(exp2_fraction(sub(x, n)), n), x, set1(-126.0f));
+  return zero_below(scale2(exp2_fraction(sub(x, n)), n), x, set1(-126.0f));
 }
 
 }  // namespace vec

@@ -1,6 +1,6 @@
 // The vector vocabulary of the shared kernel bodies, for ARM's Advanced SIMD with dot products: four float lanes.
 //
-// The same words as avx2.h, which says why all of this is in an anonymous namespace.
+// The same vocabulary as avx2.h, which says why all of this is in an anonymous namespace.
 #pragma once
 #include <arm_neon.h>
 #include <stdint.h>
@@ -40,7 +40,7 @@ inline V mul(V a, V b) { return vmulq_f32(a, b); }
 inline V div(V a, V b) { return vdivq_f32(a, b); }
 inline V fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
 inline V fnma(V a, V b, V c) { return vfmsq_f32(c, a, b); }
-// The second argument if either is a NaN, as on x86; the instructions of that name would return the NaN.
+// The second argument if either is NaN, as on x86; the instructions of that name would return the NaN.
 inline V min(V a, V b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 inline V max(V a, V b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 inline V abs(V a) { return vabsq_f32(a); }
@@ -51,7 +51,7 @@ inline V first_n(V a, int n) {
   static const uint32_t lane[kLanes] = {0, 1, 2, 3};
   return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), vcltq_u32(vld1q_u32(lane), vdupq_n_u32((uint32_t)n))));
 }
-inline V keep_unless_below(V a, V x, V limit) { return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a), vcltq_f32(x, limit))); }
+inline V zero_below(V a, V x, V limit) { return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a), vcltq_f32(x, limit))); }
 
 inline float sum(V a) { return vaddvq_f32(a); }
 inline float max_lane(V a) { return vmaxvq_f32(a); }
@@ -68,7 +68,7 @@ inline V load_bf16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16
 inline V load_i8(const int8_t* p) { return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(load_4(p))))); }
 
 inline void store_f16(uint16_t* p, V v) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
-inline V store_codes(int8_t* p, V v) {
+inline V store_int8(int8_t* p, V v) {
   const int32x4_t i = vmaxq_s32(vminq_s32(vcvtnq_s32_f32(v), vdupq_n_s32(127)), vdupq_n_s32(-127));
   const int16x4_t w = vmovn_s32(i);
   const uint32_t codes = vget_lane_u32(vreinterpret_u32_s8(vmovn_s16(vcombine_s16(w, w))), 0);
@@ -81,7 +81,7 @@ inline void deinterleave(const float* p, V& even, V& odd) {
   even = both.val[0], odd = both.val[1];
 }
 
-// What the probes are made of.
+// For the probes.
 using I = int32x4_t;
 constexpr int kStepMacs = 16;
 inline I set1_i8(int8_t x) { return vreinterpretq_s32_s8(vdupq_n_s8(x)); }
@@ -90,7 +90,7 @@ inline I zero_i() { return vdupq_n_s32(0); }
 inline I load_i(const void* p) { return vreinterpretq_s32_u8(vld1q_u8((const uint8_t*)p)); }
 inline void store_i(void* p, I a) { vst1q_u8((uint8_t*)p, vreinterpretq_u8_s32(a)); }
 inline I add_i64(I a, I b) { return vreinterpretq_s32_s64(vaddq_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b))); }
-inline void touch(I& a) { asm volatile("" : "+w"(a)); }  // the value is needed, whatever the compiler thinks
+inline void touch(I& a) { asm volatile("" : "+w"(a)); }  // keeps the compiler from removing the value
 
 }  // namespace vec
 }  // namespace

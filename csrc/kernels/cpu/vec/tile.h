@@ -1,4 +1,4 @@
-// The inner product of both attention kernels: a register tile of T rows by one or two vectors of lanes.
+// The inner product of the float attention kernels: a register tile of T rows by one or two vectors of lanes.
 #pragma once
 
 namespace ivlite {
@@ -6,13 +6,13 @@ namespace {
 
 constexpr int kTileRows = vec::kTileRows;
 constexpr int kTileLanes = 2 * vec::kLanes;
-constexpr int64_t kLineFloats = 16;  // of a cache line
-constexpr float kLowest = -1e30f;    // a running maximum that nothing raised: finite, so that differences are never NaN
+constexpr int64_t kLineFloats = 16;    // of a cache line
+constexpr float kInitialMax = -1e30f;  // initial running maximum: finite, so that differences are never NaN
 
-// A row stride of an odd number of cache lines: columns of a block then spread over all sets of the cache.
-inline int64_t odd_lines(int64_t floats) { return ((floats + kLineFloats - 1) / kLineFloats | 1) * kLineFloats; }
+// A row stride of an odd number of cache lines: rows of a block spread over all sets of the cache.
+inline int64_t odd_stride(int64_t floats) { return ((floats + kLineFloats - 1) / kLineFloats | 1) * kLineFloats; }
 
-// What a tile starts from: at(row, vector of the row, lanes of it that are real), and the step to the next tile.
+// The initial value of a tile: at(row, vector of the row, lanes of it that exist), and the step to the next tile.
 struct FromZero {
   vec::V at(int64_t, int, int) const { return vec::zero(); }
   void next(int64_t) {}
@@ -37,7 +37,7 @@ struct ScaledRows {  // out, each row with its own factor
 // out[r] = start[r] + sum over k < n of a(r, k) x b[k]: b[k] is kTileLanes floats at b + k ldb, of which `lanes` are
 // stored, and a(r, k) is a[r lda + k] when kByRow, a[k lda + r] otherwise.
 // kVectors = 1 leaves out the second half of the tile's lanes.
-// Not inlined: whatever the caller keeps in registers would push sums out of them.
+// Not inlined: registers of the caller would spill the sums.
 template <int T, bool kByRow, int kVectors, class Start>
 __attribute__((noinline)) void product_tile(float* out, int64_t ldo, int64_t lanes, Start start, const float* a, int64_t lda,
                                             const float* b, int64_t ldb, int64_t n) {
@@ -88,7 +88,7 @@ inline void product(int64_t rows, float* out, int64_t ldo, int64_t lanes, Start 
   }
 }
 
-// Rows become lanes, in tiles one after another: element k of row i goes to scale x rows[i][k] at
+// Transposes rows to lanes, tile after tile: element k of row i goes to scale x rows[i][k] at
 // to[(i / kTileLanes) n_total kTileLanes + (first + k) kTileLanes + i % kTileLanes], where a row has n of n_total elements.
 inline void rows_to_lanes(float* to, int64_t n_total, int64_t first, const float* rows, int64_t stride, int64_t count, int64_t n,
                           float scale) {

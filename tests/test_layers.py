@@ -38,6 +38,15 @@ OWNERS = {
 EXTRA = {("gguf/file.py", "ivlite._C")}  # the formats' names and sizes
 COMMANDS = {"quantize/cli.py", "quantize/__main__.py"}  # the command of the quantizer belongs to the command line
 
+# The families of processor kernels, and the other families whose files each may include.
+FAMILIES = {
+    "vec": (),
+    "elementwise": (),
+    "linear": (),
+    "attention": ("elementwise", "linear"),
+    "latent": ("elementwise", "linear", "attention"),
+}
+
 
 def name(path):
     return path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else ROOT).as_posix()
@@ -110,6 +119,11 @@ def test_includes_go_down(path):
                 "kernels/table.h"
             }
             assert known, f"{where} includes {include}"
+        family = where.split("/")[3] if where.count("/") == 4 else None
+        for include in found if family else ():
+            if include.startswith("kernels/cpu/"):
+                other = include.split("/")[2]
+                assert other in (family, "vec", *FAMILIES[family]), f"{where} includes {include}"
     below = {"csrc/formats": (), "csrc/core": ("ops/", "kernels/"), "csrc/kernels": ("ops/", "core/"), "csrc/ops": ()}
     for folder, forbidden in below.items():
         if where.startswith(folder + "/"):

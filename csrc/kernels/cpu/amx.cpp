@@ -1,26 +1,12 @@
 // The kernels of AMX: those of AVX-512 VNNI, and matrix tiles for many tokens, in int8 or in bf16 with float sums.
-#include "kernels/table.h"
-#include "kernels/cpu/vec/avx512.h"
-
-#include "kernels/cpu/shared.h"
-
-#include "kernels/cpu/linear/int8.h"
-
-#include "kernels/cpu/linear/int8_avx512.h"
-
-#include "kernels/cpu/linear/unpack.h"
-
-#include "kernels/cpu/linear/kblock.h"
-
-#include "kernels/cpu/linear/unpack_avx512.h"
-
-#include "kernels/cpu/attention/int8.h"
-
-#include "kernels/cpu/latent/int8.h"
+#include "kernels/cpu/vec/avx512.h"  // first: the vocabulary of this set
 
 #include "kernels/cpu/attention/amx.h"
-#include "kernels/cpu/linear/amx_int8.h"
+#include "kernels/cpu/latent/int8.h"
 #include "kernels/cpu/linear/amx_bf16.h"
+#include "kernels/cpu/linear/amx_int8.h"
+#include "kernels/cpu/shared.h"
+#include "kernels/table.h"
 
 namespace ivlite {
 

@@ -1,22 +1,10 @@
 // The kernels of AVX-512 VNNI.
-#include "kernels/table.h"
-#include "kernels/cpu/vec/avx512.h"
-
-#include "kernels/cpu/shared.h"
-
-#include "kernels/cpu/linear/int8.h"
-
-#include "kernels/cpu/linear/int8_avx512.h"
-
-#include "kernels/cpu/linear/unpack.h"
-
-#include "kernels/cpu/linear/kblock.h"
-
-#include "kernels/cpu/linear/unpack_avx512.h"
-
-#include "kernels/cpu/attention/int8.h"
+#include "kernels/cpu/vec/avx512.h"  // first: the vocabulary of this set
 
 #include "kernels/cpu/latent/int8.h"
+#include "kernels/cpu/linear/unpack_avx512.h"
+#include "kernels/cpu/shared.h"
+#include "kernels/table.h"
 
 namespace ivlite {
 

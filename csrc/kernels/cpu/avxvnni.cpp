@@ -1,14 +1,10 @@
 // The kernels of AVX-VNNI: those of AVX2 without the GEMM path, and dpbusd as the integer product.
-#include "kernels/table.h"
-#include "kernels/cpu/vec/avx2.h"
-
-#include "kernels/cpu/shared.h"
-
-#include "kernels/cpu/linear/int8.h"
-
-#include "kernels/cpu/linear/int8_avx2.h"
+#include "kernels/cpu/vec/avx2.h"  // first: the vocabulary of this set
 
 #include "kernels/cpu/latent/int16.h"
+#include "kernels/cpu/linear/int8_avx2.h"
+#include "kernels/cpu/shared.h"
+#include "kernels/table.h"
 
 namespace ivlite {
 namespace {

@@ -3,12 +3,11 @@
 // It multiplies 2 rows x 8 columns by 2 tokens x 8 columns, twice the products of `sdot`. Panels have 4 columns side by side, so
 // two quads must be zipped into one, which costs as much as it saves for a few tokens: it is done once, when panels are unpacked.
 // Then a token takes 36 vector instructions per group of q4_0 where `sdot` takes 49.
-#include "kernels/table.h"
-#include "kernels/cpu/vec/neon.h"
-
-#include "kernels/cpu/shared.h"
+#include "kernels/cpu/vec/neon.h"  // first: the vocabulary of this set
 
 #include "kernels/cpu/linear/int8_neon.h"
+#include "kernels/cpu/shared.h"
+#include "kernels/table.h"
 
 namespace ivlite {
 namespace {

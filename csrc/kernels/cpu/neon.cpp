@@ -1,10 +1,9 @@
 // The kernels of ARM's Advanced SIMD with dot products (ARMv8.2).
-#include "kernels/table.h"
-#include "kernels/cpu/vec/neon.h"
-
-#include "kernels/cpu/shared.h"
+#include "kernels/cpu/vec/neon.h"  // first: the vocabulary of this set
 
 #include "kernels/cpu/linear/int8_neon.h"
+#include "kernels/cpu/shared.h"
+#include "kernels/table.h"
 
 namespace ivlite {
 

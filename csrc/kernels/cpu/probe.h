@@ -1,5 +1,9 @@
 // Probes of the peak rates of an instruction set.
 #pragma once
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/cpu/vec/vec.h"
 
 namespace ivlite {
 namespace {

@@ -1,20 +1,15 @@
 // Every family written once over the vector vocabulary, and its entries in the table.
 #pragma once
-#include "kernels/cpu/vec/math.h"
-
-#include "kernels/cpu/elementwise/norm.h"
-
-#include "kernels/cpu/vec/tile.h"
-
-#include "kernels/cpu/elementwise/activation.h"
 #include "kernels/cpu/attention/softmax.h"
+#include "kernels/cpu/elementwise/activation.h"
+#include "kernels/cpu/elementwise/norm.h"
+#include "kernels/cpu/elementwise/quantize.h"
+#include "kernels/cpu/elementwise/rope.h"
+#include "kernels/cpu/elementwise/vision.h"
 #include "kernels/cpu/latent/cache.h"
 #include "kernels/cpu/latent/float.h"
 #include "kernels/cpu/linear/float.h"
 #include "kernels/cpu/probe.h"
-#include "kernels/cpu/elementwise/quantize.h"
-#include "kernels/cpu/elementwise/rope.h"
-#include "kernels/cpu/elementwise/vision.h"
 
 namespace ivlite {
 namespace {

@@ -1,6 +1,7 @@
 // Softmax attention on matrix tiles: queries, keys, values and softmax weights in bf16, sums in float. Queries are lanes, so maxima
 // and sums need no reduction across lanes: scores are K Q^T with keys as rows, outputs V^T P^T with value columns as rows.
 #pragma once
+#include "kernels/cpu/attention/softmax.h"
 #include "kernels/cpu/vec/amx_tile.h"
 
 namespace ivlite {

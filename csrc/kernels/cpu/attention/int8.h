@@ -3,15 +3,16 @@
 // uint8, and the values of four keys are interleaved to meet them. The rope parts, whose ranges int8 would not cover, are
 // multiplied in float.
 #pragma once
-#include <math.h>
+#include "kernels/cpu/attention/softmax.h"
+#include "kernels/cpu/elementwise/quantize.h"
+#include "kernels/cpu/linear/kblock.h"
 
 namespace ivlite {
 namespace {
 
-constexpr int64_t kInt8Keys = 128;              // of a block: its softmax weights share one scale, its int32 sums are converted once
-constexpr int64_t kInterleaved = 64;            // value columns interleaved together
-constexpr int kPvLanes = 4;                     // lanes x 4 vectors of columns: 16 sums
-constexpr float kLog2E = 1.44269504088896341f;  // scores are scaled by it, so that weights are powers of two
+constexpr int64_t kInt8Keys = 128;    // of a block: its softmax weights share one scale, its int32 sums are converted once
+constexpr int64_t kInterleaved = 64;  // value columns interleaved together
+constexpr int kPvLanes = 4;           // lanes x 4 vectors of columns: 16 sums
 
 inline int64_t interleaved_columns(int64_t n) { return (n + kInterleaved - 1) / kInterleaved * kInterleaved; }
 

@@ -2,11 +2,37 @@
 // and rescaling need no reduction across lanes, and keys and values are broadcast from their own layout.
 #pragma once
 #include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/vec/math.h"
+#include "kernels/cpu/vec/tile.h"
+#include "kernels/table.h"
 
 namespace ivlite {
 namespace {
 
 constexpr int64_t kKeyBlock = 60;  // a multiple of the tile height of every set
+
+constexpr float kLog2E = 1.44269504088896341f;  // scores are scaled by it, so that weights are powers of two
+
+// Online softmax of the scores (for exp2) of a vector of lanes and n tokens, rows of s; the weights are stored times the tokens'
+// scales. Updates the running maximum and sum, sets alpha for the sums so far. Returns the largest stored weight of each lane.
+inline vec::V scaled_weights(float* s, int64_t stride, const float* scale, int64_t n, float* running_m, float* l, float* alpha) {
+  const vec::V m_old = vec::load(running_m);
+  vec::V m = m_old, sum = vec::zero(), most = vec::zero();
+  for (int64_t t = 0; t < n; t++) m = vec::max(m, vec::load(s + t * stride));
+  for (int64_t t = 0; t < n; t++, s += stride) {
+    const vec::V weight = vec::exp2_weight(vec::sub(vec::load(s), m)), scaled = vec::mul(weight, vec::set1(scale[t]));
+    sum = vec::add(sum, weight);
+    most = vec::max(most, scaled);
+    vec::store(s, scaled);
+  }
+  const vec::V factor = vec::exp2_weight(vec::sub(m_old, m));
+  vec::store(alpha, factor);
+  vec::store(l, vec::fma(vec::load(l), factor, sum));
+  vec::store(running_m, m);
+  return most;
+}
 
 // Shared by the tiles of one block of queries, all in scratch.
 struct AttentionBlock {
@@ -58,7 +84,7 @@ inline void attention_tile(const AttentionArgs& a, const AttentionBlock& b, int6
 
 // Queries [i, i + count), count <= b.queries.
 inline void attention_block(const AttentionArgs& a, const AttentionBlock& b, int64_t i, int64_t count) {
-  const float scale = a.scale * 1.44269504088896341f;
+  const float scale = a.scale * kLog2E;
   if (count % kTileLanes) fill(b.q, b.width * b.queries, 0);  // unused lanes
   rows_to_lanes(b.q, b.width, 0, a.q + i * a.ld_q, a.ld_q, count, a.d, scale);
   if (a.d2) rows_to_lanes(b.q, b.width, a.d, a.q2 + i * a.ld_q2, a.ld_q2, count, a.d2, scale);

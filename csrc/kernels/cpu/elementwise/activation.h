@@ -1,5 +1,7 @@
 // SiLU with its gate, and both forms of GELU.
 #pragma once
+#include "kernels/cpu/elementwise/norm.h"
+#include "kernels/cpu/vec/math.h"
 
 namespace ivlite {
 namespace {

@@ -1,6 +1,9 @@
 // Row normalisations.
 #pragma once
 #include <math.h>
+#include <stdint.h>
+
+#include "kernels/cpu/vec/vec.h"
 
 namespace ivlite {
 namespace {

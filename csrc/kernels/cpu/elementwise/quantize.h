@@ -1,5 +1,9 @@
 // Quantizes activations to int8 in groups of kGroup columns, to the same codes as the plain kernel.
 #pragma once
+#include <string.h>
+
+#include "kernels/cpu/vec/vec.h"
+#include "kernels/table.h"
 
 namespace ivlite {
 namespace {
@@ -25,6 +29,23 @@ inline void quantize_group(const QuantRows& out, int64_t at, const float* x, int
   out.sum[at] = (int32_t)(first + second);
   out.halves[2 * at] = (int32_t)first, out.halves[2 * at + 1] = (int32_t)second;
   out.shift[at] = out.scale[at] * (first + second);
+}
+
+// Quantizes a row to int8; returns its scale, absmax / 127.
+inline float quantize_row(int8_t* y, const float* x, int64_t n) {
+  vec::V largest = vec::zero();
+  for (int64_t i = 0; i < n; i += vec::kLanes)
+    largest = vec::max(vec::abs(vec::load_n(x + i, n - i < vec::kLanes ? (int)(n - i) : vec::kLanes)), largest);
+  const float absmax = vec::max_lane(largest);
+  const vec::V inverse = vec::set1(absmax > 0 ? 127 / absmax : 0);
+  int64_t i = 0;
+  for (; i + vec::kLanes <= n; i += vec::kLanes) vec::store_int8(y + i, vec::mul(vec::load(x + i), inverse));
+  if (i < n) {
+    int8_t codes[vec::kLanes];
+    vec::store_int8(codes, vec::mul(vec::load_n(x + i, (int)(n - i)), inverse));
+    memcpy(y + i, codes, (size_t)(n - i));
+  }
+  return absmax / 127;
 }
 
 void quantize_rows(const QuantRows& out, const Part& p) {

@@ -1,5 +1,9 @@
 // Rotary position embedding.
 #pragma once
+#include <string.h>
+
+#include "kernels/cpu/vec/vec.h"
+#include "kernels/table.h"
 
 namespace ivlite {
 namespace {

@@ -1,5 +1,7 @@
 // Patches of frames.
 #pragma once
+#include "kernels/cpu/vec/vec.h"
+#include "kernels/table.h"
 
 namespace ivlite {
 namespace {

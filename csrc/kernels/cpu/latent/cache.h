@@ -1,6 +1,8 @@
 // Converts rows of the latent cache to and from float, one type per CacheKind.
 #pragma once
 #include "formats/f16.h"
+#include "kernels/cpu/elementwise/quantize.h"
+#include "kernels/table.h"
 
 namespace ivlite {
 namespace {
@@ -21,23 +23,6 @@ inline void dequantize_row(float* y, const int8_t* x, float scale, int64_t n) {
   int64_t i = 0;
   for (; i + vec::kLanes <= n; i += vec::kLanes) vec::store(y + i, vec::mul(vec::load_i8(x + i), vec::set1(scale)));
   for (; i < n; i++) y[i] = scale * x[i];
-}
-
-// Quantizes a row to int8; returns its scale, absmax / 127.
-inline float quantize_row(int8_t* y, const float* x, int64_t n) {
-  vec::V largest = vec::zero();
-  for (int64_t i = 0; i < n; i += vec::kLanes)
-    largest = vec::max(vec::abs(vec::load_n(x + i, n - i < vec::kLanes ? (int)(n - i) : vec::kLanes)), largest);
-  const float absmax = vec::max_lane(largest);
-  const vec::V inverse = vec::set1(absmax > 0 ? 127 / absmax : 0);
-  int64_t i = 0;
-  for (; i + vec::kLanes <= n; i += vec::kLanes) vec::store_int8(y + i, vec::mul(vec::load(x + i), inverse));
-  if (i < n) {
-    int8_t codes[vec::kLanes];
-    vec::store_int8(codes, vec::mul(vec::load_n(x + i, (int)(n - i)), inverse));
-    memcpy(y + i, codes, (size_t)(n - i));
-  }
-  return absmax / 127;
 }
 
 struct CacheF32 {

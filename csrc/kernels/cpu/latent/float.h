@@ -1,31 +1,13 @@
 // Absorbed attention over the latent cache in float. All heads share one row per token, so a block of tokens is converted to float
 // once for all heads: lanes are heads in the scores, latent columns in the sums.
 #pragma once
-#include <math.h>
+#include "kernels/cpu/attention/softmax.h"
+#include "kernels/cpu/latent/cache.h"
 
 namespace ivlite {
 namespace {
 
 constexpr int64_t kHeadBlock = 32;  // heads that share one pass over the cache
-
-// Online softmax of the scores (for exp2) of a vector of lanes and n tokens, rows of s; the weights are stored times the tokens'
-// scales. Updates the running maximum and sum, sets alpha for the sums so far. Returns the largest stored weight of each lane.
-inline vec::V scaled_weights(float* s, int64_t stride, const float* scale, int64_t n, float* running_m, float* l, float* alpha) {
-  const vec::V m_old = vec::load(running_m);
-  vec::V m = m_old, sum = vec::zero(), most = vec::zero();
-  for (int64_t t = 0; t < n; t++) m = vec::max(m, vec::load(s + t * stride));
-  for (int64_t t = 0; t < n; t++, s += stride) {
-    const vec::V weight = vec::exp2_weight(vec::sub(vec::load(s), m)), scaled = vec::mul(weight, vec::set1(scale[t]));
-    sum = vec::add(sum, weight);
-    most = vec::max(most, scaled);
-    vec::store(s, scaled);
-  }
-  const vec::V factor = vec::exp2_weight(vec::sub(m_old, m));
-  vec::store(alpha, factor);
-  vec::store(l, vec::fma(vec::load(l), factor, sum));
-  vec::store(running_m, m);
-  return most;
-}
 
 struct LatentBlock {
   float* q;              // (tiles, width, kTileLanes), scaled

@@ -2,14 +2,14 @@
 // quantized to 15 bits, or as many as keep a row's sum in int32. Sums: lanes are latent columns; softmax weights are quantized to 15
 // bits with one scale per block of tokens. The rope parts are multiplied in float.
 #pragma once
-#include <math.h>
+#include "kernels/cpu/latent/float.h"
+#include "kernels/cpu/linear/int8_avx2.h"
 
 namespace ivlite {
 namespace {
 
 constexpr int64_t kInt16Keys = 256, kInt16Columns = 64;  // tokens of a block, and columns interleaved together
 constexpr int kInt16Rows = 6;
-constexpr float kLog2E = 1.44269504088896341f;  // scores are scaled by it, so that weights are powers of two
 
 struct LatentInt16 {
   float *unit, *m, *l, *alpha, *weight_unit;  // (kHeadBlock,)

@@ -1,5 +1,7 @@
 // Absorbed attention over 8-bit latents in int8 (attention/int8.h): lanes are heads, latents are both keys and values.
 #pragma once
+#include "kernels/cpu/attention/int8.h"
+#include "kernels/cpu/latent/float.h"
 
 namespace ivlite {
 namespace {

@@ -2,6 +2,7 @@
 // scale keeps 8 bits of mantissa, as do the activations: closer to float than int8 products, for which the weights would have to
 // be requantized to one scale per 128 columns.
 #pragma once
+#include "kernels/cpu/linear/int8_avx512.h"
 #include "kernels/cpu/vec/amx_tile.h"
 
 namespace ivlite {

@@ -1,6 +1,7 @@
 // The GEMM path of 4 to 6-bit weights on AMX: panels are unpacked and activations quantized as for AVX-512 VNNI
 // (unpack_avx512.h), and the results are bit-identical. An int8 tile product takes as long as a bf16 one of half the columns.
 #pragma once
+#include "kernels/cpu/linear/unpack_avx512.h"
 #include "kernels/cpu/vec/amx_tile.h"
 
 namespace ivlite {

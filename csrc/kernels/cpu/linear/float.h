@@ -1,5 +1,7 @@
 // Linear layers: the store epilogue of all of them, and the kernel of float weights. SIMD lanes are output rows.
 #pragma once
+#include "kernels/cpu/vec/vec.h"
+#include "kernels/table.h"
 
 namespace ivlite {
 namespace {

@@ -2,6 +2,7 @@
 // kTokens tokens, or kStreams panels by one token. run<T, P, Stream> takes T tokens and P panels; Stream: prefetch the panels,
 // they come from memory.
 #pragma once
+#include "kernels/cpu/linear/float.h"
 
 namespace ivlite {
 namespace {

@@ -4,6 +4,8 @@
 //   Product::run(max)        how many quads of codes up to max fit one partial sum
 //   Product::add<kSigned>(sum, w, x)   Product::start()   Product::widen(sum): to eight int32
 #pragma once
+#include "kernels/cpu/linear/int8.h"
+#include "kernels/cpu/vec/avx2.h"
 
 namespace ivlite {
 namespace {
@@ -18,6 +20,19 @@ inline __m256i broadcast4(const int8_t* p) {
 
 // Keeps the compiler from reassociating integer sums: it would spill products for lack of registers.
 inline void keep(__m256i& x) { asm("" : "+x"(x)); }
+
+// maddubs: pairs of products in int16. A pair is at most 2 x 127 x the largest code, and as many pairs are added as fit.
+// It wants one unsigned operand: for signed weights it takes |w|, and the activation gets w's sign.
+struct Maddubs {
+  static constexpr bool kSignedQ8 = true;
+  static constexpr int run(int max) { return max == 255 ? 1 : 32767 / (2 * 127 * max); }
+  static __m256i start() { return _mm256_setzero_si256(); }
+  template <bool kSigned>
+  static __m256i add(__m256i sum, __m256i w, __m256i x) {
+    return _mm256_add_epi16(sum, kSigned ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)) : _mm256_maddubs_epi16(w, x));
+  }
+  static __m256i widen(__m256i sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
+};
 
 inline __m256i nibble_quad(const uint8_t* w, int j) {
   const __m256i both = load256(w + 64 * (j / 2));

@@ -1,5 +1,7 @@
 // The integer linear layers of AVX-512 VNNI: a tile of panels x tokens for every quantised format.
 #pragma once
+#include "kernels/cpu/linear/int8.h"
+#include "kernels/cpu/vec/avx512.h"
 
 namespace ivlite {
 namespace {

@@ -4,6 +4,9 @@
 // broadcast. It multiplies signed by signed, so codes below 128 need no offset to be operands; an offset that a format has is
 // subtracted in the initial value of each sum.
 #pragma once
+#include "kernels/cpu/linear/float.h"
+#include "kernels/cpu/vec/neon.h"
+#include "kernels/cpu/vec/tile.h"
 
 namespace ivlite {
 namespace {

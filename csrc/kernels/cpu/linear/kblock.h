@@ -1,6 +1,8 @@
 // Products of unpacked int8 panels and int8 activations by AVX-512 VNNI. Both have one scale per k-block of 128 columns: integer
 // sums are converted to float four times less often than with a scale per 32, where that is a quarter of all the work.
 #pragma once
+#include "kernels/cpu/linear/int8_avx512.h"
+#include "kernels/cpu/linear/unpack.h"
 
 namespace ivlite {
 namespace {

@@ -8,6 +8,7 @@
 //   Tile                            run<T, P>(sums, first, of, acts): sums (T, P, 16) += P unpacked panels x T <= kTokens tokens,
 //                                   or = if `first`
 #pragma once
+#include "kernels/cpu/linear/float.h"
 
 namespace ivlite {
 namespace {

@@ -6,6 +6,8 @@
 //   sum w x = unit x_scale (sum over parts of m (sum codes x) - n (sum x)),     exact in int32.
 // Codes of 8 bits would overflow int16 at once: they become 14-bit weights in int16, scale included, and meet 12-bit activations.
 #pragma once
+#include "kernels/cpu/linear/int8_avx2.h"
+#include "kernels/cpu/linear/unpack.h"
 
 namespace ivlite {
 namespace {

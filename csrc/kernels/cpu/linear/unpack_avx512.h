@@ -1,5 +1,6 @@
 // How AVX-512 VNNI unpacks panels (unpack.h): to int8 with one scale per row and k-block, for the tiles of kblock.h.
 #pragma once
+#include "kernels/cpu/linear/kblock.h"
 
 namespace ivlite {
 namespace {

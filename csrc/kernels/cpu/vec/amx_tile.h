@@ -1,6 +1,9 @@
 // Matrix tiles: eight registers of 16 rows of 64 bytes. A product adds to a tile of 16 x 16 floats: rows of `a` are 32 bf16, and
 // row k of `b` holds the pairs of elements (2k, n) and (2k + 1, n). Or to a tile of 16 x 16 int32: rows of 64 int8, quads in `b`.
 #pragma once
+#include <stdint.h>
+
+#include "kernels/cpu/vec/avx512.h"
 
 namespace ivlite {
 namespace {

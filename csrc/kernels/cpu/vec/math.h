@@ -1,5 +1,6 @@
 // Exponentials over the vocabulary of avx2.h or avx512.h, which is included first.
 #pragma once
+#include "kernels/cpu/vec/vec.h"
 
 namespace ivlite {
 namespace {

@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#define IVLITE_VEC
+
 namespace ivlite {
 namespace {
 namespace vec {

@@ -1,5 +1,8 @@
 // The inner product of the float attention kernels: a register tile of T rows by one or two vectors of lanes.
 #pragma once
+#include <stdint.h>
+
+#include "kernels/cpu/vec/vec.h"
 
 namespace ivlite {
 namespace {

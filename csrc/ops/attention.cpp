@@ -67,10 +67,10 @@ struct Absorbed {
     float top = -INFINITY, total = 0;
     for (int64_t p = 0; p < parts; p++) top = fmaxf(top, m[p * step]);
     for (int64_t p = 0; p < parts; p++)
-      if (l[p * step] > 0) total += l[p * step] * expf(m[p * step] - top);
+      if (l[p * step] != 0) total += l[p * step] * expf(m[p * step] - top);
     memset(out, 0, (size_t)rank * 4);
     for (int64_t p = 0; p < parts; p++) {
-      if (!(l[p * step] > 0)) continue;
+      if (l[p * step] == 0) continue;  // sees no token; a NaN is a part of the sum
       float weight = expf(m[p * step] - top) / total;
       const float* from = args.acc + (p * step + i) * rank;
       for (int64_t j = 0; j < rank; j++) out[j] += weight * from[j];

@@ -33,7 +33,7 @@ void attention(const AttentionArgs& a, int64_t q0, int64_t q1) {
       l += p;
       for (int64_t j = 0; j < a.dv; j++) acc[j] += p * a.v[s * a.ld_v + j];
     }
-    for (int64_t j = 0; j < a.dv; j++) a.out[i * a.ld_out + j] = (float)(l > 0 ? acc[j] / l : 0);
+    for (int64_t j = 0; j < a.dv; j++) a.out[i * a.ld_out + j] = (float)(l == 0 ? 0 : acc[j] / l);
   }
 }
 

@@ -47,10 +47,10 @@ void write_q8(const LatentRows& c, int64_t first, const float* latent, int64_t l
     const float* x = latent + t * ldc;
     int8_t* codes = (int8_t*)c.latent + (first + t) * c.rank;
     float absmax = 0;
-    for (int64_t j = 0; j < c.rank; j++) absmax = fmaxf(absmax, fabsf(x[j]));
-    float inverse = absmax > 0 ? 127 / absmax : 0;
-    for (int64_t j = 0; j < c.rank; j++) codes[j] = (int8_t)rintf(x[j] * inverse);
-    c.scale[first + t] = absmax / 127;
+    for (int64_t j = 0; j < c.rank; j++) absmax = larger(absmax, x[j]);
+    const QuantScale quant = quant_scale(absmax, 127);
+    for (int64_t j = 0; j < c.rank; j++) codes[j] = quant.inverse > 0 ? (int8_t)rintf(x[j] * quant.inverse) : 0;
+    c.scale[first + t] = quant.scale;
     write_rope_f16(c, first + t, rope + t * ldr);
   }
 }

@@ -117,19 +117,19 @@ void quantize_rows(const QuantRows& out, const Part& p) {
     for (int64_t g = p.c0 / kGroup; g * kGroup < p.c1; g++) {
       const float* x = p.x + t * p.ldx - p.c0;
       float absmax = 0;
-      for (int64_t k = g * kGroup; k < (g + 1) * kGroup && k < p.c1; k++) absmax = fmaxf(absmax, fabsf(x[k]));
-      float scale = absmax / 127, inverse = absmax > 0 ? 127 / absmax : 0;
+      for (int64_t k = g * kGroup; k < (g + 1) * kGroup && k < p.c1; k++) absmax = larger(absmax, x[k]);
+      const QuantScale quant = quant_scale(absmax, 127);
       int32_t half[2] = {};
       for (int64_t k = g * kGroup; k < (g + 1) * kGroup; k++) {
-        int8_t code = k < p.c1 ? (int8_t)rintf(x[k] * inverse) : 0;
+        int8_t code = k < p.c1 && quant.inverse > 0 ? (int8_t)rintf(x[k] * quant.inverse) : 0;
         out.q[t * out.cols + k] = code;
         half[k % kGroup / 16] += code;
       }
       const int64_t at = t * groups + g;
-      out.scale[at] = scale;
+      out.scale[at] = quant.scale;
       out.sum[at] = half[0] + half[1];
       out.halves[2 * at] = half[0], out.halves[2 * at + 1] = half[1];
-      out.shift[at] = scale * (float)out.sum[at];
+      out.shift[at] = quant.scale * (float)out.sum[at];
     }
 }
 

@@ -76,7 +76,6 @@ inline __m512 lanes_of(const float* row, int64_t i, int64_t n) {
 // Packs `count` rows of n floats, padded with zeros to `rows` (a multiple of 16), into tiles: from step `first` of `steps` on.
 inline void pack_rows(uint16_t* tiles, int64_t steps, int64_t first, int64_t rows, const float* from, int64_t stride, int64_t count,
                       int64_t n, float scale) {
-  const __m512i half = _mm512_set1_epi32(0x8000);
   const __m512i odd =
       _mm512_add_epi16(_mm512_set1_epi16(1),
                        _mm512_slli_epi16(_mm512_cvtepi8_epi16(_mm256_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17,
@@ -89,8 +88,7 @@ inline void pack_rows(uint16_t* tiles, int64_t steps, int64_t first, int64_t row
         const float* row = from + r * stride;
         const __m512 x = _mm512_mul_ps(lanes_of(row, kStep * i, n), _mm512_set1_ps(scale));
         const __m512 y = _mm512_mul_ps(lanes_of(row, kStep * i + 16, n), _mm512_set1_ps(scale));
-        packed =
-            _mm512_permutex2var_epi16(_mm512_add_epi32(_mm512_castps_si512(x), half), odd, _mm512_add_epi32(_mm512_castps_si512(y), half));
+        packed = _mm512_permutex2var_epi16(round_bf16(x), odd, round_bf16(y));
       }
       _mm512_storeu_si512(tiles + (r / 16 * steps + first + i) * kTileElements + r % 16 * kStep, packed);
     }
@@ -113,7 +111,7 @@ inline void pack_values(const AmxBlock& b, int64_t step, const float* from, int6
 
 // 2^x for x <= 0, to the precision of a bf16 weight.
 inline __m512 exp2_weight_bf16(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-200.0f));
+  x = _mm512_max_ps(_mm512_set1_ps(-200.0f), x);  // in this order NaN stays NaN
   const __m512 n = vec::round(x), f = _mm512_sub_ps(x, n);
   __m512 p = _mm512_set1_ps(9.61813e-3f);
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.550411e-2f));

@@ -46,14 +46,14 @@ inline void quantize_query(uint8_t* to, int lane, const float* x, int64_t n, flo
       const int64_t left = n - kb * kBlockK - i;
       const vec::V v = left > 0 ? vec::load_n(x + kb * kBlockK + i, left < vec::kLanes ? (int)left : vec::kLanes) : vec::zero();
       vec::store(block + i, v);
-      m = vec::max(vec::abs(v), m);
+      m = vec::absmax(m, v);
     }
-    const float absmax = vec::max_lane(m);
-    const vec::V inverse = vec::set1(absmax > 0 ? 127 / absmax : 0);
+    const QuantScale quant = quant_scale(vec::absmax_lane(m), 127);
+    const vec::V inverse = vec::set1(quant.inverse);
     vec::V sum = vec::zero();
     for (int i = 0; i < kBlockK; i += vec::kLanes) sum = vec::add(sum, vec::store_int8(codes + i, vec::mul(vec::load(block + i), inverse)));
     for (int64_t j = 0; j < kBlockQuads; j++) memcpy(to + 64 * j + 4 * lane, codes + 4 * j, 4);
-    ((float*)(to + 64 * kBlockQuads))[lane] = factor * absmax / 127;
+    ((float*)(to + 64 * kBlockQuads))[lane] = factor * quant.scale;
     ((int32_t*)(to + 64 * (kBlockQuads + 1)))[lane] = -128 * (int32_t)vec::sum(sum);
   }
 }

@@ -16,7 +16,8 @@ constexpr int64_t kKeyBlock = 60;  // a multiple of the tile height of every set
 constexpr float kLog2E = 1.44269504088896341f;  // scores are scaled by it, so that weights are powers of two
 
 // Online softmax of the scores (for exp2) of a vector of lanes and n tokens, rows of s; the weights are stored times the tokens'
-// scales. Updates the running maximum and sum, sets alpha for the sums so far. Returns the largest stored weight of each lane.
+// scales. Updates the running maximum and sum, sets alpha for the sums so far. Returns the largest stored weight of each lane, NaN
+// if one is.
 inline vec::V scaled_weights(float* s, int64_t stride, const float* scale, int64_t n, float* running_m, float* l, float* alpha) {
   const vec::V m_old = vec::load(running_m);
   vec::V m = m_old, sum = vec::zero(), most = vec::zero();
@@ -24,7 +25,7 @@ inline vec::V scaled_weights(float* s, int64_t stride, const float* scale, int64
   for (int64_t t = 0; t < n; t++, s += stride) {
     const vec::V weight = vec::exp2_weight(vec::sub(vec::load(s), m)), scaled = vec::mul(weight, vec::set1(scale[t]));
     sum = vec::add(sum, weight);
-    most = vec::max(most, scaled);
+    most = vec::absmax(most, scaled);
     vec::store(s, scaled);
   }
   const vec::V factor = vec::exp2_weight(vec::sub(m_old, m));

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "kernels/cpu/vec/vec.h"
+#include "kernels/quant_scale.h"
 #include "kernels/table.h"
 
 namespace ivlite {
@@ -15,17 +16,17 @@ inline void quantize_group(const QuantRows& out, int64_t at, const float* x, int
   for (int i = 0; i < kVectors; i++) {
     const int64_t left = n - i * vec::kLanes;
     v[i] = left > 0 ? vec::load_n(x + i * vec::kLanes, left < vec::kLanes ? (int)left : vec::kLanes) : vec::zero();
-    largest = vec::max(vec::abs(v[i]), largest);
+    largest = vec::absmax(largest, v[i]);
   }
-  const float absmax = vec::max_lane(largest);
-  const vec::V inverse = vec::set1(absmax > 0 ? 127 / absmax : 0);
+  const QuantScale quant = quant_scale(vec::absmax_lane(largest), 127);
+  const vec::V inverse = vec::set1(quant.inverse);
   vec::V sum[2] = {vec::zero(), vec::zero()};  // exact: integers
   for (int i = 0; i < kVectors; i++) {
     vec::V& half = sum[2 * i / kVectors];
     half = vec::add(half, vec::store_int8(out.q + at * kGroup + i * vec::kLanes, vec::mul(v[i], inverse)));
   }
   const float first = vec::sum(sum[0]), second = vec::sum(sum[1]);
-  out.scale[at] = absmax / 127;
+  out.scale[at] = quant.scale;
   out.sum[at] = (int32_t)(first + second);
   out.halves[2 * at] = (int32_t)first, out.halves[2 * at + 1] = (int32_t)second;
   out.shift[at] = out.scale[at] * (first + second);
@@ -35,9 +36,9 @@ inline void quantize_group(const QuantRows& out, int64_t at, const float* x, int
 inline float quantize_row(int8_t* y, const float* x, int64_t n) {
   vec::V largest = vec::zero();
   for (int64_t i = 0; i < n; i += vec::kLanes)
-    largest = vec::max(vec::abs(vec::load_n(x + i, n - i < vec::kLanes ? (int)(n - i) : vec::kLanes)), largest);
-  const float absmax = vec::max_lane(largest);
-  const vec::V inverse = vec::set1(absmax > 0 ? 127 / absmax : 0);
+    largest = vec::absmax(largest, vec::load_n(x + i, n - i < vec::kLanes ? (int)(n - i) : vec::kLanes));
+  const QuantScale quant = quant_scale(vec::absmax_lane(largest), 127);
+  const vec::V inverse = vec::set1(quant.inverse);
   int64_t i = 0;
   for (; i + vec::kLanes <= n; i += vec::kLanes) vec::store_int8(y + i, vec::mul(vec::load(x + i), inverse));
   if (i < n) {
@@ -45,7 +46,7 @@ inline float quantize_row(int8_t* y, const float* x, int64_t n) {
     vec::store_int8(codes, vec::mul(vec::load_n(x + i, (int)(n - i)), inverse));
     memcpy(y + i, codes, (size_t)(n - i));
   }
-  return absmax / 127;
+  return quant.scale;
 }
 
 void quantize_rows(const QuantRows& out, const Part& p) {

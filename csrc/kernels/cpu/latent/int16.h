@@ -53,12 +53,12 @@ __attribute__((noinline)) void int16_sums(__m256i* sums, const uint8_t* line, in
 
 // Quantizes a query's latent part into lane h of the panels; returns its scale.
 inline float quantize_query_int16(const LatentInt16& b, int64_t h, const float* x, int64_t n) {
-  const float arena = 2147483647.0f / (128.0f * 2 * (float)b.pairs), most = arena < 32767 ? (float)(int)arena : 32767;
+  const float fits = 2147483647.0f / (128.0f * 2 * (float)b.pairs), max_code = fits < 32767 ? (float)(int)fits : 32767;
   vec::V m = vec::zero();
   const auto load = [&](int64_t k) { return vec::load_n(x + k, n - k < vec::kLanes ? (int)(n - k) : vec::kLanes); };
-  for (int64_t k = 0; k < n; k += vec::kLanes) m = vec::max(vec::abs(load(k)), m);
-  const float absmax = vec::max_lane(m);
-  const vec::V inverse = vec::set1(absmax > 0 ? most / absmax : 0);
+  for (int64_t k = 0; k < n; k += vec::kLanes) m = vec::absmax(m, load(k));
+  const QuantScale quant = quant_scale(vec::absmax_lane(m), max_code);
+  const vec::V inverse = vec::set1(quant.inverse);
   uint8_t* to = b.q + h / 16 * b.pairs * 64 + h % 16 * 4;
   for (int64_t k = 0; k < n; k += vec::kLanes) {
     const __m256i v = _mm256_cvtps_epi32(vec::mul(load(k), inverse));
@@ -66,7 +66,7 @@ inline float quantize_query_int16(const LatentInt16& b, int64_t h, const float* 
     _mm_store_si128((__m128i*)pairs, _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
     for (int i = 0; i < 4 && k / 2 + i < b.pairs; i++) memcpy(to + (k / 2 + i) * 64, pairs + i, 4);
   }
-  return absmax / most;
+  return quant.scale;
 }
 
 // Widens the codes of a cached row to int16, padded with a zero to whole pairs.

@@ -3,6 +3,7 @@
 #pragma once
 #include "kernels/cpu/linear/int8_avx512.h"
 #include "kernels/cpu/linear/unpack.h"
+#include "kernels/quant_scale.h"
 
 namespace ivlite {
 namespace {
@@ -15,12 +16,12 @@ inline float quantize_block(int8_t* to, const float* x, int64_t n) {
   for (int i = 0; i < kBlockK / vec::kLanes; i++) {
     const int64_t left = n - i * vec::kLanes;
     v[i] = left > 0 ? vec::load_n(x + i * vec::kLanes, left < vec::kLanes ? (int)left : vec::kLanes) : vec::zero();
-    largest = vec::max(vec::abs(v[i]), largest);
+    largest = vec::absmax(largest, v[i]);
   }
-  const float absmax = vec::max_lane(largest);
-  const vec::V inverse = vec::set1(absmax > 0 ? 127 / absmax : 0);
+  const QuantScale quant = quant_scale(vec::absmax_lane(largest), 127);
+  const vec::V inverse = vec::set1(quant.inverse);
   for (int i = 0; i < kBlockK / vec::kLanes; i++) vec::store_int8(to + i * vec::kLanes, vec::mul(v[i], inverse));
-  return absmax / 127;
+  return quant.scale;
 }
 
 // The same with unsigned codes: code + 128.

@@ -8,6 +8,7 @@
 #pragma once
 #include "kernels/cpu/linear/int8_avx2.h"
 #include "kernels/cpu/linear/unpack.h"
+#include "kernels/quant_scale.h"
 
 namespace ivlite {
 namespace {
@@ -21,9 +22,9 @@ inline float load_block(float* values, const float* x, int64_t n) {
     const int64_t left = n - i;
     const vec::V v = left > 0 ? vec::load_n(x + i, left < vec::kLanes ? (int)left : vec::kLanes) : vec::zero();
     vec::store(values + i, v);
-    largest = vec::max(vec::abs(v), largest);
+    largest = vec::absmax(largest, v);
   }
-  return vec::max_lane(largest);
+  return vec::absmax_lane(largest);
 }
 
 // ------------------------------------------------------------------------------------------------ int8
@@ -33,8 +34,8 @@ struct ActBlockS8 {
   static constexpr int64_t kCodes = kBlockK, kScales = 28, kTogether = 8;  // a panel's unpacked blocks stay in L1
   static void quantize(uint8_t* codes, uint8_t* scales, const float* x, int64_t n) {
     alignas(32) float values[kBlockK];
-    const float absmax = load_block(values, x, n), scale = absmax / 127;
-    const vec::V inverse = vec::set1(absmax > 0 ? 127 / absmax : 0);
+    const QuantScale quant = quant_scale(load_block(values, x, n), 127);
+    const vec::V inverse = vec::set1(quant.inverse);
     int16_t sums[kBlockGroups], halves[2 * kBlockGroups];
     for (int h = 0; h < 2 * kBlockGroups; h++) {
       const int64_t i = 16 * h;
@@ -43,7 +44,7 @@ struct ActBlockS8 {
       halves[h] = (int16_t)vec::sum(vec::add(low, high));
     }
     for (int g = 0; g < kBlockGroups; g++) sums[g] = (int16_t)(halves[2 * g] + halves[2 * g + 1]);
-    memcpy(scales, &scale, 4), memcpy(scales + 4, sums, 8), memcpy(scales + 12, halves, 16);
+    memcpy(scales, &quant.scale, 4), memcpy(scales + 4, sums, 8), memcpy(scales + 12, halves, 16);
   }
 };
 
@@ -140,8 +141,8 @@ struct UnpackedInt8 {
       const uint8_t* scales = panel + group_at(kLayout, g0 + g) + 64 * kLayout.vectors;
       scale[p] = Codes::scale(head, scales, side, p % Codes::kHalves);
       min[p] = Codes::kMins ? Codes::min(head, scales, side) : vec::mul(scale[p], vec::set1(kZero));
-      largest = vec::max(vec::mul(vec::abs(scale[p]), vec::set1(1 / kMaxScale)), largest);
-      largest = vec::max(vec::mul(vec::abs(min[p]), vec::set1(1 / kMaxMin)), largest);
+      largest = vec::absmax(largest, vec::mul(scale[p], vec::set1(1 / kMaxScale)));
+      largest = vec::absmax(largest, vec::mul(min[p], vec::set1(1 / kMaxMin)));
     }
     const __m256 nonzero = _mm256_cmp_ps(largest, vec::zero(), _CMP_GT_OQ);
     const __m256 inverse = _mm256_and_ps(nonzero, vec::div(vec::set1(1), largest));
@@ -182,13 +183,13 @@ struct ActBlockS16 {
   static constexpr int64_t kCodes = 2 * kBlockK, kScales = 4, kTogether = 8;
   static void quantize(uint8_t* codes, uint8_t* scales, const float* x, int64_t n) {
     alignas(32) float values[kBlockK];
-    const float absmax = load_block(values, x, n), scale = absmax / kMaxAct16;
-    const vec::V inverse = vec::set1(absmax > 0 ? kMaxAct16 / absmax : 0);
+    const QuantScale quant = quant_scale(load_block(values, x, n), kMaxAct16);
+    const vec::V inverse = vec::set1(quant.inverse);
     for (int64_t i = 0; i < kBlockK; i += vec::kLanes) {
       const __m256i v = _mm256_cvtps_epi32(vec::mul(vec::load(values + i), inverse));
       _mm_storeu_si128((__m128i*)(codes + 2 * i), _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
     }
-    memcpy(scales, &scale, 4);
+    memcpy(scales, &quant.scale, 4);
   }
 };
 
@@ -236,7 +237,7 @@ struct UnpackedInt16 {
       __m256 scale[kBlockGroups], largest = vec::zero();
       for (int64_t g = 0; g < groups; g++) {
         scale[g] = CodesQ8_0::scale(nullptr, panel + group_at(kLayout, g0 + g) + 64 * kLayout.vectors, side, 0);
-        largest = vec::max(vec::abs(scale[g]), largest);
+        largest = vec::absmax(largest, scale[g]);
       }
       const __m256 unit = vec::mul(largest, vec::set1(128 / kMaxWeight16)), nonzero = _mm256_cmp_ps(unit, vec::zero(), _CMP_GT_OQ);
       const __m256 inverse = _mm256_and_ps(nonzero, vec::div(vec::set1(1), unit));

@@ -20,7 +20,7 @@ template <class Codes>
 inline __m512 max_weight(__m512 scale, __m512 min) {
   constexpr int kMaxCode = (2 << Codes::kOffset) - 1;
   if (!Codes::kMins) return vec::mul(vec::abs(scale), vec::set1((float)(1 << Codes::kOffset)));
-  return vec::max(vec::abs(min), vec::abs(_mm512_fmsub_ps(scale, vec::set1((float)kMaxCode), min)));
+  return vec::absmax(vec::abs(min), _mm512_fmsub_ps(scale, vec::set1((float)kMaxCode), min));
 }
 
 template <class Codes>
@@ -50,7 +50,7 @@ inline void unpack_block(uint8_t* to, const uint8_t* panel, int64_t g0, int64_t 
     min[g] = Codes::min(head, w + 64 * kLayout.vectors);
     for (int h = 0; h < kHalves; h++) {
       scale[g][h] = Codes::scale(head, w + 64 * kLayout.vectors, h);
-      largest = vec::max(max_weight<Codes>(scale[g][h], min[g]), largest);
+      largest = vec::absmax(largest, max_weight<Codes>(scale[g][h], min[g]));
     }
   }
   const __mmask16 nonzero = _mm512_cmp_ps_mask(largest, vec::zero(), _CMP_GT_OQ);

@@ -67,10 +67,12 @@ inline void tile_products(const TileSums& c, bool fresh, const uint16_t* const* 
 }
 
 // Two vectors of floats as pairs of bf16, `low` in the lower half of each; ties are rounded up.
+inline __m512i round_bf16(__m512 x) {  // in the upper half of each 32 bits; a NaN is not rounded, which could carry into its sign
+  const __m512i bits = _mm512_castps_si512(x);
+  return _mm512_mask_add_epi32(bits, _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), bits, _mm512_set1_epi32(0x8000));
+}
 inline __m512i pairs_bf16(__m512 low, __m512 high) {
-  const __m512i half = _mm512_set1_epi32(0x8000);
-  const __m512i l = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(low), half), 16);
-  const __m512i h = _mm512_add_epi32(_mm512_castps_si512(high), half);
+  const __m512i l = _mm512_srli_epi32(round_bf16(low), 16), h = round_bf16(high);
   return _mm512_mask_blend_epi16(0xaaaaaaaa, l, h);
 }
 

@@ -46,6 +46,7 @@ inline V fnma(V a, V b, V c) { return vfmsq_f32(c, a, b); }
 inline V min(V a, V b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 inline V max(V a, V b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 inline V abs(V a) { return vabsq_f32(a); }
+inline V absmax(V m, V a) { return vreinterpretq_f32_s32(vmaxq_s32(vreinterpretq_s32_f32(m), vreinterpretq_s32_f32(abs(a)))); }
 inline V round(V a) { return vrndnq_f32(a); }
 inline V scale2(V a, V n) { return mul(a, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23))); }
 
@@ -56,7 +57,12 @@ inline V first_n(V a, int n) {
 inline V zero_below(V a, V x, V limit) { return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a), vcltq_f32(x, limit))); }
 
 inline float sum(V a) { return vaddvq_f32(a); }
-inline float max_lane(V a) { return vmaxvq_f32(a); }
+inline float absmax_lane(V m) {
+  const int32_t bits = vmaxvq_s32(vreinterpretq_s32_f32(m));
+  float out;
+  memcpy(&out, &bits, 4);
+  return out;
+}
 
 // Four bytes, and four zeros.
 inline int8x8_t load_4(const int8_t* p) {

@@ -1,61 +1,92 @@
-// How numpy arrays become views. Wrong shapes and dtypes raise ValueError before anything is read.
+// How C++ functions become Python's. Three ways, and no other: nothing in here waits for anything while it holds the GIL.
+//   compute   runs without the GIL, on the thread pool given as the last argument `pool` (None: the process's own)
+//   release   runs without the GIL, and uses no threads
+//   hold      keeps the GIL: for what handles Python objects, or only reads; such a function takes no lock
 #pragma once
-#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <unistd.h>
 
-#include <stdexcept>
-#include <string>
+#include <memory>
+#include <type_traits>
+#include <utility>
 
-#include "ops/views.h"
-
-namespace py = pybind11;
+#include "arrays.h"
+#include "core/pool.h"
 
 namespace ivlite {
 
-using Floats = py::array_t<float>;
-using Bytes = py::array_t<uint8_t>;
+// The GIL is given back while this lives. When the interpreter has ended meanwhile, which it does without waiting for daemon
+// threads, the thread sleeps until the process is gone: to unwind it, as older Pythons do, would end in std::terminate.
+class Released {
+ public:
+  Released() : state_(PyEval_SaveThread()) {}
+  ~Released() {
+#ifdef __GLIBCXX__
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (abi::__forced_unwind&) {
+      for (;;) pause();
+    }
+#else
+    PyEval_RestoreThread(state_);
+#endif
+  }
+  Released(const Released&) = delete;
+  Released& operator=(const Released&) = delete;
 
-inline void need(bool ok, const char* what) {
-  if (!ok) throw std::invalid_argument(what);
+ private:
+  PyThreadState* state_;
+};
+
+// Deletes a bound object without the GIL: threads are joined, gigabytes unmapped.
+struct WithoutGil {
+  template <class T>
+  void operator()(T* object) const {
+    const Released released;
+    delete object;
+  }
+};
+template <class T>
+using Owned = std::unique_ptr<T, WithoutGil>;
+
+template <class... Args>
+constexpr bool free_of_python = !(std::is_base_of_v<py::handle, std::decay_t<Args>> || ...);
+
+template <class To, class R, class... Args, class... Extra>
+void compute(To& to, const char* name, R (*function)(Args...), const Extra&... extra) {
+  static_assert(free_of_python<R, Args...>, "a function that runs without the GIL handles no Python objects");
+  const auto on_pool = [function](Args... args, ThreadPool* pool) -> R {
+    const UsePool use(pool);
+    return function(std::forward<Args>(args)...);
+  };
+  to.def(name, on_pool, py::call_guard<Released>(), extra..., py::arg("pool") = py::none());
 }
 
-inline int64_t stride(const py::array& a, int axis) { return a.strides(axis) / a.itemsize(); }
-
-// The last axis is contiguous and the others are whole elements apart, none backwards.
-inline void need_layout(const py::array& a, int axes) {
-  need(a.ndim() == axes, "an array has the wrong number of axes");
-  need(a.shape(axes - 1) <= 1 || a.strides(axes - 1) == a.itemsize(), "the last axis of an array must be contiguous");
-  for (int i = 0; i < axes; i++)
-    need(a.strides(i) >= 0 && a.strides(i) % a.itemsize() == 0, "an array has strides that are not whole elements");
+template <class To, class R, class... Args, class... Extra>
+void release(To& to, const char* name, R (*function)(Args...), const Extra&... extra) {
+  static_assert(free_of_python<R, Args...>, "a function that runs without the GIL handles no Python objects");
+  to.def(name, function, py::call_guard<Released>(), extra...);
 }
 
-inline InRows in_rows(const Floats& a) {
-  need_layout(a, 2);
-  return {a.data(), a.shape(0), a.shape(1), stride(a, 0)};
-}
-inline OutRows out_rows(Floats& a) {
-  need_layout(a, 2);
-  return {a.mutable_data(), a.shape(0), a.shape(1), stride(a, 0)};
-}
-inline InHeads in_heads(const Floats& a) {
-  need_layout(a, 3);
-  return {a.data(), a.shape(0), a.shape(1), a.shape(2), stride(a, 0), stride(a, 1)};
-}
-inline OutHeads out_heads(Floats& a) {
-  need_layout(a, 3);
-  return {a.mutable_data(), a.shape(0), a.shape(1), a.shape(2), stride(a, 0), stride(a, 1)};
-}
-inline const float* in_vector(const Floats& a, int64_t size) {
-  need_layout(a, 1);
-  check_size("the length of a vector", a.shape(0), size);
-  return a.data();
-}
-inline const uint8_t* in_bytes(const Bytes& a) {
-  need_layout(a, 1);
-  return a.data();
+template <class To, class F, class... Extra>
+void hold(To& to, const char* name, F function, const Extra&... extra) {
+  to.def(name, function, extra...);
 }
 
+// A constructor, which `make` computes as in `compute`; pybind11 registers the object with the GIL.
+template <class Class, class T, class... Args, class... Extra>
+void construct(Class& to, Owned<T> (*make)(Args...), const Extra&... extra) {
+  static_assert(free_of_python<Args...>, "a function that runs without the GIL handles no Python objects");
+  const auto on_pool = [make](Args... args, ThreadPool* pool) {
+    const Released released;
+    const UsePool use(pool);
+    return make(std::forward<Args>(args)...);
+  };
+  to.def(py::init(on_pool), extra..., py::arg("pool") = py::none());
+}
+
+void bind_threads(py::module_& m);
 void bind_machine(py::module_& m);
 void bind_formats(py::module_& m);
 void bind_ops(py::module_& m);

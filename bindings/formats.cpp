@@ -31,7 +31,7 @@ py::list formats() {
   return out;
 }
 
-constexpr int64_t kPiece = 1 << 14;  // weights a thread takes together; a multiple of every block
+constexpr int64_t kPiece = 1 << 14;  // weights of a chunk, at least; a multiple of every block
 
 // Encodes weights [begin, end) of rows as long as the importance, which all rows share.
 void encode_piece(const FormatInfo& f, uint8_t* to, const float* from, const float* importance, int64_t cols, int64_t begin, int64_t end) {
@@ -42,33 +42,25 @@ void encode_piece(const FormatInfo& f, uint8_t* to, const float* from, const flo
   }
 }
 
-Bytes encode(const std::string& name, const Floats& x, const std::optional<Floats>& importance) {
+Made<uint8_t> encode(const std::string& name, const InVector& x, const std::optional<InVector>& importance) {
   const FormatInfo& f = FORMATS[(int)format_named(name)];
-  need_layout(x, 1);
-  int64_t n = x.shape(0), cols = 0;
-  need(n % f.block == 0, "the number of weights must be a multiple of the format's block");
-  if (importance) {
-    need_layout(*importance, 1);
-    cols = importance->shape(0);
-    need(cols > 0 && cols % f.block == 0 && n % cols == 0, "the importance must have one number per column, the weights whole rows");
-  }
-  Bytes out(n / f.block * f.block_bytes);
-  const float *from = x.data(), *costs = importance ? importance->data() : nullptr;
-  uint8_t* to = out.mutable_data();
-  py::gil_scoped_release release;
-  parallel_for(n, kPiece, [&](int64_t i, int64_t end) { encode_piece(f, to, from, costs, cols, i, end); });
+  check(x.size % f.block == 0, "the number of weights must be a multiple of the format's block");
+  const int64_t cols = importance ? importance->size : 0;
+  check(!importance || (cols > 0 && cols % f.block == 0 && x.size % cols == 0),
+        "the importance must have one number per column, the weights whole rows");
+  const float* costs = importance ? importance->data : nullptr;
+  Made<uint8_t> out({x.size / f.block * f.block_bytes});
+  parallel_for(x.size, kPiece, [&](int64_t i, int64_t end) { encode_piece(f, out.data.get(), x.data, costs, cols, i, end); });
   return out;
 }
 
-Floats decode(const std::string& name, const Bytes& data, int64_t count) {
+Made<float> decode(const std::string& name, const InBytes& data, int64_t count) {
   const FormatInfo& f = FORMATS[(int)format_named(name)];
-  const uint8_t* from = in_bytes(data);
-  need(count >= 0 && count % f.block == 0 && data.shape(0) == count / f.block * f.block_bytes,
-       "the data is not `count` weights of that format");
-  Floats out(count);
-  float* to = out.mutable_data();
-  py::gil_scoped_release release;
-  parallel_for(count, kPiece, [&](int64_t i, int64_t end) { f.decode(to + i, from + i / f.block * f.block_bytes, end - i); });
+  check(count >= 0 && count % f.block == 0 && data.size == product({count / f.block, f.block_bytes}),
+        "the data is not `count` weights of that format");
+  Made<float> out({count});
+  parallel_for(count, kPiece,
+               [&](int64_t i, int64_t end) { f.decode(out.data.get() + i, data.data + i / f.block * f.block_bytes, end - i); });
   return out;
 }
 
@@ -88,20 +80,18 @@ void transpose(uint8_t* out, const FormatInfo& to, const FormatInfo& f, const ui
   }
 }
 
-Bytes transposed(const std::string& name, const Bytes& data, int64_t heads, int64_t rows, int64_t cols, int64_t count,
-                 const std::string& into) {
+Made<uint8_t> transposed(const std::string& name, const InBytes& data, int64_t heads, int64_t rows, int64_t cols, int64_t count,
+                         const std::string& into) {
   const FormatInfo &f = FORMATS[(int)format_named(name)], &to = FORMATS[(int)format_named(into)];
-  const uint8_t* from = in_bytes(data);
   const int64_t most = 1 << 24;
-  need(heads > 0 && rows > 0 && cols > 0 && heads < most && rows < most && cols < most && count > 0 && count <= rows,
-       "matrices have rows and columns, and no more rows can be transposed");
+  check(heads > 0 && rows > 0 && cols > 0 && heads < most && rows < most && cols < most && count > 0 && count <= rows,
+        "matrices have rows and columns, and no more rows can be transposed");
   const int64_t row_bytes = (cols + f.block - 1) / f.block * f.block_bytes, blocks = (count + to.block - 1) / to.block;
-  need(data.shape(0) % row_bytes == 0 && data.shape(0) / row_bytes == heads * rows, "the data is not matrices of that shape and format");
-  Bytes out(heads * cols * blocks * to.block_bytes);
-  uint8_t* at = out.mutable_data();
-  py::gil_scoped_release release;
+  check(data.size % row_bytes == 0 && data.size / row_bytes == heads * rows, "the data is not matrices of that shape and format");
+  const int64_t matrix = product({cols, blocks, to.block_bytes});
+  Made<uint8_t> out({product({heads, matrix})});
   parallel_for(heads, 1, [&](int64_t h, int64_t end) {
-    for (; h < end; h++) transpose(at + h * cols * blocks * to.block_bytes, to, f, from + h * rows * row_bytes, row_bytes, cols, count);
+    for (; h < end; h++) transpose(out.data.get() + h * matrix, to, f, data.data + h * rows * row_bytes, row_bytes, cols, count);
   });
   return out;
 }
@@ -109,16 +99,15 @@ Bytes transposed(const std::string& name, const Bytes& data, int64_t heads, int6
 }  // namespace
 
 void bind_formats(py::module_& m) {
-  m.def("formats", formats, "The weight formats: dicts of name, ggml_type, block, block_bytes, quantized.");
-  m.def("encode", encode, py::arg("format"), py::arg("x").noconvert(), py::arg("importance").noconvert() = py::none(),
-        "float32 (n,) to uint8 blocks; n is a multiple of the block. importance, (columns,) of numbers >= 0, says what a squared error "
-        "in each column of the rows costs.");
-  m.def("decode", decode, py::arg("format"), py::arg("data").noconvert(), py::arg("count"), "uint8 blocks of `count` weights to float32.");
-  m.def(
-      "transposed", transposed, py::arg("format"), py::arg("data").noconvert(), py::arg("heads"), py::arg("rows"), py::arg("cols"),
-      py::arg("count"), py::arg("into"),
-      "The first `count` rows of each of uint8 matrices (heads, rows, cols), whose rows are whole blocks, as columns: (heads, cols, count) "
-      "in the format `into`, rows padded with zeros to whole blocks.");
+  hold(m, "formats", formats, "The weight formats: dicts of name, ggml_type, block, block_bytes, quantized.");
+  compute(m, "encode", encode, py::arg("format"), py::arg("x"), py::arg("importance") = py::none(),
+          "float32 (n,) to uint8 blocks; n is a multiple of the block. importance, (columns,) of numbers >= 0, says what a squared "
+          "error in each column of the rows costs.");
+  compute(m, "decode", decode, py::arg("format"), py::arg("data"), py::arg("count"), "uint8 blocks of `count` weights to float32.");
+  compute(m, "transposed", transposed, py::arg("format"), py::arg("data"), py::arg("heads"), py::arg("rows"), py::arg("cols"),
+          py::arg("count"), py::arg("into"),
+          "The first `count` rows of each of uint8 matrices (heads, rows, cols), whose rows are whole blocks, as columns: "
+          "(heads, cols, count) in the format `into`, rows padded with zeros to whole blocks.");
 }
 
 }  // namespace ivlite

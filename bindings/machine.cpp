@@ -5,6 +5,7 @@
 
 #include "bindings.h"
 #include "core/memory.h"
+#include "core/stop.h"
 #include "core/threads.h"
 #include "kernels/cpu_info.h"
 #include "kernels/cuda/cuda.h"
@@ -41,7 +42,6 @@ double on_all_threads(int threads, F work) {
 // Operations per second (a multiply and an add are two), the best of runs that take `seconds` together; 0 without a kernel.
 double probe_peak(uint64_t (*kernel)(int64_t), double seconds) {
   if (!kernel) return 0;
-  py::gil_scoped_release release;
   int threads = num_threads();
   int64_t iterations = 1 << 12;
   double best = 0, spent = 0;
@@ -59,8 +59,7 @@ double probe_peak(uint64_t (*kernel)(int64_t), double seconds) {
 
 // Bytes per second of reading `bytes` of huge-page memory that no cache holds, the best of `repeats` in either way of reading.
 double probe_read_bandwidth(int64_t bytes, int repeats) {
-  need(bytes >= 1 << 20 && repeats > 0, "the probe needs a mebibyte at least, and one repeat");
-  py::gil_scoped_release release;
+  check(bytes >= 1 << 20 && repeats > 0 && repeats < 1 << 20, "the probe needs a mebibyte at least, and one repeat");
   HugeBuffer memory((size_t)bytes);
   int64_t piece = 1 << 20, pieces = bytes / piece;
   char* base = (char*)memory.data();
@@ -77,23 +76,12 @@ double probe_read_bandwidth(int64_t bytes, int repeats) {
   return best;
 }
 
-// Lets Ctrl-C end a long kernel: Python's handler runs between two pieces of the calling thread, a few times a second.
-void check_signals() {
-  thread_local std::chrono::steady_clock::time_point last;
-  auto now = std::chrono::steady_clock::now();
-  if (now - last < std::chrono::milliseconds(50)) return;
-  last = now;
-  py::gil_scoped_acquire hold;
-  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-}
-
 }  // namespace
 
 void bind_machine(py::module_& m) {
-  between_pieces = check_signals;
-  m.def("isa", isa_name, "The instruction set in use.");
-  m.def(
-      "isas",
+  hold(m, "isa", isa_name, "The instruction set in use.");
+  hold(
+      m, "isas",
       [] {
         std::vector<std::string> out;
         for (const std::string& name : known_isas())
@@ -101,21 +89,16 @@ void bind_machine(py::module_& m) {
         return out;
       },
       "The instruction sets this machine can run, weak to strong.");
-  m.def("cpu_info", cpu, "Name and features of the processor.");
-  m.def("num_threads", num_threads);
-  m.def("set_num_threads", set_num_threads, py::call_guard<py::gil_scoped_release>());
-  m.def("default_threads", default_threads, "One per physical core that this process may use.");
-  m.def(
-      "probe_int8_peak", [](double seconds) { return probe_peak(kernels().int8_peak, seconds); }, py::arg("seconds") = 0.3,
+  hold(m, "cpu_info", cpu, "Name and features of the processor.");
+  compute(
+      m, "probe_int8_peak", +[](double seconds) { return probe_peak(kernels().int8_peak, seconds); }, py::arg("seconds") = 0.3,
       "int8 operations per second of the kernels' instructions, in registers.");
-  m.def(
-      "probe_matrix_peak", [](double seconds) { return probe_peak(kernels().matrix_peak, seconds); }, py::arg("seconds") = 0.3,
+  compute(
+      m, "probe_matrix_peak", +[](double seconds) { return probe_peak(kernels().matrix_peak, seconds); }, py::arg("seconds") = 0.3,
       "Operations per second of bytes of the matrix unit that the kernels use, in registers; 0 without one.");
-  m.def("cpu_quota", cpu_quota, py::arg("listing") = "/proc/self/cgroup", py::arg("mount") = "/sys/fs/cgroup",
-        "Processors that the control groups of this process are paid for; infinity without a limit.");
-  m.def("probe_read_bandwidth", probe_read_bandwidth, py::arg("bytes") = (int64_t)256 << 20, py::arg("repeats") = 5,
-        "Bytes per second read.");
-  m.def("cuda_available", cuda_available, "Whether this build has CUDA kernels and the machine a GPU for them.");
+  compute(m, "probe_read_bandwidth", probe_read_bandwidth, py::arg("bytes") = (int64_t)256 << 20, py::arg("repeats") = 5,
+          "Bytes per second read.");
+  release(m, "cuda_available", cuda_available, "Whether this build has CUDA kernels and the machine a GPU for them.");
 }
 
 }  // namespace ivlite

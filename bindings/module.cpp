@@ -2,13 +2,17 @@
 #include <string.h>
 
 #include "bindings.h"
+#include "core/stop.h"
 
 namespace {
 
-// An environment variable that cannot be obeyed is the user's mistake; any other invalid argument is a ValueError.
+// Work that was stopped is not an error; an environment variable that cannot be obeyed is the user's mistake; any other invalid
+// argument is a ValueError.
 void translate(std::exception_ptr error) {
   try {
     std::rethrow_exception(error);
+  } catch (const ivlite::Stopped& e) {
+    py::set_error(py::module_::import("ivlite.errors").attr("Stopped"), e.what());
   } catch (const std::invalid_argument& e) {
     if (strncmp(e.what(), "IVLITE_", 7) != 0) throw;
     py::set_error(py::module_::import("ivlite.errors").attr("UsageError"), e.what());
@@ -21,6 +25,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "The kernels of ivlite. Use it through ivlite.ops.";
   py::register_local_exception_translator(translate);
   m.attr("__version__") = IVLITE_VERSION;
+  ivlite::bind_threads(m);
   ivlite::bind_machine(m);
   ivlite::bind_formats(m);
   ivlite::bind_ops(m);

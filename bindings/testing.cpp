@@ -23,9 +23,25 @@ struct Named {
 #name, [](const KernelTable& a, const KernelTable& b) { return memcmp(a.name, b.name, sizeof a.name) != 0; } \
   }
 const Named TABLE[] = {
-    ENTRIES(linear),      ENTRIES(linear_gemm), ENTRIES(quantize_gemm), ENTRY(quantize_rows), ENTRY(rms_norm), ENTRY(layer_norm), ENTRY(rope),
-    ENTRY(silu_mul),      ENTRY(gelu_tanh),     ENTRY(gelu_erf), ENTRY(attention), ENTRY(attention_reduced),  ENTRIES(latent_attention),
-    ENTRIES(cache_write), ENTRIES(cache_read),  ENTRY(patchify), ENTRY(int8_peak), ENTRY(matrix_peak), ENTRIES(read_streams),
+    ENTRIES(linear),
+    ENTRIES(linear_gemm),
+    ENTRIES(quantize_gemm),
+    ENTRY(quantize_rows),
+    ENTRY(rms_norm),
+    ENTRY(layer_norm),
+    ENTRY(rope),
+    ENTRY(silu_mul),
+    ENTRY(gelu_tanh),
+    ENTRY(gelu_erf),
+    ENTRY(attention),
+    ENTRY(attention_reduced),
+    ENTRIES(latent_attention),
+    ENTRIES(cache_write),
+    ENTRIES(cache_read),
+    ENTRY(patchify),
+    ENTRY(int8_peak),
+    ENTRY(matrix_peak),
+    ENTRIES(read_streams),
 };
 #undef ENTRY
 #undef ENTRIES
@@ -40,32 +56,31 @@ std::vector<std::string> overrides(const std::string& isa) {
 }
 
 // What an integer linear layer multiplies by: codes (T, padded), scale and sum (T, groups), halves (T, groups, 2), shift.
-py::tuple quantize_rows(const Floats& x) {
-  InRows in = in_rows(x);
+py::tuple quantize_rows(const InRows& in) {
   int64_t padded = (in.cols + kGroup - 1) / kGroup * kGroup;
   py::array_t<int8_t> q({in.rows, padded});
-  Floats scale({in.rows, padded / kGroup});
+  py::array_t<float> scale({in.rows, padded / kGroup});
   py::array_t<int32_t> sum({in.rows, padded / kGroup}), halves({in.rows, padded / kGroup, (int64_t)2});
-  Floats shift({in.rows, padded / kGroup});
+  py::array_t<float> shift({in.rows, padded / kGroup});
   QuantRows out{q.mutable_data(), scale.mutable_data(), sum.mutable_data(), halves.mutable_data(), shift.mutable_data(), padded};
   kernels().quantize_rows(out, {in.data, in.stride, 0, in.rows, 0, in.cols});
   return py::make_tuple(q, scale, sum, halves, shift);
 }
 
-void gelu(Floats y, const Floats& x, bool exact) {
-  need(y.size() == x.size(), "gelu needs arrays of one size");
-  (exact ? kernels().gelu_erf : kernels().gelu_tanh)(y.mutable_data(), x.data(), 0, x.size());
+void gelu(const OutFlat& y, const InFlat& x, bool exact) {
+  check_size("the size of y", y.size, x.size);
+  (exact ? kernels().gelu_erf : kernels().gelu_tanh)(y.data, x.data, 0, x.size);
 }
 
 }  // namespace
 
 void bind_testing(py::module_& m) {
-  m.def("known_isas", known_isas, "Every instruction set this build has kernels for.");
-  m.def("use_isa", use_isa, py::arg("isa"), "Puts that instruction set's kernels in use.");
-  m.def("overrides", overrides, py::arg("isa"), "The table entries that this instruction set does itself.");
-  m.def("gelu", gelu, py::arg("y").noconvert(), py::arg("x").noconvert(), py::arg("exact"), "y = gelu(x), contiguous float32.");
-  m.def("quantize_rows", quantize_rows, py::arg("x").noconvert(),
-        "float32 (T, n) -> int8 codes; per 32 columns float32 scales, int32 sums, two half sums, float32 scale x sum.");
+  hold(m, "known_isas", known_isas, "Every instruction set this build has kernels for.");
+  hold(m, "use_isa", use_isa, py::arg("isa"), "Puts that instruction set's kernels in use.");
+  hold(m, "overrides", overrides, py::arg("isa"), "The table entries that this instruction set does itself.");
+  compute(m, "gelu", gelu, py::arg("y"), py::arg("x"), py::arg("exact"), "y = gelu(x), contiguous float32.");
+  hold(m, "quantize_rows", quantize_rows, py::arg("x"),
+       "float32 (T, n) -> int8 codes; per 32 columns float32 scales, int32 sums, two half sums, float32 scale x sum.");
 }
 
 }  // namespace ivlite

@@ -20,6 +20,7 @@ size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 }  // namespace
 
 HugeBuffer::HugeBuffer(size_t bytes) : size_(bytes) {
+  if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
   bool huge = bytes >= kHugePage;
   size_t align = huge ? kHugePage : 4096;
   mapped_ = round_up(bytes ? bytes : 1, align) + align;
@@ -58,25 +59,42 @@ void evict(const void* data, size_t bytes) {
 }
 
 namespace {
-struct Scratch {
+
+struct Buffer {
   void* data = nullptr;
   size_t size = 0;
-  ~Scratch() { free(data); }
+  ~Buffer() { clear(); }
+  void clear() {
+    free(data);
+    data = nullptr;
+    size = 0;
+  }
 };
+
+Buffer* buffers() {
+  thread_local Buffer of_thread[(int)Scratch::count];
+  return of_thread;
+}
+
 }  // namespace
 
-void* thread_scratch(int slot, size_t bytes) {
-  thread_local Scratch slots[9];
-  Scratch& s = slots[slot];
-  if (s.size < bytes) {
-    free(s.data);
-    s.data = nullptr;
-    s.size = 0;
-    size_t size = round_up(bytes, 4096);
-    if (posix_memalign(&s.data, 64, size)) throw std::bad_alloc();
-    s.size = size;
+void* thread_scratch(Scratch use, size_t bytes) {
+  Buffer& b = buffers()[(int)use];
+  if (b.size < bytes) {
+    if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
+    b.clear();
+    const size_t size = round_up(bytes, 4096);
+    if (posix_memalign(&b.data, 64, size)) {
+      b.data = nullptr;
+      throw std::bad_alloc();
+    }
+    b.size = size;
   }
-  return s.data;
+  return b.data;
+}
+
+void free_thread_scratch() {
+  for (int i = 0; i < (int)Scratch::count; i++) buffers()[i].clear();
 }
 
 }  // namespace ivlite

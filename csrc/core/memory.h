@@ -26,8 +26,23 @@ class HugeBuffer {
 // instruction for it that is fast, nothing happens.
 void evict(const void* data, size_t bytes);
 
-// The calling thread's own scratch of at least `bytes`, 64-byte aligned, kept until the thread ends. Each of `slot`
-// 0..8 is a buffer of its own, for a caller that needs several at once. Throws std::bad_alloc.
-void* thread_scratch(int slot, size_t bytes);
+// Buffers of a thread's scratch, by what they hold: what is held at the same time is apart.
+enum class Scratch {
+  inputs,       // quantized activations of a linear layer, latents of an expansion
+  kernel,       // an attention kernel's own, and latents read for it
+  keys_values,  // of one head, expanded
+  parts,        // of split attention; rotated keys
+  gemm,         // a GEMM kernel's own
+  gate,         // both halves of a gated product
+  activated,    // outputs of an MLP's first product
+  inner,        // the same, quantized for the second
+  decoder,      // arrays between a decoder layer's operations
+  count
+};
+
+// The calling thread's own scratch of at least `bytes`, 64-byte aligned, kept until the thread ends or frees it. Throws
+// std::bad_alloc.
+void* thread_scratch(Scratch use, size_t bytes);
+void free_thread_scratch();
 
 }  // namespace ivlite

@@ -75,7 +75,7 @@ Choice choose() {
     if (row.supported()) name = row.name;
 #endif
   const char* forced = getenv("IVLITE_ISA");
-  if (!forced) return {name, isa_table(name)};
+  if (!forced || !*forced) return {name, isa_table(name)};  // an empty variable is an unset one
   try {
     return {forced, isa_table(forced)};
   } catch (const std::invalid_argument& error) {

@@ -150,6 +150,7 @@ struct AttentionArgs {
   bool causal;
   float scale;
   float* scratch;  // attention_scratch(args) floats, owned by the calling thread
+  bool (*stop)();  // null, or called between blocks of queries: true leaves the rest undone
 };
 using attention_fn = void (*)(const AttentionArgs& a, int64_t q0, int64_t q1);
 

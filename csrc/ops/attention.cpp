@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "core/stop.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 #include "kernels/pack.h"
@@ -17,8 +18,7 @@ constexpr int64_t kExpandRows = 512;   // cached tokens expanded together: their
 constexpr int64_t kSplitTokens = 512;  // stored tokens of a part of absorbed attention, at least
 constexpr int64_t kHeadPiece = 16;     // heads of a query that a thread takes together when there are few parts
 
-// Scratch of the calling thread; slot 0 belongs to linear layers and what they multiply.
-float* floats(int slot, int64_t n) { return (float*)thread_scratch(slot, (size_t)n * 4); }
+float* floats(Scratch use, std::initializer_list<int64_t> sizes) { return (float*)thread_scratch(use, (size_t)product(sizes) * 4); }
 
 attention_fn attention_kernel(bool exact) {
   return exact || !kernels().attention_reduced ? kernels().attention : kernels().attention_reduced;
@@ -53,7 +53,7 @@ struct Absorbed {
     a.queries = 1, a.heads = h1 - h0;
     a.cache = newest ? fresh : rows;
     a.position = visible - tokens + t - (newest ? stored : 0);
-    a.scratch = floats(1, latent_scratch(a));
+    a.scratch = floats(Scratch::kernel, {latent_scratch(a)});
     if (newest)
       kernels().latent_attention[(int)CacheKind::f32](a, 0, visible - stored);
     else
@@ -86,7 +86,7 @@ void attention(const OutHeads& out, const InHeads& q, const InHeads& k, const In
   check(q.dim == k.dim && v.dim == out.dim && q.dim > 0 && v.dim > 0, "q and k, v and out need the same head dimension");
   check(segment > 0 && q.tokens % segment == 0, "the rows must be whole segments");
   int64_t blocks = (segment + kQueryBlock - 1) / kQueryBlock, per_segment = q.heads * blocks;
-  parallel_for(q.tokens / segment * per_segment, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(product({q.tokens / segment, q.heads, blocks}), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       int64_t first = i / per_segment * segment, h = i % per_segment / blocks, q0 = i % blocks * kQueryBlock;
       AttentionArgs a{};
@@ -94,9 +94,10 @@ void attention(const OutHeads& out, const InHeads& q, const InHeads& k, const In
       a.q = q.data + first * q.token_stride + h * q.head_stride, a.ld_q = q.token_stride;
       a.k = k.data + first * k.token_stride + h * k.head_stride, a.ld_k = k.token_stride;
       a.v = v.data + first * v.token_stride + h * v.head_stride, a.ld_v = v.token_stride;
-      a.d = q.dim, a.dv = v.dim, a.keys = segment, a.scale = scale;
-      a.scratch = floats(1, attention_scratch(a));
+      a.d = q.dim, a.dv = v.dim, a.keys = segment, a.scale = scale, a.stop = stop_asked;
+      a.scratch = floats(Scratch::kernel, {attention_scratch(a)});
       attention_kernel(exact)(a, q0, std::min(q0 + kQueryBlock, segment));
+      check_stop();
     }
   });
 }
@@ -119,12 +120,12 @@ void absorbed_attention(const OutHeads& out, const InHeads& q_latent, const InHe
   int64_t most = tokens >= 4 * threads ? 1 : 2 * threads;
   int64_t splits = std::max<int64_t>(1, std::min(most, stored / kSplitTokens)), parts = splits + (fresh.latent ? 1 : 0);
   int64_t piece = tokens * splits >= 2 * threads ? heads : std::min(kHeadPiece, heads), pieces = (heads + piece - 1) / piece;
-  int64_t all = parts * tokens * heads;
-  float* acc = floats(3, all * (rank + 2));
+  int64_t all = product({parts, tokens, heads});
+  float* acc = floats(Scratch::parts, {all, rank + 2});
   LatentArgs a{};
   a.acc = acc, a.m = acc + all * rank, a.l = a.m + all, a.q_latent = q_latent.data, a.q_rope = q_rope.data, a.scale = scale;
   Absorbed work{a, rows, fresh, cache.kind(), tokens, heads, rank, visible, stored, splits, parts};
-  parallel_for(tokens * splits * pieces, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(product({tokens, splits, pieces}), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       int64_t h0 = i % pieces * piece, h1 = std::min(h0 + piece, heads), t = i / pieces % tokens, p = i / pieces / tokens;
       work.run(p, t, h0, h1);
@@ -165,7 +166,7 @@ struct Expansion {
     gemm = uses_gemm(kv_b, visible) &&
            kernels().gemm_is_finer[(int)kv_b.format()];  // keys and values are rounded once more, so latents stay fine
     if (!kv_b.quantized()) return;
-    blocks = (char*)thread_scratch(0, (size_t)((visible + kExpandRows - 1) / kExpandRows * block_bytes()));
+    blocks = (char*)thread_scratch(Scratch::inputs, (size_t)product({(visible + kExpandRows - 1) / kExpandRows, block_bytes()}));
     parallel_for((visible + kExpandRows - 1) / kExpandRows, 1, [&](int64_t begin, int64_t end) {
       for (int64_t s = begin * kExpandRows; s < std::min(end * kExpandRows, visible); s += kExpandRows) prepare(s);
     });
@@ -176,7 +177,7 @@ struct Expansion {
 
   void prepare(int64_t s) const {
     int64_t n = std::min(kExpandRows, visible - s);
-    float* latent = floats(1, kExpandRows * rank);
+    float* latent = floats(Scratch::kernel, {kExpandRows, rank});
     read_latents(latent, cache, layer, s, n);
     const Part all{latent, rank, 0, n, 0, rank};
     if (gemm)
@@ -188,8 +189,9 @@ struct Expansion {
   // Keys and values of one head: kv (visible, nope + v).
   void head(float* kv, int64_t h) const {
     int64_t width = kv_b.rows();
-    float* latent = blocks ? nullptr : floats(1, kExpandRows * rank);
+    float* latent = blocks ? nullptr : floats(Scratch::kernel, {kExpandRows, rank});
     for (int64_t s = 0; s < visible; s += kExpandRows) {
+      check_stop();
       int64_t n = std::min(kExpandRows, visible - s);
       if (latent) read_latents(latent, cache, layer, s, n);
       OutRows out{kv + s * width, n, width, width};
@@ -207,7 +209,7 @@ float* read_keys(const LatentCache& cache, int64_t layer, int64_t visible) {
   const LatentRows& rows = cache.layer(layer);
   LatentRows fresh = cache.fresh(layer);
   int64_t stored = fresh.latent ? cache.length() : visible;
-  float* keys = floats(3, visible * rows.rope_dim);
+  float* keys = floats(Scratch::parts, {visible, rows.rope_dim});
   parallel_for(stored, 256,
                [&](int64_t s0, int64_t s1) { kernels().cache_read[(int)cache.kind()](nullptr, keys + s0 * rows.rope_dim, rows, s0, s1); });
   if (fresh.latent) memcpy(keys + stored * rows.rope_dim, fresh.rope, (size_t)((visible - stored) * rows.rope_dim) * 4);
@@ -230,7 +232,7 @@ void expanded_attention(const OutHeads& out, const InHeads& q_nope, const InHead
   const Expansion expansion(cache, layer, kv_b);
   parallel_for(heads, 1, [&](int64_t h0, int64_t h1) {
     for (int64_t h = h0; h < h1; h++) {
-      float* kv = floats(2, visible * width);
+      float* kv = floats(Scratch::keys_values, {visible, width});
       expansion.head(kv, h);
       AttentionArgs a{};
       a.out = out.data + h * out.head_stride, a.ld_out = out.token_stride;
@@ -238,9 +240,10 @@ void expanded_attention(const OutHeads& out, const InHeads& q_nope, const InHead
       a.q2 = q_rope.data + h * q_rope.head_stride, a.ld_q2 = q_rope.token_stride;
       a.k = kv, a.ld_k = width, a.k2 = k_rope, a.ld_k2 = rows.rope_dim, a.v = kv + nope, a.ld_v = width;
       a.d = nope, a.d2 = rows.rope_dim, a.dv = out.dim, a.keys = visible;
-      a.first_visible = visible - tokens, a.causal = true, a.scale = scale;
-      a.scratch = floats(1, attention_scratch(a));
+      a.first_visible = visible - tokens, a.causal = true, a.scale = scale, a.stop = stop_asked;
+      a.scratch = floats(Scratch::kernel, {attention_scratch(a)});
       attention_kernel(!kv_b.quantized())(a, 0, tokens);
+      check_stop();
     }
   });
 }

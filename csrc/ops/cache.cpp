@@ -28,8 +28,8 @@ LatentCache::LatentCache(const std::vector<int64_t>& ranks, int64_t rope_dim, in
   const Sizes& size = SIZES[(int)kind];
   for (int64_t rank : ranks) {
     check(rank > 0 && rank < 1 << 20, "a cache needs ranks between 1 and a million");
-    int64_t latent = round_up(capacity * rank * size.latent, 64), scale = round_up(capacity * size.scale, 64);
-    memory_.push_back(std::make_unique<HugeBuffer>((size_t)(latent + scale + capacity * rope_dim * size.rope)));
+    int64_t latent = round_up(product({capacity, rank, size.latent}), 64), scale = round_up(capacity * size.scale, 64);
+    memory_.push_back(std::make_unique<HugeBuffer>((size_t)(latent + scale + product({capacity, rope_dim, size.rope}))));
     char* base = (char*)memory_.back()->data();
     layers_.push_back({base, scale ? (float*)(base + latent) : nullptr, base + latent + scale, rank, rope_dim});
   }
@@ -52,7 +52,7 @@ void LatentCache::append(int64_t i, const InRows& latent, const InRows& rope) {
   check_size("the columns of the latent", latent.cols, c.rank);
   check_size("the columns of the rope key", rope.cols, c.rope_dim);
   check_size("the rows of the rope key", rope.rows, latent.rows);
-  check(length_ + latent.rows <= capacity_, "the cache is full");
+  check(latent.rows <= capacity_ - length_, "the cache is full");
   parallel_for(latent.rows, 16, [&](int64_t t0, int64_t t1) {
     kernels().cache_write[(int)kind_](c, length_, latent.data, latent.stride, rope.data, rope.stride, t0, t1);
   });
@@ -86,7 +86,7 @@ void LatentCache::truncate(int64_t length) {
 
 void LatentCache::read(int64_t i, int64_t s0, const OutRows& latent, const OutRows& rope) const {
   const LatentRows& c = layer(i);
-  check(s0 >= 0 && s0 + latent.rows <= visible(), "there are no such rows in the cache");
+  check(s0 >= 0 && latent.rows <= visible() - s0, "there are no such rows in the cache");
   check(latent.cols == c.rank && rope.cols == c.rope_dim && rope.rows == latent.rows, "the arrays do not have the cache's shape");
   check(latent.stride == latent.cols && rope.stride == rope.cols, "the arrays must be contiguous");
   kernels().cache_read[(int)kind_](latent.data, rope.data, c, s0, s0 + latent.rows);

@@ -10,7 +10,6 @@
 namespace ivlite {
 namespace {
 
-constexpr int kScratch = 8;       // the slot of what lies between operations
 constexpr int64_t kShort = 1024;  // cached tokens that absorbed attention does not split among threads
 constexpr int64_t kHeads = 16;    // that a thread takes together at most: lanes of its kernels
 
@@ -22,7 +21,8 @@ OutRows joined(const OutHeads& x) { return {x.data, x.tokens, x.heads * x.dim, x
 // The arrays between a layer's operations, of T tokens, one behind the other in the calling thread's scratch.
 class Between {
  public:
-  Between(int64_t tokens, int64_t columns) : tokens_(tokens), next_((float*)thread_scratch(kScratch, (size_t)(tokens * columns) * 4)) {}
+  Between(int64_t tokens, int64_t columns)
+      : tokens_(tokens), next_((float*)thread_scratch(Scratch::decoder, (size_t)product({tokens, columns, 4}))) {}
   OutRows rows(int64_t cols) { return {take(cols), tokens_, cols, cols}; }
   OutHeads heads(int64_t heads, int64_t dim) { return {take(heads * dim), tokens_, heads, dim, heads * dim, dim}; }
 

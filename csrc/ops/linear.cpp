@@ -13,7 +13,7 @@ namespace {
 int64_t packed_size(Format format, int64_t heads, int64_t rows, int64_t cols) {
   check(heads > 0 && rows > 0 && cols > 0, "a weight needs at least one row and one column");
   check(heads < 1 << 24 && rows < 1 << 28 && cols < 1 << 28, "a weight is too large");
-  return heads * (round_up(rows, kPanel) / kPanel) * panel_bytes(format, cols);
+  return product({heads, round_up(rows, kPanel) / kPanel, panel_bytes(format, cols)});
 }
 
 // How many items a thread takes at least: less than this much memory is not worth waking anyone.
@@ -56,7 +56,7 @@ void Weight::fill(int64_t first, int64_t count, const uint8_t* data, int64_t row
 
 int64_t quant_rows_bytes(int64_t tokens, int64_t cols) {
   int64_t padded = round_up(cols, kGroup);
-  return tokens * (padded + padded / kGroup * 20) + 64;
+  return product({tokens, padded + padded / kGroup * 20}) + 64;
 }
 
 QuantRows quant_rows(void* memory, int64_t tokens, int64_t cols) {
@@ -71,14 +71,14 @@ QuantRows quant_rows(void* memory, int64_t tokens, int64_t cols) {
 bool uses_gemm(const Weight& w, int64_t tokens) { return kernels().linear_gemm[(int)w.format()] && tokens >= kernels().gemm_from; }
 
 int64_t gemm_bytes(int64_t tokens, int64_t cols) {
-  return round_up(tokens, 16) * round_up(cols, kBlockK) / kBlockK * (2 * kBlockK + kBlockScales);
+  return product({round_up(tokens, 16), round_up(cols, kBlockK) / kBlockK, 2 * kBlockK + kBlockScales});
 }
 
 void gemm_panels(const OutRows& y, const InRows& x, const uint16_t* gemm_x, const Weight& w, int64_t head, const float* bias,
                  bool accumulate, int64_t p0, int64_t p1) {
   QuantRows xq{};
   xq.cols = round_up(w.cols(), kGroup);
-  void* scratch = thread_scratch(4, kGemmScratch);
+  void* scratch = thread_scratch(Scratch::gemm, kGemmScratch);
   LinearArgs a{y.data, y.stride, x.data, x.stride, xq, w.head(head), w.rows(), w.cols(), bias, accumulate, x.rows, gemm_x, scratch};
   kernels().linear_gemm[(int)w.format()](a, p0, p1);
 }
@@ -101,13 +101,13 @@ struct Product {
   QuantRows xq;
   uint16_t* gemm_x;
 
-  // Rounded activations go to that slot of the calling thread's scratch.
-  Product(const InRows& x, const Linear& of, bool accumulate, int slot)
+  // Quantized activations go to that part of the calling thread's scratch.
+  Product(const InRows& x, const Linear& of, bool accumulate, Scratch use)
       : x(x), w(of.w), bias(of.bias), accumulate(accumulate), gemm(uses_gemm(w, x.rows)), xq{}, gemm_x(nullptr) {
     if (gemm)
-      gemm_x = (uint16_t*)thread_scratch(slot, (size_t)gemm_bytes(x.rows, x.cols));
+      gemm_x = (uint16_t*)thread_scratch(use, (size_t)gemm_bytes(x.rows, x.cols));
     else if (w.quantized())
-      xq = quant_rows(thread_scratch(slot, (size_t)quant_rows_bytes(x.rows, x.cols)), x.rows, x.cols);
+      xq = quant_rows(thread_scratch(use, (size_t)quant_rows_bytes(x.rows, x.cols)), x.rows, x.cols);
   }
 
   void round(const Part& part) const {
@@ -171,7 +171,7 @@ struct Product {
   // Panels [p0, p1) of the first half, with what belongs to them of the second half, which may begin within a panel.
   void gated_panels(const OutRows& y, int64_t p0, int64_t p1) const {
     const int64_t half = w.rows() / 2, most = at_once(), stride = (2 * most + 1) * kPanel;
-    float* scratch = (float*)thread_scratch(5, (size_t)(x.rows * stride) * 4);
+    float* scratch = (float*)thread_scratch(Scratch::gate, (size_t)product({x.rows, stride, 4}));
     for (int64_t p = p0; p < p1; p += most) {
       const int64_t end = std::min(p + most, p1), r = p * kPanel, n = std::min(end * kPanel, half) - r;
       const int64_t u = (half + r) / kPanel, u_end = (half + r + n + kPanel - 1) / kPanel;
@@ -197,7 +197,7 @@ void rounded_outputs(const Product& first, Activation activation, const Product&
   const int64_t at_once = std::max(together, kActivatedBytes / (tokens * kBlockK * (int64_t)sizeof(float)));
   parallel_for(blocks, together, [&](int64_t f0, int64_t f1) {
     const int64_t most = std::min(at_once, f1 - f0);
-    float* scratch = (float*)thread_scratch(6, (size_t)(tokens * most * kBlockK) * sizeof(float));
+    float* scratch = (float*)thread_scratch(Scratch::activated, (size_t)product({tokens, most, kBlockK, 4}));
     for (int64_t f = f0; f < f1; f += most) {
       const int64_t c0 = f * kBlockK, c1 = std::min({(f + most) * kBlockK, f1 * kBlockK, cols}), stride = most * kBlockK;
       first.activated_panels({scratch - c0, tokens, cols, stride}, activation, c0 / kPanel, round_up(c1, kPanel) / kPanel);
@@ -211,17 +211,17 @@ void rounded_outputs(const Product& first, Activation activation, const Product&
 void linear(const OutRows& y, const InRows& x, const Linear& of, bool accumulate, Activation activation) {
   check_linear(x, of.w, activation);
   check(!accumulate || activation == Activation::none, "a product with an activation is not added to y");
-  const Product product(x, of, accumulate, 0);
-  check_size("the columns of y", y.cols, product.outputs(activation));
+  const Product whole(x, of, accumulate, Scratch::inputs);
+  check_size("the columns of y", y.cols, whole.outputs(activation));
   check_size("the rows of y", y.rows, x.rows);
   if (x.rows == 0) return;
-  product.round_all();
-  product.all_panels(y, activation);
+  whole.round_all();
+  whole.all_panels(y, activation);
 }
 
 void mlp(const OutRows& y, const InRows& x, const Linear& up, Activation activation, const Linear& down, bool accumulate) {
   check_linear(x, up.w, activation);
-  const Product first(x, up, false, 0);
+  const Product first(x, up, false, Scratch::inputs);
   const int64_t tokens = x.rows, inner = first.outputs(activation);
   check_linear({nullptr, tokens, inner, inner}, down.w, Activation::none);
   check_size("the columns of y", y.cols, down.w.rows());
@@ -229,11 +229,11 @@ void mlp(const OutRows& y, const InRows& x, const Linear& up, Activation activat
   if (tokens == 0) return;
   // Threads that wait for the last blocks must not cost more than quantizing separately.
   if (!down.w.quantized() || inner < kBlockK * kBlocksEach * num_threads()) {
-    const std::unique_ptr<float[]> between(new float[(size_t)(tokens * inner)]);
+    const std::unique_ptr<float[]> between(new float[(size_t)product({tokens, inner})]);
     linear({between.get(), tokens, inner, inner}, x, up, false, activation);
     return linear(y, {between.get(), tokens, inner, inner}, down, accumulate, Activation::none);
   }
-  const Product second({nullptr, tokens, inner, 0}, down, accumulate, 7);
+  const Product second({nullptr, tokens, inner, 0}, down, accumulate, Scratch::inner);
   first.round_all();
   rounded_outputs(first, activation, second);
   second.all_panels(y, Activation::none);
@@ -247,14 +247,14 @@ void linear_heads(const OutHeads& y, const InHeads& x, const Weight& w, int64_t 
   check_size("the rows of y", y.tokens, x.tokens);
   if (x.tokens == 0) return;
   int64_t bytes = round_up(quant_rows_bytes(x.tokens, x.dim), 64);
-  char* memory = w.quantized() ? (char*)thread_scratch(0, (size_t)(bytes * x.heads)) : nullptr;
+  char* memory = w.quantized() ? (char*)thread_scratch(Scratch::inputs, (size_t)product({bytes, x.heads})) : nullptr;
   if (memory)
     parallel_for(x.heads, std::max<int64_t>(1, 8192 / (x.dim * x.tokens)), [&](int64_t h0, int64_t h1) {
       for (int64_t h = h0; h < h1; h++)
         kernels().quantize_rows(quant_rows(memory + h * bytes, x.tokens, x.dim),
                                 {x.data + h * x.head_stride, x.token_stride, 0, x.tokens, 0, x.dim});
     });
-  parallel_for(x.heads * w.panels(), panel_grain(w, x.tokens), [&](int64_t begin, int64_t end) {
+  parallel_for(product({x.heads, w.panels()}), panel_grain(w, x.tokens), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end;) {  // panels [p0, p1) of head h
       int64_t h = i / w.panels(), p0 = i % w.panels(), p1 = std::min(w.panels(), p0 + end - i);
       OutRows out{y.data + h * y.head_stride, y.tokens, y.dim, y.token_stride};

@@ -54,6 +54,19 @@ class ContextError(IvliteError):
     exit_code = 7
 
 
+class Stopped(IvliteError):
+    """Work was ended by its Stop. `reason` says why: "interrupted", "deadline", "closed", or what Stop.set was given."""
+
+    exit_code = EXIT_INTERRUPTED
+    reason = "interrupted"
+
+    @classmethod
+    def because(cls, reason):
+        error = cls(f"the work was stopped ({reason})")
+        error.reason = reason
+        return error
+
+
 def _short(text):
     """The beginning and the end of a text that is too long: what it is about, and what to do."""
     half = (LONGEST - 5) // 2

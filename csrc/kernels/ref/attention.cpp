@@ -15,7 +15,7 @@ double dot(const float* a, const float* b, int64_t n) {
 
 void attention(const AttentionArgs& a, int64_t q0, int64_t q1) {
   double* acc = (double*)a.scratch;
-  for (int64_t i = q0; i < q1; i++) {
+  for (int64_t i = q0; i < q1 && !(a.stop && a.stop()); i++) {
     int64_t visible = a.causal && a.first_visible + i + 1 < a.keys ? a.first_visible + i + 1 : a.keys;
     double m = -INFINITY, l = 0;
     for (int64_t j = 0; j < a.dv; j++) acc[j] = 0;

@@ -36,7 +36,7 @@ def machine(threads):
 
 def default_threads():
     """What ivlite takes when nothing is said: IVLITE_NUM_THREADS, or one per usable physical core."""
-    return _C.num_threads()
+    return _C.wanted_threads()
 
 
 def processors():

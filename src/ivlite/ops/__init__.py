@@ -63,7 +63,11 @@ def observed(ops, observe):
 
 
 def get(name, threads=None):
-    """The operation set of that name, with `threads` worker threads (None: one per usable physical core)."""
+    """The operation set of that name, on `threads` threads of its own.
+
+    None: as many as IVLITE_NUM_THREADS says, or one per usable physical core. Threads that the system refuses are done
+    without: `threads` of what is returned tells. Raises UsageError when the set needs what is not installed.
+    """
     if name not in SETS:
         raise ValueError(f"unknown operation set {name!r}; there are {', '.join(SETS)}")
     try:

@@ -80,9 +80,8 @@ class Ops:
     name = "reference"
 
     def __init__(self, threads=None):
-        if threads:
-            torch.set_num_threads(threads)
-        self.threads = torch.get_num_threads()
+        self.threads = threads or _C.wanted_threads()
+        torch.set_num_threads(self.threads)  # of the process: torch has no other
 
     def array(self, x):
         return torch.from_numpy(np.ascontiguousarray(x, np.float32))

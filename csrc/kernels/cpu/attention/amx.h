@@ -213,7 +213,8 @@ inline void attention_amx_block(const AttentionArgs& a, int64_t i, int64_t count
 
 void attention_amx(const AttentionArgs& a, int64_t q0, int64_t q1) {
   UseTiles tiles;
-  for (int64_t i = q0; i < q1; i += kAmxQueries) attention_amx_block(a, i, q1 - i < kAmxQueries ? q1 - i : kAmxQueries);
+  for (int64_t i = q0; i < q1 && !(a.stop && a.stop()); i += kAmxQueries)
+    attention_amx_block(a, i, q1 - i < kAmxQueries ? q1 - i : kAmxQueries);
 }
 
 inline void init_amx_attention(KernelTable& t) { t.attention_reduced = attention_amx; }

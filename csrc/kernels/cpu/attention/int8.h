@@ -242,7 +242,8 @@ inline void attention_int8_block(const AttentionArgs& a, const AttentionInt8& b,
 void attention_int8(const AttentionArgs& a, int64_t q0, int64_t q1) {
   const AttentionInt8 b(a);
   mean_key(b.mean, a);
-  for (int64_t i = q0; i < q1; i += kInt8Queries) attention_int8_block(a, b, i, q1 - i < kInt8Queries ? q1 - i : kInt8Queries);
+  for (int64_t i = q0; i < q1 && !(a.stop && a.stop()); i += kInt8Queries)
+    attention_int8_block(a, b, i, q1 - i < kInt8Queries ? q1 - i : kInt8Queries);
 }
 
 }  // namespace

@@ -129,7 +129,7 @@ void attention(const AttentionArgs& a, int64_t q0, int64_t q1) {
   b.v = b.k + kKeyBlock * b.ldk;
   b.q = b.v + kKeyBlock * b.ldv;
   b.out = b.q + b.width * b.queries;
-  for (int64_t i = q0; i < q1; i += b.queries) attention_block(a, b, i, q1 - i < b.queries ? q1 - i : b.queries);
+  for (int64_t i = q0; i < q1 && !(a.stop && a.stop()); i += b.queries) attention_block(a, b, i, q1 - i < b.queries ? q1 - i : b.queries);
 }
 
 }  // namespace

@@ -107,10 +107,10 @@ def png(width, height):
     return b"\x89PNG\r\n\x1a\n" + data
 
 
-def broken(suffix):
+def broken(suffix, share):
     def make(path):
         Image.fromarray(NOISE).save(path, suffix)
-        cut(path, 0.5)
+        cut(path, share)
 
     return make
 
@@ -120,10 +120,11 @@ BAD_IMAGES = {
     "folder": (lambda path: path.mkdir(), "folder"), "text": (write("x" * 99), "not an image"),
     "svg": (write('<svg xmlns="http://www.w3.org/2000/svg"/>'), "not an image"),
     "eps": (write("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "not an image"),
-    "16000": (write(png(16000, 16000)), "megapixels"), "2^31": (write(png(2**31 - 1, 2**31 - 1)), "megapixels"),
-    "9000": (write(png(9000, 8000)), "megapixels"), "short": (write(png(500, 500)), "damaged"),
+    "16000": (write(png(16000, 16000)), "limit of 1.00 GB"), "2^31": (write(png(2**31 - 1, 2**31 - 1)), "limit"),
+    "short": (write(png(500, 500)), "damaged"),
     "thin": (lambda path: Image.new("L", (2010, 10)).save(path, "png"), "200 times"),
-    **{f"cut {s}": (broken(s), "damaged or cut off") for s in ("jpeg", "png", "webp", "bmp", "tiff", "gif")},
+    **{f"cut {s}": (broken(s, 0.02), "damaged or cut off") for s in ("jpeg", "png", "webp", "bmp", "tiff", "gif")},
+    **{f"half {s}": (broken(s, 0.5), "damaged or cut off") for s in ("avif", "jpeg2000")},
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import av
 from av.stream import Disposition
 
 from ivlite.errors import MediaError
+from ivlite.media.display import decoder
 from ivlite.media.resize import check_pixels
 from ivlite.media.source import MAX_PIXELS
 
@@ -79,12 +80,13 @@ def packets(container, stream):
 
 def decoded(container, stream):
     """Yields the frames of a stream from where the container stands, going on after damaged packets."""
+    using = decoder(stream)
     for packet in packets(container, stream):
         try:
-            yield from packet.decode()
+            yield from using.decode(packet)
         except ERRORS:
             continue
     try:
-        yield from stream.decode(None)  # what the decoder still holds
+        yield from using.decode(None)  # what the decoder still holds
     except ERRORS:
         return

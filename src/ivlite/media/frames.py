@@ -4,21 +4,21 @@ import numpy as np
 
 from ivlite.errors import UsageError
 from ivlite.media import timeline
-from ivlite.media.image import loader
+from ivlite.media.image import opened
 from ivlite.media.medium import Medium
-from ivlite.media.resize import fitted, resized
+from ivlite.media.resize import fitted
 
 
 class FrameList(Medium):
-    """Frames that a program gives, each loaded when it is needed."""
+    """Frames that a program gives, each decoded when it is needed."""
 
-    def __init__(self, loads, *args, **more):
+    def __init__(self, stills, *args, **more):
         super().__init__(*args, **more)
-        self._loads = loads
+        self._stills = stills
 
     def pictures(self):
         for index in self.frames:
-            yield resized(self._loads[index](), self.size)
+            yield self._stills[index].rgb(self.size)
 
 
 def open_list(source, limits, pixels, shape):
@@ -28,12 +28,13 @@ def open_list(source, limits, pixels, shape):
     """
     if not len(source):
         raise UsageError("the video is an empty list of frames")
-    loads = [loader(frame, "frame")[0] for frame in source]
-    name = f"<{len(loads)} frames>"
+    stills = [opened(frame, "frame") for frame in source]
+    name = f"<{len(stills)} frames>"
     rate = limits["fps"]
-    times = timeline.Timeline(np.arange(len(loads)) / rate, None, np.zeros(1, np.int64), rate, 1 / rate)
+    times = timeline.Timeline(np.arange(len(stills)) / rate, None, np.zeros(1, np.int64), rate, 1 / rate)
     count = limits["max_frames"] if limits["nframes"] is None else limits["nframes"]
     chosen = timeline.choose(times, f"video {name}", **limits | {"nframes": count})
-    width, height = loads[chosen[0]]().size
-    size = fitted(height, width, *pixels, f"video {name}")
-    return FrameList(loads, "video", name, size, chosen, times.times[chosen], times.duration, **shape)
+    first = stills[chosen[0]]
+    notes = first.look()
+    size = fitted(*first.shape, *pixels, f"video {name}")
+    return FrameList(stills, "video", name, size, chosen, times.times[chosen], times.duration, warnings=notes, **shape)

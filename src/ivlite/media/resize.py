@@ -9,6 +9,13 @@ from ivlite.errors import MediaError
 from ivlite.media.source import MAX_PIXELS
 
 MAX_ASPECT = 200
+QUARTERS = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+    Image.Transpose.ROTATE_270,
+)  # the turns that swap width and height
+BAND = 1 << 22  # pixels of a picture that are turned and converted at a time
 
 
 def fitted(height, width, factor, min_pixels, max_pixels, what):
@@ -46,3 +53,32 @@ def resized(pixels, size):
     if image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
     return np.asarray(image)
+
+
+def banded(image, size, turn=None, convert=lambda part: part):
+    """uint8 (H, W, 3) of `size`, of a PIL image of any mode that `turn` (a Transpose) and `convert` make upright RGB.
+
+    The same numbers as of turning, converting and resizing it whole, which takes its memory three or four times: Pillow
+    resizes rows before columns, and rows do not depend on one another.
+    """
+    height, width = size
+    rows = image.width if turn in QUARTERS else image.height
+    step = max(1, BAND * rows // (image.width * image.height))
+    out = Image.new("RGB", (width, rows))
+    for top in range(0, rows, step):
+        part = image.crop(stored_box(image.size, top, min(top + step, rows), turn))
+        part = convert(part if turn is None else part.transpose(turn))
+        out.paste(part.resize((width, part.height), Image.Resampling.BICUBIC), (0, top))
+    return np.asarray(out.resize((width, height), Image.Resampling.BICUBIC) if rows != height else out)
+
+
+def stored_box(stored, top, bottom, turn):
+    """Where rows top..bottom of the upright image are in the stored one of (width, height)."""
+    width, height = stored
+    if turn in (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270):
+        return top, 0, bottom, height
+    if turn in (Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90):
+        return width - bottom, 0, width - top, height
+    if turn in (Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180):
+        return 0, height - bottom, width, height - top
+    return 0, top, width, bottom

@@ -7,13 +7,13 @@ import numpy as np
 from ivlite.errors import MediaError
 from ivlite.media import frames, timeline
 from ivlite.media.container import decoded, opened
+from ivlite.media.display import Display, with_neighbours
 from ivlite.media.medium import Medium
-from ivlite.media.resize import check_pixels, fitted, resized
+from ivlite.media.resize import fitted
 from ivlite.media.source import local_path
 
 SEEK_FROM = 64  # frames that must be saved before a jump pays: it empties the decoder's pipeline
 MISSING = 0.02  # share of the declared time that may be absent without a word: files round it
-HDR = {16: "PQ", 18: "HLG"}
 
 
 def open_video(source, *, fps, min_frames, max_frames, min_pixels, max_pixels, nframes=None, start=None, end=None,
@@ -40,39 +40,37 @@ def open_video(source, *, fps, min_frames, max_frames, min_pixels, max_pixels, n
         _, picture = walk.at(int(chosen[0]))
         if picture is None:
             raise MediaError(f"video {name} has no frame that can be decoded (it is damaged or too large): convert it")
-        transfer = picture.color_trc
-        height, width = upright(picture, {}).shape[:2]
+        display = Display(walk.stream)
+        height, width = display.shape(picture)
     size = fitted(height, width, *pixels, f"video {name}")
-    medium = VideoFile(path, times, "video", name, size, chosen, times.times[chosen], times.duration, **shape)
-    for sentence in remarks(name, times, transfer):
+    medium = VideoFile(path, times, display, "video", name, size, chosen, times.times[chosen], times.duration, **shape)
+    for sentence in remarks(name, times):
         medium.warn(sentence)
     return medium
 
 
-def remarks(name, times, transfer):
+def remarks(name, times):
     """What is to be said about a video before it is decoded."""
     missing = times.declared - times.duration
     if missing > max(MISSING * times.declared, 2 * times.interval):
         yield f"video {name} is cut off: only the first {times.duration:.1f} of {times.declared:.1f} seconds are there"
-    if transfer in HDR:
-        yield f"video {name} is HDR ({HDR[transfer]}) and is shown without tone mapping: its colours look pale"
 
 
 class VideoFile(Medium):
     """A video file, decoded from disk each time its pairs are asked for."""
 
-    def __init__(self, path, times, *args, **more):
+    def __init__(self, path, times, display, *args, **more):
         super().__init__(*args, **more)
-        self.path, self.times = path, times
+        self.path, self.times, self.display = path, times, display
 
     def pictures(self):
         lost = damaged = 0
-        last, matrices = None, {}
+        last = None
         with Walk(self.path, self.source, self.times) as walk:
             for index in self.frames:
                 found, frame = walk.at(index)
                 if frame is not None:
-                    last = resized(upright(frame, matrices), self.size)
+                    last = self.display.rgb(frame, self.size)
                     damaged += bool(frame.is_corrupt)
                 if last is None:
                     raise MediaError(f"video {self.source} can no longer be decoded: check that it has not changed")
@@ -108,7 +106,7 @@ class Walk:
     def _open(self):
         self.stack.close()
         self.container, self.stream = self.stack.enter_context(opened(self.path, self.name))
-        self.coming = decoded(self.container, self.stream)
+        self.coming = with_neighbours(decoded(self.container, self.stream))
         self.index, self.frame = -1, None  # the frame decoded last
         self.ahead = None  # (index, frame) decoded beyond the wanted one
 
@@ -152,7 +150,7 @@ class Walk:
         except OSError:
             self.jumps = False
             return False
-        self.coming = decoded(self.container, self.stream)
+        self.coming = with_neighbours(decoded(self.container, self.stream))
         self.index, self.frame, self.ahead = -1, None, None
         return True
 
@@ -160,27 +158,3 @@ class Walk:
         self.jumps = False
         self._open()
         return self.at(index)
-
-
-def upright(frame, matrices):
-    """uint8 (H, W, 3) of a decoded frame, turned and mirrored as its display matrix says.
-
-    matrices keeps the matrix of each rotation seen. Reading one ties the frame into a reference cycle, and hundreds of
-    frames would wait in memory for the garbage collector.
-    """
-    check_pixels(frame.height, frame.width, "a frame")
-    if frame.rotation not in matrices:
-        matrices[frame.rotation] = display_matrix(frame)
-    pixels, matrix = frame.to_ndarray(format="rgb24"), matrices[frame.rotation]
-    if matrix is None:
-        return pixels
-    a, b, _, c, d = matrix
-    if abs(b) + abs(c) > abs(a) + abs(d):  # a quarter turn: x of the picture becomes y on the screen
-        pixels, a, d = pixels.transpose(1, 0, 2), c, b
-    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
-
-
-def display_matrix(frame):
-    """The first five of the nine numbers of a frame's display matrix, or None."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    return None if data is None else np.frombuffer(bytes(data), np.int32, 5).tolist()

@@ -1,0 +1,155 @@
+"""Decoded frames of a video as a player shows them: upright, of square pixels, on white, deinterlaced, in SDR."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+from PIL import Image
+
+from ivlite.media.color import HDR, on_white, tone_mapped
+from ivlite.media.resize import check_pixels, resized
+
+MAX_PIXEL_ASPECT = 10  # a pixel's width to its height, and the reverse; more is a mistake of the file
+BICUBIC = 4  # swscale's
+BT2020, UNSPECIFIED = 9, 2  # matrices in H.273
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own leave alpha out
+
+
+class Interlaced:
+    """A frame of two fields, with the frames before and after it, which deinterlacing needs (or None)."""
+
+    def __init__(self, before, frame, after):
+        self.before, self.frame, self.after = before, frame, after
+
+    def __getattr__(self, name):
+        return getattr(self.frame, name)
+
+
+def with_neighbours(frames):
+    """Yields decoded frames as they are, and interlaced ones as Interlaced, once the next frame is there."""
+    before = waiting = None
+    for frame in frames:
+        if waiting is not None:
+            yield Interlaced(before, waiting, frame)
+            before, waiting = waiting, None
+        if frame.interlaced_frame:
+            waiting = frame
+        else:
+            yield frame
+            before = frame
+    if waiting is not None:
+        yield Interlaced(before, waiting, None)
+
+
+def decoder(stream):
+    """What decodes a stream's packets: the stream itself, or a decoder of its alpha where its own has none."""
+    import av
+
+    name = ALPHA_DECODERS.get(stream.codec_context.name)
+    if name is None or stream.metadata.get("alpha_mode") != "1" or name not in av.codecs_available:
+        return stream
+    special = av.CodecContext.create(name, "r")
+    special.extradata = stream.codec_context.extradata
+    special.options = stream.codec_context.options
+    special.thread_type = "AUTO"
+    return special
+
+
+class Display:
+    """How the frames of one stream are shown. Keeps nothing of the stream open."""
+
+    def __init__(self, stream):
+        aspect = float(stream.sample_aspect_ratio or 1)
+        self.aspect = aspect if 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT else 1.0
+        # The display matrix of each rotation seen: reading one ties the frame into a reference cycle, and hundreds of
+        # frames would wait in memory for the garbage collector.
+        self.matrices = {}
+
+    def shape(self, frame):
+        """(height, width) of a frame on the screen."""
+        check_pixels(frame.height, frame.width, "a frame")
+        height, width = frame.height, max(1, round(frame.width * self.aspect))
+        return (width, height) if self._turn(frame)[0] else (height, width)
+
+    def rgb(self, frame, size):
+        """uint8 (H, W, 3) of `size` (H, W)."""
+        return resized(self.pixels(frame, size), size)
+
+    def pixels(self, frame, size=None):
+        """uint8 (h, w, 3), upright; of the frame's own size, or HDR of `size` (H, W) if given."""
+        check_pixels(frame.height, frame.width, "a frame")
+        quarter, down, right = self._turn(frame)
+        if isinstance(frame, Interlaced):
+            frame = deinterlaced(frame)
+        if frame.color_trc in HDR:
+            size = size or (frame.height, frame.width)
+            pixels = sdr(frame, size[::-1] if quarter else size)
+        elif has_alpha(frame):
+            pixels = np.asarray(on_white(Image.fromarray(frame.to_ndarray(format="rgba"))))
+        else:
+            pixels = frame.to_ndarray(format="rgb24")
+        if quarter:  # x of the picture becomes y on the screen
+            pixels = pixels.transpose(1, 0, 2)
+        return np.ascontiguousarray(pixels[::down, ::right])
+
+    def _turn(self, frame):
+        """(whether width and height swap, then the steps of rows and of columns: -1 for mirrored)."""
+        if frame.rotation not in self.matrices:
+            self.matrices[frame.rotation] = display_matrix(frame)
+        matrix = self.matrices[frame.rotation]
+        if matrix is None:
+            return False, 1, 1
+        a, b, _, c, d = matrix
+        quarter = abs(b) + abs(c) > abs(a) + abs(d)
+        across, along = (c, b) if quarter else (a, d)
+        return quarter, -1 if along < 0 else 1, -1 if across < 0 else 1
+
+
+def display_matrix(frame):
+    """The first five of the nine numbers of a frame's display matrix (16.16 fixed point), or None."""
+    try:
+        data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV lists no side data where it does not know the type of one, as of EXIF
+        turn = math.radians(frame.rotation)
+        sine, cosine = round(math.sin(turn) * 65536), round(math.cos(turn) * 65536)
+        return [cosine, -sine, 0, sine, cosine]
+    return None if data is None else np.frombuffer(bytes(data), np.int32, 5).tolist()
+
+
+def has_alpha(frame):
+    return frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
+
+
+def sdr(frame, size):
+    """uint8 (H, W, 3) of `size`, of a frame in HDR: resized as it is coded, in 16 bits, and tone-mapped then."""
+    height, width = size
+    matrix = {"src_colorspace": "BT2020"} if frame.colorspace == UNSPECIFIED else {}
+    format = "rgba64le" if has_alpha(frame) else "rgb48le"
+    codes = frame.to_ndarray(width=width, height=height, format=format, interpolation=BICUBIC, **matrix)
+    mapped = tone_mapped(codes[..., :3], frame.color_trc, frame.color_primaries)
+    if codes.shape[2] == 3:
+        return mapped
+    opacity = (codes[..., 3:] >> 8).astype(np.uint8)
+    return np.asarray(on_white(Image.fromarray(np.concatenate([mapped, opacity], 2))))
+
+
+def deinterlaced(fields):
+    """The frame of an Interlaced one by FFmpeg's bwdif, from its own fields and those of its neighbours."""
+    from av.filter import Graph
+
+    frame = fields.frame
+    kind = (frame.width, frame.height, frame.format.name)
+    near = [f if f and (f.width, f.height, f.format.name) == kind else None for f in (fields.before, fields.after)]
+    graph = Graph()
+    ticks = frame.time_base or Fraction(1, 1000)  # of no consequence: one frame goes in, and its own comes out
+    source = graph.add_buffer(None, frame.width, frame.height, frame.format, time_base=ticks)
+    graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink"))
+    graph.configure()
+    for given in (near[0], frame, near[1]):
+        if given is not None:
+            graph.vpush(given)
+    graph.vpush(None)
+    out = graph.vpull() if near[0] is None else (graph.vpull(), graph.vpull())[1]
+    for name in ("colorspace", "color_range", "color_trc", "color_primaries"):
+        setattr(out, name, getattr(frame, name))
+    return out

@@ -1,0 +1,36 @@
+"""What an exception met while a file is read says: a fault of the system, or of what the file holds."""
+
+import errno
+import os
+
+from ivlite.errors import MediaError, OutOfMemoryError
+
+ADVICE = {
+    errno.ENOENT: "check that it is still there", errno.ESTALE: "check that it is still there",
+    errno.ENOTDIR: "check the path", errno.ELOOP: "check the path", errno.ENAMETOOLONG: "use a shorter path",
+    errno.EISDIR: "give the path of a file in it", errno.EACCES: "change its permissions",
+    errno.EPERM: "change its permissions", errno.EMFILE: "close some files, or raise the limit with ulimit -n",
+    errno.ENFILE: "close some programs", errno.EIO: "check the disk, or copy the file elsewhere",
+    errno.ETIMEDOUT: "check the connection to its disk", errno.ENODEV: "check that its disk is connected",
+    errno.ENXIO: "check that its disk is connected", errno.EBUSY: "try again later",
+}  # fmt: skip
+
+
+def system_fault(error, what):
+    """The IvliteError of a fault of the system (memory, permissions, descriptors, disk); None where it is another.
+
+    error: the exception. what: names what was being read, as in "image a.png". FFmpeg's own errors have other numbers.
+    """
+    number = getattr(error, "errno", None)
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+        return OutOfMemoryError(
+            f"there is not enough memory to decode {what}: close other programs, or make it smaller"
+        )
+    if isinstance(error, OSError) and number in ADVICE:
+        return MediaError(f"{what} cannot be read ({os.strerror(number)}): {ADVICE[number]}")
+    return None
+
+
+def reason(error):
+    """What a decoder's exception says, in one line of at most 120 characters."""
+    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -1,0 +1,272 @@
+"""Image files read by Pillow, damaged ones as far as they go, and by FFmpeg where Pillow does not know them.
+
+Nothing that belongs to the process is changed for it (Pillow's limits, its tolerance of damage, Python's warning
+filters): other threads use them at the same time.
+"""
+
+import io
+import math
+import struct
+import zlib
+from dataclasses import dataclass, field
+from importlib import import_module
+
+from PIL import Image
+
+from ivlite.errors import IvliteError, MediaError, OutOfMemoryError
+from ivlite.machine import available_memory, gigabytes
+from ivlite.media.display import Display, has_alpha
+from ivlite.media.faults import reason, system_fault
+from ivlite.media.libraries import silence_libtiff
+from ivlite.media.resize import QUARTERS
+from ivlite.media.source import MAX_PIXELS
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")  # of Pillow, MPO with JPEG
+MODULES = ("Jpeg", "Png", "WebP", "Gif", "Bmp", "Tiff", "Avif", "Jpeg2K", "Ppm")
+ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands of ISO/IEC 23008-12
+# What FFmpeg may take a file for when Pillow knows none of it: formats of one picture that name no other file.
+PIPES = "bmp dds dpx exr gif hdr j2k jpeg jpegls jpegxl jpegxs pam pbm pcx pfm pgm phm png ppm psd qoi sgi sunrast tiff"
+FFMPEG = ",".join([f"{name}_pipe" for name in PIPES.split()] + ["webp_pipe", "xbm_pipe", "xpm_pipe", "xwd_pipe", "ico"])
+LARGE = 1 << 24  # pixels; larger WebP is decoded by FFmpeg and reduced, since Pillow holds four copies of it
+MAX_BYTES = 10**9  # of one decoded image: 250 megapixels in colour
+BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # of a pixel in memory; others take 4
+PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
+ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {  # by its values
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+silence_libtiff()
+
+
+@dataclass
+class Picture:
+    """A decoded image as it is stored.
+
+    image: of any mode. shape: (height, width) upright, before any reduction while decoding. turn: the Transpose that
+    makes it upright, or None. notes: sentences about the file.
+    """
+
+    image: Image.Image
+    shape: tuple
+    turn: Image.Transpose | None = None
+    notes: list = field(default_factory=list)
+
+
+def read(file, what, least=1.0):
+    """The Picture of an image file, open in binary and seekable. `what` names it in messages.
+
+    Images above MAX_PIXELS are decoded reduced where the format can (JPEG, JPEG 2000), to no less than `least` of each
+    side. Raises MediaError, and OutOfMemoryError before decoding what would not fit.
+    """
+    first = None
+    for attempt in (whole, patched, begun, by_ffmpeg):
+        file.seek(0)
+        try:
+            return attempt(file, what, least)
+        except IvliteError:
+            raise
+        except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, struct.error, EOFError, ...
+            fault = system_fault(error, what)
+            if fault:
+                raise fault from error
+            first = first or error
+    if isinstance(first, Image.UnidentifiedImageError):
+        raise MediaError(f"{what} is not an image ivlite reads ({', '.join(FORMATS)}, HEIC): convert it") from first
+    raise MediaError(f"{what} is damaged or cut off ({reason(first)}): copy or export it again") from first
+
+
+# ------------------------------------------------------------------------------------------------ with Pillow
+
+
+def whole(file, what, least):
+    image, shape = prepared(file, what, least)
+    if image.format == "WEBP" and image.width * image.height > LARGE and not image.is_animated:
+        del image
+        file.seek(0)
+        return by_ffmpeg(file, what, least)
+    image.load()
+    return picture(image, shape, what)
+
+
+def begun(file, what, least):
+    """The rows of an image that come before its damage or its end."""
+    image, shape = prepared(trimmed(file) or file, what, least)
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Exception:
+        image.tile = []  # keeps what has been decoded; load() would start again
+        return damaged(picture(image, shape, what), what)
+    return picture(image, shape, what)
+
+
+def patched(file, what, least):
+    """An image without what Pillow stumbles over and pixels do not need, or with an end where it has none."""
+    clean = trimmed(file)
+    if clean:
+        return whole(clean, what, least)
+    data = file.read()
+    if data.startswith(b"\xff\xd8"):
+        data += b"\xff\xd9" * 40000  # ends of a JPEG, for a decoder that is anywhere in a segment
+    elif data.startswith(b"RIFF") and len(data) < 8 + int.from_bytes(data[4:8], "little") < 2 * len(data) + MAX_BYTES:
+        data += bytes(8 + int.from_bytes(data[4:8], "little") - len(data))
+    else:
+        raise ValueError("no format that can be mended")
+    return damaged(whole(io.BytesIO(data), what, least), what)
+
+
+def prepared(file, what, least):
+    """(image, (width, height)) of an image of Pillow whose header has been read: reduced if it is large, and checked."""
+    image = identified(file, what)
+    width, height = image.size
+    once = 1
+    if width * height > MAX_PIXELS and image.format in ("JPEG", "MPO"):
+        image.draft(None, (math.ceil(width * least), math.ceil(height * least)))
+    elif width * height > MAX_PIXELS and image.format == "JPEG2000":
+        image.reduce = max(0, min(5, int(-math.log2(least))))
+        once = 4**image.reduce
+    check_memory(image.width * image.height // once, image, what)
+    return image, (width, height)
+
+
+def identified(file, what):
+    """An image of Pillow whose header has been read. As Image.open, without its limits and warnings of size."""
+    for name in MODULES:
+        import_module(f"PIL.{name}ImagePlugin")
+    head = file.read(16)
+    failed = None
+    for name in FORMATS:
+        factory, accepts = Image.OPEN[name]
+        if accepts(head) is True:
+            file.seek(0)
+            try:
+                return factory(file, "")  # given a name, Pillow may map the file, which ends the process if it shrinks
+            except (SyntaxError, IndexError, TypeError, struct.error) as error:
+                failed = error
+    if head[4:8] == b"ftyp" and head[8:12] in HEIC:
+        file.seek(0)
+        return heif_class(what)(file, "")
+    raise failed or Image.UnidentifiedImageError(what)
+
+
+def heif_class(what):
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        advice = "install pillow-heif (pip install 'ivlite[heif]'), or export it as JPEG"
+        raise MediaError(f"{what} is HEIC, which ivlite reads with another package: {advice}") from None
+    return HeifImageFile
+
+
+def check_memory(pixels, image, what):
+    """Refuses an image whose decoding would take too much memory. Raises MediaError, OutOfMemoryError."""
+    need = pixels * BYTES.get(image.mode, 4)
+    if image.info.get("progression"):
+        need += image.width * image.height * 3  # the coefficients of all blocks
+    if need > MAX_BYTES:
+        limit = f"decoded it takes {gigabytes(need)}, beyond the limit of {gigabytes(MAX_BYTES)}"
+        raise MediaError(f"{what} is {image.width}x{image.height}, and {limit}: make it smaller first")
+    free = available_memory() if need > 1 << 26 else None
+    if free is not None and need > free:
+        size = f"{what} takes {gigabytes(need)} of memory when it is decoded, and {gigabytes(free)} are free"
+        raise OutOfMemoryError(f"{size}: close other programs, or make it smaller")
+
+
+def picture(image, size, what):
+    """The Picture of a decoded image of Pillow whose full size is (width, height)."""
+    notes = []
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION))
+    except MemoryError:
+        raise
+    except Exception:  # whatever a broken block makes of its parser
+        turn = None
+        notes.append(f"{what} has EXIF data that cannot be read: it is shown as it is stored")
+    return Picture(image, size if turn in QUARTERS else size[::-1], turn, notes)
+
+
+def damaged(found, what):
+    """The Picture with a note that a part is missing. Raises ValueError if it shows nothing at all."""
+    extrema = found.image.getextrema()
+    if all(low == high for low, high in (extrema if isinstance(extrema[0], tuple) else (extrema,))):
+        raise ValueError("nothing could be decoded")
+    found.notes.append(f"{what} is damaged or cut off: what is missing of it is shown blank")
+    return found
+
+
+def trimmed(file):
+    """A PNG file in memory with the chunks that its pixels need and sound EXIF data, or None where it is no PNG.
+
+    Texts and colour profiles may be of any size, and wrong: Pillow refuses such files, viewers show them.
+    """
+    file.seek(0)
+    signature = file.read(8)
+    if signature != b"\x89PNG\r\n\x1a\n":
+        file.seek(0)
+        return None
+    out = io.BytesIO()
+    out.write(signature)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        data = file.read(min(length, MAX_BYTES) + 4) if kind in PNG_CHUNKS else None
+        if data is None:
+            file.seek(length + 4, io.SEEK_CUR)
+        elif kind != b"eXIf" or data[-4:] == struct.pack(">I", zlib.crc32(kind + data[:-4])):
+            out.write(head + data)
+    out.seek(0)
+    return out
+
+
+# ------------------------------------------------------------------------------------------------ with FFmpeg
+
+
+def by_ffmpeg(file, what, least):
+    """The first picture of a file that FFmpeg recognises as an image."""
+    import av
+
+    head = file.read(12)
+    file.seek(0)
+    is_avif = head[4:12] in (b"ftypavif", b"ftypavis")
+    limits = {"max_pixels": str(MAX_BYTES // 4 if head[8:12] == b"WEBP" else MAX_PIXELS)}
+    options = limits | {"protocol_whitelist": "", "format_whitelist": "mov" if is_avif else FFMPEG}
+    with av.open(file, options=options, metadata_errors="replace") as container:
+        stream = container.streams.video[0]
+        stream.codec_context.options = limits
+        frame = next(container.decode(stream))
+        display = Display(stream)
+        shape = display.shape(frame)
+        image = Image.fromarray(display.pixels(reduced(frame, least)))
+    return Picture(image, shape)
+
+
+def reduced(frame, least):
+    """A large frame of FFmpeg at no less than `least` of its sides: by then it takes little memory."""
+    scale = max(least, 1 / 16)
+    if frame.width * frame.height <= LARGE or scale >= 1:
+        return frame
+    size = {"width": math.ceil(frame.width * scale), "height": math.ceil(frame.height * scale)}
+    return frame.reformat(**size, format="rgba" if has_alpha(frame) else "rgb24", interpolation="AREA")
+
+
+def remarks(file, name):
+    """Sentences about what an image file holds beyond the picture that is used."""
+    try:
+        image = identified(file, name)
+        if image.format in ANIMATED and getattr(image, "is_animated", False):
+            advice = "; give it as a video to use the others" if image.format == "GIF" else ""
+            yield f"image {name} is animated: only its first frame is used{advice}"
+        elif image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
+            yield f"image {name} has {image.n_frames} pages: only the first is used"
+    except (IvliteError, MemoryError):
+        raise
+    except Exception:  # the pages that follow are damaged, or Pillow does not know the file
+        return

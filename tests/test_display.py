@@ -238,7 +238,7 @@ def test_hdr_videos_are_tone_mapped(tmp_path, transfer):
     grey = np.repeat(np.kron(np.linspace(0, 1, 12).reshape(3, 4), np.ones((32, 32)))[..., None], 3, 2)
     frame = av.VideoFrame.from_ndarray((grey * 65535).astype(np.uint16), format="rgb48le")
     frame.colorspace = 9
-    frame = frame.reformat(format="yuv420p10le", dst_colorspace="BT2020", dst_color_range="MPEG")
+    frame = frame.reformat(format="yuv420p10le", dst_color_range="MPEG")
     tags = {"color_trc": transfer, "color_primaries": 9, "colorspace": 9, "color_range": 1}
     path = write(tmp_path / "a.mkv", [frame] * 2, "ffv1", "yuv420p10le", **tags)
     with av.open(str(path)) as container:
@@ -252,22 +252,30 @@ def test_hdr_videos_are_tone_mapped(tmp_path, transfer):
     assert small.shape == (32, 32, 3)
 
 
-COLOURS = {  # matrix and range in H.273 and FFmpeg's numbers, and how FFmpeg names them
-    "601": (6, 1, "ITU601", "MPEG"), "709": (1, 1, "ITU709", "MPEG"), "2020": (9, 1, "BT2020", "MPEG"),
-    "601 full": (6, 2, "ITU601", "JPEG"), "709 full": (1, 2, "ITU709", "JPEG"),
+COLOURS = {  # matrix and range by the numbers of H.273 and FFmpeg, Kr and Kb
+    "601": (6, 1, 0.299, 0.114), "709": (1, 1, 0.2126, 0.0722), "2020": (9, 1, 0.2627, 0.0593),
+    "601 full": (6, 2, 0.299, 0.114), "709 full": (1, 2, 0.2126, 0.0722), "untagged": (2, 0, 0.299, 0.114),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv444p12le"])
 @pytest.mark.parametrize("name", COLOURS)
 def test_matrices_and_ranges_are_those_of_the_tags(tmp_path, name, pix_fmt):
-    matrix, bounds, space, span = COLOURS[name]
-    colours = np.kron(np.random.default_rng(3).integers(30, 226, (2, 3, 3)), np.ones((32, 32, 1))).astype(np.uint8)
-    frame = av.VideoFrame.from_ndarray(colours, format="rgb24")
-    frame = frame.reformat(format=pix_fmt, dst_colorspace=space, dst_color_range=span)
-    path = write(tmp_path / "a.mkv", [frame] * 2, "ffv1", pix_fmt, colorspace=matrix, color_range=bounds)
-    shown = first(path)
-    assert np.abs(shown[16::32, 16::32].astype(int) - colours[16::32, 16::32]).max() <= 3
+    """YCbCr by the formula of H.273. What has no tags is BT.601 of limited range, as FFmpeg and the reference read it."""
+    matrix, bounds, kr, kb = COLOURS[name]
+    rgb = np.kron(np.random.default_rng(3).integers(30, 226, (2, 3, 3)), np.ones((32, 32, 1)))
+    r, g, b = (rgb / 255).transpose(2, 0, 1)
+    y = kr * r + (1 - kr - kb) * g + kb * b
+    planes = np.stack([y, (b - y) / (2 - 2 * kb) + 0.5, (r - y) / (2 - 2 * kr) + 0.5])
+    if bounds != 2:
+        planes = (
+            planes * np.array([219, 224, 224]).reshape(3, 1, 1) / 255 + np.array([16, 16, 16]).reshape(3, 1, 1) / 255
+        )
+    frame = av.VideoFrame.from_ndarray((planes * 255).round().astype(np.uint8), format="yuv444p")
+    frame.colorspace, frame.color_range = matrix, bounds
+    path = write(tmp_path / "a.mkv", [frame.reformat(format=pix_fmt)] * 2, "ffv1", pix_fmt,
+                 colorspace=matrix, color_range=bounds)  # fmt: skip
+    assert np.abs(first(path)[16::32, 16::32] - rgb[16::32, 16::32]).max() <= 4
 
 
 def test_every_frame_of_a_stream_is_shown_alike(tmp_path):

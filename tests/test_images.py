@@ -1,16 +1,28 @@
 """Images of every kind and in every state of damage."""
 
+import errno
+import importlib.util
+import io
 import os
 import struct
+import subprocess
+import sys
+import threading
+import warnings
 import zlib
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from ivlite import media
-from ivlite.errors import MediaError
+from ivlite.errors import MediaError, OutOfMemoryError, UsageError
+from ivlite.media import resize, stills
+from ivlite.media.color import to_rgb
 
+Image.init()
 IMAGE = {"min_pixels": 1024, "max_pixels": 1 << 20}
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
 
@@ -123,8 +135,9 @@ BAD_IMAGES = {
     "16000": (write(png(16000, 16000)), "limit of 1.00 GB"), "2^31": (write(png(2**31 - 1, 2**31 - 1)), "limit"),
     "short": (write(png(500, 500)), "damaged"),
     "thin": (lambda path: Image.new("L", (2010, 10)).save(path, "png"), "200 times"),
-    **{f"cut {s}": (broken(s, 0.02), "damaged or cut off") for s in ("jpeg", "png", "webp", "bmp", "tiff", "gif")},
-    **{f"half {s}": (broken(s, 0.5), "damaged or cut off") for s in ("avif", "jpeg2000")},
+    "jpeg header": (broken("jpeg", 0.05), "damaged or cut off"), "png header": (broken("png", 0.002), "damaged"),
+    "lab": (lambda path: Image.new("LAB", (64, 64)).save(path, "tiff"), "LAB"),
+    **{f"half {s}": (broken(s, 0.5), "damaged or cut off") for s in ("avif", "jpeg2000") if s.upper() in Image.SAVE},
 }  # fmt: skip
 
 
@@ -140,3 +153,340 @@ def test_bad_images_are_a_sentence(tmp_path, name):
 def test_an_image_is_not_enlarged_without_bounds():
     with pytest.raises(MediaError, match="megapixels"):
         media.open_image(NOISE, min_pixels=1 << 40, max_pixels=1 << 40)
+
+
+# ------------------------------------------------------------------------------------------------ whole and cut off
+
+
+def png_with(*chunks, image=NOISE):
+    """A PNG with chunks (kind, data, whether the checksum is right) behind its header."""
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG")
+    data = out.getvalue()
+    extra = b""
+    for kind, content, good in chunks:
+        check = zlib.crc32(kind + content) ^ (not good)
+        extra += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+    return data[:33] + extra + data[33:]
+
+
+LONG = b"Comment\0\0" + zlib.compress(bytes(3 << 20))
+UNUSED = {
+    "exif that is none": [(b"eXIf", b"Exif\0\0 or not", True)], "a wrong checksum": [(b"tEXt", b"a\0b", False)],
+    "exif with a wrong checksum": [(b"eXIf", b"MM\0*\0\0\0\x08\0\0", False)], "a long text": [(b"zTXt", LONG, True)],
+    "a large profile": [(b"iCCP", LONG, True)], "a profile that is none": [(b"iCCP", b"x\0\0" + b"no zlib", True)],
+    "much text": [(b"zTXt", b"t\0\0" + zlib.compress(bytes(1 << 20)), True)] * 70,
+    "text cut short": [(b"zTXt", b"Comment", True)], "no gamma": [(b"gAMA", b"", True)], "a bad size": [(b"pHYs", b"1", True)],
+    "empty animation": [(b"acTL", b"", True)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNUSED)
+def test_what_pixels_do_not_need_may_be_wrong(tmp_path, name):
+    (tmp_path / "a.png").write_bytes(png_with(*UNUSED[name]))
+    medium, picture = first(tmp_path / "a.png")
+    assert np.array_equal(picture, NOISE)
+    assert all("EXIF" in sentence for sentence in medium.warnings)
+
+
+def test_good_exif_beside_a_bad_chunk_is_used(tmp_path):
+    exif = Image.Exif()
+    exif[0x112] = 3
+    (tmp_path / "a.png").write_bytes(png_with((b"tEXt", b"a\0b", False), (b"eXIf", exif.tobytes()[6:], True)))
+    assert np.array_equal(first(tmp_path / "a.png")[1], NOISE[::-1, ::-1])
+
+
+def test_transparency_survives_a_bad_chunk(tmp_path):
+    image = Image.new("P", (64, 64), 1)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.paste(0, (0, 0, 32, 64))
+    image.save(tmp_path / "a.png", transparency=0)
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(data[:33] + b"\0\0\0\1tEXtaXXXX" + data[33:])
+    picture = first(tmp_path / "a.png")[1]
+    assert picture[0, 0].tolist() == [255, 255, 255] and picture[0, 63].tolist() == [0, 0, 255]
+
+
+SMOOTH = np.repeat(np.repeat(np.random.default_rng(5).integers(0, 256, (8, 12, 3), np.uint8), 16, 0), 16, 1)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "progressive", "png", "webp", "lossy webp", "bmp", "tiff", "gif", "ppm"])
+@pytest.mark.parametrize("share", [0.6, 0.9])
+def test_a_picture_cut_off_is_shown_as_far_as_it_goes(tmp_path, kind, share):
+    options = {"progressive": {"progressive": True, "quality": 95}, "webp": {"lossless": True}, "jpeg": {"quality": 95}}
+    noisy = np.clip(SMOOTH.astype(int) + np.random.default_rng(6).integers(-9, 9, SMOOTH.shape), 0, 255)
+    format = {"progressive": "jpeg", "lossy webp": "webp"}.get(kind, kind)
+    Image.fromarray(noisy.astype(np.uint8)).save(tmp_path / "a", format, **options.get(kind, {}))
+    expected = first(tmp_path / "a")[1].astype(int)
+    medium, picture = first(cut(tmp_path / "a", share))
+    assert any("cut off" in sentence for sentence in medium.warnings)
+    rows = slice(64, 128) if kind == "bmp" else slice(0, 48)  # BMP begins at the bottom
+    if kind not in ("progressive", "gif"):  # these have rows from everywhere first, then those between
+        assert np.abs(picture[rows] - expected[rows]).mean() < 2
+    assert np.abs(picture - expected).mean() < 120
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "progressive", "gif"])
+def test_an_end_mark_that_is_missing_is_not_missed(tmp_path, kind):
+    options = {"progressive": True} if kind == "progressive" else {}
+    Image.fromarray(NOISE).save(tmp_path / "a", "gif" if kind == "gif" else "jpeg", **options)
+    whole = first(tmp_path / "a")[1]
+    data = (tmp_path / "a").read_bytes()
+    (tmp_path / "a").write_bytes(data[:-1] if kind == "gif" else data[:-2])
+    medium, picture = first(tmp_path / "a")
+    assert np.array_equal(picture, whole) and medium.warnings == []
+
+
+@pytest.mark.parametrize("suffix", ["dpx", "qoi", "sgi", "pcx", "xwd", "sun"])
+def test_formats_that_only_ffmpeg_knows(tmp_path, suffix):
+    codec = {"sun": "sunrast"}.get(suffix, suffix)
+    encoder = av.CodecContext.create(codec, "w")
+    encoder.width, encoder.height = NOISE.shape[1], NOISE.shape[0]
+    encoder.pix_fmt = {"dpx": "rgb24", "sun": "bgr24", "xwd": "rgb24"}.get(suffix, "rgb24")
+    encoder.time_base = Fraction(1, 25)
+    frame = av.VideoFrame.from_ndarray(NOISE, format="rgb24").reformat(format=encoder.pix_fmt)
+    frame.pts = 0
+    (tmp_path / "a").write_bytes(b"".join(bytes(p) for p in [*encoder.encode(frame), *encoder.encode(None)]))
+    medium, picture = first(tmp_path / "a")
+    assert np.array_equal(picture, NOISE) and medium.warnings == []
+
+
+@pytest.mark.parametrize("kind", ["JPEG2000", "AVIF"])
+def test_formats_that_pillow_reads_with_another_library(tmp_path, kind):
+    if kind not in Image.SAVE:
+        pytest.skip("this Pillow lacks it")
+    Image.fromarray(SMOOTH).save(tmp_path / "a", kind, **({"quality": 95} if kind == "AVIF" else {}))
+    assert np.abs(first(tmp_path / "a")[1].astype(int) - SMOOTH).mean() < 8
+
+
+def test_heic(tmp_path):
+    """With pillow-heif it is read; without, the error says what to install."""
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+    if importlib.util.find_spec("pillow_heif") is None:
+        with pytest.raises(MediaError, match=r"pip install 'ivlite\[heif\]'"):
+            media.open_image(tmp_path / "a.heic", **IMAGE)
+        return
+    import pillow_heif
+
+    with pytest.raises(MediaError, match="a.heic is damaged"):
+        media.open_image(tmp_path / "a.heic", **IMAGE)
+    pillow_heif.from_pillow(Image.fromarray(SMOOTH)).save(tmp_path / "b.heic", quality=95)
+    assert np.abs(first(tmp_path / "b.heic")[1].astype(int) - SMOOTH).mean() < 4
+    assert not any("heif" in name.lower() or "heic" in name.lower() for name in Image.OPEN), "Pillow is left as it was"
+
+
+# ------------------------------------------------------------------------------------------------ modes
+
+
+@pytest.mark.parametrize("values", [[0, 100, 255], [0, 255, 256], [30000, 40000, 65535], [0, 0, 1]])
+@pytest.mark.parametrize("how", ["I;16 png", "I;16 tiff", "I;16B tiff", "I;16", "I", "pgm"])
+def test_16_bit_grey_is_read_by_its_mode(tmp_path, how, values):
+    """Dark pictures stay dark: no value tells how deep the others are."""
+    grey = np.repeat(np.array(values, np.uint16), 32)[None].repeat(32, 0)
+    mode, _, suffix = how.partition(" ")
+    if mode == "I":
+        source = Image.fromarray(grey.astype(np.int32))
+    elif mode == "pgm":
+        source = tmp_path / "a.pgm"
+        source.write_bytes(b"P5 96 32 65535\n" + grey.astype(">u2").tobytes())
+    else:
+        source = Image.fromarray(grey.astype(">u2") if mode == "I;16B" else grey)
+    if suffix:
+        source.save(tmp_path / f"a.{suffix}")
+        source = tmp_path / f"a.{suffix}"
+    assert np.array_equal(first(source)[1], np.repeat((grey // 257).astype(np.uint8)[..., None], 3, 2))
+
+
+def test_grey_values_that_stand_for_transparency(tmp_path):
+    grey = np.full((32, 64), 20000, np.uint16)
+    grey[:, 32:] = 5
+    Image.fromarray(grey).save(tmp_path / "a.png", transparency=5)
+    picture = first(tmp_path / "a.png")[1]
+    assert (picture[:, 32:] == 255).all() and (picture[:, :32] == 20000 // 257).all()
+
+
+@pytest.mark.parametrize("scale, shown", [(1, 127), (100, 50)])
+def test_floats(scale, shown):
+    values = np.full((32, 32), 0.5 * scale, np.float32)
+    values[0, :3] = np.nan, np.inf if scale > 1 else 0, -np.inf
+    assert first(Image.fromarray(values))[1][5, 5].tolist() == [shown] * 3
+
+
+TRANSPARENT = [(255, 0, 0, 255), (0, 0, 0, 0)]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P bytes", "P index", "L index", "RGB colour", "RGBa", "La"])
+def test_transparency_of_every_kind_is_white(mode):
+    image = Image.new("RGBA", (64, 32), TRANSPARENT[0])
+    image.paste(TRANSPARENT[1], (32, 0, 64, 32))
+    kind, _, clear = mode.partition(" ")
+    if kind == "PA":
+        image = image.convert("RGB").convert("P").convert("PA")
+        image.putalpha(Image.fromarray(np.repeat([[255, 0]], 32, 0).repeat(32, 1).astype(np.uint8)))
+    elif clear:
+        image = image.convert("RGB").convert(kind)
+        dark = image.getpixel((40, 5))
+        image.info["transparency"] = bytes(0 if i == dark else 255 for i in range(256)) if clear == "bytes" else dark
+    else:
+        image = image.convert({"RGBa": "RGBA", "La": "LA"}.get(kind, kind)).convert(kind)
+    picture = first(image)[1]
+    assert (picture[:, 34:] == 255).all() and picture[:, :30, 1].max() < 100
+
+
+# ------------------------------------------------------------------------------------------------ large pictures
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
+@pytest.mark.parametrize("size", [(64, 96), (32, 224), (256, 32), (101, 150), (150, 101)])
+def test_pictures_are_resized_as_pillow_does(monkeypatch, orientation, mode, size):
+    """Ordinary ones bit for bit; large ones, in bands, within what the order of rows and columns rounds away."""
+    image = Image.fromarray(np.dstack([SMOOTH, SMOOTH[::-1, :, 0]]))
+    image = (image if mode == "RGBA" else image.convert("RGB")).convert(mode).resize((150, 101))
+    image.getexif()[0x112] = orientation
+    turned = ImageOps.exif_transpose(image)
+    if mode == "RGBA":
+        white = Image.new("RGB", turned.size, "white")
+        white.paste(turned, mask=turned.getchannel("A"))
+        turned = white
+    narrow = turned.convert("RGB").resize((size[1], turned.height), Image.Resampling.BICUBIC)
+    turn, convert = stills.picture(image, image.size, "it").turn, to_rgb(image)
+    expected = np.asarray(turned.convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC))
+    assert np.array_equal(resize.shown(image, size, turn, convert), expected)
+    monkeypatch.setattr(resize, "WHOLE", 150)
+    monkeypatch.setattr(resize, "BAND", 150 * 7)
+    expected = np.asarray(narrow.resize(size[::-1], Image.Resampling.BICUBIC))
+    assert np.array_equal(resize.shown(image, size, turn, convert), expected)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG2000"])
+def test_large_pictures_are_decoded_reduced(tmp_path, monkeypatch, kind):
+    if kind not in Image.SAVE:
+        pytest.skip("this Pillow lacks it")
+    big = np.kron(np.random.default_rng(8).integers(0, 256, (13, 17, 3), np.uint8), np.ones((64, 64, 1), np.uint8))
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(big).save(tmp_path / "a", kind, **({"quality": 95, "exif": exif} if kind == "JPEG" else {}))
+    medium, expected = first(tmp_path / "a", max_pixels=1 << 14)
+    sizes, picture = [], stills.picture
+    monkeypatch.setattr(stills, "MAX_PIXELS", 1 << 18)
+    monkeypatch.setattr(stills, "picture", lambda image, *more: sizes.append(image.size) or picture(image, *more))
+    reduced, got = first(tmp_path / "a", max_pixels=1 << 14)
+    assert reduced.size == medium.size and np.abs(got.astype(int) - expected).mean() < 6
+    assert all(width < 17 * 64 / 2 for width, _ in sizes)
+    assert max(sizes)[0] >= 2 * min(medium.size), "no less than twice what is needed"
+
+
+def test_memory_is_what_limits_the_size(tmp_path, monkeypatch):
+    Image.new("RGB", (3000, 2000)).save(tmp_path / "a.png")
+    monkeypatch.setattr(stills, "MAX_BYTES", 20_000_000)
+    with pytest.raises(MediaError, match="24 MB, beyond the limit of 20 MB"):
+        media.open_image(tmp_path / "a.png", **IMAGE)
+    Image.new("L", (3000, 2000)).save(tmp_path / "a.png")
+    assert media.open_image(tmp_path / "a.png", **IMAGE).size
+    monkeypatch.undo()
+    Image.new("RGB", (5000, 5000)).save(tmp_path / "b.png")
+    monkeypatch.setattr(stills, "available_memory", lambda: 50_000_000)
+    with pytest.raises(OutOfMemoryError, match="100 MB of memory when it is decoded, and 50 MB are free"):
+        media.open_image(tmp_path / "b.png", **IMAGE)
+
+
+# ------------------------------------------------------------------------------------------------ the process
+
+
+def test_nothing_of_the_process_is_changed(tmp_path):
+    """Threads that open good and bad images leave Python's warning filters and Pillow's limits alone."""
+    Image.fromarray(NOISE).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(png_with((b"tEXt", b"a\0b", False)))
+    Image.fromarray(NOISE).save(tmp_path / "c.jpg")
+    cut(tmp_path / "c.jpg", 0.7)
+
+    def state():
+        return list(warnings.filters), Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, sorted(Image.OPEN)
+
+    first(tmp_path / "a.png")
+    before, seen = state(), []
+
+    def work():
+        for _ in range(20):
+            for name in ("a.png", "b.png", "c.jpg"):
+                first(tmp_path / name)
+                seen.append(state())
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 240 and all(s == before for s in seen) and state() == before
+
+
+def test_libraries_write_nothing_of_their_own(tmp_path):
+    """libtiff prints about damage by itself; a process shows it on the real standard error."""
+    code = f"""
+import io, numpy as np
+from PIL import Image
+from ivlite import media
+from ivlite.errors import MediaError
+rng = np.random.default_rng(1)
+for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
+    out = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (64, 96, 3), np.uint8)).save(out, "TIFF", compression=compression)
+    for _ in range(20):
+        data = bytearray(out.getvalue())
+        for at in rng.integers(8, len(data), 6):
+            data[at] = rng.integers(256)
+        open({str(tmp_path / "a")!r}, "wb").write(data)
+        try:
+            next(media.open_image({str(tmp_path / "a")!r}, min_pixels=1024, max_pixels=1 << 20).pairs())
+        except MediaError:
+            pass
+"""
+    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+# ------------------------------------------------------------------------------------------------ errors by their cause
+
+
+FAULTS = {
+    errno.EMFILE: "Too many open files", errno.EACCES: "Permission denied", errno.EIO: "Input/output error",
+    errno.ENOENT: "No such file",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("number", FAULTS)
+def test_faults_of_the_system_are_named(tmp_path, monkeypatch, number):
+    def refuse(*args, **more):
+        raise OSError(number, os.strerror(number))
+
+    Image.fromarray(NOISE).save(tmp_path / "a.png")
+    monkeypatch.setattr("ivlite.media.image.open", refuse, raising=False)
+    with pytest.raises(MediaError, match=f"a.png cannot be read .{FAULTS[number]}"):
+        media.open_image(tmp_path / "a.png", **IMAGE)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")])
+def test_memory_that_runs_out_is_no_damage(tmp_path, monkeypatch, error):
+    Image.fromarray(NOISE).save(tmp_path / "a.png")
+
+    def fail(self):
+        raise error
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail)
+    with pytest.raises(OutOfMemoryError, match="not enough memory to decode image .*a.png"):
+        media.open_image(tmp_path / "a.png", **IMAGE)
+
+
+def test_images_of_pillow_in_every_state():
+    out = io.BytesIO()
+    Image.fromarray(NOISE).save(out, "PNG")
+    closed = Image.open(io.BytesIO(out.getvalue()))
+    closed.close()
+    with pytest.raises(UsageError, match="closed"):
+        media.open_image(closed, **IMAGE)
+    with pytest.raises(MediaError, match="cut off"):
+        media.open_image(Image.open(io.BytesIO(out.getvalue()[:2000])), **IMAGE)
+    bad = Image.open(io.BytesIO(png_with((b"eXIf", b"no exif", True))))
+    assert np.array_equal(first(bad)[1], NOISE)
+    assert np.array_equal(first(Image.fromarray(NOISE))[1], NOISE)

@@ -77,6 +77,7 @@ def main(argv=None):
     args = None
     try:
         args = parser().parse_args(argv)
+        _quiet_pillow()
         code = importlib.import_module(COMMANDS[args.command]).run(args)
         sys.stdout.flush()
         return code or 0
@@ -96,6 +97,13 @@ def _open_missing_streams():
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))
+
+
+def _quiet_pillow():
+    """Pillow warns of odd metadata in images; what matters of it is in our own warnings."""
+    import warnings  # not needed for help
+
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _drop_output():

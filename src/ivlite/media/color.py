@@ -17,8 +17,6 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from ivlite.errors import MediaError
-
 PQ, HLG = 16, 18  # the transfer functions' numbers in H.273, which FFmpeg uses
 HDR = (PQ, HLG)
 BT709_PRIMARIES = 1
@@ -26,6 +24,7 @@ WHITE, PEAK = 203.0, 1000.0  # cd/m2
 FROM_2020 = np.array(  # linear RGB of BT.2020 to BT.709: BT.2087, to six places
     [[1.660491, -0.587641, -0.072850], [-0.124550, 1.132900, -0.008349], [-0.018151, -0.100579, 1.118730]], np.float32
 )
+MODES = tuple("1 L LA La P PA RGB RGBA RGBa RGBX CMYK YCbCr HSV F I I;16 I;16B I;16L I;16N".split())  # of Pillow
 LUMA_2020 = np.array([0.2627, 0.6780, 0.0593], np.float32)
 
 
@@ -61,22 +60,20 @@ def on_white(image):
 
 
 def to_rgb(image):
-    """A function that makes an RGB image, on white, of `image` or a part of it. Raises MediaError for unknown modes.
+    """A function that makes an RGB image, on white, of `image` (of one of MODES) or a part of it.
 
     Integers deeper than 8 bits (modes I;16 and I) are 16-bit values; floats are taken as 0 to 1 where none is above 1,
     else as 0 to 255.
     """
     if image.mode == "F":
-        factor = 255 if brightest(image) <= 1 else 1
-        return lambda part: grey(np.clip(np.nan_to_num(np.asarray(part)) * np.float32(factor), 0, 255))
+        top = 1 if brightest(image) <= 1 else 255
+        return lambda part: grey(np.clip(np.nan_to_num(np.asarray(part)), 0, top) * np.float32(255 / top))
     if image.mode.startswith("I"):
         return deep_grey
     if image.has_transparency_data:
         # Pillow turns premultiplied colours into RGBA only by way of their plain form
         plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)
         return lambda part: on_white((part if plain == part.mode else part.convert(plain)).convert("RGBA"))
-    if image.mode == "LAB":
-        raise MediaError("its colours are stored as CIE L*a*b*, which ivlite does not read: convert it to RGB")
     return lambda part: part if part.mode == "RGB" else part.convert("RGB")
 
 

@@ -123,9 +123,10 @@ def has_alpha(frame):
 def sdr(frame, size):
     """uint8 (H, W, 3) of `size`, of a frame in HDR: resized as it is coded, in 16 bits, and tone-mapped then."""
     height, width = size
-    matrix = {"src_colorspace": "BT2020"} if frame.colorspace == UNSPECIFIED else {}
+    if frame.colorspace == UNSPECIFIED:
+        frame.colorspace = BT2020
     format = "rgba64le" if has_alpha(frame) else "rgb48le"
-    codes = frame.to_ndarray(width=width, height=height, format=format, interpolation=BICUBIC, **matrix)
+    codes = frame.to_ndarray(width=width, height=height, format=format, interpolation=BICUBIC)
     mapped = tone_mapped(codes[..., :3], frame.color_trc, frame.color_primaries)
     if codes.shape[2] == 3:
         return mapped

@@ -8,9 +8,10 @@ from ivlite.media import stills
 from ivlite.media.color import to_rgb
 from ivlite.media.faults import reason, system_fault
 from ivlite.media.medium import Medium
-from ivlite.media.resize import banded, fitted
+from ivlite.media.resize import fitted, shown
 from ivlite.media.source import local_path
 
+SMALLEST = 1 / 64  # of each side, where only the shape and the damage of an image are asked for
 KEPT = 2  # how much larger than what it is resized to a large image is decoded at least: resizing smooths the rest
 
 
@@ -65,7 +66,7 @@ class Still:
 
     def look(self):
         """Decodes it to learn its shape and what is wrong with it; returns sentences. Raises MediaError."""
-        picture = self._read(0.0)
+        picture = self._read(SMALLEST)
         self.shape = picture.shape
         return picture.notes
 
@@ -75,11 +76,12 @@ class Still:
             self.look()
         picture = self._read(min(1.0, KEPT * max(size[0] / self.shape[0], size[1] / self.shape[1])))
         try:
-            return banded(picture.image, size, picture.turn, to_rgb(picture.image))
-        except IvliteError as error:
-            raise type(error)(f"{self.what}: {error}") from error
+            return shown(picture.image, size, picture.turn, to_rgb(picture.image))
         except MemoryError as error:
             raise system_fault(error, self.what) from error
+        except Image.DecompressionBombError as error:  # parts of it are above what the program lets Pillow handle
+            limit = f"Pillow's limit that this program has set ({Image.MAX_IMAGE_PIXELS} pixels)"
+            raise MediaError(f"{self.what} is beyond {limit}: raise it, or make the image smaller") from error
 
     def _read(self, least):
         """The stills.Picture, with at least that share of each side where it is reduced."""

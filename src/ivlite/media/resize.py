@@ -15,7 +15,8 @@ QUARTERS = (
     Image.Transpose.ROTATE_90,
     Image.Transpose.ROTATE_270,
 )  # the turns that swap width and height
-BAND = 1 << 22  # pixels of a picture that are turned and converted at a time
+WHOLE = 1 << 24  # pixels of an image that is turned and converted as a whole; of larger ones
+BAND = 1 << 22  # at a time
 
 
 def fitted(height, width, factor, min_pixels, max_pixels, what):
@@ -55,21 +56,23 @@ def resized(pixels, size):
     return np.asarray(image)
 
 
-def banded(image, size, turn=None, convert=lambda part: part):
+def shown(image, size, turn=None, convert=lambda part: part):
     """uint8 (H, W, 3) of `size`, of a PIL image of any mode that `turn` (a Transpose) and `convert` make upright RGB.
 
-    The same numbers as of turning, converting and resizing it whole, which takes its memory three or four times: Pillow
-    resizes rows before columns, and rows do not depend on one another.
+    Images above WHOLE are turned, converted and made narrow in bands of rows, which takes little memory beside the
+    image; Pillow may resize the columns first, so their last bits can differ from those of the image as a whole.
     """
+    if image.width * image.height <= WHOLE:
+        return resized(convert(image if turn is None else image.transpose(turn)), size)
     height, width = size
     rows = image.width if turn in QUARTERS else image.height
     step = max(1, BAND * rows // (image.width * image.height))
-    out = Image.new("RGB", (width, rows))
+    narrow = Image.new("RGB", (width, rows))
     for top in range(0, rows, step):
         part = image.crop(stored_box(image.size, top, min(top + step, rows), turn))
         part = convert(part if turn is None else part.transpose(turn))
-        out.paste(part.resize((width, part.height), Image.Resampling.BICUBIC), (0, top))
-    return np.asarray(out.resize((width, height), Image.Resampling.BICUBIC) if rows != height else out)
+        narrow.paste(part.resize((width, part.height), Image.Resampling.BICUBIC), (0, top))
+    return resized(narrow, size)
 
 
 def stored_box(stored, top, bottom, turn):

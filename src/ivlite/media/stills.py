@@ -8,17 +8,19 @@ import io
 import math
 import struct
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 from ivlite.errors import IvliteError, MediaError, OutOfMemoryError
 from ivlite.machine import available_memory, gigabytes
+from ivlite.media.color import MODES
 from ivlite.media.display import Display, has_alpha
 from ivlite.media.faults import reason, system_fault
 from ivlite.media.libraries import silence_libtiff
-from ivlite.media.resize import QUARTERS
+from ivlite.media.resize import QUARTERS, WHOLE
 from ivlite.media.source import MAX_PIXELS
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")  # of Pillow, MPO with JPEG
@@ -28,7 +30,6 @@ HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1") 
 # What FFmpeg may take a file for when Pillow knows none of it: formats of one picture that name no other file.
 PIPES = "bmp dds dpx exr gif hdr j2k jpeg jpegls jpegxl jpegxs pam pbm pcx pfm pgm phm png ppm psd qoi sgi sunrast tiff"
 FFMPEG = ",".join([f"{name}_pipe" for name in PIPES.split()] + ["webp_pipe", "xbm_pipe", "xpm_pipe", "xwd_pipe", "ico"])
-LARGE = 1 << 24  # pixels; larger WebP is decoded by FFmpeg and reduced, since Pillow holds four copies of it
 MAX_BYTES = 10**9  # of one decoded image: 250 megapixels in colour
 BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # of a pixel in memory; others take 4
 PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
@@ -67,7 +68,7 @@ def read(file, what, least=1.0):
     side. Raises MediaError, and OutOfMemoryError before decoding what would not fit.
     """
     first = None
-    for attempt in (whole, patched, begun, by_ffmpeg):
+    for attempt in (whole, patched, begun, foreign):
         file.seek(0)
         try:
             return attempt(file, what, least)
@@ -88,8 +89,8 @@ def read(file, what, least=1.0):
 
 def whole(file, what, least):
     image, shape = prepared(file, what, least)
-    if image.format == "WEBP" and image.width * image.height > LARGE and not image.is_animated:
-        del image
+    if image.format == "WEBP" and image.width * image.height > WHOLE and not image.is_animated:
+        del image  # Pillow would hold four copies of it
         file.seek(0)
         return by_ffmpeg(file, what, least)
     image.load()
@@ -114,14 +115,17 @@ def patched(file, what, least):
     clean = trimmed(file)
     if clean:
         return whole(clean, what, least)
-    data = file.read()
+    data = file.read(MAX_BYTES)
+    length = 8 + int.from_bytes(data[4:8], "little")
     if data.startswith(b"\xff\xd8"):
-        data += b"\xff\xd9" * 40000  # ends of a JPEG, for a decoder that is anywhere in a segment
-    elif data.startswith(b"RIFF") and len(data) < 8 + int.from_bytes(data[4:8], "little") < 2 * len(data) + MAX_BYTES:
-        data += bytes(8 + int.from_bytes(data[4:8], "little") - len(data))
-    else:
-        raise ValueError("no format that can be mended")
-    return damaged(whole(io.BytesIO(data), what, least), what)
+        ends = b"\xff\xd9" * 40000  # for a decoder that is anywhere in a segment
+        found, other = (whole(io.BytesIO(data + more + ends), what, least) for more in (b"", bytes(range(1, 250)) * 99))
+        if ImageChops.difference(found.image, other.image).getbbox() is None:
+            return found  # no pixel depends on what follows: only the mark of the end is missing
+        return damaged(found, what)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) < length <= 4 * len(data):
+        return damaged(whole(io.BytesIO(data + bytes(length - len(data))), what, least), what)
+    raise ValueError("no format that can be mended")
 
 
 def prepared(file, what, least):
@@ -132,21 +136,34 @@ def prepared(file, what, least):
     if width * height > MAX_PIXELS and image.format in ("JPEG", "MPO"):
         image.draft(None, (math.ceil(width * least), math.ceil(height * least)))
     elif width * height > MAX_PIXELS and image.format == "JPEG2000":
-        image.reduce = max(0, min(5, int(-math.log2(least))))
+        image.reduce = halvings(file, image.size, int(-math.log2(least)))
         once = 4**image.reduce
     check_memory(image.width * image.height // once, image, what)
     return image, (width, height)
 
 
+def halvings(file, size, most):
+    """How often a JPEG 2000 file of that size can be halved while it is decoded, up to `most`.
+
+    No more than the levels that its COD marker gives, and where Pillow and OpenJPEG round the sides alike.
+    """
+    file.seek(0)
+    head = file.read(1 << 16)
+    at = head.find(b"\xff\x52", head.find(b"\xff\x4f\xff\x51") + 4)
+    levels = min(head[at + 9], most) if 0 < at < len(head) - 9 else 0
+    return next(n for n in range(levels, -1, -1) if all(side + (1 << n >> 1) >> n == -(-side >> n) for side in size))
+
+
 def identified(file, what):
     """An image of Pillow whose header has been read. As Image.open, without its limits and warnings of size."""
     for name in MODULES:
-        import_module(f"PIL.{name}ImagePlugin")
+        with suppress(ImportError):  # Pillow before 11.3 has no AVIF
+            import_module(f"PIL.{name}ImagePlugin")
     head = file.read(16)
     failed = None
     for name in FORMATS:
-        factory, accepts = Image.OPEN[name]
-        if accepts(head) is True:
+        factory, accepts = Image.OPEN.get(name, (None, None))
+        if accepts and accepts(head) is True:
             file.seek(0)
             try:
                 return factory(file, "")  # given a name, Pillow may map the file, which ends the process if it shrinks
@@ -182,7 +199,9 @@ def check_memory(pixels, image, what):
 
 
 def picture(image, size, what):
-    """The Picture of a decoded image of Pillow whose full size is (width, height)."""
+    """The Picture of a decoded image of Pillow whose full size is (width, height). Raises MediaError."""
+    if image.mode not in MODES:
+        raise MediaError(f"{what} has colours of the kind {image.mode}, which ivlite does not read: convert it to RGB")
     notes = []
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION))
@@ -229,6 +248,18 @@ def trimmed(file):
 # ------------------------------------------------------------------------------------------------ with FFmpeg
 
 
+def foreign(file, what, least):
+    """An image that Pillow does not open, as kinds of BMP; what it opens and cannot decode is damaged."""
+    try:
+        prepared(file, what, least)
+    except (IvliteError, MemoryError):
+        raise
+    except Exception:
+        file.seek(0)
+        return by_ffmpeg(file, what, least)
+    raise ValueError("damaged")
+
+
 def by_ffmpeg(file, what, least):
     """The first picture of a file that FFmpeg recognises as an image."""
     import av
@@ -250,10 +281,9 @@ def by_ffmpeg(file, what, least):
 
 def reduced(frame, least):
     """A large frame of FFmpeg at no less than `least` of its sides: by then it takes little memory."""
-    scale = max(least, 1 / 16)
-    if frame.width * frame.height <= LARGE or scale >= 1:
+    if frame.width * frame.height <= WHOLE or least >= 1:
         return frame
-    size = {"width": math.ceil(frame.width * scale), "height": math.ceil(frame.height * scale)}
+    size = {"width": math.ceil(frame.width * least), "height": math.ceil(frame.height * least)}
     return frame.reformat(**size, format="rgba" if has_alpha(frame) else "rgb24", interpolation="AREA")
 
 
@@ -262,8 +292,7 @@ def remarks(file, name):
     try:
         image = identified(file, name)
         if image.format in ANIMATED and getattr(image, "is_animated", False):
-            advice = "; give it as a video to use the others" if image.format == "GIF" else ""
-            yield f"image {name} is animated: only its first frame is used{advice}"
+            yield f"image {name} is animated: only its first frame is used; give it as a video to use the others"
         elif image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
             yield f"image {name} has {image.n_frames} pages: only the first is used"
     except (IvliteError, MemoryError):

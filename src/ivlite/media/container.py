@@ -1,44 +1,61 @@
 """Opening a video file so that nothing but this file is read, and no picture is decoded that is too large."""
 
+import errno
 from contextlib import contextmanager
+from itertools import chain
 
 import av
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 
-from ivlite.errors import MediaError
+from ivlite.errors import MediaError, UsageError
+from ivlite.media import boxes
 from ivlite.media.display import decoder
+from ivlite.media.faults import system_fault
 from ivlite.media.resize import check_pixels
 from ivlite.media.source import MAX_PIXELS
 
-Discard = getattr(av.stream, "Discard", None)  # PyAV before 16 has no such thing
-
 # Containers whose demuxers open no other file. Playlists and scripts (HLS, DASH, concat) are not among them.
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif"
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif,mxf,ivf,yuv4mpegpipe"
+RAW = "h264,hevc,vvc,obu,m4v,mpegvideo,mjpeg"  # streams of one codec in no container
 # Without the scheme FFmpeg reads "concat:..." or "http:..." as a protocol; the whitelist holds for what files name.
-OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MAX_PIXELS)}
+OPTIONS = {"protocol_whitelist": "file", "format_whitelist": f"{FORMATS},{RAW}", "max_pixels": str(MAX_PIXELS)}
 ERRORS = (av.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, LookupError)
+JPEG = b"\xff\xd8\xff"
+NO_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 @contextmanager
-def opened(path, name):
-    """(container, stream) of the video in a file, closed at the end. Raises MediaError."""
+def opened(path, name, number=None):
+    """(container, stream) of the video in a file, closed at the end. Raises MediaError, UsageError.
+
+    number: the index of the stream to take, as FFmpeg counts them; None for the one that a player shows.
+    """
+    head = first_bytes(path, name)
     try:
-        container = av.open("file:" + path, options=dict(OPTIONS), metadata_errors="replace")
-    except ERRORS as error:
-        raise MediaError(refusal(path, name)) from error
+        # FFmpeg takes a row of JPEG pictures for a single one, if it is not told.
+        form = "mjpeg" if head.startswith(JPEG) else None
+        container = av.open("file:" + path, format=form, options=dict(OPTIONS), metadata_errors="replace")
+    except (*ERRORS, MemoryError) as error:
+        # FFmpeg calls a file that ends too early an input/output error as well.
+        fault = None if getattr(error, "errno", None) == errno.EIO else system_fault(error, f"video {name}")
+        raise fault or MediaError(refusal(head, name)) from error
     with container:
-        stream = pick(container, name)
-        prepare(container, stream, name)
+        stream = pick(container, name) if number is None else numbered(container, name, number)
+        prepare(container, stream, path, name)
         yield container, stream
 
 
-def refusal(path, name):
-    """Why a file that FFmpeg does not open is refused, as far as its first bytes tell."""
+def first_bytes(path, name):
     try:
         with open(path, "rb") as file:
-            head = file.read(64)
-    except OSError:
-        return f"video {name} can no longer be read: check that it is still there"
+            return file.read(4096)
+    except OSError as error:
+        gone = MediaError(f"video {name} can no longer be read: check that it is still there")
+        raise system_fault(error, f"video {name}") or gone from error
+
+
+def refusal(head, name):
+    """Why a file that FFmpeg does not open is refused, as far as its first bytes tell."""
     is_mp4 = head[4:8] in (b"ftyp", b"mdat", b"moov", b"free", b"wide")
     if is_mp4 or head[:4] == b"\x1aE\xdf\xa3" or head[8:12] == b"AVI ":  # the middle one is Matroska
         return f"video {name} was cut off before its index, or is damaged: copy or record it again"
@@ -46,47 +63,87 @@ def refusal(path, name):
 
 
 def pick(container, name):
-    """The video stream: the marked or first one that is not cover art."""
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    """The video stream that a player shows: of those marked as default (or of all), the largest; cover art never is."""
+    streams = [s for s in container.streams.video if not s.disposition & NO_PICTURES]
     if not streams:
         has = "sound and no pictures" if container.streams.audio else "no video stream"
         raise MediaError(f"video {name} has {has}: give a file with pictures")
-    return next((s for s in streams if s.disposition & Disposition.default), streams[0])
+    return max(streams, key=lambda s: (bool(s.disposition & Disposition.default), area(s)))  # the first of equals
 
 
-def prepare(container, stream, name):
-    """Checks the size, and readies the decoder. Raises MediaError."""
+def area(stream):
+    """Pixels of a picture; -1 where there is no decoder."""
     codec = stream.codec_context
+    return codec.width * codec.height if codec else -1
+
+
+def numbered(container, name, number):
+    """The video stream of that index."""
+    streams = {s.index: s for s in container.streams.video}
+    if number not in streams:
+        shown = [f"{n} ({described(s)})" for n, s in list(streams.items())[:8]]
+        tracks = ", ".join(shown) or "none"
+        raise UsageError(f"stream {number!r:.20} of video {name} is no video track; those are {tracks}")
+    return streams[number]
+
+
+def described(stream):
+    codec = stream.codec_context
+    return f"{codec.name}, {codec.width}x{codec.height}" if codec else "unknown codec"
+
+
+def prepare(container, stream, path, name):
+    """Checks what can be known without decoding, and readies the decoder. Raises MediaError."""
+    codec = stream.codec_context
+    if protected(container, stream, path):
+        raise MediaError(f"video {name} is encrypted (DRM), and ivlite cannot decrypt it: give an unprotected copy")
     if codec is None:
         raise MediaError(f"video {name} uses a codec that this PyAV does not decode: convert it to H.264")
     if codec.width and codec.height:
         check_pixels(codec.height, codec.width, f"video {name}")
     codec.options = {"max_pixels": str(MAX_PIXELS)}  # the limit above holds for probing only
     codec.thread_type = "AUTO"
-    for other in container.streams if Discard else ():  # saves reading the sound
+    for other in container.streams:  # saves reading the sound
         if other.index != stream.index:
             other.discard = Discard.all
 
 
+def protected(container, stream, path):
+    """Whether the pictures of a stream are encrypted, as far as the container says so."""
+    if "mp4" in container.format.name:
+        with open(path, "rb") as file:
+            return boxes.encrypted(file, stream.id)
+    return "enc_key_id" in stream.metadata  # Matroska
+
+
 def packets(container, stream):
     """Yields the packets of a stream; a damaged end is the end."""
+    theora = stream.codec_context.name == "theora"
     try:
         for packet in container.demux(stream):
-            if packet.size:
+            if packet.size and not (theora and memoryview(packet)[0] & 128):  # headers repeated in chained files
                 yield packet
     except ERRORS:
         return
 
 
-def decoded(container, stream):
-    """Yields the frames of a stream from where the container stands, going on after damaged packets."""
-    using = decoder(stream)
-    for packet in packets(container, stream):
+def decoded(stream, packets, place=None):
+    """Yields the frames of packets, going on after damaged ones.
+
+    The pts of each is place(packet), which may be None; without `place`, how many frames came before it, where a packet
+    that cannot be decoded counts as a frame.
+    """
+    using, shown = decoder(stream), 0
+    for packet in chain(packets, [None]):  # None: what the decoder still holds
+        if packet is not None:
+            packet.pts = place(packet) if place else None
         try:
-            yield from using.decode(packet)
+            frames = using.decode(packet)
         except ERRORS:
+            shown += 1
             continue
-    try:
-        yield from using.decode(None)  # what the decoder still holds
-    except ERRORS:
-        return
+        for frame in frames:
+            if place is None:
+                frame.pts = shown
+            shown += 1
+            yield frame

@@ -61,8 +61,8 @@ class Display:
     def __init__(self, stream):
         aspect = float(stream.sample_aspect_ratio or 1)
         self.aspect = aspect if 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT else 1.0
-        # The display matrix of each rotation seen: reading one ties the frame into a reference cycle, and hundreds of
-        # frames would wait in memory for the garbage collector.
+        # The display matrix of each rotation seen: reading one ties the frame into a reference cycle, where it waits
+        # in memory for the garbage collector.
         self.matrices = {}
 
     def shape(self, frame):
@@ -95,7 +95,8 @@ class Display:
     def _turn(self, frame):
         """(whether width and height swap, then the steps of rows and of columns: -1 for mirrored)."""
         if frame.rotation not in self.matrices:
-            self.matrices[frame.rotation] = display_matrix(frame)
+            # A copy without the pixels stays in the reference cycle, not the frame and what converts it.
+            self.matrices[frame.rotation] = display_matrix(frame.reformat(width=16, height=16))
         matrix = self.matrices[frame.rotation]
         if matrix is None:
             return False, 1, 1

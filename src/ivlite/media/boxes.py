@@ -1,0 +1,135 @@
+"""What is read from a container's own structure: times of an mp4's frames, encryption, and whether a file is whole.
+
+Every size is checked against the file; what makes no sense is None, and the caller reads the packets instead.
+"""
+
+import os
+import struct
+
+import numpy as np
+
+SAMPLE_TABLE = (b"mdia", b"minf", b"stbl")
+ENCRYPTED = (b"encv", b"drmi")  # sample entries of common encryption and of FairPlay
+MAX_BOXES = 1 << 16  # of one level
+SEGMENT = b"\x18\x53\x80\x67"  # Matroska
+
+
+def children(file, start, end):
+    """Yields (type, start, end) of the contents of the mp4 boxes in a part of a file. `end` may lie beyond the file."""
+    for _ in range(MAX_BOXES):
+        file.seek(start)
+        head = file.read(16)
+        if start + 8 > end or len(head) < 8:
+            return
+        size, kind = struct.unpack(">I4s", head[:8])
+        skip = 8
+        if size == 1 and len(head) == 16:
+            size, skip = struct.unpack(">Q", head[8:])[0], 16
+        elif size == 0:
+            size = end - start
+        if size < skip:
+            return
+        yield kind, start + skip, start + size
+        start += size
+
+
+def find(file, part, *path):
+    """(start, end) of the first box on a path of types below a part (start, end), or None."""
+    for kind in path:
+        part = next(((a, min(b, part[1])) for k, a, b in children(file, *part) if k == kind), None)
+        if part is None:
+            return None
+    return part
+
+
+def track(file, number):
+    """(start, end) of the sample table of the track with that id, or None."""
+    moov = find(file, (0, os.fstat(file.fileno()).st_size), b"moov")
+    for kind, start, end in children(file, *moov) if moov else ():
+        header = find(file, (start, end), b"tkhd") if kind == b"trak" else None
+        if header:
+            file.seek(header[0])
+            data = file.read(24)
+            if len(data) == 24 and struct.unpack_from(">I", data, 20 if data[0] == 1 else 12)[0] == number:
+                return find(file, (start, end), *SAMPLE_TABLE)
+    return None
+
+
+def encrypted(file, number):
+    """Whether the first sample entry of an mp4's track is one of encrypted pictures."""
+    table = track(file, number)
+    entries = find(file, table, b"stsd") if table else None
+    if entries is None:
+        return False
+    first = next(children(file, entries[0] + 8, entries[1]), None)
+    return first is not None and first[0] in ENCRYPTED
+
+
+def compositions(file, number, count):
+    """int64 (count,): how much later each frame of an mp4's track is shown than decoded, in ticks; None if unknown."""
+    table = track(file, number)
+    if table is None:
+        return None
+    box = find(file, table, b"ctts")
+    if box is None:
+        return np.zeros(count, np.int64)
+    file.seek(box[0])
+    data = file.read(min(box[1] - box[0], 8 + 8 * count))
+    entries = struct.unpack_from(">I", data, 4)[0] if len(data) >= 8 else 0
+    if len(data) < 8 + 8 * entries:
+        return None
+    pairs = np.frombuffer(data, ">i4", 2 * entries, 8).reshape(-1, 2).astype(np.int64)
+    if (pairs[:, 0] < 0).any() or pairs[:, 0].sum() != count:
+        return None
+    return np.repeat(pairs[:, 1], pairs[:, 0])
+
+
+def whole(path, form):
+    """Whether a file of FFmpeg's format `form` has all that its structure says; None where that cannot be told."""
+    checks = {"mov": whole_mp4, "matroska": whole_matroska, "avi": whole_avi, "flv": whole_flv}
+    check = checks.get(form.split(",")[0])
+    if check is None:
+        return None
+    try:
+        with open(path, "rb") as file:
+            return check(file, os.fstat(file.fileno()).st_size)
+    except (OSError, struct.error):
+        return None
+
+
+def whole_mp4(file, size):
+    kinds = set()
+    for kind, _, end in children(file, 0, size):
+        kinds.add(kind)
+        if end > size:
+            return False
+    return None if b"moof" in kinds else True  # of a fragmented file any number of fragments may be missing
+
+
+def whole_matroska(file, size):
+    head = file.read(4096)
+    at = head.find(SEGMENT)
+    if at < 0 or at + 12 > len(head):
+        return None
+    length = 9 - head[at + 4].bit_length()
+    value = int.from_bytes(head[at + 4 : at + 4 + length], "big") & ((1 << 7 * length) - 1)
+    if length > 8 or value == (1 << 7 * length) - 1:  # unknown, as in live recordings
+        return None
+    return at + 4 + length + value <= size
+
+
+def whole_avi(file, size):
+    head = file.read(8)
+    length = struct.unpack_from("<I", head, 4)[0]
+    return length + 8 <= size if length else None
+
+
+def whole_flv(file, size):
+    """The last four bytes are the size of the tag before them."""
+    file.seek(max(0, size - 4))
+    back = struct.unpack(">I", file.read(4))[0]
+    if not 11 <= back <= size - 4:
+        return False
+    file.seek(size - 4 - back)
+    kind, length = struct.unpack(">B3s", file.read(4))
+    return kind & 31 in (8, 9, 18) and int.from_bytes(length, "big") + 11 == back

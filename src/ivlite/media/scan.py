@@ -1,0 +1,309 @@
+"""The Timeline of a video file, from its index or its packets; nothing is decoded but where packets' times may lie.
+
+What a file says of time is not taken as clean:
+
+- *Joints.* Where the decoding times of neighbouring packets go back, or ahead by more than 10 seconds in a format made for
+  streams (MPEG-TS and -PS, Ogg) or 30 hours in any other, segments were joined. They are laid end to end, as FFmpeg and
+  players do. Any other pause is a pause.
+- *Counting.* Where packets have no times, or times that cannot be those of the frames in them (AVI with B-frames, MP4
+  whose composition offsets are missing), frames are counted in the order in which the decoder gives them, and the n-th has
+  the n-th of the times.
+- *The last frame* stays as long as its packet says, or as long as a whole file declares.
+"""
+
+import os
+import re
+from array import array
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+
+from ivlite.errors import MediaError
+from ivlite.media import boxes
+from ivlite.media.container import RAW, decoded, opened, packets
+from ivlite.media.timeline import Timeline, nearest
+
+NONE = -(1 << 63)
+STREAMED = 0x200  # FFmpeg's AVFMT_TS_DISCONT
+AHEAD, AHEAD_ELSEWHERE = 10, 30 * 3600  # seconds; FFmpeg's limits
+BACK = 1  # seconds that packets other than key frames may go back: times of decoding are often reckoned, and jitter
+PROBED = 48  # packets decoded to see whether their times lie
+MAX_LISTED = 10_000_000  # frames of a timeline that was not read
+HEAD = 64  # packets read at the beginning where an index tells of the rest
+
+
+@dataclass
+class Packets:
+    """What is known of the packets of a stream, in file order: int64 ticks (NONE where there is no time), and flags.
+
+    missing: how many packets the index has that the file has not; None where there was no index.
+    """
+
+    pts: np.ndarray
+    dts: np.ndarray
+    durations: np.ndarray
+    keys: np.ndarray
+    shown: np.ndarray
+    missing: int | None = None
+
+
+def scan(path, name, number=None, start=None, end=None):
+    """The Timeline of the video in a file. start, end: seconds that will be asked for, or None. Raises MediaError."""
+    with opened(path, name, number) as (container, stream):
+        times = part(container, stream, path, start, end)
+        if times:
+            return times
+        listed = from_index(container, stream, path)
+        if listed:
+            return build(listed, container, stream, path, name, number)
+    with opened(path, name, number) as (container, stream):
+        return build(read(container, stream), container, stream, path, name, number)
+
+
+def read(container, stream, until=None):
+    """The Packets from where the container stands, to its end or to a packet for which until(packet) holds."""
+    pts, dts, durations, keys, shown = array("q"), array("q"), array("q"), array("b"), array("b")
+    for packet in packets(container, stream):
+        if until and until(packet):
+            break
+        pts.append(NONE if packet.pts is None else packet.pts)
+        dts.append(NONE if packet.dts is None else packet.dts)
+        durations.append(packet.duration or 0)
+        keys.append(packet.is_keyframe)
+        shown.append(not packet.is_discard)  # cut away by an edit list: players do not show it
+    times = [np.frombuffer(a, np.int64) if len(a) else np.zeros(0, np.int64) for a in (pts, dts, durations)]
+    return Packets(*times, *(np.array(a, bool) for a in (keys, shown)))
+
+
+def from_index(container, stream, path):
+    """The Packets as the index of an mp4 lists them; None for other files, and where the index does not tell all."""
+    entries = stream.index_entries
+    count = len(entries)
+    if "mp4" not in container.format.name or not count or count != stream.frames:
+        return None
+    rows = np.fromiter(((e.timestamp, e.pos, e.size, e.flags) for e in entries), np.dtype((np.int64, 4)), count)
+    dts, positions, sizes, flags = rows.T.copy()
+    with open(path, "rb") as file:
+        later = boxes.compositions(file, stream.id, count)
+        there = positions + sizes <= os.fstat(file.fileno()).st_size
+    if later is None or (flags & 2).any() or (sizes <= 0).any() or not there[0]:  # 2: cut away by an edit list
+        return None
+    first = [(p.pts, p.dts) for p in islice(packets(container, stream), min(8, int(there.sum())))]
+    if not first or None in first[0]:
+        return None
+    pts = dts + later + (first[0][0] - dts[0] - later[0])  # both are counted from where the edit list begins
+    if first != list(zip(pts.tolist(), dts.tolist(), strict=True))[: len(first)]:
+        return None
+    end = (stream.duration or 0) + dts[0]
+    durations = np.append(np.diff(dts), max(0, end - dts[-1]))
+    kept = [a[there] for a in (pts, dts, durations, flags & 1 > 0)]
+    return Packets(*kept, np.ones(len(kept[0]), bool), int((~there).sum()))
+
+
+def build(found, container, stream, path, name, number):
+    """The Timeline of Packets."""
+    shown = np.flatnonzero(found.shown)
+    if not len(shown):
+        raise MediaError(f"video {name} has no frames: copy or record it again")
+    form, raw = container.format.name, container.format.name in RAW.split(",")
+    if form == "mjpeg" and len(shown) == 1:
+        raise MediaError(f"video {name} is a single picture: give it as an image")
+    tick = float(stream.time_base)
+    rates = [float(r) for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r]
+    reorders = bool(stream.codec_context.has_b_frames)
+    pts = found.pts[shown]
+    clock, notes = filled(found, rates[1:] or rates, tick), ()
+    joints = joined(clock, found.keys, tick, bool(container.format.flags & STREAMED))
+    timed = bool((pts != NONE).all()) and not (form == "avi" and reorders)
+    laid = lay(found.pts if timed else clock, found, joints)[shown]
+    if len(np.unique(laid)) <= len(laid) // 2:  # no times at all
+        laid, timed = np.arange(len(laid)) / (rates[0] if rates else 24.0) / tick, False
+    ordered = timed and reorders and len(pts) > 2 and bool((np.diff(laid) > 0).all())
+    counted = not timed or (ordered and lies(path, name, number))
+    if raw and (found.pts == NONE).all() and (found.dts == NONE).all():
+        rate = 1 / (tick * float(np.median(np.diff(clock)))) if len(clock) > 1 else rates[0]
+        rates = [rate, *rates]
+        notes = (f"video {name} is a raw stream without times: it is taken to have {rate:g} frames a second",)
+    order = np.argsort(laid, kind="stable")
+    seconds = (laid[order] - laid[order[0]]) * tick
+    length = float(found.durations[shown[order[-1]]]) * tick
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order))
+    times = Timeline(seconds, None, np.zeros(1, np.int64), None, 0.0, ordered=ordered and not counted, notes=notes)
+    if not counted:
+        places = np.full(len(found.pts), -1)
+        places[shown] = ranks
+        keys = np.unique(ranks[found.keys[shown]])
+        clean = not len(joints) and bool((np.diff(laid[order]) > 0).all())
+        times = replace(times, places=None if clean else places, keys=keys if len(keys) else times.keys)
+        times = replace(times, pts=pts[order] if clean else None)
+    begun = int(pts[order[0]]) * tick if timed and form.startswith(("matroska", "flv")) else 0.0
+    claimed = 0.0 if len(joints) else declared_seconds(container, stream) - max(0.0, begun)
+    entire = boxes.whole(path, form) if not found.missing else False
+    return settled(times, rates, length, claimed, entire)
+
+
+def filled(found, rates, tick):
+    """int64 ticks: when each packet is to be decoded, reckoned where it has no time."""
+    known = found.dts != NONE
+    source = found.dts
+    if not known.any():
+        known, source = found.keys & (found.pts != NONE), found.pts
+    at = np.arange(len(source))
+    step = np.where(found.durations > 0, found.durations, 1 / (rates[0] if rates else 24.0) / tick)
+    if not known.any():
+        return (np.cumsum(step) - step[0]).astype(np.int64)
+    if known.all():
+        return source
+    return np.interp(at, at[known], source[known].astype(float)).astype(np.int64)
+
+
+def joined(clock, keys, tick, streamed):
+    """The packets, but for the first, with which a segment begins."""
+    step = np.diff(clock.astype(float)) * tick
+    usual = float(np.median(step[step > 0])) if (step > 0).any() else 0.0
+    back = (step < 0) & (keys[1:] | (step < -max(BACK, 16 * usual)))
+    return np.flatnonzero(back | (step > (AHEAD if streamed else AHEAD_ELSEWHERE))) + 1
+
+
+def lay(ticks, found, joints):
+    """float64 ticks, where each segment begins when the last frame of the one before is over."""
+    ticks = ticks.astype(float)
+    if not len(joints):
+        return ticks
+    known = found.shown & (ticks != float(NONE))
+    starts = np.append(0, joints)
+    step = np.diff(np.sort(ticks[known]))
+    usual = float(np.median(step[step > 0])) if (step > 0).any() else 1.0
+    over = ticks + np.where(found.durations > 0, found.durations, usual)
+    low = np.minimum.reduceat(np.where(known, ticks, np.inf), starts)
+    high = np.maximum.reduceat(np.where(known, over, -np.inf), starts)
+    empty = ~np.isfinite(low)
+    low[empty] = high[empty] = 0
+    lengths = high - low
+    offsets = low[0] + np.append(0, np.cumsum(lengths)[:-1]) - low
+    return ticks + np.repeat(offsets, np.diff(np.append(starts, len(ticks))))
+
+
+def settled(times, rates, length, claimed, entire):
+    """A Timeline with its rate, and with the length of its last frame or what a file cut off declares.
+
+    length: seconds of the last packet, 0 if unknown. claimed: seconds the file claims, 0 if it does not. entire: whether
+    it is whole, None if unknown.
+    """
+    seconds = times.times
+    steps = np.diff(seconds)
+    interval = float(np.median(steps[steps > 0])) if (steps > 0).any() else 1 / (rates[0] if rates else 24.0)
+    if len(seconds) == 1 and length > 0:
+        interval = length
+    last = length if length > 0 else interval
+    if entire and claimed > seconds[-1] + last + interval / 2:
+        last = claimed - float(seconds[-1])
+    rate = constant_rate(seconds, rates)
+    if rate and last > max(1.5 / rate, 1.0):
+        rate = None
+    if rate:
+        seconds, interval = np.arange(len(seconds)) / rate, 1 / rate
+        last = last if last > 1.5 / rate else None
+    declared = claimed if entire is not True else 0.0
+    return replace(times, times=seconds, rate=rate, interval=interval, last=last, declared=declared)
+
+
+def constant_rate(seconds, rates):
+    """The one of `rates` at which all frames are within half a frame of where they should be, or None."""
+    span = float(seconds[-1])
+    measured = [(len(seconds) - 1) / span] if span > 0 else []
+    for rate in rates + measured:
+        if np.abs(seconds - np.arange(len(seconds)) / rate).max() <= 0.5 / rate:
+            return rate
+    return None
+
+
+def declared_seconds(container, stream):
+    """Seconds of video that the file says it has, 0 where it does not say."""
+    if container.format.flags & STREAMED:  # FFmpeg reckons it from the first and the last time
+        return 0.0
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    tag = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", "").strip())
+    if tag:  # as Matroska writes it for each stream
+        return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+    alone = len(container.streams) == 1  # the file's own length may be that of its sound
+    return container.duration / 1e6 if container.duration and alone else 0.0
+
+
+def lies(path, name, number):
+    """Whether the times of the first packets, in the order of decoding, are not those of their frames."""
+    with opened(path, name, number) as (container, stream):
+        some = islice(packets(container, stream), PROBED)
+        order = [f.pts for f in decoded(stream, some, lambda packet: packet.pts) if f.pts is not None]
+    return any(b < a for a, b in zip(order, order[1:], strict=False))
+
+
+def part(container, stream, path, start, end):
+    """The Timeline of a Matroska file of which only a part is asked for, where its index spares reading the rest.
+
+    None unless the rate is constant wherever it was read: at the beginning, around the part, at the end, and at every key
+    frame of the index.
+    """
+    form = container.format.name
+    rates = [float(r) for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r]
+    if (not start and end is None) or "matroska" not in form or not boxes.whole(path, form) or not rates:
+        return None
+    head = read(container, stream, stop_after(HEAD))
+    if (head.pts == NONE).any() or not len(head.pts):
+        return None
+    tick, first = float(stream.time_base), int(head.pts.min())
+    try:
+        container.seek(first, stream=stream)  # reads the index
+        cues = np.array([e.timestamp for e in stream.index_entries if e.flags & 1], np.int64)
+        if len(cues) < 3 or (np.diff(cues) <= 0).any():
+            return None
+        container.seek(int(cues[-1]), stream=stream)
+        tail = read(container, stream)
+        low, high = first + (start or 0) / tick, np.inf if end is None else first + end / tick
+        container.seek(int(cues[max(0, np.searchsorted(cues, low, "right") - 1)]), stream=stream)
+        middle = read(container, stream, lambda p: p.is_keyframe and (p.pts is None or p.pts > high))
+    except OSError:
+        return None
+    parts = [head.pts, middle.pts, tail.pts]
+    if not all(len(p) and (p != NONE).all() for p in parts) or not all(p.shown.all() for p in (head, middle, tail)):
+        return None
+    claimed = declared_seconds(container, stream) - max(0, first) * tick
+    length = float(tail.durations[tail.pts.argmax()]) * tick
+    keys = np.union1d(cues, middle.pts[middle.keys])
+    for rate in rates:
+        times = on_grid(parts, keys, first, tick, rate, os.path.getsize(path))
+        if times:
+            times = settled(times, [rate], length, claimed, True)
+            return times if times.rate == rate else None
+    return None
+
+
+def stop_after(count):
+    seen = iter(range(count))
+    return lambda packet: next(seen, None) is None
+
+
+def on_grid(parts, keys, first, tick, rate, size):
+    """The Timeline of frames at a constant rate from `first` on, if all times in `parts` and `keys` agree; or None."""
+    frames = int(round((int(parts[-1].max()) - first) * tick * rate)) + 1
+    if not 0 < frames <= min(MAX_LISTED, size):
+        return None
+    grid = np.round(first + np.arange(frames) / rate / tick).astype(np.int64)
+    if frames > 1 and (np.diff(grid) <= 0).any():
+        return None
+    for ticks in (*parts, keys):
+        at = nearest(grid, ticks)
+        if (np.abs(grid[at] - ticks) * tick > 0.5 / rate).any():
+            return None
+        if ticks is not keys and not contiguous(at):
+            return None
+    return Timeline(np.arange(frames) / rate, grid, np.unique(nearest(grid, keys)), rate, 1 / rate)
+
+
+def contiguous(indexes):
+    """Whether no frame is absent, but for a few at the end whose packets come later in the file."""
+    order = np.sort(indexes)
+    return bool((np.diff(order[: max(1, len(order) - 16)]) == 1).all() and (np.diff(order) > 0).all())

@@ -1,0 +1,122 @@
+"""A decoder that walks forward through a video file, from one wanted frame to the next."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+import numpy as np
+
+from ivlite.media.container import decoded, opened, packets
+from ivlite.media.display import with_neighbours
+from ivlite.media.timeline import nearest
+
+SEEK_FROM = 64  # frames that must be saved before a jump pays: it empties the decoder's pipeline
+
+
+class Walk:
+    """Decodes the frames of a Timeline. A context manager: decoder and file are closed at its end.
+
+    number: the index of the stream in the file, None for the one a player shows.
+    """
+
+    def __init__(self, path, name, times, number=None):
+        self.file, self.times = (path, name, number), times
+        self.stack = ExitStack()
+        self.jumps = True
+
+    def __enter__(self):
+        self._open()
+        return self
+
+    def __exit__(self, *error):
+        self._close()
+
+    def _close(self):
+        self.container = self.stream = self.source = self.coming = self.frame = self.ahead = None
+        self.stack.close()
+
+    def _open(self):
+        self._close()
+        self.container, self.stream = self.stack.enter_context(opened(*self.file))
+        self._read()
+
+    def _read(self):
+        """Begins to decode where the container stands."""
+        self.taken = 0  # packets
+        self.source = packets(self.container, self.stream)
+        self._decode()
+
+    def _decode(self, skip=0):
+        """Begins to decode with a new decoder's state, `skip` packets on."""
+        self.stream.codec_context.flush_buffers()
+        place = None if self.times.pts is None and self.times.places is None else self._place
+        self.coming = with_neighbours(decoded(self.stream, self._counted(self.taken + skip), place))
+        self.index, self.frame = -1, None  # the frame decoded last
+        self.ahead = None  # (index, frame) decoded beyond the wanted one
+
+    def _counted(self, first):
+        """Yields packets from the `first` of the file on."""
+        for packet in self.source:
+            self.taken += 1
+            if self.taken > first:
+                yield packet
+
+    def _place(self, packet):
+        """The index of the frame in the packet that was taken last; None if it is not shown."""
+        if self.times.pts is not None:
+            return None if packet.pts is None else int(nearest(self.times.pts, packet.pts))
+        at = int(self.times.places[self.taken - 1]) if self.taken <= len(self.times.places) else -1
+        return None if at < 0 else at
+
+    def at(self, index):
+        """(index, frame) of the wanted frame, or of the one on screen then; (index, None) if nothing is left to show.
+
+        Indexes must not fall from call to call.
+        """
+        fresh = self._jump(index)
+        while self.index < index:
+            following = self.ahead or self._next()
+            self.ahead = None
+            if following is None:
+                return (self.index, self.frame) if not fresh else self._from_start(index)
+            if following[0] > index and self.frame is not None:
+                self.ahead = following
+                return self.index, self.frame
+            if following[0] > index and fresh:
+                return self._from_start(index)  # the jump landed behind the frame
+            if following[0] > self.index:
+                self.index, self.frame = following
+            elif self.times.ordered:  # the times of packets were not those of their frames
+                self.times = replace(self.times, pts=None, places=None, ordered=False)
+                return self._from_start(index)
+            fresh = False
+        return self.index, self.frame
+
+    def _next(self):
+        for frame in self.coming:
+            if frame.pts is not None:
+                return frame.pts, frame
+        return None
+
+    def _jump(self, index):
+        """Goes to the last key frame before `index` where that saves decoding; whether it did."""
+        at = int(np.searchsorted(self.times.keys, index, "right")) - 1
+        if not self.jumps or at < 0 or self.times.keys[at] < max(self.index, 0) + SEEK_FROM:
+            return False
+        key = int(self.times.keys[at])
+        if self.times.places is not None:  # times do not lead there, so packets are read, but not decoded
+            skip = int(np.flatnonzero(self.times.places == key)[0]) - self.taken
+            if skip > 0:
+                self._decode(skip)
+            return False
+        try:
+            self.container.seek(int(self.times.pts[key]), stream=self.stream)
+        except OSError:
+            self.jumps = False
+            return False
+        self._read()
+        return True
+
+    def _from_start(self, index):
+        self.jumps = False
+        self._open()
+        return self.at(index)

@@ -14,6 +14,7 @@ VIDEO_ONLY = (
     "max_frames",
     "start",
     "end",
+    "stream",
 )  # settings of a message's video part, named as the flags
 PIXELS = ("min_pixels", "max_pixels")
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
@@ -104,6 +105,12 @@ def _media_arguments(group):
         help="where in the video to begin, seconds or HH:MM:SS",
     )
     add("--end", type=arguments.moment, metavar="TIME", help="where in the video to stop")
+    add(
+        "--stream",
+        type=arguments.whole(0),
+        metavar="N",
+        help="the video track to use, by its stream number in the file (default: the largest of those marked as default)",
+    )
 
 
 def _sampling_arguments(group):

@@ -29,8 +29,9 @@ STREAMED = 0x200  # FFmpeg's AVFMT_TS_DISCONT
 AHEAD, AHEAD_ELSEWHERE = 10, 30 * 3600  # seconds; FFmpeg's limits
 BACK = 1  # seconds that packets other than key frames may go back: times of decoding are often reckoned, and jitter
 PROBED = 48  # packets decoded to see whether their times lie
+JITTER = 0.1  # seconds that a frame of a constant rate may be off
 MAX_LISTED = 10_000_000  # frames of a timeline that was not read
-HEAD = 64  # packets read at the beginning where an index tells of the rest
+HEAD = 32  # packets read at the beginning where an index tells of the rest
 
 
 @dataclass
@@ -211,11 +212,11 @@ def settled(times, rates, length, claimed, entire):
 
 
 def constant_rate(seconds, rates):
-    """The one of `rates` at which all frames are within half a frame of where they should be, or None."""
+    """The one of `rates` at which all frames are within half a frame, and JITTER, of where they should be, or None."""
     span = float(seconds[-1])
     measured = [(len(seconds) - 1) / span] if span > 0 else []
     for rate in rates + measured:
-        if np.abs(seconds - np.arange(len(seconds)) / rate).max() <= 0.5 / rate:
+        if np.abs(seconds - np.arange(len(seconds)) / rate).max() <= min(0.5 / rate, JITTER):
             return rate
     return None
 
@@ -274,7 +275,7 @@ def part(container, stream, path, start, end):
     length = float(tail.durations[tail.pts.argmax()]) * tick
     keys = np.union1d(cues, middle.pts[middle.keys])
     for rate in rates:
-        times = on_grid(parts, keys, first, tick, rate, os.path.getsize(path))
+        times = on_grid(parts, keys, first, tick, rate, bool(stream.codec_context.has_b_frames), os.path.getsize(path))
         if times:
             times = settled(times, [rate], length, claimed, True)
             return times if times.rate == rate else None
@@ -286,7 +287,7 @@ def stop_after(count):
     return lambda packet: next(seen, None) is None
 
 
-def on_grid(parts, keys, first, tick, rate, size):
+def on_grid(parts, keys, first, tick, rate, reorders, size):
     """The Timeline of frames at a constant rate from `first` on, if all times in `parts` and `keys` agree; or None."""
     frames = int(round((int(parts[-1].max()) - first) * tick * rate)) + 1
     if not 0 < frames <= min(MAX_LISTED, size):
@@ -296,14 +297,14 @@ def on_grid(parts, keys, first, tick, rate, size):
         return None
     for ticks in (*parts, keys):
         at = nearest(grid, ticks)
-        if (np.abs(grid[at] - ticks) * tick > 0.5 / rate).any():
+        if (np.abs(grid[at] - ticks) * tick > tick + 0.05 / rate).any():
             return None
-        if ticks is not keys and not contiguous(at):
+        if ticks is not keys and not contiguous(at, 16 if reorders else 0):
             return None
     return Timeline(np.arange(frames) / rate, grid, np.unique(nearest(grid, keys)), rate, 1 / rate)
 
 
-def contiguous(indexes):
-    """Whether no frame is absent, but for a few at the end whose packets come later in the file."""
-    order = np.sort(indexes)
-    return bool((np.diff(order[: max(1, len(order) - 16)]) == 1).all() and (np.diff(order) > 0).all())
+def contiguous(indexes, late):
+    """Whether no frame is absent, but among the last `late`, where some may come later in the file."""
+    steps = np.diff(np.sort(indexes))
+    return bool((steps > 0).all() and (steps[: max(0, len(steps) - late)] == 1).all())

@@ -33,7 +33,7 @@ RATE = ("fps", "min_frames", "max_frames")
 PART_KEYS = {
     "text": {"text"},
     "image": {"image", *PIXELS},
-    "video": {"video", *RATE, *PIXELS, "nframes", "start", "end"},
+    "video": {"video", *RATE, *PIXELS, "nframes", "start", "end", "stream"},
 }
 
 
@@ -67,7 +67,7 @@ def build(messages, tokenizer, config, *, tools=None, enable_thinking=False, add
     messages: list of {"role": "system" | "user" | "assistant" | "tool", "content": str or list of parts}. Parts:
     {"type": "text", "text"}; {"type": "image", "image": path, file:// URI, PIL image or uint8 (H, W, 3), "min_pixels",
     "max_pixels"}; {"type": "video", "video": path, file:// URI or list of frames, "fps", "nframes", "min_frames",
-    "max_frames", "min_pixels", "max_pixels", "start", "end" (seconds)}. An assistant message may have "tool_calls".
+    "max_frames", "min_pixels", "max_pixels", "start", "end" (seconds), "stream"}. An assistant message may have "tool_calls".
     tools: function signatures as JSON data. enable_thinking: opens the answer as the model's chat template does, which
     InternVideo3's has no switch for. add_vision_id: writes "Picture 1: ", "Video 1: " before the media. fps, min_frames, max_frames:
     for videos whose part says nothing; min_pixels, max_pixels: for images and for each frame of videos; None takes the
@@ -234,7 +234,7 @@ class Builder:
             limits = media.limits(wanted, file)
             if kind == "image":
                 return media.open_image(source, **limits, **shape)
-            more = {name: wanted[name] for name in ("nframes", "start", "end") if name in wanted}
+            more = {name: wanted[name] for name in ("nframes", "start", "end", "stream") if name in wanted}
             if listed and "fps" not in wanted:
                 self.warnings.append(
                     f"message {index}: a video is a list of frames without fps, so its time marks "

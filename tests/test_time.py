@@ -1,0 +1,467 @@
+"""Time in videos: joined segments, pauses, last frames, times that lie, parts of large files, tracks, what stays open."""
+
+import gc
+import os
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from av.stream import Disposition
+from test_media import bits, cut, lossless, numbered, opened, paired, said, shown
+
+from ivlite.errors import MediaError, UsageError
+
+needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="reads /proc")
+
+
+def timed(path, moments, total=None, codec="mpeg4", size=(48, 64), first=0, container=None, bf=0):
+    """A video whose frame i says first + i, from moments[i] (milliseconds) on; the last one until `total`."""
+    with av.open(str(path), "w", options=container or {}) as out:
+        stream = out.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        stream.codec_context.time_base, stream.codec_context.gop_size = Fraction(1, 1000), 12
+        stream.codec_context.max_b_frames = bf
+        for i, moment in enumerate(moments):
+            frame = av.VideoFrame.from_ndarray(bits(first + i, *size), format="rgb24")
+            frame.pts, frame.time_base = moment, Fraction(1, 1000)
+            out.mux(stream.encode(frame))
+        for packet in stream.encode():
+            if total is not None and packet.pts == moments[-1]:
+                packet.duration = total - moments[-1]
+            out.mux(packet)
+    return path
+
+
+def ends_at(path, moments, total):
+    """As timed(), of frames that are all encoded on their own, so that the last packet is the last frame."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuvj420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for i, (moment, after) in enumerate(zip(moments, [*moments[1:], total], strict=True)):
+            frame = av.VideoFrame.from_ndarray(bits(i), format="rgb24")
+            frame.pts, frame.time_base = moment, Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                packet.duration = after - moment
+                out.mux(packet)
+        out.mux(stream.encode())
+    return path
+
+
+def every(path, **more):
+    """The numbers of all frames, by a rate that leaves none out."""
+    medium = opened(path, fps=1000, max_frames=5000, **more)
+    return shown(medium)[: len(medium.frames)], medium
+
+
+def as_decoded(path):
+    """[(seconds from the first frame, number)] of the frames as PyAV decodes them."""
+    with av.open(str(path)) as container:
+        frames = [(f.time, said(f.to_ndarray(format="rgb24"))) for f in container.decode(video=0)]
+    return [(time - frames[0][0], number) for time, number in frames]
+
+
+# ------------------------------------------------------------------------------------------------ joined segments
+
+SEGMENTS = {
+    "a.ts": dict(codec="libx264", options={"bf": "3"}), "a.mpg": dict(codec="mpeg2video", options={"bf": "2"}),
+    "a.mkv": dict(codec="libx264", options={"bf": "3"}), "b.mkv": dict(codec="ffv1", pix_fmt="bgr0"),
+    "a.ogv": dict(codec="libtheora"), "a.h264": dict(codec="libx264", options={"bf": "3"}),
+    "a.gif": dict(codec="gif", pix_fmt="rgb8"), "a.m2ts": dict(codec="libx264"), "a.mjpeg": dict(codec="mjpeg", pix_fmt="yuvj420p"),
+}  # fmt: skip
+
+
+def joined(path, counts, **more):
+    """Segments, each counted from 0, whose bytes follow one another."""
+    segments = []
+    for n, count in enumerate(counts):
+        part = path.with_name(f"{n}-{path.name}")
+        segments.append(numbered(part, count, **more).read_bytes())
+    path.write_bytes(b"".join(segments))
+    return [i for count in counts for i in range(count)]
+
+
+@pytest.mark.parametrize("counts", [(50, 50), (30, 90, 61)])
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_joined_segments_follow_one_another(tmp_path, name, counts):
+    if SEGMENTS[name]["codec"] not in av.codecs_available:
+        pytest.skip("this FFmpeg has no such encoder")
+    numbers = joined(tmp_path / name, counts, **SEGMENTS[name])
+    if name.endswith("mkv"):  # FFmpeg reads on into the second, and stops before a third
+        numbers = numbers[: counts[0] + counts[1]]
+    found, medium = every(tmp_path / name)
+    assert found == numbers and medium.duration == pytest.approx(len(numbers) / 25, abs=0.045)
+    assert not [w for w in medium.warnings if "raw stream" not in w]
+    assert medium.times.times == pytest.approx(np.arange(len(numbers)) / 25, abs=0.045)
+    few = opened(tmp_path / name, fps=2)
+    assert shown(few)[: len(few.frames)] == [numbers[i] for i in few.frames]
+    late = opened(tmp_path / name, fps=5, start=counts[0] / 25 + 0.4)
+    assert abs(late.frames[0] - counts[0] - 10) <= 1 and shown(late)[0] == numbers[late.frames[0]]
+
+
+def test_a_walk_over_many_joints_decodes_only_what_it_needs(tmp_path):
+    numbers = joined(tmp_path / "a.ts", [100] * 6, codec="libx264", gop=10)
+    medium = opened(tmp_path / "a.ts", nframes=7)
+    assert shown(medium) == [numbers[i] for i in paired(medium.frames)] and medium.frames[-1] == 599
+
+
+@pytest.mark.parametrize("codec, bf", [("libx264", 2), ("mpeg4", 0)])
+def test_an_hour_that_a_transport_stream_jumps_is_not_there(tmp_path, codec, bf):
+    moments = [40 * i for i in range(50)]
+    first = timed(tmp_path / "0.ts", moments, codec=codec, bf=bf)
+    second = timed(tmp_path / "1.ts", [3_600_000 + m for m in moments], codec=codec, bf=bf, first=50)
+    (tmp_path / "a.ts").write_bytes(first.read_bytes() + second.read_bytes())
+    found, medium = every(tmp_path / "a.ts")
+    assert found == list(range(100)) and medium.duration == pytest.approx(4, abs=0.05) and not medium.warnings
+
+
+def test_a_pause_of_an_hour_in_a_file_is_one(tmp_path):
+    moments = [40 * i for i in range(50)]
+    moments += [3_600_000 + m for m in moments]
+    for name in ("a.mkv", "a.mp4"):
+        medium = opened(timed(tmp_path / name, moments), fps=1)
+        assert medium.duration == pytest.approx(3602, abs=0.05) and not medium.warnings
+
+
+def test_time_stamps_that_wrap(tmp_path):
+    begin = (1 << 33) // 90 - 1000  # milliseconds; a second before 33 bits of 90 kHz are full
+    found, medium = every(timed(tmp_path / "a.ts", [begin + 40 * i for i in range(100)], codec="libx264"))
+    assert found == list(range(100)) and medium.duration == pytest.approx(4, abs=0.01)
+
+
+# ------------------------------------------------------------------------------------------------ lengths of frames
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov"])
+def test_the_last_frame_stays_as_long_as_the_file_says(tmp_path, name):
+    path = ends_at(tmp_path / name, [33 * i for i in range(60)], 20_000)
+    medium = opened(path)
+    assert medium.duration == pytest.approx(20, abs=0.04) and medium.warnings == []
+    assert shown(opened(path, start=15, end=18)) == [59, 59] and opened(path, start=15, end=18).frames == [59]
+    with pytest.raises(UsageError, match="after the end"):
+        opened(path, start=20.5)
+
+
+def test_the_last_frame_of_a_gif_stays(tmp_path):
+    from PIL import Image
+
+    frames = [Image.fromarray(bits(i)) for i in range(5)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=[100] * 4 + [10_000])
+    medium = opened(tmp_path / "a.gif")
+    assert medium.duration == pytest.approx(10.4) and medium.warnings == []
+    assert shown(opened(tmp_path / "a.gif", start=9)) == [4, 4]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_cut_file_is_not_one_whose_last_frame_stays(tmp_path, name):
+    path = cut(numbered(tmp_path / name, 200, container={"movflags": "faststart"}), 0.5)
+    medium = opened(path)
+    assert medium.duration < 7 and "cut off: only the first" in medium.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_frame_is_in_the_range_while_it_is_on_screen(tmp_path, name):
+    slides = ends_at(tmp_path / name, [0, 60_000, 120_000, 180_000, 250_000], 300_000)
+    for start, end, numbers in (
+        (70, 130, [1, 2]),
+        (110, 121, [1, 2]),
+        (61, 62, [1]),
+        (0, 59, [0]),
+        (200, None, [3, 4]),
+    ):
+        medium = opened(slides, start=start, end=end)
+        assert sorted(set(shown(medium))) == numbers, (start, end)
+        assert all(mark <= (end or 300) for mark in medium.timestamps)
+
+
+# ------------------------------------------------------------------------------------------------ rates that vary
+
+
+def bursts(path, **more):
+    moments = [33 * i for i in range(60)] + [200_000 + 33 * i for i in range(60)]
+    return timed(path, moments, **more), np.array(moments) / 1000
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+@pytest.mark.parametrize("fps", [0.25, 0.5, 1, 3])
+def test_samples_are_laid_over_time(tmp_path, name, fps):
+    path, times = bursts(tmp_path / name)
+    medium = opened(path, fps=fps)
+    chosen = times[medium.frames]
+    assert medium.times.rate is None and 59 in medium.frames and 4 <= len(medium.frames)
+    for second in (0, 1, 200, 201):
+        inside = set(chosen[(chosen >= second) & (chosen < second + 1)])
+        assert len(inside) <= max(2, fps + 1)
+    # a pair does not reach over the pause
+    assert [m for m in medium.timestamps if 2.1 < m < 199.9] == []
+    assert shown(medium) == paired(medium.frames)
+
+
+def test_a_varying_rate_keeps_the_bounds(tmp_path):
+    path, _ = bursts(tmp_path / "a.mkv")
+    for nframes in (1, 2, 5, 17, 119, 120, 500):
+        frames = opened(path, nframes=nframes).frames
+        assert len(frames) == min(nframes, 120) == len(set(frames)) and frames == sorted(frames)
+    assert len(opened(path, fps=1, min_frames=30).frames) >= 30
+    assert len(opened(path, fps=1000, max_frames=11).frames) <= 11
+    assert opened(path, fps=1e9).frames == sorted(opened(path, fps=1e9).frames)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov", "a.ts"])
+@pytest.mark.parametrize("bf", [0, 3])
+def test_every_frame_is_at_its_true_time(tmp_path, name, bf):
+    steps = np.random.default_rng(bf).integers(20, 200, 80)
+    moments = [700 + int(m) for m in np.cumsum(steps)]
+    path = timed(tmp_path / name, moments, codec="libx264", bf=bf)
+    found, medium = every(path)
+    truth = as_decoded(path)
+    assert found == [number for _, number in truth] == list(range(80))
+    assert medium.times.times == pytest.approx([time for time, _ in truth], abs=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ times that lie
+
+
+def without_offsets(path):
+    """An mp4 with B-frames that says nothing of when they are shown."""
+    numbered(path, 100, options={"bf": "3"}, gop=25, container={"use_editlist": "0"})
+    data = path.read_bytes()
+    assert data.count(b"ctts") == 1
+    path.write_bytes(data.replace(b"ctts", b"free"))
+
+
+def packed(path):
+    """An AVI as DivX made them: a B-frame in the packet of the P-frame before it, and then a packet that shows nothing."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.codec_context.max_b_frames, stream.codec_context.gop_size = 1, 100
+        stream.options = {"b_strategy": "0"}
+        made = []
+        for i in range(61):
+            made += stream.encode(av.VideoFrame.from_ndarray(bits(i), format="rgb24"))
+        made += stream.encode()
+        datas = [bytes(p) for p in made]
+        start = datas[0].index(b"\0\0\x01\xb6")
+        datas[0] = datas[0][:start] + b"\0\0\x01\xb2DivX503b1393p" + datas[0][start:]
+        time_base, n = made[0].time_base, 0
+        while n < len(datas):
+            follows = n + 1 < len(datas) and datas[n + 1][4] >> 6 == 2
+            for data in (datas[n] + datas[n + 1], b"\0\0\x01\xb6\x00\x00\x7f") if follows else (datas[n],):
+                packet = av.Packet(data)
+                packet.stream, packet.time_base, packet.is_keyframe = stream, time_base, n == 0
+                packet.pts = packet.dts = packed.count
+                packed.count += 1
+                out.mux(packet)
+            n += 2 if follows else 1
+
+
+packed.count = 0
+
+
+@pytest.mark.parametrize("fps", [3, 1000])
+@pytest.mark.parametrize("make, name, count", [
+    (without_offsets, "a.mp4", 100), (packed, "packed.avi", 61),
+    (lambda path: numbered(path, 100, options={"bf": "3"}), "x264.avi", 100),
+    (lambda path: numbered(path, 100, codec="mpeg4", options={"bf": "2"}), "b.avi", 100),
+    (lambda path: numbered(path, 100, codec="mpeg4"), "plain.avi", 100),
+])  # fmt: skip
+def test_times_that_lie(tmp_path, make, name, count, fps):
+    packed.count = 0
+    make(tmp_path / name)
+    medium = opened(tmp_path / name, fps=fps)
+    assert shown(medium) == paired(medium.frames) and medium.frames[-1] == count - 1
+    assert medium.duration == pytest.approx(count / 25, abs=1e-3) and medium.warnings == []
+    assert medium.times.times == pytest.approx(np.arange(count) / 25, abs=1e-3)
+    late = opened(tmp_path / name, start=1.6, fps=2)
+    assert late.frames[0] == 40 and shown(late)[0] == 40
+
+
+@pytest.mark.parametrize("codec, name, said_so", [
+    ("libx264", "a.h264", True), ("libx265", "a.hevc", True), ("libvpx", "a.ivf", False), ("mjpeg", "a.mjpeg", False),
+    ("rawvideo", "a.y4m", False), ("mpeg2video", "a.mxf", False), ("libx264", "a.m2ts", False), ("mpeg4", "a.3gp", False),
+])  # fmt: skip
+@pytest.mark.parametrize("rate", [25, 30])
+def test_raw_streams_and_rarer_containers(tmp_path, codec, name, said_so, rate):
+    if codec not in av.codecs_available:
+        pytest.skip("this FFmpeg has no such encoder")
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    numbered(tmp_path / name, 60, codec=codec, rate=rate, pix_fmt=pix_fmt)
+    found, medium = every(tmp_path / name)
+    rate = 25 if name == "a.mjpeg" else rate
+    assert found == list(range(60)) and medium.duration == pytest.approx(60 / rate, abs=1e-3)
+    assert [("raw stream" in w) for w in medium.warnings] == [True] * said_so
+
+
+def test_a_single_jpeg_is_no_video(tmp_path):
+    numbered(tmp_path / "a.mjpeg", 1, codec="mjpeg", pix_fmt="yuvj420p")
+    with pytest.raises(MediaError, match="single picture"):
+        opened(tmp_path / "a.mjpeg")
+
+
+# ------------------------------------------------------------------------------------------------ large files
+
+
+def read_bytes():
+    with open("/proc/self/io") as file:
+        return int(file.read().split()[1])
+
+
+@needs_proc
+@pytest.mark.parametrize("name, options", [("a.mp4", {}), ("fast.mp4", {"movflags": "faststart"}), ("a.mkv", {})])
+def test_a_part_of_a_large_file_is_read_alone(tmp_path, name, options):
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    with av.open(str(tmp_path / name), "w", options=options) as out:
+        stream = out.add_stream("mpeg4", rate=25, options={"bf": "2", "qmin": "1", "qmax": "1"})
+        stream.height, stream.width, stream.pix_fmt = 480, 640, "yuv420p"
+        stream.codec_context.gop_size = 10
+        for i in range(300):
+            picture = np.roll(noise, 37 * i, 0)
+            picture[:64] = bits(i % 256, 64, 640)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(stream.encode())
+    size = os.path.getsize(tmp_path / name)
+    before = read_bytes()
+    medium = opened(tmp_path / name, start=6, end=6.4, fps=25, min_pixels=640 * 480)
+    pairs = list(medium.pairs())
+    assert size > 60e6 and read_bytes() - before < size / 2.5
+    top = [said(frame[:64]) for pair in pairs for frame in pair]
+    assert medium.frames == list(range(150, 161)) and top == paired(medium.frames) and not medium.warnings
+    assert medium.duration == pytest.approx(12) and medium.timestamps[0] == pytest.approx(6.02)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov"])
+@pytest.mark.parametrize("start, end", [(0, 1), (3, None), (3.21, 3.99), (7.5, 7.6), (7.99, 9)])
+def test_a_part_is_the_same_however_it_is_found(tmp_path, name, start, end):
+    numbered(tmp_path / name, 200, options={"bf": "3"}, gop=20)
+    medium = opened(tmp_path / name, fps=25, start=start, end=end)
+    first, last = int(start * 25 + 1e-6), min(199, int((end or 8) * 25 + 1e-6))
+    assert medium.frames == list(range(first, last + 1)) and shown(medium) == paired(medium.frames)
+    assert medium.duration == pytest.approx(8) and medium.times.rate == 25
+
+
+def test_a_part_of_a_varying_rate_has_true_times(tmp_path):
+    moments = [40 * i for i in range(100)] + [9_000 + 70 * i for i in range(60)]
+    medium = opened(timed(tmp_path / "a.mkv", moments), fps=1000, start=9, end=9.2)
+    assert medium.frames == [100, 101, 102] and shown(medium) == [100, 101, 102, 102]
+
+
+@pytest.mark.parametrize("change", [
+    lambda data, at: data[: at + 8] + struct.pack(">I", 1 << 31) + data[at + 12 :],
+    lambda data, at: data[: at + 8] + struct.pack(">I", 3) + data[at + 12 :],
+    lambda data, at: data[: at + 12] + struct.pack(">I", 0xFFFFFFFF) + data[at + 16 :],
+])  # fmt: skip
+def test_an_mp4s_damaged_table_of_offsets(tmp_path, change):
+    path = numbered(tmp_path / "a.mp4", 60, options={"bf": "3"})
+    data = path.read_bytes()
+    path.write_bytes(change(data, data.index(b"ctts")))
+    try:
+        medium = opened(path)
+        assert len(list(medium.pairs())) == medium.grid[0]
+    except MediaError as error:  # FFmpeg refuses some
+        assert "damaged" in str(error)
+
+
+# ------------------------------------------------------------------------------------------------ tracks
+
+
+def two_tracks(path):
+    with av.open(str(path), "w") as out:
+        streams = []
+        for height, width in ((48, 64), (96, 128)):
+            stream = out.add_stream("libx264", rate=25)
+            stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+            stream.disposition = Disposition.default
+            streams.append(stream)
+        for i in range(30):
+            for n, stream in enumerate(streams):
+                picture = bits(i + 100 * n, stream.height, stream.width)
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream in streams:
+            out.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_the_largest_track_is_taken_and_any_other_on_demand(tmp_path, name):
+    path = two_tracks(tmp_path / name)
+    assert opened(path).size == (96, 128) and shown(opened(path))[0] == 100
+    assert opened(path, stream=0).size == (64, 64) and shown(opened(path, stream=0, fps=25)) == list(range(30))
+    assert shown(opened(path, stream=1))[0] == 100
+    for number in (2, 7, 10**9):
+        with pytest.raises(UsageError, match=r"those are 0 \(h264, 64x48\), 1 \(h264, 128x96\)"):
+            opened(path, stream=number)
+    for number in (-1, "0", 0.5, True):
+        with pytest.raises(UsageError, match="stream is"):
+            opened(path, stream=number)
+
+
+def test_protected_videos_are_named(tmp_path):
+    key = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "76a6c65c5ea762046bd749a2e632ccbb",
+           "encryption_kid": "a7e61c373e219033c21091fa607bf3b8"}  # fmt: skip
+    with pytest.raises(MediaError, match="encrypted"):
+        opened(numbered(tmp_path / "a.mp4", 30, container=key))
+    data = numbered(tmp_path / "b.mp4", 30).read_bytes()
+    at = data.index(b"avc1", data.index(b"stsd"))
+    (tmp_path / "b.mp4").write_bytes(data[:at] + b"drmi" + data[at + 4 :])
+    with pytest.raises(MediaError, match="encrypted"):
+        opened(tmp_path / "b.mp4")
+
+
+# ------------------------------------------------------------------------------------------------ what stays open
+
+
+def in_use(path):
+    links = [f"/proc/self/fd/{n}" for n in os.listdir("/proc/self/fd")]
+    return len(os.listdir("/proc/self/task")), sum(os.path.exists(n) and os.readlink(n) == str(path) for n in links)
+
+
+@needs_proc
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4", "libvpx-vp9"])
+def test_nothing_stays_open(tmp_path, codec):
+    """Decoders, their threads and files end without the garbage collector."""
+    path = numbered(tmp_path / "a.mkv", 60, codec=codec, size=(240, 320))
+    next(opened(path).pairs())
+    gc.collect()
+    gc.disable()
+    try:
+        before = in_use(path)
+        plans = [opened(path) for _ in range(5)]
+        assert in_use(path) == before and before[1] == 0
+        pairs = plans[0].pairs()
+        next(pairs)
+        assert in_use(path)[1] == 1
+        pairs.close()
+        assert in_use(path) == before
+        for plan in plans:
+            next(plan.pairs())
+            list(plan.pairs())
+        assert in_use(path) == before
+        with pytest.raises(UsageError):
+            opened(path, start=99)
+        with pytest.raises(UsageError):
+            opened(path, stream=9)
+        assert in_use(path) == before
+    finally:
+        gc.enable()
+
+
+def test_too_few_descriptors_are_no_damage(tmp_path, monkeypatch):
+    path = lossless(tmp_path / "a.mkv", 5)
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.open(path, os.O_RDONLY)]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (held[0] + 1, limits[1]))
+        with pytest.raises(MediaError, match="Too many open files"):
+            while True:
+                opened(path)
+                held.append(os.dup(held[0]))
+    except OSError:
+        pytest.skip("the test itself ran out of descriptors first")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for number in held:
+            os.close(number)

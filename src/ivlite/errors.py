@@ -3,19 +3,56 @@
 Every message is one sentence (or two) that says what is wrong, with which file, and what to do next.
 """
 
+import reprlib
+
 EXIT_INTERRUPTED = 130
+LONGEST = 500  # characters of a message
 
 
-LONGEST = 500  # characters of a sentence, whatever was handed over
+def sentence(text, most=LONGEST):
+    """`text` with what cannot be printed escaped, in at most `most` characters: of a longer one the middle is left out."""
+    text = str(text)
+    if len(text) > 4 * most:  # no more than this can be left, and megabytes need not be looked at
+        text = text[: 2 * most] + text[-2 * most :]
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    if len(text) <= most:
+        return text
+    tail = most // 3
+    return f"{text[: most - tail - 5]} ... {text[-tail:]}"
+
+
+class _Short(reprlib.Repr):
+    """repr() of a few levels and entries, whatever the size of the value."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, 80, 80
+
+    def repr_instance(self, x, level):
+        return super().repr_instance(x, level) if type(x).__repr__ is not object.__repr__ else type(x).__name__
+
+
+def shown(value, most=80):
+    """How a message shows what was handed over: at most `most` characters, on one line, that can be printed."""
+    try:
+        if isinstance(value, bytes | bytearray | memoryview):
+            return sentence(f"{type(value).__name__} of length {len(value)}", most)
+        if getattr(value, "shape", ()) and hasattr(value, "dtype"):
+            return sentence(f"{type(value).__name__} {value.dtype} {tuple(value.shape)}", most)
+        if isinstance(value, str):  # of a long text its beginning, of which repr() may make ten characters from one
+            return sentence(repr(value[:most] + ("..." if len(value) > most else "")), most)
+        return sentence(_Short().repr(value), most)
+    except Exception:  # repr() of somebody's class, or of a number with too many digits
+        return type(value).__name__
 
 
 class IvliteError(Exception):
-    """Base of every error that ivlite raises on purpose."""
+    """Base of every error that ivlite raises on purpose. Its message has at most 500 characters, all of them on one line."""
 
     exit_code = 1
 
-    def __init__(self, sentence=""):
-        super().__init__(_short(str(sentence).replace("\n", "\\n")))
+    def __init__(self, message=""):
+        super().__init__(sentence(message))
 
 
 class UsageError(IvliteError, ValueError):
@@ -65,9 +102,3 @@ class Stopped(IvliteError):
         error = cls(f"the work was stopped ({reason})")
         error.reason = reason
         return error
-
-
-def _short(text):
-    """The beginning and the end of a text that is too long: what it is about, and what to do."""
-    half = (LONGEST - 5) // 2
-    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"

@@ -6,22 +6,9 @@ import stat
 from urllib.parse import unquote, urlsplit
 
 from ivlite.errors import MediaError, UsageError
+from ivlite.numbers import number, whole
 
 MAX_PIXELS = 64 << 20  # of one picture; 8K video has half as many
-
-
-def whole(name, value, low=1, high=1 << 40):
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise UsageError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
-    return value
-
-
-def number(name, value, low, above=False):
-    """A finite float of at least `low`, or above it."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and low <= value < 1e12
-    if not good or (above and value == low):
-        raise UsageError(f"{name} is {value!r}; it must be a number {'above' if above else 'of at least'} {low}")
-    return float(value)
 
 
 def limits(given, file):

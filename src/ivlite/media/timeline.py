@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ivlite.errors import UsageError
-from ivlite.media.source import number, whole
+from ivlite.numbers import number, whole
 
 SLACK = 1e-6  # seconds by which a given time may miss a frame's
 REFINEMENTS = 40  # how often the spacing of samples is halved to find enough frames

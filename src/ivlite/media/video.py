@@ -8,9 +8,10 @@ from ivlite.media.display import Display
 from ivlite.media.medium import Medium
 from ivlite.media.resize import fitted
 from ivlite.media.scan import scan
-from ivlite.media.source import local_path, number, whole
+from ivlite.media.source import local_path
 from ivlite.media.timeline import choose
 from ivlite.media.walk import Walk
+from ivlite.numbers import number, whole
 
 MISSING = 0.02  # share of the declared time that may be absent without a word: files round it
 

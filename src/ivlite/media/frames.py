@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from ivlite.errors import UsageError
 from ivlite.media import timeline
 from ivlite.media.image import opened
 from ivlite.media.medium import Medium
@@ -22,19 +21,26 @@ class FrameList(Medium):
 
 
 def open_list(source, limits, pixels, shape):
-    """A Medium of kind "video" from frames taken limits["fps"] times a second; the first one gives the shape.
+    """A Medium of kind "video" of memory.Frames at their own times, or limits["fps"] a second; the first gives the shape.
 
     Of more than max_frames, so many are used, evenly spread. Raises UsageError, MediaError.
     """
-    if not len(source):
-        raise UsageError("the video is an empty list of frames")
-    stills = [opened(frame, "frame") for frame in source]
+    stills = [opened(frame, "frame") for frame in source.items]
     name = f"<{len(stills)} frames>"
-    rate = limits["fps"]
-    times = timeline.Timeline(np.arange(len(stills)) / rate, None, np.zeros(1, np.int64), rate, 1 / rate)
-    count = limits["max_frames"] if limits["nframes"] is None else limits["nframes"]
+    times = clock(source, limits["fps"])
+    count = limits["max_frames"] if limits["nframes"] is None and source.times is None else limits["nframes"]
     chosen = timeline.choose(times, f"video {name}", **limits | {"nframes": count})
     first = stills[chosen[0]]
     notes = first.look()
     size = fitted(*first.shape, *pixels, f"video {name}")
     return FrameList(stills, "video", name, size, chosen, times.times[chosen], times.duration, warnings=notes, **shape)
+
+
+def clock(source, fps):
+    """The Timeline of memory.Frames; of those without times, `fps` are taken a second."""
+    keys, count = np.zeros(1, np.int64), len(source.items)
+    if source.times is None:
+        return timeline.Timeline(np.arange(count) / fps, None, keys, fps, 1 / fps)
+    times = np.array(source.times)
+    interval = float(np.median(np.diff(times))) if count > 1 else 1 / fps
+    return timeline.Timeline(times, None, keys, None, interval)

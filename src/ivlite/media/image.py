@@ -1,10 +1,9 @@
 """Images: files, PIL images and arrays, as upright RGB."""
 
-import numpy as np
 from PIL import Image
 
 from ivlite.errors import IvliteError, MediaError, UsageError
-from ivlite.media import stills
+from ivlite.media import memory, stills
 from ivlite.media.color import to_rgb
 from ivlite.media.faults import reason, system_fault
 from ivlite.media.medium import Medium
@@ -27,7 +26,10 @@ class StillImage(Medium):
 
 
 def open_image(source, *, min_pixels, max_pixels, factor=32, patch_size=16, temporal=2):
-    """Opens an image: a path, a file:// URI, a PIL image or uint8 (H, W, 3). Returns a Medium of kind "image".
+    """Opens an image; returns a Medium of kind "image".
+
+    source: a path, a file:// or data: URI, base64; bytes or an open binary file; a PIL image; an array or tensor (H, W),
+    (H, W, C) or (C, H, W) with C 1, 3 or 4, of integers (0..255; uint16 0..65535) or floats (0..1).
 
     min_pixels, max_pixels: of the resized image, whose sides are multiples of `factor`. The file is decoded once here,
     so that damage is known before the model starts. Raises MediaError (the file), UsageError (the argument),
@@ -45,10 +47,11 @@ def opened(source, kind):
     """The Still of an image of any kind. Raises UsageError, MediaError."""
     if isinstance(source, Image.Image):
         return Given(source, kind)
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
-            raise UsageError(f"the {kind} is {source.dtype} {source.shape}; an array must be uint8 (height, width, 3)")
-        return Given(Image.fromarray(source), kind)
+    if pixels := memory.pixels(source, kind):
+        return Array(pixels, kind)
+    source = memory.named(source)
+    if data := memory.file_data(source, kind):
+        return File(data.open, data.name, kind)
     path, name = local_path(source, kind)
     return File(lambda: open(path, "rb"), name, kind)
 
@@ -133,3 +136,14 @@ class Given(Still):
             if getattr(self._image, "fp", None) is None and "closed" in str(error):
                 raise UsageError(f"{self.what} is an image of Pillow that has been closed: give it open") from error
             raise MediaError(f"{self.what} is damaged or cut off ({reason(error)}): open it again") from error
+
+
+class Array(Still):
+    """An array that a program hands over. It becomes an image when it is needed: a list of frames may hold hundreds."""
+
+    def __init__(self, pixels, kind):
+        super().__init__(f"<{pixels.shape[1]}x{pixels.shape[0]}>", kind)
+        self._pixels = pixels
+
+    def _read(self, least):
+        return stills.Picture(self._pixels.image(), self._pixels.shape)

@@ -3,11 +3,15 @@
 import os
 import re
 import stat
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from ivlite.errors import MediaError, UsageError
 from ivlite.numbers import number, whole
 
+ADDRESSES = ("http", "https", "ftp", "rtsp", "rtmp", "s3", "gs")
+DATA = re.compile(r"\s*data:([^,]{0,1000}),", re.IGNORECASE)
+# How the usual files begin, in base64.
+BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk0", "SUkqA", "TU0AK", "AAAA", "GkXfo", "T2dnUw", "R0AR")
 MAX_PIXELS = 64 << 20  # of one picture; 8K video has half as many
 
 
@@ -31,19 +35,23 @@ def limits(given, file):
 
 
 def local_path(source, kind):
-    """The absolute path of a regular, non-empty file, and its name for messages. Raises MediaError."""
+    """The absolute path of a regular, non-empty file, and its name for messages. Raises MediaError, UsageError.
+
+    source: a path of any type, with ~ for the home folder, or a file: URI.
+    """
     try:
         name = os.fsdecode(source)
     except TypeError:
         raise UsageError(f"the {kind} is a {type(source).__name__}; it must be a path or pixels") from None
-    path = _without_scheme(name, kind)
+    path = named_path(name, kind)
+    name = getattr(source, "name", name) if hasattr(source, "close") else name  # of bytes in a temporary file
     if not path:
         raise MediaError(f"the path of the {kind} is empty: give the path of a file")
     try:
         if "\0" in path:
             raise FileNotFoundError
         info = os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, UnicodeEncodeError):  # surrogates are bytes of a name, or belong to none
         raise MediaError(f"{kind} {name} does not exist: check the path") from None
     except OSError as error:
         raise MediaError(f"{kind} {name} cannot be reached ({error.strerror}): check the path") from error
@@ -58,15 +66,42 @@ def local_path(source, kind):
     return os.path.abspath(path), name
 
 
-def _without_scheme(name, kind):
-    scheme = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*)://", name)
-    if scheme and scheme[1].lower() == "file":
-        uri = urlsplit(name)
-        if uri.netloc not in ("", "localhost"):
-            raise MediaError(f"{kind} {name} is on another machine: copy it here and give its path")
-        return unquote(uri.path, errors="surrogateescape")
-    if scheme:
+def is_base64(text):
+    """Whether a text is what it stands for: a data: URI, or the base64 of a file of a usual kind."""
+    if is_file(text):
+        return False
+    return DATA.match(text[:1200]) is not None or (text.startswith(BASE64) and len(text) >= 64)
+
+
+def is_file(source):
+    """Whether a text or bytes name a file that is there."""
+    try:
+        return len(source) < 4096 and os.path.isfile(source)
+    except (ValueError, UnicodeError):  # NUL, surrogates
+        return False
+
+
+def named_path(name, kind):
+    """The path that a person means by a path or URI. Raises MediaError for what is not on this machine."""
+    if is_file(name):
+        return name
+    if name.startswith("~"):
+        return os.path.expanduser(name)
+    scheme = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):(//)?", name)
+    if scheme and scheme[1].lower() == "file" and name[5:6] == "/":
+        return uri_path(name[scheme.end() :] if scheme[2] else "/" + name[5:].lstrip("/"), bool(scheme[2]), name, kind)
+    if scheme and (scheme[2] or scheme[1].lower() in ADDRESSES):
         raise MediaError(f"{kind} {name} is an address, and ivlite does not download: save it and give its path")
-    if name.startswith("data:") and not os.path.exists(name):
-        raise MediaError(f"the {kind} is a data: URI: save what it holds to a file and give its path")
     return name
+
+
+def uri_path(rest, has_host, name, kind):
+    """The path of a file: URI without its scheme; one that was not percent-encoded is taken as it is."""
+    host, slash, path = rest.partition("/") if has_host else ("", "/", rest[1:])
+    if host.lower() not in ("", "localhost", "127.0.0.1"):
+        raise MediaError(f"{kind} {name} is on another machine: copy it here and give its path")
+    path = slash + path
+    for found in (unquote(path, errors="surrogateescape"), path):
+        if is_file(found):
+            return found
+    return unquote(re.split(r"[?#]", path)[0], errors="surrogateescape")

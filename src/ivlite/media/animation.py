@@ -1,0 +1,116 @@
+"""Image files as videos: animated ones frame by frame as Pillow composes them, a still one as its only frame."""
+
+import os
+
+import numpy as np
+
+from ivlite.errors import IvliteError, MediaError
+from ivlite.media import frames, memory, stills, timeline
+from ivlite.media.color import to_rgb
+from ivlite.media.faults import reason, system_fault
+from ivlite.media.medium import Medium
+from ivlite.media.resize import fitted, shown
+
+HEADS = (b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+BRANDS = (b"avif", b"avis", *stills.HEIC)  # of ISO media files that are images; GIF is FFmpeg's, too
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm")
+STREAMS = (".mjpeg", ".mjpg", ".mjp")
+JPEG = b"\xff\xd8\xff"
+SHORTEST, USUAL = 0.011, 0.1  # seconds: browsers show a frame of less than the first for the second
+
+
+def is_image(open_file, name):
+    """Whether a file is an image by its first bytes, and not a stream of them."""
+    suffix = os.path.splitext(os.fsdecode(name))[1].lower()
+    try:
+        with open_file() as file:
+            head = file.read(64)
+            if head.startswith(JPEG):
+                return suffix in SUFFIXES or (suffix not in STREAMS and not several(file))
+    except OSError:  # said better by who reads it next
+        return False
+    webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    iso = head[4:8] == b"ftyp" and head[8:12] in BRANDS
+    return head.startswith(HEADS) or webp or iso or (suffix in SUFFIXES and not head.startswith(b"GIF8"))
+
+
+def several(file):
+    """Whether one JPEG picture follows another, as in a raw stream of them."""
+    before = b""
+    while part := file.read(1 << 20):
+        if b"\xff\xd9" + JPEG in before + part:
+            return True
+        before = part[-4:]
+    return False
+
+
+def open_images(open_file, source, name, limits, pixels, shape):
+    """A Medium of kind "video" of an image file. Raises MediaError, UsageError, OutOfMemoryError.
+
+    open_file: returns it open in binary. source: the same as an image may be given. Decodes all frames once, one at a time.
+    """
+    what = f"video {name}"
+    ends, size, notes = scan(open_file, what)
+    if len(ends) < 2:
+        return frames.open_list(memory.Frames([source]), limits, pixels, shape)
+    times = np.array([0.0, *ends[:-1]])
+    clock = timeline.Timeline(times, None, np.zeros(1, np.int64), None, float(np.median(np.diff(ends, prepend=0))))
+    chosen = timeline.choose(clock, what, **limits)
+    size = fitted(*size, *pixels, what)
+    medium = Animation(open_file, "video", name, size, chosen, times[chosen], ends[-1], warnings=notes, **shape)
+    return medium
+
+
+def scan(open_file, what):
+    """(seconds at which each frame ends, (height, width), sentences) of an image file; all its frames are decoded."""
+    ends, size, notes = [], None, []
+    try:
+        with open_file() as file:
+            for image in composed(file, what):
+                size = image.size[::-1]
+                seconds = (image.info.get("duration") or 0) / 1000
+                ends.append((ends[-1] if ends else 0.0) + (USUAL if seconds < SHORTEST else seconds))
+    except IvliteError:
+        raise
+    except Exception as error:  # of Pillow's decoders; of a still image its own reader says more
+        fault = system_fault(error, what)
+        if fault:
+            raise fault from error
+        if len(ends) > 1:
+            notes.append(f"{what} is damaged or cut off after {len(ends)} frames: the others are left out")
+    return ends, size, notes
+
+
+def composed(file, what):
+    """Yields an animated image as it is on screen at each of its frames; a still one not at all."""
+    image, _ = stills.prepared(file, what, 1.0)
+    for index in range(image.info.get("default_image", False), getattr(image, "n_frames", 1)):
+        image.seek(index)
+        image.load()
+        yield image
+
+
+class Animation(Medium):
+    """An animated image file, decoded from its beginning each time its pairs are asked for."""
+
+    def __init__(self, open_file, *args, **more):
+        super().__init__(*args, **more)
+        self._open = open_file
+
+    def pictures(self):
+        what, wanted = f"video {self.source}", iter(self.frames)
+        try:
+            with self._open() as file:
+                index = next(wanted)
+                for at, image in enumerate(composed(file, what)):
+                    while index == at:
+                        yield shown(image, self.size, None, to_rgb(image))
+                        index = next(wanted, None)
+                    if index is None:
+                        return
+        except IvliteError:
+            raise
+        except Exception as error:
+            fault = system_fault(error, what)
+            raise fault or MediaError(f"{what} can no longer be decoded ({reason(error)})") from error
+        raise MediaError(f"{what} can no longer be decoded: check that it has not changed")

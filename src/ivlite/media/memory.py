@@ -1,0 +1,308 @@
+"""Pictures and frames that a program holds: arrays and tensors, bytes and open files, data: URIs, lists of frames."""
+
+import base64
+import binascii
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+from PIL import Image
+
+from ivlite.errors import DiskError, MediaError, OutOfMemoryError, UsageError, shown
+from ivlite.machine import available_memory, gigabytes
+from ivlite.media.source import DATA, is_base64, is_file
+from ivlite.numbers import number
+
+MOST_BYTES = 4 << 30  # of one medium in memory
+MOST_FRAMES = 1 << 20  # of one list
+MARGIN = 1 / 512  # by which resizing may carry a float beyond 0..1
+CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
+TIMES = ("t", "time", "timestamp")  # keys of a frame's own time
+
+
+@dataclass
+class Data:
+    """The bytes of a file that is in memory: of an image, or of a video."""
+
+    content: bytes
+
+    @property
+    def name(self):
+        return f"<{len(self.content)} bytes>"
+
+    def open(self):
+        return io.BytesIO(self.content)
+
+
+@dataclass
+class Frames:
+    """The frames of a video, each of a form that an image may have; times: seconds of each, rising, or None."""
+
+    items: list
+    times: list[float] | None = field(default=None)
+
+
+class Spooled(os.PathLike):
+    """The bytes of a video as a file without a name for others, as long as this object lives: FFmpeg seeks in it."""
+
+    def __init__(self, content):
+        self.name = f"<{len(content)} bytes>"
+        try:
+            self._file = tempfile.NamedTemporaryFile(prefix="ivlite-", suffix=".video")
+            self._file.write(content)
+            self._file.flush()
+        except OSError as error:
+            folder = f"the folder for temporary files, {tempfile.gettempdir()} ({error.strerror})"
+            raise DiskError(f"video {self.name} cannot be written to {folder}: give the path of a file") from error
+
+    def __fspath__(self):
+        return self._file.name
+
+    def close(self):
+        self._file.close()
+
+
+# ------------------------------------------------------------------------------------------------ files in memory
+
+
+def named(source):
+    """The path of a file that a program has opened by its name; anything else as it is."""
+    name = getattr(source, "name", None)
+    if isinstance(name, str | bytes) and callable(getattr(source, "fileno", None)):
+        try:
+            if os.path.samestat(os.fstat(source.fileno()), os.stat(name)) and os.path.isfile(name):
+                return name
+        except (OSError, ValueError):  # closed, in memory, renamed
+            pass
+    return source
+
+
+def file_data(source, kind):
+    """The Data of bytes, of an open binary file, a data: URI or a base64 text; None for anything else.
+
+    Raises UsageError, MediaError. Bytes and texts that name a file are paths.
+    """
+    if isinstance(source, Data):
+        return source
+    if isinstance(source, bytearray | memoryview) or (isinstance(source, bytes) and not is_file(source)):
+        return Data(checked_size(bytes(source), kind))
+    if isinstance(source, str):
+        return text_data(source, kind)
+    if not isinstance(source, os.PathLike) and callable(getattr(source, "read", None)):
+        return Data(checked_size(read_all(source, kind), kind))
+    return None
+
+
+def text_data(text, kind):
+    if not is_base64(text):
+        return None
+    uri = DATA.match(text[:1200])
+    if uri and not uri[1].lower().rstrip().endswith(";base64"):
+        return Data(checked_size(unquote_to_bytes(text[uri.end() :]), kind))
+    body, what = (text[uri.end() :], "data: URI") if uri else (text, "base64 text")
+    return Data(checked_size(decoded(body, kind, what), kind))
+
+
+def decoded(text, kind, what):
+    """The bytes of base64 in any of its spellings: percent-encoded, URL-safe, with white space, without padding."""
+    try:
+        plain = (unquote_to_bytes(text) if "%" in text else text.encode("ascii")).translate(None, b" \t\r\n\f\v")
+        plain = plain.translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
+        return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, UnicodeEncodeError, ValueError):
+        raise MediaError(f"the {kind} is a {what} whose base64 is damaged: encode it again") from None
+
+
+def read_all(file, kind):
+    """What an open binary file holds, from its beginning where it can be sought; its position stays as it is."""
+    try:
+        at = file.tell() if callable(getattr(file, "seekable", None)) and file.seekable() else None
+        if at is not None:
+            file.seek(0)
+        content = file.read(MOST_BYTES + 1)
+        if at is not None:
+            file.seek(at)
+    except (OSError, ValueError, TypeError) as error:  # closed, not readable, not a file
+        raise UsageError(f"the {kind} is an open file that cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise UsageError(f"the {kind} is a file opened as text: open it in binary")
+    return bytes(content)
+
+
+def checked_size(content, kind):
+    if not content:
+        raise MediaError(f"the {kind} is empty: it has no bytes")
+    if len(content) > MOST_BYTES:
+        raise MediaError(f"the {kind} has more than {gigabytes(MOST_BYTES)} in memory: give the path of a file")
+    return content
+
+
+# ------------------------------------------------------------------------------------------------ arrays and tensors
+
+
+def is_tensor(source):
+    """Whether it is a tensor of torch, which nobody here imports; files have a detach() as well."""
+    return hasattr(source, "detach") and hasattr(source, "cpu")
+
+
+def array(source, kind):
+    """A numpy array of what numpy or another library holds as one, or None. Raises UsageError."""
+    if isinstance(source, np.ndarray):
+        return np.asarray(source)
+    if isinstance(source, Image.Image) or not (hasattr(source, "__array__") or is_tensor(source)):
+        return None
+    try:
+        if is_tensor(source):  # torch: without the graph, from wherever it is
+            source = source.detach().cpu()
+            source = source.float() if "bfloat16" in str(source.dtype) else source
+        return np.asarray(source)
+    except Exception as error:  # of another library: sparse, quantised, without data, on a device that is gone
+        reason = " ".join(str(error).split())[:120]
+        raise UsageError(f"the {kind} is a {type(source).__name__} that gives no array ({reason})") from error
+
+
+def channels_last(values, kind, torch=False):
+    """The array as (..., height, width, channels) of a grey, RGB or RGBA picture with its channels first or last."""
+    last, first = values.shape[-1] in CHANNELS, values.shape[-3] in CHANNELS
+    if first and (torch or not last):
+        return np.moveaxis(values, -3, -1)
+    if not last:
+        shape = tuple(values.shape)
+        raise UsageError(f"the {kind} is an array {shape}; it must be (height, width), with 1, 3 or 4 channels if any")
+    return values
+
+
+class Pixels:
+    """An array as a picture: (H, W), (H, W, C) or (C, H, W) with C 1, 3 or 4.
+
+    Integers are 0..255 (uint16: 0..65535), floats 0..1, bool black and white. Raises UsageError where a value is outside.
+    """
+
+    def __init__(self, values, kind, torch=False):
+        if values.ndim not in (2, 3) or not values.size:
+            shape = tuple(values.shape)
+            raise UsageError(f"the {kind} is an array {shape}; it must be (height, width) or (height, width, channels)")
+        values = values if values.ndim == 2 else channels_last(values, kind, torch)
+        self.values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
+        self.top = self._range(kind)
+        self.shape = self.values.shape[:2]
+
+    def _range(self, kind):
+        """The value of white; all values are checked to be from 0 to it."""
+        dtype = self.values.dtype
+        if dtype in (np.uint8, np.uint16, np.bool_):
+            return {1: 255, 2: 65535}[dtype.itemsize] if dtype != np.bool_ else 1
+        if dtype.kind not in "iuf":
+            raise UsageError(f"the {kind} is an array of {dtype}; it must be uint8 0..255, uint16 or float 0..1")
+        low, high = self.values.min(), self.values.max()
+        top, margin = (1, MARGIN) if dtype.kind == "f" else (255, 0)
+        if not (low >= -margin and high <= top + margin):  # NaN, too
+            name = "floats are 0..1" if top == 1 else f"{dtype} is 0..255"
+            found = f"from {float(low):g} to {float(high):g}"
+            raise UsageError(f"the {kind} is an array {found}, and {name} here: scale it, or give uint8")
+        return top
+
+    def image(self):
+        """A PIL image, grey, RGB or RGBA."""
+        values = self.values
+        if values.dtype == np.uint16:
+            values = (values // 257).astype(np.uint8)
+        elif self.top == 1:
+            values = (np.clip(values.astype(np.float32), 0, 1) * 255).round().astype(np.uint8)
+        return Image.fromarray(np.ascontiguousarray(values, np.uint8))
+
+
+def pixels(source, kind):
+    """The Pixels of an array or tensor; None for anything else. Raises UsageError."""
+    values = array(source, kind)
+    if values is None:
+        return None
+    if values.ndim == 0:
+        raise UsageError(f"the {kind} is {shown(source)}, a number; it must be a path or pixels")
+    return Pixels(values, kind, torch=is_tensor(source))
+
+
+# ------------------------------------------------------------------------------------------------ lists of frames
+
+
+def frames(source):
+    """The Frames of a list or iterator of frames, an array of them, or one picture; None for what is a file.
+
+    A frame is what an image may be, or {"t": seconds, "image": ...}. Iterators are read once, here. Raises UsageError.
+    """
+    if isinstance(source, Frames):
+        return source
+    if isinstance(source, Image.Image):
+        return Frames([source])
+    if isinstance(source, str) and (uri := DATA.match(source[:1200])) and uri[1].lower() == "video/jpeg;base64":
+        return Frames([f"data:image/jpeg;base64,{frame}" for frame in source[uri.end() :].split(",")])  # as of vLLM
+    values = array(source, "video")
+    if values is not None:
+        return Frames(array_frames(values, is_tensor(source)))
+    if isinstance(source, str | bytes | bytearray | memoryview | os.PathLike | Mapping) or hasattr(source, "read"):
+        return None
+    if not isinstance(source, Iterable) or isinstance(source, set | frozenset):
+        return None
+    items = gathered(source)
+    if not items:
+        raise UsageError("the video is an empty list of frames")
+    timed = [isinstance(item, Mapping) for item in items]
+    if not any(timed):
+        return Frames(items)
+    if not all(timed):
+        raise UsageError("a video has frames with and without times: give every frame its time, or none")
+    pairs = [timed_frame(n, item) for n, item in enumerate(items)]
+    times = [time for time, _ in pairs]
+    for n, (before, after) in enumerate(zip(times, times[1:], strict=False), 1):
+        if after <= before:
+            raise UsageError(
+                f"frame {n} is at {after:g} s, not after the one before it ({before:g} s): sort the frames"
+            )
+    return Frames([image for _, image in pairs], times)
+
+
+def timed_frame(n, item):
+    times = [key for key in TIMES if key in item]
+    images = [key for key in item if key not in TIMES and key != "type"]
+    if len(times) != 1 or images != ["image"]:
+        raise UsageError(f'frame {n} is {shown(item)}; it must be {{"t": seconds, "image": ...}}')
+    return number(f"t of frame {n}", item[times[0]], 0), item["image"]
+
+
+def array_frames(values, torch):
+    """The frames of (T, H, W), (T, H, W, C) or (T, C, H, W); of (H, W) and of one picture with channels, the only one."""
+    if values.ndim == 2 or (values.ndim == 3 and (values.shape[2] in CHANNELS or values.shape[0] in CHANNELS)):
+        return [values]
+    if values.ndim not in (3, 4) or not values.size:
+        shape = tuple(values.shape)
+        raise UsageError(
+            f"the video is an array {shape}; it must be (frames, height, width) or with channels, not empty"
+        )
+    return list(values if values.ndim == 3 else channels_last(values, "video", torch))
+
+
+def gathered(source):
+    """The frames that an iterable yields, kept as long as the prompt. Raises UsageError, OutOfMemoryError for too many."""
+    if isinstance(source, list | tuple):
+        return list(source)
+    items, held, free = [], 0, available_memory()
+    for item in source:
+        items.append(item)
+        held += size_of(item)
+        if len(items) > MOST_FRAMES:
+            raise UsageError(f"the video has more than {MOST_FRAMES} frames: give fewer, or a file")
+        if free is not None and held > free / 2:
+            raise OutOfMemoryError(f"the frames of the video take more than {gigabytes(held)}: give fewer, or a file")
+    return items
+
+
+def size_of(frame):
+    if isinstance(frame, Mapping):
+        frame = frame.get("image")
+    if isinstance(frame, Image.Image):
+        return frame.width * frame.height * 4
+    return getattr(frame, "nbytes", None) or (len(frame) if isinstance(frame, str | bytes) else 0)

@@ -1,5 +1,6 @@
 """Prompts: the golden conversations, the template piece by piece, and messages that are refused."""
 
+import base64
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -198,7 +199,7 @@ def test_frames_without_a_rate_are_said_to_be(plain):
     ([user("a"), {"role": "system", "content": "x"}], "message 1 is a system message"),
     ([{"role": "user", "content": "x", "mood": 1}], "mood"), ([{"role": "user"}], "needs content"),
     ([{"role": "user", "content": None}], "needs content"), ([{"role": "user", "content": 7}], "needs content"),
-    ([user(text("a"), "b")], "type 'b'"), ([user(text("a"), {"text": "b"})], "type None"),
+    ([user(text("a"), 7)], "type 7"), ([user(text("a"), {"text": "b"})], "type None"),
     ([user({"type": "audio", "audio": "x"})], "audio"), ([user({"type": "text"})], "without the key 'text'"),
     ([user({"type": "text", "text": 3})], "int"), ([user({**IMAGE, "fps": 2})], "unknown key 'fps'"),
     ([user({**IMAGE, "detail": 2})], "detail"), ([{"role": "system", "content": [IMAGE]}], "image content"),
@@ -207,7 +208,7 @@ def test_frames_without_a_rate_are_said_to_be(plain):
     ([user("a"), {"role": "assistant", "content": "", "tool_calls": ["f"]}], "tool call"),
     ([user("a"), {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {1j}}]}], "JSON"),
     ([user("a\ud800")], "UTF-8"), ([user({"type": "image", "image": 7})], "message 0: the image is a int"),
-    ([user({"type": "image", "image": RED[0]})], "uint8"), ([user({"type": "video", "video": []})], "empty list"),
+    ([user({"type": "image", "image": RED[0, 0]})], "array (3,)"), ([user({"type": "video", "video": []})], "empty list"),
     ([user(video(fps=0))], "fps is 0"), ([user(video(fps="2"))], "fps is '2'"),
     ([user(video(fps=float("nan")))], "fps is nan"),
     ([user({"type": "video", "video": "a.mp4", "fps": 1, "nframes": 2})], "nframes"),
@@ -230,7 +231,7 @@ def test_tools_that_are_refused(plain, tools):
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
-@pytest.mark.parametrize("address", ["http://a/b.mp4", "https://a/b", "HTTP://a/b", "rtsp://cam", "data:image/png,A"])
+@pytest.mark.parametrize("address", ["http://a/b.mp4", "https://a/b", "HTTP://a/b", "rtsp://cam", "https:/a/b"])
 def test_addresses_are_refused(plain, kind, address):
     with pytest.raises(MediaError, match="save"):
         prompt.build([user({"type": kind, kind: address})], *plain)
@@ -242,3 +243,74 @@ def test_all_forms_of_an_image_are_one(plain, tmp_path):
     forms = [str(path), path, path.as_uri(), Image.fromarray(RED), RED]
     pairs = [next(prompt.build([user({"type": "image", "image": f})], *plain).media[0].pairs()) for f in forms]
     assert all(np.array_equal(p, np.stack([RED, RED])) for p in pairs)
+
+
+# ------------------------------------------------------------------------------------------------ answers that go on
+
+
+def test_an_answer_goes_on_from_its_beginning(plain):
+    tokenizer, _ = plain
+    given = [user("a"), {"role": "assistant", "content": "The first"}]
+    ids = prompt.build(given, *plain, continue_final_message=True).token_ids
+    whole = prompt.build(given, *plain).token_ids
+    assert tokenizer.decode(ids, skip_special=False) == f"<|im_start|>user\na<|im_end|>\n{END}The first"
+    assert whole[: len(ids)] == ids and whole[len(ids)] == tokenizer.token_id("<|im_end|>")
+    parts = [user("a"), {"role": "assistant", "content": [text("The "), text("first")]}]
+    assert prompt.build(parts, *plain, continue_final_message=True).token_ids == ids
+    open_turn = prompt.build([user("a"), {"role": "assistant", "content": ""}], *plain, continue_final_message=True)
+    assert open_turn.token_ids == prompt.build([user("a")], *plain).token_ids
+    built = prompt.build(given, *plain, continue_final_message=True, tools=[TOOL])
+    assert built.next_position == built.positions.max() + 1 and built.positions.shape == (3, len(built.token_ids))
+
+
+@pytest.mark.parametrize("said, thinks", [
+    ("<think>\nso", True), ("<think>\nso\n</think>\n\nYes", False), ("Yes", False), ("</think><think>", True),
+])  # fmt: skip
+def test_an_answer_may_go_on_within_its_thinking(plain, said, thinks):
+    given = [user("a"), {"role": "assistant", "content": said}]
+    assert prompt.build(given, *plain, continue_final_message=True).thinks == thinks
+
+
+@pytest.mark.parametrize("messages, more, words", [
+    ([user("a")], {}, "last message of the assistant"), ([user("a")], {"enable_thinking": True}, "last message"),
+    ([user("a"), {"role": "assistant", "content": "b"}], {"enable_thinking": True}, "contradict"),
+    ([user("a"), {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {}}]}], {}, "last message"),
+])  # fmt: skip
+def test_what_cannot_go_on_is_refused(plain, messages, more, words):
+    with pytest.raises(UsageError, match=words):
+        prompt.build(messages, *plain, continue_final_message=True, **more)
+
+
+# ------------------------------------------------------------------------------------------------ forms of clients
+
+
+def test_forms_of_clients_make_the_same_prompt(plain, tmp_path):
+    path = tmp_path / "a b.png"
+    Image.fromarray(RED).save(path)
+    expected = prompt.build([user({"type": "image", "image": str(path)}, text("?"))], *plain).token_ids
+    url = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    for content in (
+        [{"type": "image_url", "image_url": {"url": url, "detail": "auto"}}, {"type": "text", "text": "?"}],
+        [{"type": "input_image", "image_url": url}, {"type": "input_text", "text": "?"}],
+        [{"type": "image", "path": path}, "?"], iter([{"type": "image", "url": path.as_uri()}, "?"]),
+        [{"type": "image", "image": RED / 255, "max_pixels": np.int64(1 << 20)}, "?"],
+    ):  # fmt: skip
+        assert prompt.build([{"role": "user", "content": content}], *plain).token_ids == expected
+    images = {"role": "user", "content": "?", "images": [url.partition(",")[2]]}
+    assert prompt.build([images], *plain).token_ids == expected
+
+
+def test_frames_with_times_keep_them(plain):
+    part = {"type": "video", "video": ({"t": t, "image": RED} for t in (1, 2, 9))}
+    built = prompt.build([user(part)], *plain)
+    assert built.timestamps == [[1.5, 9.0]] and built.warnings == [] and built.frames == [[0, 1, 2]]
+    frames = [{"t": t / 10, "image": RED} for t in range(101)]
+    assert len(prompt.build([user({"type": "video", "video": frames})], *plain).frames[0]) == 64
+    thin = prompt.build([user({"type": "video", "video": frames, "fps": 1})], *plain).frames[0]
+    assert 9 <= len(thin) <= 11 and len(set(np.diff(thin))) <= 2
+
+
+def test_the_part_at_fault_is_named(plain):
+    content = [text("a"), {"type": "image", "image": RED}, {"type": "video", "video": np.zeros(3)}]
+    with pytest.raises(UsageError, match="^message 1, part 2: the video is an array"):
+        prompt.build([user("x"), {"role": "user", "content": content}], *plain)

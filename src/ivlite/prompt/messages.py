@@ -1,0 +1,247 @@
+"""Messages as people hand them over, made plain: every accepted form becomes one, everything else one sentence.
+
+Accepted beside the published form: the parts of OpenAI's, vLLM's, llama.cpp's, transformers', Anthropic's and Ollama's
+clients, keys that are null, objects with model_dump() (as clients return them), any iterable where a list is meant.
+"""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+
+from ivlite.errors import UsageError, shown
+
+MOST = 1_000_000  # messages, parts or calls: an iterable without an end must not fill the memory
+ROLES = {"developer": "system", "function": "tool"}  # other names of roles
+NOT_READ = {"name", "id", "type", "status", "annotations", "reasoning", "reasoning_content", "thinking"}
+MESSAGE_KEYS = {
+    "system": {"role", "content", "name"},
+    "user": {"role", "content", "name", "images"},
+    "assistant": {"role", "content", "tool_calls", "function_call", "refusal", *NOT_READ},
+    "tool": {"role", "content", "tool_call_id", "name", "tool_name"},
+}
+TYPES = {
+    "text": "text", "input_text": "text", "output_text": "text", "refusal": "text",
+    "image": "image", "image_url": "image", "input_image": "image",
+    "video": "video", "video_url": "video", "input_video": "video",
+}  # fmt: skip
+INLINE = ("data", "base64")  # keys whose text is base64
+PLACES = ("url", "path", *INLINE, "source")
+SOURCES = {
+    "text": ("text", "refusal"),
+    "image": ("image", "image_url", "input_image", *PLACES),
+    "video": ("video", "video_url", "input_video", *PLACES),
+}
+PIXELS = ("min_pixels", "max_pixels")
+RATE = ("fps", "min_frames", "max_frames")
+SETTINGS = {"text": (), "image": (*PIXELS, "detail"), "video": (*RATE, *PIXELS, "nframes", "start", "end", "detail")}
+OTHER_NAMES = {"video_start": "start", "video_end": "end", "num_frames": "nframes"}
+DESCRIPTIONS = {"format", "mime_type", "mimeType", "media_type", "uuid", "annotations", "logprobs", "cache_control"}
+DETAIL = {"auto": None, "high": None, "low": 512 * 512}  # most pixels of an image
+
+
+@dataclass
+class Part:
+    """A piece of content. kind: "text", "image" or "video". value: the text, or what names or holds the medium."""
+
+    kind: str
+    value: object
+    settings: dict = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass
+class Message:
+    """role: "system", "user", "assistant" or "tool". calls: (name, arguments as JSON text) of each tool call."""
+
+    role: str
+    parts: list[Part]
+    calls: list[tuple[str, str]] = field(default_factory=list)
+
+
+def plain_messages(messages):
+    """The Messages of a conversation, from any iterable of mappings. Raises UsageError, naming message and part."""
+    given = listed(messages)
+    if not given:
+        raise UsageError("messages must be a list of at least one message")
+    return [plain_message(index, message) for index, message in enumerate(given)]
+
+
+def check_message(index, message):
+    """Raises UsageError for a message that is not as published, naming its index."""
+    plain_message(index, message)
+
+
+def plain_message(index, message):
+    where = f"message {index}"
+    keys = mapping(message)
+    if keys is None:
+        raise UsageError(f"{where} is {type(message).__name__}; it must be a dict with role and content")
+    role = keys.get("role")
+    role = ROLES.get(role, str.__str__(role)) if isinstance(role, str) else role
+    if not isinstance(role, str) or role not in MESSAGE_KEYS:
+        raise UsageError(f"{where} has role {shown(role)}; the roles are {', '.join(MESSAGE_KEYS)}")
+    if role == "system" and index:
+        raise UsageError(f"{where} is a system message: only the first message can be one")
+    refuse_unknown(f"{where} ({role})", keys, MESSAGE_KEYS[role])
+    calls = tool_calls(where, keys)
+    content = keys.get("content", keys.get("refusal"))
+    if content is None and not calls and "images" not in keys:
+        raise UsageError(f"{where} ({role}) needs content: a text or a list of parts")
+    parts = [] if content is None else content_parts(where, role, content)
+    images = listed(keys.get("images", []))
+    if images is None:
+        raise UsageError(f"{where} ({role}) has images that are {shown(keys['images'])}; they must be a list")
+    return Message(role, [*(Part("image", image, {}, where) for image in images), *parts], calls)
+
+
+def content_parts(where, role, content):
+    if isinstance(content, str):
+        return [Part("text", text(where, content))]
+    given = [content] if mapping(content) is not None else listed(content)
+    if given is None:
+        raise UsageError(f"{where} ({role}) needs content: a text or a list of parts, not {shown(content)}")
+    named = [where if len(given) == 1 else f"{where}, part {number}" for number in range(len(given))]
+    return [plain_part(at, role, part) for at, part in zip(named, given, strict=True)]
+
+
+def plain_part(where, role, part):
+    if isinstance(part, str):
+        return Part("text", text(where, part))
+    keys = mapping(part)
+    name = part if keys is None else keys.get("type")
+    if keys is None or not isinstance(name, str) or name not in TYPES:
+        raise UsageError(f"{where} has a part of type {shown(name)}; the types are text, image, video")
+    kind = TYPES[name]
+    keys = {OTHER_NAMES.get(key, key): value for key, value in keys.items() if key != "type"}
+    if kind != "text" and role not in ("user", "tool"):
+        raise UsageError(f"{where} ({role}) has {kind} content: only user and tool messages can")
+    refuse_unknown(f"{where} has a {kind} part, which", keys, {*SOURCES[kind], *SETTINGS[kind]}, DESCRIPTIONS)
+    value, more = source(where, kind, keys)
+    if kind == "text":
+        return Part("text", text(where, value))
+    settings = {key: keys[key] for key in SETTINGS[kind] if key in keys}
+    return Part(kind, value, sharpness(where, settings | more), where)
+
+
+def source(where, kind, keys):
+    """(what names or holds the medium, settings that stand beside it), through the wrappings of all clients."""
+    found = [key for key in SOURCES[kind] if key in keys]
+    if not found:
+        raise UsageError(f"{where} has a part of type {kind!r} without the key {kind!r}")
+    if len(found) > 1:
+        raise UsageError(f"{where} has a {kind} part with both {found[0]} and {found[1]}; give one of them")
+    value, settings = keys[found[0]], {}
+    inner = mapping(value)
+    if inner is not None and kind != "text":
+        inner = {key: value for key, value in inner.items() if key != "type"}
+        refuse_unknown(f"{where}: {found[0]}", inner, {*PLACES, "detail"}, DESCRIPTIONS)
+        value, settings = source(where, kind, inner)
+        settings = settings | ({"detail": inner["detail"]} if "detail" in inner else {})
+    elif found[0] in INLINE and isinstance(value, str) and not value[:5].lower() == "data:":
+        value = f"data:;base64,{value}"
+    return value, settings
+
+
+def sharpness(where, settings):
+    """The settings with `detail`, as OpenAI's clients say it, as the most pixels."""
+    detail = settings.pop("detail", "auto")
+    if not isinstance(detail, str) or detail not in DETAIL:
+        raise UsageError(f"{where}: detail is {shown(detail)}; it must be one of {', '.join(DETAIL)}")
+    most = DETAIL[detail]
+    return settings if most is None else {"max_pixels": most} | settings
+
+
+def tool_calls(where, keys):
+    """(name, arguments as JSON text) of each tool call of a message, in OpenAI's form or bare."""
+    given = listed(keys.get("tool_calls", []))
+    if given is None:
+        raise UsageError(f"{where} has tool_calls that are {shown(keys['tool_calls'])}; they must be a list of calls")
+    if "function_call" in keys:  # before there were several
+        given.append(keys["function_call"])
+    return [tool_call(where, call) for call in given]
+
+
+def tool_call(where, call):
+    outer = mapping(call) or {}
+    function = mapping(outer.get("function", outer)) or {}
+    name, arguments = function.get("name"), function.get("arguments")
+    if not isinstance(name, str) or arguments is None:
+        raise UsageError(f"{where} has a tool call without a name and arguments")
+    arguments = arguments if isinstance(arguments, str) else as_json(where, arguments)
+    return text(where, name), text(where, arguments)
+
+
+def plain_tools(tools):
+    """The function signatures as JSON texts. Raises UsageError."""
+    given = [] if tools is None else listed(tools)
+    if given is None:
+        raise UsageError("tools must be a list of function signatures")
+    texts = []
+    for number, tool in enumerate(given):
+        signature = mapping(tool)
+        if signature is None:
+            raise UsageError(f"tools: number {number} is {shown(tool)}; it must be a function signature as JSON data")
+        texts.append(as_json("tools", tool if isinstance(tool, dict) else signature))
+    return texts
+
+
+# ------------------------------------------------------------------------------------------------ of all forms
+
+
+def mapping(value):
+    """A dict, another mapping or an object of a client as a dict without what is null; None for anything else."""
+    if not isinstance(value, Mapping) and callable(getattr(type(value), "model_dump", None)):
+        value = value.model_dump()
+    if not isinstance(value, Mapping):
+        return None
+    return {key: item for key, item in value.items() if item is not None}
+
+
+def listed(value):
+    """What an iterable yields, as a list; None for texts, mappings and what has no order or no end."""
+    if isinstance(value, str | bytes | bytearray | Mapping | set | frozenset) or not isinstance(value, Iterable):
+        return None
+    try:
+        items = list(islice(value, MOST + 1))
+    except TypeError:  # numpy's arrays of no dimension only look iterable
+        return None
+    return items if len(items) <= MOST else None
+
+
+def refuse_unknown(what, keys, known, unread=frozenset()):
+    """Raises UsageError for the first key that is in neither set, with the nearest one that is known."""
+    for key in keys:
+        if not isinstance(key, str) or (key not in known and key not in unread):
+            near = difflib.get_close_matches(key, known, 1) if isinstance(key, str) and len(key) < 80 else ()
+            advice = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(sorted(known))}"
+            raise UsageError(f"{what} has an unknown key {shown(key)}; {advice}")
+
+
+def text(where, value):
+    """A text that has a UTF-8 form; the halves of surrogate pairs are joined. Raises UsageError."""
+    if not isinstance(value, str):
+        raise UsageError(f"{where} has a text part whose text is {type(value).__name__}")
+    value = str.__str__(value)
+    if value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        try:
+            return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+        except UnicodeDecodeError:
+            at = f"character {error.start} is half of a surrogate pair"
+            raise UsageError(f"{where}: the text is not valid Unicode ({at}) and has no UTF-8 form") from None
+    return value
+
+
+def as_json(where, value):
+    """JSON text as the model's chat template writes it. Raises UsageError for what JSON does not have."""
+    try:
+        return text(where, json.dumps(value, ensure_ascii=False, allow_nan=False))
+    except UsageError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: {shown(value)} is not JSON data") from error

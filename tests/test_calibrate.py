@@ -1,5 +1,6 @@
 """Calibration: what the statistics hold, their file, interruption and resume, and every bad input."""
 
+import base64
 import importlib.util
 import json
 import os
@@ -184,3 +185,84 @@ def test_built_in_texts():
     assert len(found) > 90 and len({s.key for s in found}) == len(found)
     assert {m["role"] for s in found for m in s.messages} == {"user", "assistant"}
     assert sum(len(s.messages) == 2 for s in found) > 50
+
+
+# ------------------------------------------------------------------------------------------------ JSON Lines and folders
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path):
+    strings = ["a\u2028b", "c\u2029d", "e\x85f", "g\x0bh", "i\u001cj"]
+    text = "".join(
+        json.dumps({"prompt": s}, ensure_ascii=False) + end
+        for s, end in zip(strings, ["\n", "\r\n", "\n\n", "\r\n  \n", ""], strict=True)
+    )
+    (tmp_path / "x.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    found = dataset.read(tmp_path / "x.jsonl")
+    assert [
+        s.messages[0]["content"][0]["text"] if isinstance(s.messages[0]["content"], list) else s.messages[0]["content"]
+        for s in found
+    ] == strings
+    assert [s.label for s in found] == [f"x.jsonl line {n}" for n in (1, 2, 3, 5, 7)]
+
+
+@pytest.mark.parametrize("line, words", [
+    (b'{"prompt": "\\ud83d"}', "Unicode"), (b'{"prompt": "caf\xe9"}', "not UTF-8 text (byte 16 is 0xe9)"), (b"[" * 100_000, "not JSON"),
+    (b'{"messages": [{"role": "user", "content": "x"}, {"role": "usre", "content": "x"}]}', "message 1 has role 'usre'"),
+    (b'{"messages": [{"role": "user", "content": [{"type": "text", "text": "\\udc00"}]}]}', "Unicode"),
+    (b'{"messages": [{"role": "user", "content": [{"type": "image", "image": {"a": 1}}]}]}', "unknown key 'a'"),
+    (b'{"image": "http://a/b.png"}', "download"), (b'{"video": ["a.png"]}', "a.png does not exist"), (b'{"video": 5}', "not a path"),
+    (b'{"video": "' + b"x" * 1_000_000 + b'"}', "does not exist"), (b'{"prompt": "' + b"x" * 1_000_000, "not JSON"),
+])  # fmt: skip
+def test_a_line_at_fault_is_named(tmp_path, line, words):
+    (tmp_path / "x.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "fine"}\r\n\n' + line)
+    with pytest.raises((UsageError, MediaError)) as caught:
+        dataset.read(tmp_path / "x.jsonl")
+    assert "x.jsonl line 3" in str(caught.value) and words in str(caught.value) and len(str(caught.value)) <= 500
+
+
+def test_paths_of_lines(tmp_path, monkeypatch):
+    path = tmp_path / "a b.png"
+    path.write_bytes((MEDIA / "a.png").read_bytes())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    records = [
+        {"image": s, "prompt": None} for s in ("a b.png", str(path), path.as_uri(), f"file://{path}", "~/a b.png", data)
+    ]
+    records += [
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": path.as_uri()}}]}]}
+    ]
+    records += [{"video": ["a b.png", path.as_uri()]}, {"video": [{"t": 1, "image": "a b.png"}]}]
+    found = dataset.read(lines(tmp_path / "x.jsonl", *records))
+    sources = [next(dataset.parts(s.messages)) for s in found]
+    assert [p["image"] for p in sources[:7]] == [str(path)] * 5 + [data, str(path)]
+    assert sources[7]["video"] == [str(path)] * 2 and sources[8]["video"] == [{"t": 1, "image": str(path)}]
+    assert len({s.key for s in found[:5]}) == 1 and len({s.key for s in found}) == 5
+
+
+def test_keys_tell_files_apart_by_what_they_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "WHOLE", 1000)
+    monkeypatch.setattr(dataset, "BLOCK", 100)
+
+    def key(folder, content):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "a.mp4").write_bytes(content)
+        (one,) = dataset.read(tmp_path / folder)
+        return one.key
+
+    for size in (900, 50_000):
+        content = bytes(range(256)) * (size // 256 + 1)
+        assert key("a", content) == key("b", content) != key("c", content[:-1] + b"x")
+        assert key("a", content) != key("a", b"x" + content[1:])
+
+
+def test_folders_say_what_they_pass_over(tmp_path):
+    names = ["a.M2TS", "b.3gp", "c.HEIC", "d.y4m", "e.mts", "f.JP2", "sub/g.avif", "sub/h.h265"]
+    others = ["notes.txt", "sub/clip.srt", "noname"]
+    for name in [*names, *others, ".hidden.mp4", "sub/.h.png", ".git/x.png"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "folder.mp4").mkdir()
+    notes = []
+    found = dataset.read(tmp_path, notes.append)
+    assert [s.label for s in found] == names and [s.kind for s in found[:3]] == ["video", "video", "image"]
+    assert len(notes) == 1 and "passed over 3" in notes[0] and all(name in notes[0] for name in others)

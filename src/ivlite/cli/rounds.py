@@ -37,7 +37,7 @@ def samples(args):
     from ivlite.evaluate.dataset import read
     from ivlite.prompt import check_message
 
-    found = read(args.data)
+    found = read(args.data, lambda sentence: args.quiet or say("note", sentence))
     found = found[: args.limit] if args.limit else found
     for sample in found:
         for index, message in enumerate(sample.messages):

@@ -4,9 +4,12 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from ivlite.errors import MediaError, UsageError
+from ivlite.errors import MediaError, UsageError, shown
+from ivlite.media.source import is_base64, named_path
+from ivlite.prompt.messages import plain_message
 
 ASK = {
     "video": "Please describe this video in detail.",
@@ -14,9 +17,15 @@ ASK = {
     "text": "Please introduce yourself.",
 }
 SUFFIXES = {
-    "video": (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".gif"),
-    "image": (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"),
+    "video": """.mp4 .m4v .mov .qt .mkv .webm .avi .divx .mpg .mpeg .mpe .m1v .m2v .mpv .m2p .vob .mod .tod .ts .m2t .m2ts
+        .mts .3gp .3gpp .3g2 .3gpp2 .flv .f4v .ogv .ogm .wmv .asf .mxf .mj2 .insv .lrv .ivf .obu .y4m .h264 .264 .avc .h265
+        .265 .hevc .h266 .266 .vvc .mjpeg .mjpg .gif .apng""".split(),
+    "image": """.png .jpg .jpeg .jpe .jfif .mpo .webp .bmp .dib .tif .tiff .avif .heic .heif .hif .jp2 .j2k .j2c .jpc .jpx
+        .jpf .ppm .pgm .pbm .pnm""".split(),
 }
+WHOLE = 1 << 24  # bytes of a file that its digest covers; of larger ones BLOCKS pieces, spread evenly
+BLOCKS, BLOCK = 64, 1 << 18
+NAMED = 8  # files that a sentence names
 KINDS = ("text", "image", "video")
 FORM = 'a line is {"messages": [...]} or {"video" or "image": path, "prompt": text} or {"prompt": text}'
 
@@ -36,12 +45,11 @@ class Sample:
 
     @property
     def key(self):
-        """A digest of the messages, in which a file counts by its name and size, not by its folder."""
+        """A digest of the messages, in which a file counts by what it holds, wherever it is."""
         plain = json.loads(json.dumps(self.messages))
         for part in parts(plain):
             if part.get("type") in SUFFIXES:
-                path = part[part["type"]]
-                part[part["type"]] = f"{os.path.basename(path)} {os.path.getsize(path)}"
+                part[part["type"]] = each_source(part[part["type"]], digest)
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
     def _parts(self):
@@ -55,15 +63,45 @@ def parts(messages):
         yield from (p for p in content if isinstance(p, dict)) if isinstance(content, list) else ()
 
 
-def read(data=None):
+def each_source(source, change):
+    """The source of a medium with every path in it changed: of a list of frames those of all."""
+    if isinstance(source, list):
+        return [each_source(frame, change) for frame in source]
+    if isinstance(source, dict):
+        return source | {"image": change(source.get("image"))}
+    return change(source)
+
+
+def digest(source):
+    """A digest of the file at a path; of what stands in the message itself, itself."""
+    if is_base64(source):
+        return source
+    info = os.stat(source)
+    return _digest(source, info.st_size, info.st_mtime_ns)
+
+
+@cache
+def _digest(path, size, _):
+    found = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        if size <= WHOLE:
+            found.update(file.read())
+        for n in range(BLOCKS if size > WHOLE else 0):
+            file.seek((size - BLOCK) * n // (BLOCKS - 1))
+            found.update(file.read(BLOCK))
+    return found.hexdigest()
+
+
+def read(data=None, note=lambda sentence: None):
     """The Samples of a folder, of a .jsonl file, or (None) of the built-in texts.
 
-    Raises UsageError (no such data, or a malformed line), MediaError (a file that a line names is missing).
+    note(sentence) is called about files of a folder that are passed over. Raises UsageError (no such data, or a
+    malformed line), MediaError (a file that a line names is missing).
     """
     if data is None:
         return built_in()
-    path = Path(data)
-    found = folder(path) if path.is_dir() else json_lines(path)
+    path = Path(named_path(os.fspath(data), "data"))
+    found = folder(path, note) if path.is_dir() else json_lines(path)
     if not found:
         raise UsageError(f"{data} holds no prompts: give a folder of videos and images, or a file of JSON lines")
     return found
@@ -81,14 +119,31 @@ def built_in():
     return samples
 
 
-def folder(path):
-    """One Sample per video and image below a folder, in the order of their names."""
-    samples = []
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+def folder(path, note=lambda sentence: None):
+    """One Sample per video and image in a folder and those below it, in the order of their names; hidden ones are not.
+
+    note(sentence) tells which files are neither, and which folders cannot be read.
+    """
+    samples, others, closed = [], [], []
+    files = []
+    for here, below, names in os.walk(path, onerror=lambda error: closed.append(error.filename)):
+        below[:] = [name for name in below if not name.startswith(".")]
+        files += [Path(here, name) for name in names if not name.startswith(".")]
+    for file in sorted(files):
         kind = next((kind for kind, ends in SUFFIXES.items() if file.suffix.lower() in ends), None)
-        if kind:
+        if kind and file.is_file():
             samples.append(Sample(question(kind, str(file), ASK[kind]), str(file.relative_to(path))))
+        else:
+            others.append(str(file.relative_to(path)))
+    if others:
+        note(f"{path}: passed over {len(others)} that are by name neither videos nor images: {listing(others)}")
+    if closed:
+        note(f"{path}: passed over {len(closed)} folders that cannot be read: {listing(closed)}")
     return samples
+
+
+def listing(names):
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def question(kind, path, text):
@@ -98,39 +153,70 @@ def question(kind, path, text):
 
 
 def json_lines(path):
-    """One Sample per line; paths are relative to the file's folder."""
+    """One Sample per line; paths are relative to the file's folder. Raises UsageError, MediaError."""
+    samples = []
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UsageError(f"{path} cannot be read: {reason}; give a folder or a file of JSON lines") from None
-    return [_line(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):  # of bytes: only a line feed ends a line of JSON
+                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if line.strip():
+                    samples.append(_line(path, number, line))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}; give a folder or a file of JSON lines") from None
+    return samples
 
 
 def _line(path, number, line):
     where = f"{path} line {number}"
     try:
-        record = json.loads(line)
-    except ValueError:
+        record = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        at = f"byte {error.start + 1} is {error.object[error.start]:#04x}"
+        raise UsageError(f"{where} cannot be read: it is not UTF-8 text ({at}); convert the file") from None
+    except (ValueError, RecursionError):
         raise UsageError(f"{where} is not JSON: {FORM}") from None
     messages = _messages(record)
     if messages is None:
         raise UsageError(f"{where} is not a prompt: {FORM}")
-    for part in parts(messages):
-        kind = part.get("type")
-        if kind in SUFFIXES:
-            if not isinstance(part.get(kind), str):
-                raise UsageError(f"{where}: the {kind} is not a path")
-            part[kind] = str(path.parent / part[kind])
-            if not os.path.isfile(part[kind]):
-                raise MediaError(f"{where}: {kind} {part[kind]} does not exist: check the path")
-    return Sample(messages, f"{path.name} line {number}")
+    try:
+        return Sample(plain(messages, path.parent), f"{path.name} line {number}")
+    except (UsageError, MediaError) as error:
+        raise type(error)(f"{where}: {error}") from None
+
+
+def plain(messages, folder):
+    """The messages in the published form, with every path absolute. Raises UsageError, MediaError."""
+    found = []
+    for index, given in enumerate(messages):
+        message = plain_message(index, given)
+        for part in message.parts:
+            if part.kind != "text":
+                part.value = each_source(part.value, lambda source, kind=part.kind: located(source, kind, folder))
+        content = [{"type": p.kind, p.kind: p.value, **p.settings} for p in message.parts]
+        if len(content) == 1 and content[0]["type"] == "text":
+            content = content[0]["text"]
+        calls = [{"name": name, "arguments": arguments} for name, arguments in message.calls]
+        found.append({"role": message.role, "content": content} | ({"tool_calls": calls} if calls else {}))
+    return found
+
+
+def located(source, kind, folder):
+    """The absolute path of a file that a line names; a data: URI as it is. Raises UsageError, MediaError."""
+    if not isinstance(source, str):
+        raise UsageError(f"the {kind} is {shown(source)}, which is not a path")
+    if is_base64(source):
+        return source
+    path = os.path.join(folder, named_path(source, kind))
+    if not os.path.isfile(path):
+        raise MediaError(f"{kind} {path} does not exist: check the path")
+    return path
 
 
 def _messages(record):
     """The messages of a line, or None where it has another form."""
     if not isinstance(record, dict):
         return None
+    record = {key: value for key, value in record.items() if value is not None}
     if "messages" in record:
         given = record["messages"]
         good = isinstance(given, list) and given and all(isinstance(m, dict) for m in given)

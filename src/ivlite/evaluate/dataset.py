@@ -1,6 +1,5 @@
 """Prompts to calibrate and judge with: a folder of media, a file of JSON lines, or the built-in texts."""
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -8,8 +7,8 @@ from functools import cache
 from pathlib import Path
 
 from ivlite.errors import MediaError, UsageError, shown
-from ivlite.media.source import is_base64, named_path
-from ivlite.prompt.messages import plain_message
+
+# What reads messages and media is imported where it is needed: ASK is part of `ivlite --help`, which must not wait.
 
 ASK = {
     "video": "Please describe this video in detail.",
@@ -46,6 +45,8 @@ class Sample:
     @property
     def key(self):
         """A digest of the messages, in which a file counts by what it holds, wherever it is."""
+        import hashlib
+
         plain = json.loads(json.dumps(self.messages))
         for part in parts(plain):
             if part.get("type") in SUFFIXES:
@@ -74,6 +75,8 @@ def each_source(source, change):
 
 def digest(source):
     """A digest of the file at a path; of what stands in the message itself, itself."""
+    from ivlite.media.source import is_base64
+
     if is_base64(source):
         return source
     info = os.stat(source)
@@ -82,6 +85,8 @@ def digest(source):
 
 @cache
 def _digest(path, size, _):
+    import hashlib
+
     found = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:
         if size <= WHOLE:
@@ -100,6 +105,8 @@ def read(data=None, note=lambda sentence: None):
     """
     if data is None:
         return built_in()
+    from ivlite.media.source import named_path
+
     path = Path(named_path(os.fspath(data), "data"))
     found = folder(path, note) if path.is_dir() else json_lines(path)
     if not found:
@@ -186,6 +193,8 @@ def _line(path, number, line):
 
 def plain(messages, folder):
     """The messages in the published form, with every path absolute. Raises UsageError, MediaError."""
+    from ivlite.prompt.messages import plain_message
+
     found = []
     for index, given in enumerate(messages):
         message = plain_message(index, given)
@@ -202,6 +211,8 @@ def plain(messages, folder):
 
 def located(source, kind, folder):
     """The absolute path of a file that a line names; a data: URI as it is. Raises UsageError, MediaError."""
+    from ivlite.media.source import is_base64, named_path
+
     if not isinstance(source, str):
         raise UsageError(f"the {kind} is {shown(source)}, which is not a path")
     if is_base64(source):

@@ -54,11 +54,13 @@ def open_images(open_file, source, name, limits, pixels, shape):
     if len(ends) < 2:
         return frames.open_list(memory.Frames([source]), limits, pixels, shape)
     times = np.array([0.0, *ends[:-1]])
-    clock = timeline.Timeline(times, None, np.zeros(1, np.int64), None, float(np.median(np.diff(ends, prepend=0))))
-    chosen = timeline.choose(clock, what, **limits)
+    lengths = np.diff(ends, prepend=0)
+    clock = timeline.Timeline(
+        times, None, np.zeros(1, np.int64), None, float(np.median(lengths)), last=float(lengths[-1])
+    )
+    chosen = timeline.choose(clock, what, **limits, temporal=shape["temporal"])
     size = fitted(*size, *pixels, what)
-    medium = Animation(open_file, "video", name, size, chosen, times[chosen], ends[-1], warnings=notes, **shape)
-    return medium
+    return Animation(open_file, "video", name, size, chosen, times[chosen], ends[-1], warnings=notes, **shape)
 
 
 def scan(open_file, what):

@@ -29,7 +29,7 @@ def open_list(source, limits, pixels, shape):
     name = f"<{len(stills)} frames>"
     times = clock(source, limits["fps"])
     count = limits["max_frames"] if limits["nframes"] is None and source.times is None else limits["nframes"]
-    chosen = timeline.choose(times, f"video {name}", **limits | {"nframes": count})
+    chosen = timeline.choose(times, f"video {name}", **limits | {"nframes": count}, temporal=shape["temporal"])
     first = stills[chosen[0]]
     notes = first.look()
     size = fitted(*first.shape, *pixels, f"video {name}")

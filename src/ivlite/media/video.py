@@ -1,9 +1,6 @@
-"""Videos: a file, or a list of frames."""
-
-import numpy as np
+"""Video files."""
 
 from ivlite.errors import MediaError
-from ivlite.media import frames
 from ivlite.media.display import Display
 from ivlite.media.medium import Medium
 from ivlite.media.resize import fitted
@@ -18,21 +15,20 @@ MISSING = 0.02  # share of the declared time that may be absent without a word: 
 
 def open_video(source, *, fps, min_frames, max_frames, min_pixels, max_pixels, nframes=None, start=None, end=None,
                stream=None, factor=32, patch_size=16, temporal=2):  # fmt: skip
-    """Opens a video: a path, a file:// URI, or a list of frames (paths, PIL images, uint8 arrays). Returns a Medium.
+    """Opens a video file by its path or file: URI; returns a Medium.
 
-    fps: frames taken per second, between min_frames and max_frames of them; nframes: that many instead. For a list of
-    frames, all are taken (up to max_frames) and fps says when they were. start, end: seconds; time marks stay those of
-    the whole video. stream: the index of the file's stream to use, as FFmpeg counts them; None for the one that a player
-    shows. min_pixels, max_pixels: of each resized frame, whose sides are multiples of `factor`.
+    fps: frames taken per second, between min_frames and max_frames of them; nframes: that many instead. start, end:
+    seconds; time marks stay those of the whole video. stream: the index of the file's stream to use, as FFmpeg counts
+    them; None for the one that a player shows. min_pixels, max_pixels: of each resized frame, whose sides are multiples
+    of `factor`.
 
-    Reads the file's index, or all packets where it has none, and decodes one frame. Raises MediaError (the file), UsageError (an argument).
+    Reads the file's index, or all packets where it has none, and decodes one frame. Raises MediaError (the file),
+    UsageError (an argument).
     """
     limits = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
     limits |= {"nframes": nframes, "start": start, "end": end}
     shape = {"patch_size": patch_size, "temporal": temporal}
     pixels = (factor, min_pixels, max_pixels)
-    if isinstance(source, list | tuple | np.ndarray):
-        return frames.open_list(source, limits, pixels, shape)
     path, name = local_path(source, "video")
     part = (None if moment is None else number(what, moment, 0) for what, moment in (("start", start), ("end", end)))
     track = None if stream is None else whole("stream", stream, 0)

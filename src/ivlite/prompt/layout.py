@@ -53,7 +53,7 @@ def build(messages, tokenizer, config, *, tools=None, enable_thinking=False, add
 
     messages: an iterable of {"role": "system" | "user" | "assistant" | "tool", "content": text or parts}. Parts: a text;
     {"type": "text", "text"}; {"type": "image", "image": source, "min_pixels", "max_pixels"}; {"type": "video", "video":
-    source, "fps", "nframes", "min_frames", "max_frames", "min_pixels", "max_pixels", "start", "end" (seconds)}. Sources
+    source, "fps", "nframes", "min_frames", "max_frames", "min_pixels", "max_pixels", "start", "end" (seconds), "stream"}. Sources
     are those of `media.open_image` and `media.open_video`; the forms of other clients are in `prompt.messages`. An
     assistant message may have "tool_calls".
     tools: function signatures as JSON data. enable_thinking: opens the answer as the model's chat template does, which
@@ -231,6 +231,7 @@ class Builder:
         settings = self.limits(part, names)
         settings |= {name: given[name] for name in ("nframes", "start", "end") if name in given}
         if frames is None:
+            settings |= {"stream": given["stream"]} if "stream" in given else {}
             return media.open_video(part.value, **settings, **shape)
         if frames.times is None and "fps" not in given and "fps" not in self.defaults:
             self.warnings.append(

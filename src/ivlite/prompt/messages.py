@@ -35,7 +35,11 @@ SOURCES = {
 }
 PIXELS = ("min_pixels", "max_pixels")
 RATE = ("fps", "min_frames", "max_frames")
-SETTINGS = {"text": (), "image": (*PIXELS, "detail"), "video": (*RATE, *PIXELS, "nframes", "start", "end", "detail")}
+SETTINGS = {
+    "text": (),
+    "image": (*PIXELS, "detail"),
+    "video": (*RATE, *PIXELS, "nframes", "start", "end", "stream", "detail"),
+}
 OTHER_NAMES = {"video_start": "start", "video_end": "end", "num_frames": "nframes"}
 DESCRIPTIONS = {"format", "mime_type", "mimeType", "media_type", "uuid", "annotations", "logprobs", "cache_control"}
 DETAIL = {"auto": None, "high": None, "low": 512 * 512}  # most pixels of an image

@@ -3,8 +3,10 @@
 import base64
 import gc
 import io
+import mmap
 import os
 import re
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from urllib.parse import quote
@@ -241,6 +243,56 @@ def test_sources_that_are_refused(source, words):
             call()
         assert len(str(caught.value)) <= 500 and str(caught.value).isprintable()
         assert words in str(caught.value) or words == "not an image"
+
+
+class Evil:
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+
+def test_odd_objects(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(png())
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        for source in (mapped, np.str_(path), np.bytes_(path), np.ma.array(RGB), RGB.view(np.recarray)):
+            for _ in range(2):
+                assert np.array_equal(picture(source), RGB) and np.array_equal(shown(source), RGB[None])
+    big_endian = (RGB.astype(">u2") * 257, UNIT.astype(">f4"), np.ascontiguousarray(RGB[::-1])[::-1])
+    assert all(np.array_equal(picture(source), RGB) for source in big_endian)
+    for source in (
+        Evil(),
+        [Evil()],
+        {"image": Evil()},
+        int,
+        print,
+        True,
+        5,
+        None,
+        object(),
+        range(3),
+        zip([RGB], [1], strict=True),
+    ):
+        for call in (lambda s=source: media.open_image(s, **LIMITS), lambda s=source: media.open_video(s, **VIDEO)):
+            with pytest.raises(UsageError):
+                call()
+
+
+@pytest.mark.parametrize("name", ["fps", "nframes", "start", "end", "stream", "min_frames", "max_pixels"])
+def test_settings_of_every_kind_are_taken_or_refused(clip, name):
+    odd = [True, "2", "x" * 10**6, b"2", np.float32(2), np.array([2]), np.array(2), 2j, [], {}, float("nan"), float("inf"), -1, 0,
+           10**400, 1e308, 5e-324, Fraction(1, 3), Decimal("2"), Decimal("1e999999999"), np.datetime64("2020"), Evil(), np.uint8(200)]  # fmt: skip
+    file = {key: VIDEO[key] for key in ("fps", "min_frames", "max_frames", "min_pixels", "max_pixels")}
+    taken = 0
+    for value in odd:
+        given = {name: value}
+        for source in ([RGB] * 3, [{"t": n, "image": RGB} for n in range(3)], clip):
+            more = {} if name in file else given
+            try:
+                media.open_video(source, **media.limits(given, file), **more)
+                taken += 1
+            except IvliteError as error:
+                assert len(str(error)) <= 500 and str(error).isprintable()
+    assert taken >= (2 if name != "stream" else 1)
 
 
 # ------------------------------------------------------------------------------------------------ animated images

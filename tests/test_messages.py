@@ -118,6 +118,11 @@ def test_tools_of_every_client():
     assert plain_tools([MappingProxyType(tool)]) == [json.dumps(tool)]
 
 
+def test_numbers_of_numpy_are_json():
+    found = as_json("x", {"a": np.int64(3), "b": np.float32(0.5), "c": [np.array(2)]})
+    assert found == '{"a": 3, "b": 0.5, "c": [2]}'
+
+
 def test_surrogate_pairs_are_joined():
     assert one({"type": "text", "text": "\ud83d\ude00 é"})[1] == "😀 é"
     assert as_json("x", {"a": "\ud83d\ude00"}) == '{"a": "😀"}'

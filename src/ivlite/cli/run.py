@@ -227,9 +227,10 @@ def check(args):
     if args.quiet and args.verbose:
         raise UsageError("--quiet and --verbose contradict each other")
     if media:
-        from ivlite.media.source import local_path
+        from ivlite.media.source import is_base64, local_path
     for kind, path in media:  # before the minutes that loading may take
-        local_path(path, kind)
+        if not is_base64(path):
+            local_path(path, kind)
 
 
 def question(args):

@@ -69,10 +69,18 @@ class Spooled(os.PathLike):
 # ------------------------------------------------------------------------------------------------ files in memory
 
 
+def attribute(source, name):
+    """An attribute of somebody's object, None where it has none or where asking for it fails."""
+    try:
+        return getattr(source, name, None)
+    except Exception:
+        return None
+
+
 def named(source):
     """The path of a file that a program has opened by its name; anything else as it is."""
-    name = getattr(source, "name", None)
-    if isinstance(name, str | bytes) and callable(getattr(source, "fileno", None)):
+    name = attribute(source, "name")
+    if isinstance(name, str | bytes) and callable(attribute(source, "fileno")):
         try:
             if os.path.samestat(os.fstat(source.fileno()), os.stat(name)) and os.path.isfile(name):
                 return name
@@ -92,7 +100,7 @@ def file_data(source, kind):
         return Data(checked_size(bytes(source), kind))
     if isinstance(source, str):
         return text_data(source, kind)
-    if not isinstance(source, os.PathLike) and callable(getattr(source, "read", None)):
+    if not isinstance(source, os.PathLike) and callable(attribute(source, "read")):
         return Data(checked_size(read_all(source, kind), kind))
     return None
 
@@ -120,9 +128,11 @@ def decoded(text, kind, what):
 def read_all(file, kind):
     """What an open binary file holds, from its beginning where it can be sought; its position stays as it is."""
     try:
-        at = file.tell() if callable(getattr(file, "seekable", None)) and file.seekable() else None
-        if at is not None:
-            file.seek(0)
+        at = file.tell()
+        file.seek(0)
+    except (OSError, ValueError, AttributeError):  # a pipe, or closed
+        at = None
+    try:
         content = file.read(MOST_BYTES + 1)
         if at is not None:
             file.seek(at)
@@ -146,14 +156,16 @@ def checked_size(content, kind):
 
 def is_tensor(source):
     """Whether it is a tensor of torch, which nobody here imports; files have a detach() as well."""
-    return hasattr(source, "detach") and hasattr(source, "cpu")
+    return callable(attribute(source, "detach")) and callable(attribute(source, "cpu"))
 
 
 def array(source, kind):
     """A numpy array of what numpy or another library holds as one, or None. Raises UsageError."""
     if isinstance(source, np.ndarray):
         return np.asarray(source)
-    if isinstance(source, Image.Image) or not (hasattr(source, "__array__") or is_tensor(source)):
+    if isinstance(source, Image.Image | str | bytes | os.PathLike):  # numpy has texts that are arrays as well
+        return None
+    if not callable(attribute(source, "__array__")) and not is_tensor(source):
         return None
     try:
         if is_tensor(source):  # torch: without the graph, from wherever it is
@@ -243,7 +255,9 @@ def frames(source):
     values = array(source, "video")
     if values is not None:
         return Frames(array_frames(values, is_tensor(source)))
-    if isinstance(source, str | bytes | bytearray | memoryview | os.PathLike | Mapping) or hasattr(source, "read"):
+    if isinstance(source, str | bytes | bytearray | memoryview | os.PathLike | Mapping):
+        return None
+    if callable(attribute(source, "read")):
         return None
     if not isinstance(source, Iterable) or isinstance(source, set | frozenset):
         return None
@@ -305,4 +319,7 @@ def size_of(frame):
         frame = frame.get("image")
     if isinstance(frame, Image.Image):
         return frame.width * frame.height * 4
-    return getattr(frame, "nbytes", None) or (len(frame) if isinstance(frame, str | bytes) else 0)
+    if isinstance(frame, str | bytes):
+        return len(frame)
+    held = attribute(frame, "nbytes")
+    return held if isinstance(held, int) else 0

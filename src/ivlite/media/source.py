@@ -12,6 +12,7 @@ ADDRESSES = ("http", "https", "ftp", "rtsp", "rtmp", "s3", "gs")
 DATA = re.compile(r"\s*data:([^,]{0,1000}),", re.IGNORECASE)
 # How the usual files begin, in base64.
 BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk0", "SUkqA", "TU0AK", "AAAA", "GkXfo", "T2dnUw", "R0AR")
+SLOWEST = 1e-6  # frames a second: one in eleven days
 MAX_PIXELS = 64 << 20  # of one picture; 8K video has half as many
 
 
@@ -23,7 +24,7 @@ def limits(given, file):
     out = dict(file)
     for name in file:
         if name in given:
-            out[name] = number(name, given[name], 0, above=True) if name == "fps" else whole(name, given[name])
+            out[name] = number(name, given[name], SLOWEST) if name == "fps" else whole(name, given[name])
     for what in ("frames", "pixels"):
         low, high = f"min_{what}", f"max_{what}"
         if low not in out or out[low] <= out[high]:

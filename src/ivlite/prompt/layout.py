@@ -229,9 +229,8 @@ class Builder:
         if "nframes" in given and "fps" in given and frames is None:
             raise UsageError("a video has both fps and nframes; give one of them")
         settings = self.limits(part, names)
-        settings |= {name: given[name] for name in ("nframes", "start", "end") if name in given}
+        settings |= {name: given[name] for name in ("nframes", "start", "end", "stream") if name in given}
         if frames is None:
-            settings |= {"stream": given["stream"]} if "stream" in given else {}
             return media.open_video(part.value, **settings, **shape)
         if frames.times is None and "fps" not in given and "fps" not in self.defaults:
             self.warnings.append(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from ivlite.errors import UsageError, shown
+from ivlite.numbers import scalar
 
 MOST = 1_000_000  # messages, parts or calls: an iterable without an end must not fill the memory
 ROLES = {"developer": "system", "function": "tool"}  # other names of roles
@@ -241,10 +242,18 @@ def text(where, value):
     return value
 
 
+def plain_number(value):
+    """A number of another library as JSON has it. Raises TypeError for anything else."""
+    found = scalar(value)
+    if found is None:
+        raise TypeError
+    return found if isinstance(found, int) else float(found)
+
+
 def as_json(where, value):
     """JSON text as the model's chat template writes it. Raises UsageError for what JSON does not have."""
     try:
-        return text(where, json.dumps(value, ensure_ascii=False, allow_nan=False))
+        return text(where, json.dumps(value, ensure_ascii=False, allow_nan=False, default=plain_number))
     except UsageError:
         raise
     except (TypeError, ValueError, RecursionError) as error:

@@ -1,14 +1,13 @@
 """Images and videos: opened as a plan (which frames, when, at what size), decoded pair by pair when vision runs."""
 
 from ivlite.errors import UsageError, shown
-from ivlite.media import animation, memory, video
-from ivlite.media import frames as frame_lists
+from ivlite.media import animation, frames, memory, video
 from ivlite.media.image import open_image
-from ivlite.media.memory import frames
+from ivlite.media.memory import as_frames
 from ivlite.media.source import limits, local_path
 from ivlite.numbers import number
 
-__all__ = ["frames", "limits", "open_image", "open_video"]
+__all__ = ["as_frames", "limits", "open_image", "open_video"]
 
 
 def open_video(source, *, fps, min_frames, max_frames, min_pixels, max_pixels, nframes=None, start=None, end=None,
@@ -31,9 +30,9 @@ def open_video(source, *, fps, min_frames, max_frames, min_pixels, max_pixels, n
     limits |= {"nframes": nframes, "start": start, "end": end}
     shape = {"patch_size": patch_size, "temporal": temporal}
     pixels = (factor, min_pixels, max_pixels)
-    if found := frames(source):
+    if found := as_frames(source):
         no_streams(stream, "frames")
-        return frame_lists.open_list(found, limits, pixels, shape)
+        return frames.open_list(found, limits, pixels, shape)
     source = memory.named(source)
     data = memory.file_data(source, "video")
     path, name = ("", data.name) if data else local_path(source, "video")

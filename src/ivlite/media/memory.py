@@ -241,7 +241,7 @@ def pixels(source, kind):
 # ------------------------------------------------------------------------------------------------ lists of frames
 
 
-def frames(source):
+def as_frames(source):
     """The Frames of a list or iterator of frames, an array of them, or one picture; None for what is a file.
 
     A frame is what an image may be, or {"t": seconds, "image": ...}. Iterators are read once, here. Raises UsageError.

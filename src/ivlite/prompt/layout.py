@@ -224,7 +224,7 @@ class Builder:
             raise UsageError(f"{part.where}: {error}") from error
 
     def open_video(self, part, shape):
-        given, frames = part.settings, media.frames(part.value)
+        given, frames = part.settings, media.as_frames(part.value)
         names = PIXELS if "nframes" in given else (*RATE, *PIXELS)
         if "nframes" in given and "fps" in given and frames is None:
             raise UsageError("a video has both fps and nframes; give one of them")

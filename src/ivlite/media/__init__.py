@@ -40,11 +40,16 @@ def open_video(source, *, fps, min_frames, max_frames, min_pixels, max_pixels, n
     if animation.is_image(open_file, path):
         no_streams(stream, "an image")
         return animation.open_images(open_file, data or source, name, limits, pixels, shape)
-    source = memory.Spooled(data.content) if data else source
-    medium = video.open_video(
-        source, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels, stream=stream, **limits, **shape
-    )
-    medium.held = source  # the temporary file goes with the last that decodes it
+    more = {"factor": factor, "min_pixels": min_pixels, "max_pixels": max_pixels, "stream": stream}
+    if data is None:
+        return video.open_video(source, **limits, **more, **shape)
+    spooled = memory.Spooled(data.content)
+    try:
+        medium = video.open_video(spooled, **limits, **more, **shape)
+    except BaseException:
+        spooled.close()
+        raise
+    medium.held = spooled
     return medium
 
 

@@ -63,7 +63,10 @@ class Spooled(os.PathLike):
         return self._file.name
 
     def close(self):
-        self._file.close()
+        if file := self.__dict__.get("_file"):
+            file.close()
+
+    __del__ = close  # with the last Medium that decodes it
 
 
 # ------------------------------------------------------------------------------------------------ files in memory

@@ -1,4 +1,4 @@
-"""Cutting decoded text into pieces: thinking apart, stop strings honoured, whatever the cuts between tokens."""
+"""Cutting decoded text into deltas: thinking apart, stop strings honoured, whatever the cuts between tokens."""
 
 import pytest
 
@@ -6,17 +6,17 @@ from ivlite.engine.reply import TextFilter
 
 
 def run(text, stop=(), size=1, thinking=False):
-    """Answer, thinking and stopped after pushing text in pieces of `size` characters."""
+    """Answer, thinking and stopped after pushing text in parts of `size` characters."""
     filter = TextFilter(stop, thinking)
-    pieces = []
+    deltas = []
     for i in range(0, len(text), size):
-        pieces += filter.push(text[i : i + size])
+        deltas += filter.push(text[i : i + size])
         if filter.stopped:
             break
-    pieces += filter.flush()
+    deltas += filter.flush()
     return (
-        "".join(p.text for p in pieces if not p.thinking),
-        "".join(p.text for p in pieces if p.thinking),
+        "".join(p.text for p in deltas if not p.thinking),
+        "".join(p.text for p in deltas if p.thinking),
         filter.stopped,
     )
 

@@ -11,14 +11,22 @@ struct Sizes {
   int64_t latent, scale, rope;  // bytes per latent value, per row, per rope value
 };
 constexpr Sizes SIZES[3] = {{4, 0, 4}, {2, 0, 2}, {1, 4, 2}};  // by CacheKind
-constexpr const char* NAMES[3] = {"f32", "bf16", "q8"};
+constexpr const char* NAMES[3] = {"f32", "f16", "q8"};
 
 }  // namespace
 
 CacheKind cache_kind(const std::string& name) {
   for (int i = 0; i < 3; i++)
     if (name == NAMES[i]) return (CacheKind)i;
-  throw std::invalid_argument("unknown cache kind '" + name + "': there are f32, bf16, q8");
+  if (name == "bf16") return CacheKind::bf16;  // what "f16" was once called
+  throw std::invalid_argument("unknown cache kind '" + name + "': there are f32, f16, q8");
+}
+
+int64_t cache_token_bytes(const std::vector<int64_t>& ranks, int64_t rope_dim, CacheKind kind) {
+  int64_t bytes = 0;
+  const Sizes& size = SIZES[(int)kind];
+  for (int64_t rank : ranks) bytes += rank * size.latent + size.scale + rope_dim * size.rope;
+  return bytes;
 }
 
 LatentCache::LatentCache(const std::vector<int64_t>& ranks, int64_t rope_dim, int64_t capacity, CacheKind kind)

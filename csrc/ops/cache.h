@@ -13,7 +13,10 @@
 
 namespace ivlite {
 
-CacheKind cache_kind(const std::string& name);  // "f32", "bf16", "q8"; throws std::invalid_argument
+CacheKind cache_kind(const std::string& name);  // "f32", "f16", "q8"; throws std::invalid_argument
+
+// Bytes of one token over all layers, one per rank.
+int64_t cache_token_bytes(const std::vector<int64_t>& ranks, int64_t rope_dim, CacheKind kind);
 
 class LatentCache {
  public:

@@ -16,6 +16,8 @@ _LAZY = {
     "Model": "ivlite.model",
     "Reply": "ivlite.engine.reply",
     "SamplingParams": "ivlite.engine.sampling",
+    "Stop": "ivlite.stop",
+    "Stopped": "ivlite.errors",
     "IvliteError": "ivlite.errors",
 }
 

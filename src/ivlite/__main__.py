@@ -1,7 +1,22 @@
-"""Makes `python -m ivlite` the same as the command `ivlite`."""
+"""The command `ivlite`, and `python -m ivlite`."""
 
 import sys
 
-from ivlite.cli import main
 
-sys.exit(main())
+def main():
+    """Runs the command line of this process; returns the exit code."""
+    try:
+        from ivlite.interrupt import Interrupts
+
+        signals = Interrupts()  # before anything that takes time
+    except KeyboardInterrupt:
+        return 130
+    from ivlite.cli import command
+
+    code = command(sys.argv[1:], signals)
+    signals.ignore()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,48 +2,65 @@
 
 import math
 import re
+import threading
 import time
+import weakref
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ivlite import models, ops, prompt
-from ivlite.engine.reply import Reply, TextFilter
-from ivlite.engine.runner import Runner, VisionFeed, too_long
+from ivlite.engine import vision
+from ivlite.engine.meter import Meter
+from ivlite.engine.reply import Reply
+from ivlite.engine.runner import Runner, too_long
 from ivlite.engine.sampling import Sampler, SamplingParams
-from ivlite.errors import ContextError, OutOfMemoryError, UsageError
+from ivlite.engine.stream import Stream
+from ivlite.errors import ContextError, OutOfMemoryError, Stopped, UsageError
 from ivlite.gguf import GGUFFile
 from ivlite.gguf import config as configuration
 from ivlite.gguf.loading import Loader, Streaming
 from ivlite.gguf.tokenizer import Tokenizer, check_ids
 from ivlite.machine import MARGIN, available_memory, gigabytes
+from ivlite.numbers import shown, whole
+from ivlite.stop import Stop, Work, using, within
 
 DEVICES = {"auto": "cpu", "cpu": "cpu", "reference": "reference"}
-CACHE_BYTES = {"f32": (4, 0, 4), "bf16": (2, 0, 2), "q8": (1, 4, 2)}  # per latent value, per row, per rope value
+CACHE_KINDS = {kind: kind for kind in ops.CACHE_KINDS} | {"bf16": "f16"}  # what "f16" was once called
 VIT = ("file", "fp32")
 LOADS = {"repack": Loader, "mmap": Streaming}
 CONTEXT = 8192  # tokens, unless the model holds fewer
-MEDIA_DEFAULTS = ("fps", "min_frames", "max_frames", "min_pixels", "max_pixels")
 
 
 def cache_bytes_per_token(text, kv):
     """Bytes that one token takes in a cache of that kind, over all layers of a TextConfig."""
-    latent, row, rope = CACHE_BYTES[kv]
-    return sum(rank * latent + row + text.qk_rope_head_dim * rope for rank in text.kv_lora_rank)
+    return ops.cache_token_bytes(text.kv_lora_rank, text.qk_rope_head_dim, kv)
 
 
 def _checked(name, value, allowed):
-    if value not in allowed:
-        raise UsageError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
+    if not isinstance(value, str) or value not in allowed:
+        raise UsageError(f"{name} is {shown(value)}; it must be one of {', '.join(allowed)}")
     return value
 
 
-def _whole(name, value, low, high):
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise UsageError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
-    return value
+@dataclass(frozen=True)
+class MediaLimits:
+    """What holds for videos and images whose message says nothing; None: the model file's.
+
+    fps, min_frames, max_frames: of videos. min_pixels, max_pixels: of each frame and image.
+    """
+
+    fps: float | None = None
+    min_frames: int | None = None
+    max_frames: int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+    def given(self):
+        """Those that are not None, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def check_memory(weights, text, context, kv, otherwise="use a smaller --type or a machine with more memory"):
@@ -77,7 +94,7 @@ class FloatVision:
     """A model file whose vision matrices read as float32: nothing on the way from pixels to features is rounded again."""
 
     def __init__(self, source, decode):
-        self.source, self.decode, self.read_rows = source, decode, source.read_rows
+        self.source, self.decode, self.read_rows, self.close = source, decode, source.read_rows, source.close
         self.tensors = {
             name: replace(info, format="f32", nbytes=4 * math.prod(info.shape)) if name.startswith("v.") else info
             for name, info in source.tensors.items()
@@ -92,62 +109,109 @@ class FloatVision:
 
 
 def load(path, device="auto", threads=None, context=CONTEXT, kv="q8", *, vit="file", load="repack", fps=None,
-         min_frames=None, max_frames=None, min_pixels=None, max_pixels=None, progress=None, observe=None):  # fmt: skip
-    """Loads a GGUF file made by `ivlite quantize`; returns a Model.
+         min_frames=None, max_frames=None, min_pixels=None, max_pixels=None, progress=None, observe=None, stop=None):  # fmt: skip
+    """Loads a GGUF file made by `ivlite quantize`; returns a Model, which is also a context manager that closes it.
 
     device: "auto", "cpu", or "reference" (float32 torch, slow, for comparison). threads: None for one per usable
     physical core. context: tokens of prompt and answer together (the default is lowered to what the model holds).
-    kv: how the latent cache is stored, "f32", "bf16" (16 bits, as float16, which is finer) or "q8" (int8). vit: "fp32"
-    computes the vision tower in float32 whatever the file's types are: slower, and 4 bytes per vision weight of memory.
-    load: "repack" holds every weight in memory as the kernels want it; "mmap" reads and packs each layer when its turn
-    comes and drops it again: the same answers in the memory of one layer, and a pass over the file per token.
+    kv: how the latent cache is stored, "f32", "f16" or "q8" (int8). vit: "fp32" computes the vision tower in float32
+    whatever the file's types are: slower, and 4 bytes per vision weight of memory. load: "repack" holds every weight in
+    memory as the kernels want it; "mmap" reads and packs each layer when its turn comes and drops it again: the same
+    answers in the memory of one layer, and a pass over the file per token.
     fps, min_frames, max_frames: defaults for videos whose message says nothing; min_pixels, max_pixels: for a frame and
     for an image; None keeps the file's.
     progress(stage, done, total) is called while loading, stage "load" in bytes. observe(names, x) sees the inputs of
-    every linear layer, x numpy (T, columns), with the names of its weight's tensors; None costs nothing.
+    every linear layer, x numpy (T, columns), with the names of its weight's tensors; None costs nothing. stop: a Stop
+    that ends the loading.
 
-    Raises UsageError, ModelFileError (the file), OutOfMemoryError.
+    Raises UsageError, ModelFileError (the file), OutOfMemoryError, Stopped.
     """
-    start = time.perf_counter()
+    began = time.perf_counter()
     _checked("device", device, DEVICES)
-    _checked("kv", kv, CACHE_BYTES)
+    kv = CACHE_KINDS[_checked("kv", kv, CACHE_KINDS)]
     _checked("vit", vit, VIT)
     _checked("load", load, LOADS)
     if observe and load == "mmap":
         raise UsageError("observe follows weights that stay in memory: use it with load='repack'")
-    if threads is not None:
-        _whole("threads", threads, 1, 1024)
-    source = GGUFFile(path)
-    metadata = source.metadata
-    cfg = configuration.Config.from_metadata(metadata, source.path)
-    architecture = models.module(str(metadata["general.architecture"]), source.path)
-    configuration.check_tensors(source.tensors, architecture.tensor_names(cfg), source.path)
-    tokenizer = Tokenizer(metadata["tokenizer.huggingface.json"], f"{source.path}: the tokenizer")
-    check_ids(tokenizer, cfg, source.path)
-    context = min(context, cfg.text.context_length) if context == CONTEXT else context
-    _whole("context", context, 1, cfg.text.context_length)
-    operations = ops.get(DEVICES[device], threads)
-    if vit == "fp32":
-        source = FloatVision(source, operations.decode)
-    if device != "reference":
-        _check_fit(source.tensors.values(), load, cfg.text, context, kv)
-    operations = ops.observed(operations, observe) if observe else operations
-    progress = progress if load == "repack" else None  # there is no end to what is read a layer at a time
-    network = architecture.Network(cfg, source, operations, progress, LOADS[load])
-    given = dict(zip(MEDIA_DEFAULTS, (fps, min_frames, max_frames, min_pixels, max_pixels), strict=True))
-    model = Model(cfg, network, tokenizer, path=Path(path), context=context, kv=kv, media_defaults=given)
-    model.load_seconds = time.perf_counter() - start
+    threads = None if threads is None else whole("threads", threads, 1, 1024)
+    media = MediaLimits(fps, min_frames, max_frames, min_pixels, max_pixels)
+    with using(within(stop)):
+        source = GGUFFile(path)
+        try:
+            cfg, architecture, tokenizer = _understood(source)
+            longest = cfg.text.context_length
+            context = whole("context", min(CONTEXT, longest) if context == CONTEXT else context, 1, longest)
+            operations = ops.get(DEVICES[device], threads)
+            weights = FloatVision(source, operations.decode) if vit == "fp32" else source
+            if device != "reference":
+                _check_fit(weights.tensors.values(), load, cfg.text, context, kv)
+            operations = ops.observed(operations, observe) if observe else operations
+            progress = progress if load == "repack" else None  # there is no end to what is read a layer at a time
+            network = architecture.Network(cfg, weights, operations, progress, LOADS[load])
+        except BaseException:
+            source.close()
+            raise
+    model = Model(cfg, network, tokenizer, path=Path(path), context=context, kv=kv, media=media)
+    model.load_seconds = time.perf_counter() - began
     return model
 
 
-class Model:
-    """A loaded model. Calls do not share state: each one is a conversation of its own."""
+def _understood(source):
+    """(Config, model module, Tokenizer) of an open model file, whose parts agree. Raises ModelFileError."""
+    metadata, path = source.metadata, source.path
+    cfg = configuration.Config.from_metadata(metadata, path)
+    architecture = models.module(str(metadata["general.architecture"]), path)
+    configuration.check_tensors(source.tensors, architecture.tensor_names(cfg), path)
+    tokenizer = Tokenizer(metadata[configuration.TOKENIZER], f"{path}: the tokenizer")
+    check_ids(tokenizer, cfg, path)
+    return cfg, architecture, tokenizer
 
-    def __init__(self, config, network, tokenizer, *, path=None, context=8192, kv="q8", media_defaults=None):
-        self.config, self.network, self.tokenizer, self.path = config, network, tokenizer, path
-        self.context, self.kv = context, kv
-        self.media_defaults = {k: v for k, v in (media_defaults or {}).items() if v is not None}
+
+def ends(stop):
+    """(strings, Stops) of what ends an answer: a string, a Stop, or several of both. Raises UsageError."""
+    given = [stop] if isinstance(stop, str | Stop) else stop if isinstance(stop, list | tuple) else [stop]
+    given = [] if stop is None else given
+    if not all(isinstance(s, Stop) or (isinstance(s, str) and s) for s in given):
+        raise UsageError("stop must be an ivlite.Stop, a string that is not empty, or a list of these")
+    return [s for s in given if isinstance(s, str)], [s for s in given if isinstance(s, Stop)]
+
+
+class Model:
+    """A loaded model. Calls do not share state: each one is a conversation of its own.
+
+    Any thread may call, several at once take turns in the kernels, and any may close(). Calls that take long take a Stop;
+    they end with Stopped when it is set, answers with what there is.
+    """
+
+    def __init__(self, config, network, tokenizer, *, path=None, context=CONTEXT, kv="q8", media=MediaLimits()):
+        self.config, self.tokenizer, self.path = config, tokenizer, path
+        self.context, self.kv, self.media_limits = context, kv, media
         self.load_seconds = 0.0
+        self._network, self._closing = network, Stop()
+        self._works, self._lock = weakref.WeakSet(), threading.RLock()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Ends the calls under way, as their Stops would, and frees weights, threads and file. Later calls raise UsageError."""
+        self._closing.set("closed")
+        with self._lock:
+            works = list(self._works)
+        for work in works:
+            work.close()
+        network, self._network = self._network, None
+        if network is not None:
+            network.source.close()
+
+    @property
+    def network(self):
+        """The loaded network. Raises UsageError for a closed model."""
+        self._check_open()
+        return self._network
 
     @property
     def threads(self):
@@ -163,127 +227,101 @@ class Model:
         """Bytes of a full cache."""
         return self.context * cache_bytes_per_token(self.config.text, self.kv)
 
-    def prepare(self, messages, *, tools=None, enable_thinking=False, add_vision_id=False):
+    def prepare(self, messages, *, tools=None, enable_thinking=False, add_vision_id=False, stop=None):
         """Turns messages into a Prompt: token ids, positions and media opened but not yet decoded.
 
-        Raises UsageError (a message), MediaError (a file).
+        Raises UsageError (a message), MediaError (a file), Stopped.
         """
-        return prompt.build(
-            messages, self.tokenizer, self.config, tools=tools, enable_thinking=enable_thinking,
-            add_vision_id=add_vision_id, **self.media_defaults,
-        )  # fmt: skip
+        self._check_open()
+        with using(self._stop(stop)):
+            return prompt.build(
+                messages, self.tokenizer, self.config, tools=tools, enable_thinking=enable_thinking,
+                add_vision_id=add_vision_id, **self.media_limits.given(),
+            )  # fmt: skip
 
     def runner(self, capacity=None, progress=None):
         """A new Runner: an empty cache of `capacity` tokens (None: the whole context)."""
-        return Runner(self.network, self.context if capacity is None else capacity, self.kv, progress)
+        return Runner(self.network, self.context if capacity is None else capacity, self.kv, Meter(progress))
 
-    def logits(self, prompt):
-        """float32 (T, vocab): the logits after every token of a Prompt. Raises ContextError, MediaError."""
+    def logits(self, prompt, *, stop=None):
+        """float32 (T, vocab): the logits after every token of a Prompt. Raises ContextError, MediaError, Stopped."""
+        return np.concatenate([logits for _, logits in self.each_logits(prompt, 256, stop=stop)])
+
+    def each_logits(self, prompt, rows=64, progress=None, *, stop=None):
+        """Iterates over the same logits in pieces: (first token, float32 (at most `rows`, vocab)), for long prompts."""
         self._check_context(prompt, 0)
-        return self.runner(len(prompt.token_ids)).prefill(prompt, every_logit=True)
+        runner = self.runner(len(prompt.token_ids), progress)
+        return self._begun(Work(runner.each_logits(prompt, whole("rows", rows, 1, 1 << 40)), self._stop(stop)))
 
-    def each_logits(self, prompt, rows=64, progress=None):
-        """Yields the same logits in pieces: (first token, float32 (at most `rows`, vocab)), for long prompts."""
-        self._check_context(prompt, 0)
-        yield from self.runner(len(prompt.token_ids), progress).each_logits(prompt, rows)
-
-    def encode_vision(self, prompt):
+    def encode_vision(self, prompt, *, stop=None):
         """float32 (merged (N, hidden), deepstack (K, N, hidden)) of a Prompt's images and videos in token order."""
-        return VisionFeed(self.runner(1), prompt).all()
+        with self._begun(Work(vision.together(self.network, prompt.media, Meter()), self._stop(stop))) as work:
+            return next(work)
 
     def chat(self, messages, **settings):
-        """The whole Reply to messages; takes what `stream` takes."""
-        stream = self.stream(messages, **settings)
-        for _ in stream:
-            pass
+        """The whole Reply to messages; takes what `stream` takes. A Stop cuts it short, as finish_reason says."""
+        try:
+            stream = self.stream(messages, **settings)
+        except Stopped as stopped:  # while files were opened
+            return Reply.empty(stopped.reason)
+        with stream:
+            for _ in stream:
+                pass
         return stream.reply
 
     def stream(self, messages, *, max_new_tokens=256, temperature=None, top_k=None, top_p=None, min_p=None,
                repetition_penalty=None, seed=None, stop=None, enable_thinking=False, tools=None,
                add_vision_id=False, progress=None):  # fmt: skip
-        """A Stream of Pieces; its `.reply` holds what there is so far, and the whole Reply at the end.
+        """A Stream of Deltas; its `.reply` holds what there is so far, and the whole Reply at the end.
 
-        Sampling settings that are None take the file's generation defaults; seed None is 0. temperature 0 is greedy.
-        stop: a string or several; the text ends before the first that appears. tools: function signatures as
-        published for chat templates. progress(stage, done, total): stages "decode", "vision", "prefill", "generate".
+        max_new_tokens None: until the context is full. Sampling settings that are None take the file's generation
+        defaults; seed None is 0. temperature 0 is greedy. stop: what ends the answer, a string before which the text
+        ends, a Stop, or a list of these. tools: function signatures as published for chat templates. progress(stage,
+        done, total): stages "decode", "vision", "prefill", "generate". Raises Stopped only while it opens files.
         """
-        _whole("max_new_tokens", max_new_tokens, 1, 2**31)
+        began = time.perf_counter()
+        self._check_open()
         params = SamplingParams.over(
             self.config.generation, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
             repetition_penalty=repetition_penalty, seed=seed,
         )  # fmt: skip
-        stops = [stop] if isinstance(stop, str) else list(stop or [])
-        if not all(isinstance(s, str) and s for s in stops):
-            raise UsageError("stop must be a non-empty string or a list of them")
-        start = time.perf_counter()
-        built = self.prepare(messages, tools=tools, enable_thinking=enable_thinking, add_vision_id=add_vision_id)
-        return Stream(self, built, params, max_new_tokens, stops, progress, start)
+        most = self.context if max_new_tokens is None else whole("max_new_tokens", max_new_tokens, 1, 2**63)
+        strings, stops = ends(stop)
+        stop = self._stop(*stops)
+        built = self.prepare(
+            messages, tools=tools, enable_thinking=enable_thinking, add_vision_id=add_vision_id, stop=stop
+        )
+        self._check_context(built, 1)
+        limit = min(most, self.context - len(built.token_ids))
+        runner = self.runner(len(built.token_ids) + limit, progress)
+        tokens = runner.answer(built, Sampler(params, built.token_ids), self.config.tokens.eos, limit)
+        return self._begun(
+            Stream(
+                built,
+                tokens,
+                self.tokenizer.stream(),
+                strings,
+                stop,
+                runner.meter,
+                began=began,
+                load_seconds=self.load_seconds,
+            )
+        )
+
+    def _stop(self, *stops):
+        """The Stop of a call: that of the caller, of the thread, and of this model's end."""
+        return within(self._closing, *stops)
+
+    def _begun(self, work):
+        """The work of a call, which close() ends."""
+        with self._lock:
+            self._works.add(work)
+        return work
+
+    def _check_open(self):
+        if self._closing:
+            raise UsageError("the model is closed: load it again")
 
     def _check_context(self, prompt, extra):
         if len(prompt.token_ids) + extra > self.context:
             raise ContextError(too_long(len(prompt.token_ids), self.context))
-
-
-class Stream:
-    """An answer being written: iterate for Pieces, read `.reply` at any time. Closing it stops the work."""
-
-    def __init__(self, model, prompt, params, max_new_tokens, stop, progress, start):
-        model._check_context(prompt, 1)
-        self.model, self.prompt, self.params, self.start = model, prompt, params, start
-        self.limit = min(max_new_tokens, model.context - len(prompt.token_ids))
-        self.progress = progress or (lambda stage, done, total: None)
-        self.filter = TextFilter(stop, prompt.thinks)
-        self.runner = model.runner(len(prompt.token_ids) + self.limit, progress)
-        self.opened = time.perf_counter() - start
-        vision = sum(count for _, _, count in prompt.spans)
-        frames = sum(len(m.frames) if m.kind == "video" else 1 for m in prompt.media)
-        self._reply = Reply(
-            usage={"prompt_tokens": len(prompt.token_ids), "vision_tokens": vision, "new_tokens": 0, "frames": frames}
-        )
-        self.pieces = self._run()
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        return next(self.pieces)
-
-    def close(self):
-        self.pieces.close()
-
-    @property
-    def reply(self):
-        reply, timings = self._reply, dict(self.runner.timings)
-        timings["decode"] += self.opened  # opening the files and scanning their packet times
-        reply.timings = {"load": self.model.load_seconds, **timings, "total": time.perf_counter() - self.start}
-        reply.usage["new_tokens"] = len(reply.token_ids)
-        reply.warnings = list(self.prompt.warnings) + [w for m in self.prompt.media for w in m.warnings]
-        return reply
-
-    def _run(self):
-        logits = self.runner.prefill(self.prompt)
-        text = self.model.tokenizer.stream()
-        sampler = Sampler(self.params, self.prompt.token_ids)
-        tokens = self.runner.generate(logits, sampler, self.model.config.tokens.eos, self.limit)
-        while True:
-            try:
-                token = next(tokens)
-            except StopIteration as end:
-                finish = end.value
-                break
-            self._reply.token_ids.append(token)
-            self.progress("generate", len(self._reply.token_ids), self.limit)
-            yield from self._kept(self.filter.push(text.push(token)))
-            if self.filter.stopped:
-                self._reply.finish_reason = "stop"
-                return
-        yield from self._kept(self.filter.push(text.flush()) + self.filter.flush())
-        self._reply.finish_reason = "stop" if self.filter.stopped else finish
-
-    def _kept(self, pieces):
-        for piece in pieces:
-            if piece.thinking:
-                self._reply.thinking += piece.text
-            else:
-                self._reply.text += piece.text
-            yield piece

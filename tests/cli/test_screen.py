@@ -7,7 +7,7 @@ import pytest
 from ivlite import cli
 from ivlite.cli import answer
 from ivlite.cli.progress import Progress, seconds
-from ivlite.engine.reply import Piece
+from ivlite.engine.reply import Delta
 
 
 class Terminal(io.StringIO):
@@ -18,8 +18,8 @@ class Terminal(io.StringIO):
 def test_a_terminal_sees_thinking_dimmed_and_no_escape_sequences():
     out = Terminal()
     screen = answer.Screen(out)
-    for piece in (Piece("hm", thinking=True), Piece("a\x1b[31mb\x07"), Piece("\tc\n")):
-        screen(piece)
+    for delta in (Delta("hm", thinking=True), Delta("a\x1b[31mb\x07"), Delta("\tc\n")):
+        screen(delta)
     screen.end()
     assert out.getvalue() == "\x1b[2mhm\x1b[0m\n\na[31mb\tc\n"
 
@@ -27,8 +27,8 @@ def test_a_terminal_sees_thinking_dimmed_and_no_escape_sequences():
 def test_a_file_sees_the_answer_only_and_ends_with_a_newline():
     out, aside = io.StringIO(), io.StringIO()
     screen = answer.Screen(out, aside)
-    for piece in (Piece("hm", thinking=True), Piece("yes")):
-        screen(piece)
+    for delta in (Delta("hm", thinking=True), Delta("yes")):
+        screen(delta)
     screen.end()
     assert (out.getvalue(), aside.getvalue()) == ("yes\n", "hm")
 

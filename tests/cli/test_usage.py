@@ -1,6 +1,5 @@
 """Help, versions and the arguments of the command line."""
 
-import io
 import subprocess
 import sys
 
@@ -133,12 +132,39 @@ def test_media_are_looked_for_before_loading(tmp_path):
             run.check(parsed("--video", name))
 
 
-def test_a_dash_reads_the_question_from_standard_input(monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("  Is it raining?\n"))
-    assert run.question(parsed("-")) == "Is it raining?"
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
-    with pytest.raises(UsageError):
-        run.question(parsed("-"))
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (b"  Is it raining?\n", "Is it raining?"),
+        (b"\xef\xbb\xbfIs it raining?", "Is it raining?"),
+        ("Où\u2028et quand ?".encode(), "Où\u2028et quand ?"),
+        (b"\n", "empty"),
+        (b"\xef\xbb\xbf", "empty"),
+        (b"caf\xe9?", "UTF-8"),
+        ("no".encode("utf-16"), "UTF-8"),
+        (b"x" * (run.INPUT_LIMIT + 1), "more than"),
+        (None, "closed"),
+    ],
+)
+def test_a_dash_reads_the_question_from_standard_input(given, expected, tmp_path, monkeypatch):
+    (tmp_path / "input").write_bytes(given or b"")
+    with open(tmp_path / "input") as source:
+        monkeypatch.setattr("sys.stdin", None if given is None else source)
+        if given and expected in given.decode(errors="replace"):
+            assert run.question(parsed("-")) == expected
+        else:
+            with pytest.raises(UsageError, match=expected):
+                run.question(parsed("-"))
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    args = cli.parser().parse_args(["run", "~/m.gguf", "--video", "~/a/v.mp4"])
+    assert (args.model, args.media) == (f"{tmp_path}/m.gguf", [("video", f"{tmp_path}/a/v.mp4")])
+    (tmp_path / "~").mkdir()
+    (tmp_path / "~/m.gguf").write_bytes(b"")
+    assert cli.parser().parse_args(["run", "~/m.gguf"]).model == "~/m.gguf"  # a file of that very name
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])

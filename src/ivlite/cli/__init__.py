@@ -4,6 +4,7 @@ Nothing here imports numpy or the model before a command needs it, so that help 
 """
 
 import argparse
+import contextlib
 import errno
 import importlib
 import os
@@ -11,7 +12,9 @@ import sys
 
 from ivlite._version import __version__
 from ivlite.cli.arguments import CommandParser, Parser
-from ivlite.errors import EXIT_INTERRUPTED, DiskError, IvliteError, OutOfMemoryError
+from ivlite.errors import EXIT_INTERRUPTED, DiskError, IvliteError, OutOfMemoryError, Stopped
+from ivlite.interrupt import Interrupts
+from ivlite.stop import using
 
 # name, module, one line of help; each module has add_parser(subparsers) and run(args) -> exit code
 COMMANDS = {
@@ -39,7 +42,7 @@ exit codes:
   1 a defect of ivlite      5 does not fit in memory
   2 wrong usage             6 a file cannot be written
   3 a model file cannot     7 the prompt is longer than the context
-    be used               130 interrupted
+    be used               130 interrupted (Ctrl-C), 143 by SIGTERM
 """
 
 
@@ -69,7 +72,24 @@ def say(kind, sentence):
 
 
 def main(argv=None):
-    """Runs the command line of `argv` (default: sys.argv) and returns the exit code."""
+    """Runs the command line of `argv` (default: sys.argv) and returns the exit code.
+
+    Ctrl-C and SIGTERM end the command in order, unless the program that calls handles them itself.
+    """
+    signals = Interrupts()
+    try:
+        return command(argv, signals)
+    finally:
+        signals.restore()
+
+
+def command(argv, signals):
+    """Runs the command line of `argv` under the Stop that signals set; returns the exit code."""
+    code = _run(argv, signals.stop)
+    return signals.exit_code or code  # also where a signal came when there was nothing left to stop
+
+
+def _run(argv, stop):
     _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):  # a character the terminal lacks must not end an answer
         if hasattr(stream, "reconfigure"):
@@ -78,15 +98,18 @@ def main(argv=None):
     try:
         args = parser().parse_args(argv)
         _quiet_pillow()
-        code = importlib.import_module(COMMANDS[args.command]).run(args)
+        stop.check()
+        with using(stop):
+            code = importlib.import_module(COMMANDS[args.command]).run(args)
         sys.stdout.flush()
         return code or 0
     except SystemExit as end:  # argparse has already printed the help or the sentence
         return end.code or 0
     except BrokenPipeError:
         return _pipe_closed()
-    except KeyboardInterrupt:
-        print("ivlite: interrupted", file=sys.stderr)
+    except (Stopped, KeyboardInterrupt):  # the latter of a program that calls main() and raises it itself
+        with contextlib.suppress(OSError):
+            print("ivlite: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
         return _failed(error, getattr(args, "verbose", False))

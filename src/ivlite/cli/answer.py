@@ -8,7 +8,7 @@ STAGES = ("load", "decode", "vision", "prefill", "generate")
 
 
 class Screen:
-    """Prints the pieces of an answer to `out`. Thinking is dimmed on a terminal; elsewhere it goes to `aside` or nowhere."""
+    """Prints the deltas of an answer to `out`. Thinking is dimmed on a terminal; elsewhere it goes to `aside` or nowhere."""
 
     def __init__(self, out, aside=None):
         self.out, self.aside = out, aside
@@ -16,19 +16,19 @@ class Screen:
         self.dim = False
         self.open_line = False
 
-    def __call__(self, piece):
-        if piece.thinking and not self.tty:
+    def __call__(self, delta):
+        if delta.thinking and not self.tty:
             if self.aside:
-                print(piece.text, end="", file=self.aside, flush=True)
+                print(delta.text, end="", file=self.aside, flush=True)
             return
-        text = piece.text
+        text = delta.text
         if self.tty:  # a model can be talked into printing escape sequences; a terminal must not obey them
             text = "".join(c for c in text if c.isprintable() or c in "\n\t")
-        if piece.thinking != self.dim:
-            text = ("\x1b[2m" if piece.thinking else "\x1b[0m\n\n") + text
-            self.dim = piece.thinking
+        if delta.thinking != self.dim:
+            text = ("\x1b[2m" if delta.thinking else "\x1b[0m\n\n") + text
+            self.dim = delta.thinking
         if text:
-            self.open_line = not text.endswith("\n")  # before the write: Ctrl-C may come right after it
+            self.open_line = not text.endswith("\n")
         self.write(text)
 
     def write(self, text):
@@ -75,7 +75,7 @@ def description(model, prompt):
 def rates(reply):
     """Tokens per second of prefill and of generation, 0 where nothing was timed."""
     usage, spent = reply.usage, reply.timings
-    steps = usage["new_tokens"] - (reply.finish_reason == "length")  # the last token is not run through the model
+    steps = usage["new_tokens"] - (reply.finish_reason != "stop")  # the last token was not run through the model
     generation = steps / spent["generate"] if steps > 0 and spent["generate"] > 0 else 0.0
     prefill = usage["prompt_tokens"] / spent["prefill"] if spent["prefill"] > 0 else 0.0
     return prefill, generation

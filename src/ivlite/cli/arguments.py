@@ -1,6 +1,7 @@
-"""Types and actions of command-line arguments that several commands share."""
+"""Command-line arguments that several commands share: their types, and a table of those that mean the same everywhere."""
 
 import argparse
+import os
 import sys
 
 
@@ -49,12 +50,40 @@ def moment(text):
     return sum(v * 60**i for i, v in enumerate(reversed(values)))
 
 
+def path(text):
+    """An argparse type: a path in which a leading ~ is the home folder, as shells have it where it is not quoted."""
+    return text if os.path.lexists(text) else os.path.expanduser(text)
+
+
 class InOrder(argparse.Action):
     """Appends (option name, value) to one list, so that --video and --image keep their order among each other."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         items = getattr(namespace, self.dest) or []
         setattr(namespace, self.dest, [*items, (self.option_strings[-1].lstrip("-"), values)])
+
+
+SHARED = {
+    "--fps": {"type": number(0, 1000, above=True), "help": "frames taken per second of video (default: the file's)"},
+    "--max-frames": {"type": whole(1), "metavar": "N", "help": "most frames taken from one video"},
+    "--max-pixels": {"type": whole(1), "metavar": "N", "help": "most pixels of a frame or an image"},
+    "--context": {"type": whole(1), "default": 8192, "metavar": "N", "help": "tokens of prompt and answer (default: 8192)"},
+    "--threads": {"type": whole(1, 1024), "metavar": "N", "help": "default: one per usable physical core"},
+    "--kv": {"choices": ("f32", "f16", "q8"), "type": lambda kind: "f16" if kind == "bf16" else kind, "default": "q8",
+             "help": "how the cache is stored (default: q8, int8)"},
+    "--device": {"choices": ("auto", "cpu", "reference"), "default": "auto", "help": "reference: float32 torch, slow"},
+    "--json": {"action": "store_true", "help": "print one JSON object and nothing else on standard output"},
+    "--quiet": {"action": "store_true", "help": "no progress, no closing line"},
+    "--verbose": {"action": "store_true", "help": "plain progress lines, tracebacks of defects"},
+}  # fmt: skip
+
+
+def add_shared(parser, *names, **helps):
+    """Adds arguments of SHARED to a parser or a group; `helps` are other words for some, by name without dashes."""
+    for name in names:
+        more = SHARED[name]
+        own = helps.get(name.lstrip("-").replace("-", "_"))
+        parser.add_argument(name, **(more | {"help": own} if own else more))
 
 
 class Parser(argparse.ArgumentParser):

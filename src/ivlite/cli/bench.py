@@ -9,7 +9,7 @@ import time
 
 from ivlite.cli import arguments
 from ivlite.cli.progress import Progress
-from ivlite.errors import UsageError
+from ivlite.errors import Stopped, UsageError
 
 EPILOG = """\
 examples:
@@ -37,53 +37,19 @@ def add_parser(commands):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("file", metavar="FILE", nargs="?", help="a model file")
-    add(
-        "--random",
-        choices=("8b", "4b", "demo", "tiny"),
-        help="a model of random weights of that size instead of a file",
-    )
+    count = arguments.whole(1, 2**20)
+    add("file", metavar="FILE", nargs="?", type=arguments.path, help="a model file")
+    add("--random", choices=("8b", "4b", "demo", "tiny"),
+        help="a model of random weights of that size instead of a file")  # fmt: skip
     add("--type", metavar="T", help="type of the random weights (default: q4_k_m)")
-    add(
-        "--kv",
-        choices=("f32", "bf16", "q8"),
-        default="q8",
-        help="how the cache is stored (default: q8)",
-    )
-    add(
-        "--threads",
-        type=arguments.whole(1, 1024),
-        metavar="N",
-        help="default: one per usable physical core",
-    )
-    add(
-        "--prompt",
-        type=arguments.whole(1, 2**20),
-        default=512,
-        metavar="N",
-        help="tokens of prefill (default: 512)",
-    )
-    add(
-        "--new",
-        type=arguments.whole(1, 2**20),
-        default=32,
-        metavar="N",
-        help="tokens decoded (default: 32)",
-    )
-    add(
-        "--depth",
-        type=depths,
-        default=(0,),
-        metavar="N[,N...]",
-        help="random tokens in the cache before decoding; prefill follows the first (default: 0)",
-    )
-    add(
-        "--vision",
-        type=frames,
-        metavar="WxHxF",
-        help="width, height and number of frames encoded (default: a pair of a video's usual size)",
-    )
-    add("--json", action="store_true", help="print one JSON object")
+    arguments.add_shared(parser, "--kv", "--threads")
+    add("--prompt", type=count, default=512, metavar="N", help="tokens of prefill (default: 512)")
+    add("--new", type=count, default=32, metavar="N", help="tokens decoded (default: 32)")
+    add("--depth", type=depths, default=(0,), metavar="N[,N...]",
+        help="random tokens in the cache before decoding; prefill follows the first (default: 0)")  # fmt: skip
+    add("--vision", type=frames, metavar="WxHxF",
+        help="width, height and number of frames encoded (default: a pair of a video's usual size)")  # fmt: skip
+    arguments.add_shared(parser, "--json")
 
 
 def depths(text):
@@ -159,17 +125,25 @@ def fill(cache, config, tokens, random):
 
 
 def measure(model, args):
-    """Runs every stage once after a short warm-up; returns plain data: seconds, rates, and the probed limits."""
+    """Runs every stage once after a short warm-up; returns plain data: seconds, rates, and the probed limits.
+
+    Stages that the Stop left out are missing: "prefill" and "vision" None, "decode" shorter.
+    """
     import numpy as np
 
     from ivlite.cli import probe
     from ivlite.machine import peak_memory
 
     random, limits = np.random.default_rng(0), Limits(model.threads)
-    tokens = random.integers(0, model.config.text.vocab_size, args.prompt).tolist()
-    model.runner().prefill(text_prompt(tokens[:16]))
-    prefill, decode = text_stages(model, args, tokens, random, limits)
-    vision = vision_stage(model, args.vision or usual_pair(model.config), random, limits)
+    stages = {"prefill": None, "decode": [], "vision": None}
+    try:
+        tokens = random.integers(0, model.config.text.vocab_size, args.prompt).tolist()
+        model.runner().prefill(text_prompt(tokens[:16]))
+        text_stages(model, args, tokens, random, limits, stages)
+        stages["vision"] = vision_stage(model, args.vision or usual_pair(model.config), random, limits)
+    except Stopped:
+        if stages["prefill"] is None:
+            raise
     return {
         "model": model.config.name,
         "type": args.type or ("q4_k_m" if args.random else None),
@@ -179,9 +153,7 @@ def measure(model, args):
         "weights": model.nbytes,
         "kv": model.kv,
         "load_seconds": model.load_seconds,
-        "prefill": prefill,
-        "decode": decode,
-        "vision": vision,
+        **stages,
         "peak_memory": peak_memory(),
     }
 
@@ -197,7 +169,7 @@ class Limits:
     def best(self):
         """{"read": bytes per second, "int8", "matrix": operations per second}, the highest of each."""
         int8, matrix = map(max, zip(*self.peaks, strict=True))
-        return {"read": max(self.reads), "int8": int8, "matrix": matrix}
+        return {"read": max(self.reads, default=0), "int8": int8, "matrix": matrix}
 
     def peak(self):
         """int8 operations per second now."""
@@ -229,19 +201,19 @@ class Limits:
         return took, reads
 
 
-def text_stages(model, args, tokens, random, limits):
-    """Prefill after the first depth, and decoding after each: a stage, and a list of stages."""
-    prefill, decode = None, []
+def text_stages(model, args, tokens, random, limits, stages):
+    """Prefill after the first depth, and decoding after each, into `stages`."""
     for depth in args.depth:
         runner = model.runner()
         fill(runner.cache, model.config, depth, random)
-        if prefill is None:
+        if stages["prefill"] is None:
             seconds, peak = limits.timed(lambda runner=runner: runner.prefill(text_prompt(tokens)))
-            prefill = computed(args.prompt, seconds, prefill_ops(model, depth, args.prompt), peak) | {"depth": depth}
+            ops = prefill_ops(model, depth, args.prompt)
+            stages["prefill"] = computed(args.prompt, seconds, ops, peak) | {"depth": depth}
             depth += args.prompt
         took, reads = limits.steps(lambda i, runner=runner: runner.step(tokens[i % len(tokens)]), args.new)
-        decode.append(read(took, decode_bytes(model, depth + args.new // 2), reads) | {"depth": depth})
-    return prefill, decode
+        nbytes = decode_bytes(model, depth + args.new // 2)
+        stages["decode"].append(read(took, nbytes, reads) | {"depth": depth})
 
 
 def computed(count, seconds, ops, peak):
@@ -271,7 +243,7 @@ def vision_stage(model, size, random, limits):
     """Encodes random frames, the second time is the one that counts; pairs go together as in a video."""
     import numpy as np
 
-    from ivlite.engine.runner import PATCHES
+    from ivlite.engine.vision import PATCHES
 
     vision, video = model.config.vision, model.config.video
     unit = vision.patch_size * vision.spatial_merge_size
@@ -343,9 +315,10 @@ def lines(facts):
     yield row(f"prefill {prefill['count']:,} tokens{after}", prefill, "tokens")
     for decode in facts["decode"]:
         yield row(f"decode {decode['count']:,} tokens after {decode['depth']:,}", decode, "tokens")
-    width, height = vision["size"]
-    pairs = "a pair" if vision["count"] == 1 else f"{vision['count']} pairs"
-    yield row(f"vision, {pairs} of {width}x{height}", vision, "pairs")
+    if vision:
+        width, height = vision["size"]
+        pairs = "a pair" if vision["count"] == 1 else f"{vision['count']} pairs"
+        yield row(f"vision, {pairs} of {width}x{height}", vision, "pairs")
     yield ""
     yield f"peak memory {gigabytes(facts['peak_memory'])}"
 

@@ -5,8 +5,8 @@ import os
 import sys
 import time
 
-from ivlite.cli import printable, rounds
-from ivlite.errors import EXIT_INTERRUPTED, UsageError
+from ivlite.cli import arguments, printable, rounds
+from ivlite.errors import EXIT_INTERRUPTED, Stopped, UsageError
 
 EPILOG = """\
 examples:
@@ -32,9 +32,10 @@ def add_parser(commands):
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="a GGUF file, of bf16 or q8_0 best")
-    parser.add_argument("-o", "--output", metavar="STATS", required=True, help="the file to write, or to continue")
-    parser.add_argument("--restart", action="store_true", help="begin anew though STATS exists")
+    add = parser.add_argument
+    add("model", metavar="MODEL", type=arguments.path, help="a GGUF file, of bf16 or q8_0 best")
+    add("-o", "--output", metavar="STATS", type=arguments.path, required=True, help="the file to write, or to continue")
+    add("--restart", action="store_true", help="begin anew though STATS exists")
     rounds.add_arguments(parser, "prompts: videos, images, text (default: built-in texts)")
 
 
@@ -77,7 +78,7 @@ def _continued(before, new, args):
 
 
 def _calibrate(model, stats, samples, path, progress):
-    """Runs the samples and saves what they gave, whatever ends it; true when that is Ctrl-C."""
+    """Runs the samples and saves what they gave, whatever ends it; true when that is the Stop."""
     saved, skipped = time.monotonic(), rounds.Skipped()
     kept = len(stats.prompts)
     try:
@@ -93,7 +94,7 @@ def _calibrate(model, stats, samples, path, progress):
             if time.monotonic() - saved > SAVE_EVERY:
                 stats.save(path)
                 saved = time.monotonic()
-    except KeyboardInterrupt:
+    except Stopped:
         return True
     finally:
         stats.drop()

@@ -1,13 +1,11 @@
 """`ivlite eval`: how far models are from a reference, on text, images and videos."""
 
 import argparse
-import gc
 import json
 import os
 
-from ivlite.cli import printable, rounds, say
-from ivlite.cli.arguments import whole
-from ivlite.errors import EXIT_INTERRUPTED, UsageError
+from ivlite.cli import arguments, printable, rounds, say
+from ivlite.errors import EXIT_INTERRUPTED, Stopped, UsageError
 
 EPILOG = """\
 examples:
@@ -34,12 +32,20 @@ def add_parser(commands):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("models", metavar="MODEL", nargs="*", help="GGUF files to judge")
-    add("--against", metavar="REF", required=True, help="the reference: a GGUF model, or what --save-reference wrote")
-    add("--save-reference", metavar="FILE", help="keep what the reference says, about 2 KB per token, for later runs")
-    add("--answer-tokens", type=whole(0, 4096), default=32, metavar="N", help="longest answer judged (default: 32)")
+    add("models", metavar="MODEL", nargs="*", type=arguments.path, help="GGUF files to judge")
+    add("--against", metavar="REF", type=arguments.path, required=True,
+        help="the reference: a GGUF model, or what --save-reference wrote")  # fmt: skip
+    add("--save-reference", metavar="FILE", type=arguments.path,
+        help="keep what the reference says, about 2 KB per token, for later runs")  # fmt: skip
+    add(
+        "--answer-tokens",
+        type=arguments.whole(0, 4096),
+        default=32,
+        metavar="N",
+        help="longest answer judged (default: 32)",
+    )
     add("--json", action="store_true", help="print one JSON object")
-    add("--report", metavar="FILE", help="draw KL against bits per weight, as .html or .png")
+    add("--report", metavar="FILE", type=arguments.path, help="draw KL against bits per weight, as .html or .png")
     rounds.add_arguments(parser, "prompts: videos, images, text (default: built-in texts)")
 
 
@@ -72,12 +78,15 @@ def run(args):
                 results.append({"file": path, "bits_per_weight": _bits(path), "kinds": _kinds(scores)})
             if interrupted:
                 break
+    except Stopped:
+        say("note", f"interrupted before all was known of {args.against}")
+        interrupted = True
     finally:
         if progress:
             progress.clear()
     if args.json:
         print(json.dumps({"reference": args.against, "interrupted": interrupted, "models": results}))
-    else:
+    elif results or not interrupted:
         print(printable("\n".join(_lines(args, results))))
     if args.report and results:
         from ivlite.cli import chart
@@ -92,20 +101,18 @@ def _reference(args, samples, progress):
 
     reference = compare.Reference.load(args.against)
     if reference is None:
-        model = rounds.load(args, args.against, progress)
-        reference, skipped = compare.Reference(model.config.name), rounds.Skipped()
-        if progress:
-            progress.verb = "reference"
-            progress.begin(0, len(samples))
-        for sample in samples:
-            with skipped(sample):
-                reference.records[sample.key] = compare.record(model, sample, args.answer_tokens, progress)
+        with rounds.load(args, args.against, progress) as model:  # freed before the next one is loaded
+            reference, skipped = compare.Reference(model.config.name), rounds.Skipped()
             if progress:
-                progress.finished()
+                progress.verb = "reference"
+                progress.begin(0, len(samples))
+            for sample in samples:
+                with skipped(sample):
+                    reference.records[sample.key] = compare.record(model, sample, args.answer_tokens, progress)
+                if progress:
+                    progress.finished()
         if not reference.records:
             raise skipped.last
-        del model
-        gc.collect()  # before the next one is loaded
         if args.save_reference:
             reference.save(args.save_reference)
     elif args.save_reference:
@@ -116,23 +123,23 @@ def _reference(args, samples, progress):
 
 
 def _judge(args, path, samples, reference, progress):
-    """Scores by kind of one model, and whether Ctrl-C cut them short."""
+    """Scores by kind of one model, and whether the Stop cut them short."""
     from ivlite.evaluate import compare
 
     scores, skipped = {}, rounds.Skipped()
     todo = [s for s in samples if s.key in reference.records]
     try:
-        model = rounds.load(args, path, progress)
-        if progress:
-            progress.verb = "eval"
-            progress.begin(0, len(todo))
-        for sample in todo:
-            with skipped(sample):
-                found = compare.score(model, sample, reference.records[sample.key], progress)
-                scores.setdefault(sample.kind, compare.Scores()).add(found)
+        with rounds.load(args, path, progress) as model:
             if progress:
-                progress.finished()
-    except KeyboardInterrupt:
+                progress.verb = "eval"
+                progress.begin(0, len(todo))
+            for sample in todo:
+                with skipped(sample):
+                    found = compare.score(model, sample, reference.records[sample.key], progress)
+                    scores.setdefault(sample.kind, compare.Scores()).add(found)
+                if progress:
+                    progress.finished()
+    except Stopped:
         say("note", f"interrupted after {sum(s.prompts for s in scores.values())} of {len(todo)} prompts of {path}")
         return scores, True
     if not scores:

@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 
+from ivlite.cli.arguments import path
 from ivlite.errors import IvliteError
 
 EPILOG = """\
@@ -37,7 +38,7 @@ def add_parser(commands):
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", metavar="FILE", help="a GGUF file")
+    parser.add_argument("file", metavar="FILE", type=path, help="a GGUF file")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
 
@@ -127,9 +128,9 @@ def configuration(file):
     """{"config": ...} of a model that ivlite runs, else {"problem": sentence}."""
     from dataclasses import asdict
 
-    from ivlite import models
+    from ivlite import models, ops
     from ivlite.gguf import config
-    from ivlite.model import CACHE_BYTES, cache_bytes_per_token
+    from ivlite.model import cache_bytes_per_token
 
     try:
         architecture = models.module(str(file.metadata.get("general.architecture")), file.path)
@@ -137,7 +138,7 @@ def configuration(file):
         config.check_tensors(file.tensors, architecture.tensor_names(cfg), file.path)
     except IvliteError as error:
         return {"problem": str(error)}
-    cache = {kind: cache_bytes_per_token(cfg.text, kind) for kind in CACHE_BYTES}
+    cache = {kind: cache_bytes_per_token(cfg.text, kind) for kind in ops.CACHE_KINDS}
     return {"config": asdict(cfg), "cache_bytes_per_token": cache}
 
 

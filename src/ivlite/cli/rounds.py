@@ -11,25 +11,15 @@ from ivlite.errors import ContextError, DiskError, MediaError, UsageError
 
 def add_arguments(parser, data_help):
     """The arguments about prompts and machine."""
-    add = parser.add_argument_group("prompts").add_argument
-    add("--data", metavar="DIR|FILE.jsonl", help=data_help)
-    add("--limit", type=arguments.whole(1), metavar="N", help="use the first N prompts only")
-    add(
-        "--fps",
-        type=arguments.number(0, 1000, above=True),
-        help="frames taken per second of video (default: the file's)",
+    group = parser.add_argument_group("prompts")
+    group.add_argument("--data", type=arguments.path, metavar="DIR|FILE.jsonl", help=data_help)
+    group.add_argument("--limit", type=arguments.whole(1), metavar="N", help="use the first N prompts only")
+    arguments.add_shared(group, "--fps", "--max-frames", "--max-pixels")
+    group = parser.add_argument_group("machine")
+    arguments.add_shared(
+        group, "--context", "--threads", "--device", context="longest prompt in tokens (default: 8192)"
     )
-    add("--max-frames", type=arguments.whole(1), metavar="N", help="most frames taken from one video")
-    add("--max-pixels", type=arguments.whole(1), metavar="N", help="most pixels of a frame or an image")
-    add = parser.add_argument_group("machine").add_argument
-    add(
-        "--context", type=arguments.whole(1), default=8192, metavar="N", help="longest prompt in tokens (default: 8192)"
-    )
-    add("--threads", type=arguments.whole(1, 4096), metavar="N", help="default: one per usable physical core")
-    add("--device", choices=("auto", "cpu", "reference"), default="auto", help="reference: float32 torch, slow")
-    add = parser.add_argument_group("output").add_argument
-    add("--quiet", action="store_true", help="no progress, no closing line")
-    add("--verbose", action="store_true", help="plain progress lines, tracebacks of defects")
+    arguments.add_shared(parser.add_argument_group("output"), "--quiet", "--verbose")
 
 
 def samples(args):
@@ -86,7 +76,8 @@ class Skipped:
     def __exit__(self, kind, error, _):
         if not isinstance(error, (MediaError, ContextError)):
             return False
-        self.count, self.last = self.count + 1, error
+        self.count += 1
+        self.last = type(error)(*error.args)  # the error itself would keep model and frames alive
         say("warning", f"{self.sample.label} is left out: {error}")
         return True
 

@@ -1,23 +1,20 @@
 """`ivlite run`: asks a model about videos and images, and streams its answer."""
 
 import argparse
-import signal
+import os
+import select
 import sys
 
 from ivlite.cli import answer, arguments, say
 from ivlite.cli.progress import Progress
-from ivlite.errors import EXIT_INTERRUPTED, IvliteError, UsageError
+from ivlite.errors import UsageError
 from ivlite.evaluate.dataset import ASK
+from ivlite.stop import checkpoint
 
-VIDEO_ONLY = (
-    "fps",
-    "max_frames",
-    "start",
-    "end",
-    "stream",
-)  # settings of a message's video part, named as the flags
+VIDEO_ONLY = ("fps", "max_frames", "start", "end", "stream")  # settings of a message's video part, named as the flags
 PIXELS = ("min_pixels", "max_pixels")
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+INPUT_LIMIT = 64 << 20  # bytes of a question
 
 EPILOG = """\
 examples:
@@ -41,69 +38,47 @@ def add_parser(commands):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("model", metavar="MODEL", help="a GGUF file made by `ivlite quantize`")
-    add(
-        "prompt",
-        metavar="PROMPT",
-        nargs="?",
-        help='the question; "-" reads it from standard input (default: describe)',
-    )
+    add("model", metavar="MODEL", type=arguments.path, help="a GGUF file made by `ivlite quantize`")
+    add("prompt", metavar="PROMPT", nargs="?",
+        help='the question; "-" reads it from standard input (default: describe)')  # fmt: skip
     _media_arguments(parser.add_argument_group("media, in the order given"))
     _sampling_arguments(parser.add_argument_group("answer (defaults: the model file's)"))
-    _machine_arguments(parser.add_argument_group("machine"))
-    output = parser.add_argument_group("output").add_argument
-    output(
-        "--json",
-        action="store_true",
-        help="print one JSON object and nothing else on standard output",
-    )
-    output("--quiet", action="store_true", help="no progress, no closing line")
-    output(
-        "--verbose",
-        action="store_true",
-        help="plain progress lines, what each video became, tracebacks of defects",
-    )
+    group = parser.add_argument_group("machine")
+    arguments.add_shared(group, "--context", "--kv")
+    for name, choices, text in MACHINE:
+        group.add_argument(name, choices=choices, default=choices[0], help=text)
+    arguments.add_shared(group, "--threads", "--device")
+    arguments.add_shared(
+        parser.add_argument_group("output"), "--json", "--quiet", "--verbose",
+        verbose="plain progress lines, what each video became, tracebacks of defects",
+    )  # fmt: skip
+
+
+MACHINE = (
+    ("--vit", ("file", "fp32"),
+     "how the vision tower computes: in the file's types (default), or in float32, slower"),
+    ("--load", ("repack", "mmap"),
+     "repack: all weights in memory (default); mmap: one layer at a time, where memory matters more than speed, a pass "
+     "over the file per token"),
+)  # fmt: skip
+ANSWER = (
+    ("--temperature", arguments.number(0, 100), "T", "0 always takes the likeliest token"),
+    ("--top-k", arguments.whole(0, 2**31), "K", "draw among the K likeliest tokens (0: all)"),
+    ("--top-p", arguments.number(0, 1), "P", "draw among the likeliest that add up to P"),
+    ("--min-p", arguments.number(0, 1), "P", "drop tokens less likely than P times the likeliest"),
+    ("--repetition-penalty", arguments.number(0.01, 100), "R", "above 1 discourages repetition"),
+)
 
 
 def _media_arguments(group):
     add = group.add_argument
     for article, kind in (("a", "video"), ("an", "image")):
-        add(
-            f"--{kind}",
-            dest="media",
-            action=arguments.InOrder,
-            metavar="FILE",
-            help=f"{article} {kind}; may be repeated",
-        )
-    add(
-        "--fps",
-        type=arguments.number(0, 1000, above=True),
-        help="frames taken per second of video (default: 1)",
-    )
-    add(
-        "--max-frames",
-        type=arguments.whole(1),
-        metavar="N",
-        help="most frames taken from one video",
-    )
-    add(
-        "--min-pixels",
-        type=arguments.whole(1),
-        metavar="N",
-        help="fewest pixels of a frame or an image",
-    )
-    add(
-        "--max-pixels",
-        type=arguments.whole(1),
-        metavar="N",
-        help="most pixels of a frame (default: 131072) or an image",
-    )
-    add(
-        "--start",
-        type=arguments.moment,
-        metavar="TIME",
-        help="where in the video to begin, seconds or HH:MM:SS",
-    )
+        add(f"--{kind}", dest="media", type=arguments.path, action=arguments.InOrder, metavar="FILE",
+            help=f"{article} {kind}; may be repeated")  # fmt: skip
+    arguments.add_shared(group, "--fps", "--max-frames", fps="frames taken per second of video (default: 1)")
+    add("--min-pixels", type=arguments.whole(1), metavar="N", help="fewest pixels of a frame or an image")
+    arguments.add_shared(group, "--max-pixels", max_pixels="most pixels of a frame (default: 131072) or an image")
+    add("--start", type=arguments.moment, metavar="TIME", help="where in the video to begin, seconds or HH:MM:SS")
     add("--end", type=arguments.moment, metavar="TIME", help="where in the video to stop")
     add(
         "--stream",
@@ -115,99 +90,15 @@ def _media_arguments(group):
 
 def _sampling_arguments(group):
     add = group.add_argument
-    add(
-        "--max-new-tokens",
-        type=arguments.whole(1),
-        default=1024,
-        metavar="N",
-        help="longest answer (default: 1024)",
-    )
-    add(
-        "--temperature",
-        type=arguments.number(0, 100),
-        metavar="T",
-        help="0 always takes the likeliest token",
-    )
-    add(
-        "--top-k",
-        type=arguments.whole(0, 2**31),
-        metavar="K",
-        help="draw among the K likeliest tokens (0: all)",
-    )
-    add(
-        "--top-p",
-        type=arguments.number(0, 1),
-        metavar="P",
-        help="draw among the likeliest that add up to P",
-    )
-    add(
-        "--min-p",
-        type=arguments.number(0, 1),
-        metavar="P",
-        help="drop tokens less likely than P times the likeliest",
-    )
-    add(
-        "--repetition-penalty",
-        type=arguments.number(0.01, 100),
-        metavar="R",
-        help="above 1 discourages repetition",
-    )
-    add(
-        "--seed",
-        type=arguments.whole(0, 2**64 - 1),
-        default=0,
-        help="same seed, same threads: same text (default: 0)",
-    )
-    add(
-        "--stop",
-        action="append",
-        metavar="TEXT",
-        help="end the answer before this text; may be given several times",
-    )
+    add("--max-new-tokens", type=arguments.whole(1), default=1024, metavar="N", help="longest answer (default: 1024)")
+    for name, kind, metavar, text in ANSWER:
+        add(name, type=kind, metavar=metavar, help=text)
+    add("--seed", type=arguments.whole(0, 2**64 - 1), default=0,
+        help="same seed, same threads: same text (default: 0)")  # fmt: skip
+    add("--stop", action="append", metavar="TEXT",
+        help="end the answer before this text; may be given several times")  # fmt: skip
     add("--system", metavar="TEXT", help="a system message")
     add("--think", action="store_true", help="let the model think before it answers")
-
-
-def _machine_arguments(group):
-    add = group.add_argument
-    add(
-        "--context",
-        type=arguments.whole(1),
-        default=8192,
-        metavar="N",
-        help="tokens of prompt and answer (default: 8192)",
-    )
-    add(
-        "--kv",
-        choices=("f32", "bf16", "q8"),
-        default="q8",
-        help="how the cache is stored (default: q8, int8)",
-    )
-    add(
-        "--vit",
-        choices=("file", "fp32"),
-        default="file",
-        help="how the vision tower computes: in the file's types (default), or in float32, slower",
-    )
-    add(
-        "--load",
-        choices=("repack", "mmap"),
-        default="repack",
-        help="repack: all weights in memory (default); mmap: one layer at a time, where memory matters more than speed, "
-        "a pass over the file per token",
-    )
-    add(
-        "--threads",
-        type=arguments.whole(1, 1024),
-        metavar="N",
-        help="default: one per usable physical core",
-    )
-    add(
-        "--device",
-        choices=("auto", "cpu", "reference"),
-        default="auto",
-        help="reference: float32 torch, slow",
-    )
 
 
 def check(args):
@@ -236,16 +127,41 @@ def check(args):
 def question(args):
     """The prompt of the command line, of standard input, or the default for the media there are."""
     if args.prompt == "-":
-        text = sys.stdin.read().strip()
-        if not text:
-            raise UsageError('the prompt is "-", and standard input is empty')
-        return text
+        return standard_input()
     if args.prompt is not None:
         if not args.prompt.strip():
             raise UsageError("the prompt is empty: leave it out to ask for a description")
         return args.prompt
     kinds = {kind for kind, _ in args.media or []}
     return ASK["video" if "video" in kinds else "image" if kinds else "text"]
+
+
+def standard_input():
+    """The text of standard input. Raises UsageError where there is none, Stopped while it is waited for."""
+    data = b""
+    try:
+        source = sys.stdin.fileno()
+        while True:
+            while not select.select([source], [], [], 0.1)[0]:
+                checkpoint()  # the system goes on waiting after Ctrl-C
+            part = os.read(source, 1 << 20)
+            data += part
+            if not part or len(data) > INPUT_LIMIT:
+                break
+        text = "" if len(data) > INPUT_LIMIT else data.decode("utf-8-sig").strip()
+    except (AttributeError, OSError, ValueError) as error:  # closed, a folder, no UTF-8
+        raise UsageError(f'the prompt is "-", and standard input {_unreadable(error)}') from None
+    if len(data) > INPUT_LIMIT:
+        raise UsageError(f'the prompt is "-", and standard input has more than {INPUT_LIMIT >> 20} MB')
+    if not text:
+        raise UsageError('the prompt is "-", and standard input is empty')
+    return text
+
+
+def _unreadable(error):
+    if isinstance(error, UnicodeDecodeError):
+        return f"is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start}): convert it"
+    return f"cannot be read: {getattr(error, 'strerror', None) or 'it is closed'}"
 
 
 def messages(args):
@@ -263,7 +179,6 @@ def messages(args):
 def run(args):
     check(args)
     conversation = messages(args)
-    _second_interrupt_kills()
     live = sys.stderr.isatty() and not args.verbose
     progress = None if args.quiet or not (live or args.verbose) else Progress(live)
     try:
@@ -271,18 +186,6 @@ def run(args):
     finally:
         if progress:
             progress.clear()
-
-
-def _second_interrupt_kills():
-    """The first Ctrl-C is an exception that ends the answer in order; a second one ends the process at once."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return  # ignored by whoever started us, or handled by a program that calls main() itself
-
-    def interrupted(number, frame):
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, interrupted)
 
 
 def _answer(args, conversation, progress):
@@ -315,10 +218,9 @@ def _answer(args, conversation, progress):
     if args.verbose:
         for line in answer.description(model, stream.prompt):
             say("note", line)
-    interrupted = _show(stream, args, progress)
+    with stream:
+        _show(stream, args, progress)
     reply = stream.reply
-    if interrupted:
-        reply.finish_reason = "interrupted"
     for warning in reply.warnings:
         if warning not in warned:
             say("warning", warning)
@@ -326,25 +228,19 @@ def _answer(args, conversation, progress):
         print(answer.as_json(model, stream.prompt, reply), flush=True)
     if not args.quiet:
         print(answer.closing_line(reply), file=sys.stderr)
-    return EXIT_INTERRUPTED if interrupted else 0
+    return 0
 
 
 def _show(stream, args, progress):
-    """Prints the answer as it comes, unless --json; true when Ctrl-C ended it."""
+    """Prints the answer as it comes, unless --json."""
     screen = answer.Screen(sys.stdout, sys.stderr if args.verbose else None)
     try:
-        for piece in stream:
+        for delta in stream:
             if progress:
                 progress.clear()
             if not args.json:
-                screen(piece)
-    except KeyboardInterrupt:
+                screen(delta)
+    finally:
         if progress:
             progress.clear()
         screen.end()
-        return True
-    except IvliteError:
-        screen.end()
-        raise
-    screen.end()
-    return False

@@ -9,7 +9,7 @@ from ivlite import _C, models, ops
 from ivlite.errors import UsageError
 from ivlite.gguf import GGUFFile, TensorInfo
 from ivlite.gguf.config import Config, GenerationConfig, ImageConfig, TextConfig, TokenIds, VideoConfig, VisionConfig
-from ivlite.model import Model, check_memory
+from ivlite.model import CACHE_KINDS, Model, check_memory
 from ivlite.quantize import recipes
 
 # hidden, layers, heads, ranks, rope = nope = v, ffn, vocabulary, then the tower: depth, hidden, heads, ffn, positions, taps
@@ -66,6 +66,9 @@ class RandomSource:
             nbytes = math.prod(choice.shape) // info["block"] * info["block_bytes"]
             self.tensors[name] = TensorInfo(name, choice.shape, choice.format, 0, nbytes)
 
+    def close(self):
+        """Nothing is open."""
+
     def read(self, name, first=0, count=None):
         info = self.tensors[name]
         if len(info.shape) == 1:
@@ -88,7 +91,7 @@ class RandomSource:
 
 def random_model(size="8b", type="q4_k_m", *, threads=None, context=8192, kv="q8", seed=0, progress=None):
     """A Model of random weights in the quantiser's format for `type`. Raises UsageError, OutOfMemoryError."""
-    cfg = config(size)
+    cfg, kv = config(size), CACHE_KINDS[kv]
     source = RandomSource(cfg, type, seed)
     check_memory(sum(t.nbytes for t in source.tensors.values()), cfg.text, context, kv)
     network = models.module("internvideo3").Network(cfg, source, ops.get("cpu", threads), progress)

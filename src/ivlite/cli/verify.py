@@ -27,7 +27,7 @@ def add_parser(commands):
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", metavar="FILE", help="a GGUF file made by `ivlite quantize`")
+    parser.add_argument("file", metavar="FILE", type=arguments.path, help="a GGUF file made by `ivlite quantize`")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress, print only what is off")
     parser.add_argument(

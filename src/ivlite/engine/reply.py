@@ -1,4 +1,4 @@
-"""What a person gets: pieces of text as they come, and the reply they add up to."""
+"""What a person gets: text as it comes, delta by delta, and the reply that the deltas add up to."""
 
 from dataclasses import dataclass, field
 
@@ -6,7 +6,7 @@ THINK_START, THINK_END = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
-class Piece:
+class Delta:
     """Some text of an answer; `thinking` marks text of a leading <think> ... </think>, which is no part of the answer."""
 
     text: str
@@ -18,8 +18,9 @@ class Reply:
     """An answer, whole or as far as it has come.
 
     finish_reason: "stop" (the model ended, or a stop string came), "length" (max_new_tokens or the context is used up),
-    "" while it is being written or when it was interrupted. usage: prompt_tokens, vision_tokens, new_tokens, frames.
-    timings: seconds of load, decode (reading frames), vision, prefill, generate, total. warnings: sentences about media.
+    the reason of the Stop that ended it ("interrupted", "deadline", "closed", ...), "" while it is being written.
+    usage: prompt_tokens, vision_tokens, new_tokens, frames. timings: seconds of load, decode (reading frames), vision,
+    prefill, generate, total. warnings: sentences about media.
     """
 
     text: str = ""
@@ -29,6 +30,13 @@ class Reply:
     usage: dict[str, int] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, reason):
+        """The reply of a call that was stopped before it had read its prompt."""
+        usage = dict.fromkeys(("prompt_tokens", "vision_tokens", "new_tokens", "frames"), 0)
+        timings = dict.fromkeys(("load", "decode", "vision", "prefill", "generate", "total"), 0.0)
+        return cls(finish_reason=reason, usage=usage, timings=timings)
 
 
 def held_back(text, marks):
@@ -41,9 +49,9 @@ def held_back(text, marks):
 
 
 class TextFilter:
-    """Cuts decoded text into pieces: a leading <think> block apart, and nothing from the first stop string on.
+    """Cuts decoded text into deltas: a leading <think> block apart, and nothing from the first stop string on.
 
-    thinking: the prompt has opened that block. push(text) and flush() return pieces; `stopped` says that a stop string was met.
+    thinking: the prompt has opened that block. push(text) and flush() return deltas; `stopped`: a stop string was met.
     """
 
     def __init__(self, stop=(), thinking=False):
@@ -53,14 +61,16 @@ class TextFilter:
         self.state = "open" if thinking else "start"  # start -> open -> thinking -> after -> answer
 
     def push(self, text):
+        """The deltas that more text of the answer makes certain."""
         self.buffer += text
-        return self._pieces(final=False)
+        return self._deltas(final=False)
 
     def flush(self):
-        return self._pieces(final=True)
+        """The deltas of what was held back, at the end."""
+        return self._deltas(final=True)
 
-    def _pieces(self, final):
-        pieces = []
+    def _deltas(self, final):
+        deltas = []
         if self.state == "start":
             self._start(final)
         if self.state == "open":  # line breaks after <think> are layout
@@ -68,14 +78,14 @@ class TextFilter:
             if self.buffer:
                 self.state = "thinking"
         if self.state == "thinking":
-            pieces += self._thinking(final)
+            deltas += self._thinking(final)
         if self.state == "after":  # the blank lines between </think> and the answer belong to neither
             self.buffer = self.buffer.lstrip()
             if self.buffer:
                 self.state = "answer"
         if self.state == "answer" and not self.stopped:
-            pieces += self._answer(final)
-        return [p for p in pieces if p.text]
+            deltas += self._answer(final)
+        return [d for d in deltas if d.text]
 
     def _start(self, final):
         text = self.buffer.lstrip()
@@ -88,17 +98,17 @@ class TextFilter:
         inside, mark, rest = self.buffer.partition(THINK_END)
         if mark:
             self.state, self.buffer = "after", rest
-            return [Piece(inside.rstrip("\n"), thinking=True)]
+            return [Delta(inside.rstrip("\n"), thinking=True)]
         keep = 0 if final else held_back(inside, [THINK_END, "\n" + THINK_END])
         self.buffer = inside[len(inside) - keep :]
-        return [Piece(inside[: len(inside) - keep], thinking=True)]
+        return [Delta(inside[: len(inside) - keep], thinking=True)]
 
     def _answer(self, final):
         found = [at for at in (self.buffer.find(s) for s in self.stop) if at >= 0]
         if found:
             self.stopped = True
             text, self.buffer = self.buffer[: min(found)], ""
-            return [Piece(text)]
+            return [Delta(text)]
         keep = 0 if final else held_back(self.buffer, self.stop)
         text, self.buffer = self.buffer[: len(self.buffer) - keep], self.buffer[len(self.buffer) - keep :]
-        return [Piece(text)]
+        return [Delta(text)]

@@ -3,8 +3,19 @@
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+from numpy.random import default_rng  # with the module: numpy loads it late, and then the first token would wait
 
-from ivlite.errors import UsageError
+from ivlite.numbers import number, whole
+
+LIMITS = {
+    "temperature": (number, 0, 100),
+    "top_k": (whole, 0, 2**31),
+    "top_p": (number, 0, 1),
+    "min_p": (number, 0, 1),
+    "repetition_penalty": (number, 0.01, 100),
+    "seed": (whole, 0, 2**64 - 1),
+}
+LARGEST = -3.4e38, 3.4e38  # what float32 holds
 
 
 @dataclass(frozen=True)
@@ -24,21 +35,8 @@ class SamplingParams:
     seed: int = 0
 
     def __post_init__(self):
-        limits = {
-            "temperature": (0, 100),
-            "top_k": (0, 2**31),
-            "top_p": (0, 1),
-            "min_p": (0, 1),
-            "repetition_penalty": (0.01, 100),
-            "seed": (0, 2**64 - 1),
-        }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not low <= value <= high:
-                raise UsageError(f"{name} is {value!r}; it must be a number from {low} to {high}")
-        for name in ("top_k", "seed"):
-            if getattr(self, name) != int(getattr(self, name)):
-                raise UsageError(f"{name} is {getattr(self, name)!r}; it must be a whole number")
+        for name, (check, low, high) in LIMITS.items():
+            object.__setattr__(self, name, check(name, getattr(self, name), low, high))
 
     @classmethod
     def over(cls, defaults, **given):
@@ -53,7 +51,7 @@ class Sampler:
 
     def __init__(self, params, prompt_ids=()):
         self.params = params
-        self.random = np.random.default_rng(int(params.seed))
+        self.random = default_rng(params.seed)
         self.seen = set(prompt_ids) if params.repetition_penalty != 1 else None
 
     def __call__(self, logits):
@@ -70,17 +68,19 @@ class Sampler:
         logits = logits.copy()
         ids = np.fromiter(self.seen, np.int64)
         ids = ids[ids < len(logits)]
-        at = logits[ids]
-        logits[ids] = np.where(at > 0, at / self.params.repetition_penalty, at * self.params.repetition_penalty)
+        at, penalty = logits[ids].astype(np.float64), self.params.repetition_penalty
+        logits[ids] = np.clip(np.where(at > 0, at / penalty, at * penalty), *LARGEST)
         return logits
 
     def _draw(self, logits):
         p = self.params
-        keep = len(logits) if p.top_k == 0 else min(int(p.top_k), len(logits))
+        keep = len(logits) if p.top_k == 0 else min(p.top_k, len(logits))
         ids = np.argpartition(logits, -keep)[-keep:] if keep < len(logits) else np.arange(len(logits))
         ids = ids[np.lexsort((ids, -logits[ids]))]  # most likely first, ties by id
-        scaled = logits[ids].astype(np.float64) / p.temperature
-        weights = np.exp(scaled - scaled[0])
+        below = logits[ids].astype(np.float64)
+        below -= below[0]
+        with np.errstate(over="ignore"):  # a temperature next to nothing leaves the likeliest alone
+            weights = np.exp(below / p.temperature)
         weights /= weights.sum()
         # The token that crosses top_p stays, and the first one always does.
         count = max(1, int(np.searchsorted(np.cumsum(weights), p.top_p)) + 1) if p.top_p < 1 else len(ids)

@@ -99,7 +99,7 @@ def greedy(model, prompt, limit, progress=None):
     if limit < 1:
         return []
     runner = model.runner(len(prompt.token_ids) + limit, progress)
-    return list(runner.generate(runner.prefill(prompt), Sampler(SamplingParams()), model.config.tokens.eos, limit))
+    return list(runner.answer(prompt, Sampler(SamplingParams()), model.config.tokens.eos, limit))
 
 
 def log_probabilities(logits):

@@ -2,6 +2,8 @@
 
 import math
 
+from ivlite.stop import checkpoint
+
 PIECE_BYTES = 8 << 20  # of a tensor that are read at once: the allocator hands the same memory out again
 HEAD_ROWS = 8192  # of the logits' matrix that are in memory at a time, where parts are loaded in turn; whole panels
 
@@ -18,6 +20,7 @@ class Loader:
 
     def read(self, name, *rows):
         """Format name and raw bytes of a tensor, or of its `rows`, (first, count)."""
+        checkpoint()
         data = self.source.read(name, *rows)
         self.done += len(data)
         if self.progress:

@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 
+from ivlite.errors import Stopped
 from ivlite.gguf.formats import FORMATS
 from ivlite.gguf.header import ARRAY, BOOL, SCALARS, STRING, VERSION
 from ivlite.output import Partial
@@ -125,7 +126,7 @@ class GGUFWriter:
         return self
 
     def __exit__(self, kind, error, _):
-        keep = isinstance(error, KeyboardInterrupt)
+        keep = isinstance(error, KeyboardInterrupt | Stopped)
         try:
             if error is None:
                 self._finish()

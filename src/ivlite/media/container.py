@@ -13,6 +13,7 @@ from ivlite.media.display import decoder
 from ivlite.media.faults import system_fault
 from ivlite.media.resize import check_pixels
 from ivlite.media.source import MAX_PIXELS
+from ivlite.stop import checkpoint
 
 # Containers whose demuxers open no other file. Playlists and scripts (HLS, DASH, concat) are not among them.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif,mxf,ivf,yuv4mpegpipe"
@@ -121,6 +122,7 @@ def packets(container, stream):
     theora = stream.codec_context.name == "theora"
     try:
         for packet in container.demux(stream):
+            checkpoint()
             if packet.size and not (theora and memoryview(packet)[0] & 128):  # headers repeated in chained files
                 yield packet
     except ERRORS:

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ivlite.stop import checkpoint
+
 
 class Medium:
     """An image or a video that is opened and not decoded.
@@ -30,6 +32,7 @@ class Medium:
         """
         pair = None
         for n, picture in enumerate(self.pictures()):
+            checkpoint()
             at = n % self.temporal
             if at == 0:
                 pair = np.empty((self.temporal, *self.size, 3), np.uint8)

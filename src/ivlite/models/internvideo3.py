@@ -17,6 +17,7 @@ import numpy as np
 
 from ivlite.gguf.loading import Linear, Loader, Mlp, SplitMlp
 from ivlite.prompt.positions import mrope_axes, rotary
+from ivlite.stop import checkpoint
 
 ARCHITECTURE = "internvideo3"
 MLP_ROWS = 512  # tokens that go through an MLP together: 9 times as wide inside, it would need most of the memory
@@ -292,6 +293,13 @@ class VisionBlock:
         return self.mlp(ops.layer_norm(x, *self.ln2, eps), into=x)
 
 
+def _nth_merger(load, vision, k):
+    """The k-th in the order in which they run: one per DeepStack block, and the one behind the last block."""
+    if k < len(vision.deepstack_indexes):
+        return Merger(load, vision, f"v.deepstack.{k}", norm_after_merge=True)
+    return Merger(load, vision, "v.merger", norm_after_merge=False)
+
+
 class Vision:
     """The vision tower: frame pairs to merged features and DeepStack features."""
 
@@ -302,14 +310,8 @@ class Vision:
         self.patch_embed = load.linear("v.patch_embd", vision.hidden_size, patch)
         self.positions = load.floats("v.position_embd.weight")
         self.blocks = load.parts(vision.depth, lambda i: VisionBlock(load, vision, i))
-        self.mergers = load.parts(len(vision.deepstack_indexes) + 1, lambda k: self._merger(load, k))
+        self.mergers = load.parts(len(vision.deepstack_indexes) + 1, lambda k: _nth_merger(load, vision, k))
         self._grid = None, None
-
-    def _merger(self, load, k):
-        """The k-th in the order in which they run: one per DeepStack block, and the one behind the last block."""
-        if k < len(self.config.deepstack_indexes):
-            return Merger(load, self.config, f"v.deepstack.{k}", norm_after_merge=True)
-        return Merger(load, self.config, "v.merger", norm_after_merge=False)
 
     def _grid_constants(self, h, w, pairs):
         """Position embeddings and rotary cos, sin of `pairs` grids of h x w patches; the last answer is kept."""
@@ -338,6 +340,7 @@ class Vision:
         x += embedding
         deep, mergers = [], iter(self.mergers)
         for i, block in enumerate(self.blocks):
+            checkpoint()
             x = block(x, cos, sin, h * w)
             if i in vision.deepstack_indexes:
                 deep.append(next(mergers)(x))
@@ -384,6 +387,7 @@ class Network:
         cos, sin = rotary(positions[self.axes].T, text.qk_rope_head_dim, text.rope_theta)
         cos, sin = self.ops.array(cos), self.ops.array(sin)
         for i, layer in enumerate(self.layers):
+            checkpoint()
             x = layer(x, cos, sin, cache)
             for first, features in deepstack:
                 if i < len(features):

@@ -28,7 +28,7 @@ slicing, `+` and `+=`, which mean the same in numpy and torch. T is tokens (rows
     silu_mul(x)                                (T, 2N) -> (T, N): silu(x[:, :N]) * x[:, N:]
     attention(q, k, v, scale, segment, exact)  bidirectional within runs of `segment` rows: (T, H, D) each -> (T, H, D);
                                                unless exact, products may be of bf16
-    cache(ranks, rope_dim, capacity, kind)     a latent cache, kind "f32" | "bf16" | "q8", one rank per layer, see below
+    cache(ranks, rope_dim, capacity, kind)     a latent cache, kind "f32" | "f16" | "q8", one rank per layer, see below
     absorbed_attention(ql, qr, cache, layer, scale)           ql (T, H, rank), qr (T, H, rope) -> (T, H, rank)
     expanded_attention(qn, qr, cache, layer, kv_b, scale)     qn (T, H, nope), qr (T, H, rope); kv_b a weight
                                                (H, nope + v, rank) -> (T, H, v)
@@ -44,7 +44,7 @@ A cache has `length` (tokens that every layer holds), `capacity`, `append(layer,
 which writes rows length .. length + T of that layer, `advance(T)`, called once when every layer has appended,
 `truncate(length)`, `read(layer, s0, s1)` -> float32 (latent, k_rope), and `nbytes`. Between append and advance the
 newest rows of the layer appended last count as cached for the attentions, which see them as they were given; older rows
-are seen as the cache stores them: "f32"; "bf16" float16 latents and keys; "q8" int8 latents, one scale per token, with
+are seen as the cache stores them: "f32"; "f16" float16 latents and keys; "q8" int8 latents, one scale per token, with
 float16 keys.
 """
 
@@ -53,6 +53,14 @@ import importlib
 from ivlite.errors import UsageError
 
 SETS = ("cpu", "reference")
+CACHE_KINDS = ("f32", "f16", "q8")
+
+
+def cache_token_bytes(ranks, rope_dim, kind):
+    """Bytes that one token takes in a cache of one of CACHE_KINDS, over all layers, whose ranks these are."""
+    from ivlite import _C
+
+    return _C.cache_token_bytes(list(ranks), rope_dim, kind)
 
 
 def observed(ops, observe):

@@ -25,7 +25,7 @@ ACTIVATIONS = {
 
 
 class Cache:
-    """A latent cache of float32 tensors; "bf16" and "q8" round older rows as those caches store them."""
+    """A latent cache of float32 tensors; "f16" and "q8" round older rows as those caches store them."""
 
     def __init__(self, ranks, rope_dim, capacity, kind):
         self.capacity, self.kind, self.length, self.pending = capacity, kind, 0, 0
@@ -47,7 +47,7 @@ class Cache:
     def _stored(self, latent):
         if self.kind == "f32":
             return latent
-        if self.kind == "bf16":
+        if self.kind in ("f16", "bf16"):
             return latent.half().float()
         scale = latent.abs().amax(1, keepdim=True) / 127
         return torch.where(scale > 0, torch.round(latent / scale), torch.zeros_like(latent)) * scale

@@ -4,7 +4,7 @@ __all__ = ["quantize", "verify"]
 
 
 def quantize(src, out, type="q4_k_m", *, recipe=None, vision=None, tensor_types=(), calibration=None, golden=False,
-             allow_nan=False, resume=False, progress=None):  # fmt: skip
+             allow_nan=False, resume=False, progress=None, stop=None):  # fmt: skip
     """Converts `src`, a Hugging Face folder or a model file, to the file `out`; returns a Summary of what was written.
 
     type: one of ivlite.quantize.recipes.TYPES. recipe: a .toml or .json file instead. vision: the format of the whole
@@ -12,25 +12,31 @@ def quantize(src, out, type="q4_k_m", *, recipe=None, vision=None, tensor_types=
     `ivlite calibrate`. golden: store reference activations for `verify`. allow_nan: weights that are no numbers become
     zeros. resume: go on where an interrupted conversion of the same source with the same settings stopped; the result
     is the same byte for byte. progress(stage, done, total): stages "golden" and "convert", in bytes of the source.
+    stop: a Stop that ends the conversion.
 
     The file appears under its name only when it is complete; an older one stays as it is until then. After Ctrl-C
-    the unfinished file stays beside it for `resume`; after an error it is removed. Memory stays below 1.5 GiB.
+    or a Stop the unfinished file stays beside it for `resume`; after an error it is removed. Memory stays below 1.5 GiB.
 
     Raises UsageError (settings, an output that is an input), ModelFileError (the source, the statistics), DiskError
-    (the output, also where another process is writing it).
+    (the output, also where another process is writing it), Stopped.
     """
     from ivlite.quantize.convert import Settings, convert  # imports numpy, for which --help does not wait
+    from ivlite.stop import using, within
 
     settings = Settings(type, recipe, vision, tuple(tensor_types), calibration, golden, allow_nan, resume)
-    return convert(src, out, settings, progress)
+    with using(within(stop)):
+        return convert(src, out, settings, progress)
 
 
-def verify(path, threads=None, progress=None):
+def verify(path, threads=None, progress=None, *, stop=None):
     """Checks a model file against the checksums and the golden values in it; returns a Report.
 
     threads: None for one per usable physical core. progress(stage, done, total): stages "read" and "golden", in bytes.
-    Raises ModelFileError for a file that cannot be read or holds nothing to check it against.
+    stop: a Stop that ends the work. Raises ModelFileError for a file that cannot be read or holds nothing to check it
+    against, and Stopped.
     """
     from ivlite.quantize.check import check
+    from ivlite.stop import using, within
 
-    return check(path, threads, progress)
+    with using(within(stop)):
+        return check(path, threads, progress)

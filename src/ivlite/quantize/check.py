@@ -14,6 +14,7 @@ from ivlite.gguf.writer import HEADER_SUM, TENSOR_SUMS
 from ivlite.models import internvideo3
 from ivlite.quantize import golden
 from ivlite.quantize.source import ModelFile
+from ivlite.stop import bound, checkpoint
 
 CHUNK = 1 << 22  # bytes read at a time
 
@@ -69,7 +70,8 @@ def _damaged_tensors(weights, expected, progress):
     tensors = list(weights.tensors.values())
     total, done, out = sum(t.nbytes for t in tensors), 0, []
     with ThreadPoolExecutor(ops.get("cpu").threads) as pool:  # zlib lets other threads run
-        for t, found, wanted in zip(tensors, pool.map(lambda t: _sum(weights, t), tensors), expected, strict=True):
+        sums = pool.map(bound(lambda t: _sum(weights, t)), tensors)
+        for t, found, wanted in zip(tensors, sums, expected, strict=True):
             done += t.nbytes
             if progress:
                 progress("read", done, total)
@@ -80,5 +82,6 @@ def _damaged_tensors(weights, expected, progress):
 def _sum(weights, t):
     total = 0
     for at in range(0, t.nbytes, CHUNK):
+        checkpoint()
         total = zlib.crc32(weights.raw(t.name, at, min(CHUNK, t.nbytes - at)), total)
     return total

@@ -77,6 +77,7 @@ def run(args):
 
 def convert(args):
     """The Summary of the conversion; after Ctrl-C, says how to go on."""
+    from ivlite.errors import Stopped
     from ivlite.quantize import quantize
 
     progress = None if args.quiet else _progress(live=sys.stderr.isatty() and not args.verbose)
@@ -86,7 +87,7 @@ def convert(args):
             tensor_types=args.tensor_type, calibration=args.calibration, golden=args.golden,
             allow_nan=args.allow_nan, resume=args.resume, progress=progress,
         )  # fmt: skip
-    except KeyboardInterrupt:
+    except (Stopped, KeyboardInterrupt):
         if progress:
             progress.clear()
         from ivlite.output import unfinished

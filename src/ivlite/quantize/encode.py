@@ -10,6 +10,7 @@ import numpy as np
 from ivlite import _C
 from ivlite.errors import ModelFileError
 from ivlite.quantize.safetensors import Source
+from ivlite.stop import bound, checkpoint
 
 SLICE = 1 << 20  # weights at a time: 4 MiB of float32, which stay in a core's cache from step to step
 # Magnitudes from which on a format may turn weights into infinity or nothing: in the weights themselves, or in the scale
@@ -117,11 +118,12 @@ def stream(encoder, plans, writer, progress=None):
     jobs = ((p, *piece) for p in left for piece in slices(p))
     total, done = sum(p.source.nbytes for p in left), 0
     threads = _C.num_threads() + 1  # one writes, the others read and encode
-    waiting = deque()
+    waiting, encode = deque(), bound(encoder.encode)
     with ThreadPoolExecutor(threads) as pool:
         try:
             for job in jobs:
-                waiting.append((job, pool.submit(encoder.encode, *job)))
+                checkpoint()
+                waiting.append((job, pool.submit(encode, *job)))
                 if len(waiting) > 2 * threads:
                     done += _written(waiting.popleft(), writer, progress, done, total)
             while waiting:

@@ -1,0 +1,22 @@
+"""What a run reports: seconds of each stage, and how far each has come."""
+
+import time
+from contextlib import contextmanager
+
+STAGES = ("decode", "vision", "prefill", "generate")
+
+
+class Meter:
+    """seconds: of each of STAGES so far. progress(stage, done, total): frames, frame pairs, tokens and tokens."""
+
+    def __init__(self, progress=None):
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.progress = progress or (lambda stage, done, total: None)
+
+    @contextmanager
+    def timed(self, stage):
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start

@@ -1,0 +1,184 @@
+"""One way to end work: a Stop that anybody may set, and that everything which takes long looks at.
+
+Work belongs to a Stop through the thread it runs in: within `with using(stop):`, `checkpoint()` raises Stopped once the
+Stop is set, and so do kernels. Only code that starts work, or hands it to another thread, names a Stop.
+"""
+
+import threading
+import time
+import weakref
+from contextlib import contextmanager
+
+from ivlite.errors import Stopped, UsageError
+from ivlite.numbers import number
+
+_thread = threading.local()
+
+
+class Stop:
+    """Ends work in order: at its next look, whoever works under this Stop gives up and keeps what there is.
+
+    set(reason) stops now, after(seconds) later. `reason` is None until then and the first one afterwards; after a
+    deadline it is "deadline". A Stop that is set is true. parents: Stops that stop this one, too.
+
+    Every method may be called from any thread and from a signal handler: none waits for a lock.
+    """
+
+    def __init__(self, *parents):
+        self._reason = self._deadline = None
+        self._children = {}  # id -> weak reference
+        for parent in parents:
+            parent._adopt(self)
+
+    def set(self, reason="interrupted"):
+        """Stops the work that is under way and all that comes. reason: a word for `Reply.finish_reason`."""
+        if not isinstance(reason, str) or not reason:
+            raise UsageError(f"the reason of a stop is {reason!r:.80}; it must be a word")
+        if self._reason is not None:
+            return
+        self._reason = reason
+        if flag := self.__dict__.get("_flag"):
+            flag.set()
+        for child in self._living():
+            child.set(reason)
+
+    def after(self, seconds):
+        """Stops `seconds` from now, unless it is stopped before; of several deadlines the earliest counts."""
+        self._until(time.monotonic() + number("seconds", seconds, 0, 1e9))
+
+    @property
+    def reason(self):
+        """Why the work is stopped, or None."""
+        if self._reason is None and self._deadline is not None and time.monotonic() >= self._deadline:
+            self.set("deadline")
+        return self._reason
+
+    def is_set(self):
+        return self.reason is not None
+
+    __bool__ = is_set
+
+    def check(self):
+        """Raises Stopped if the Stop is set."""
+        if (reason := self.reason) is not None:
+            raise Stopped.because(reason)
+
+    @property
+    def flag(self):
+        """The `_C.StopFlag` that kernels look at, made when it is first asked for; None for kernels that do not look."""
+        if "_flag" not in self.__dict__:
+            from ivlite import _C
+
+            if not hasattr(_C, "StopFlag"):
+                return None
+            flag = self.__dict__.setdefault("_flag", _C.StopFlag())  # of two threads at once, one makes it
+            if self._deadline is not None:
+                flag.after(max(0.0, self._deadline - time.monotonic()))
+            if self._reason is not None:
+                flag.set()
+        return self.__dict__["_flag"]
+
+    def _until(self, moment):
+        if self._deadline is not None and self._deadline <= moment:
+            return
+        self._deadline = moment
+        if flag := self.__dict__.get("_flag"):
+            flag.after(max(0.0, moment - time.monotonic()))
+        for child in self._living():
+            child._until(moment)
+
+    def _living(self):
+        return [child for ref in tuple(self._children.values()) if (child := ref()) is not None]
+
+    def _adopt(self, child):
+        key, children = id(child), self._children
+        children[key] = weakref.ref(child, lambda _: children.pop(key, None))
+        if self._deadline is not None:
+            child._until(self._deadline)
+        if self._reason is not None:
+            child.set(self._reason)
+
+
+def checked(stop):
+    """`stop`, a Stop or None. Raises UsageError for anything else."""
+    if stop is not None and not isinstance(stop, Stop):
+        raise UsageError(f"stop is a {type(stop).__name__}; it must be an ivlite.Stop")
+    return stop
+
+
+def current():
+    """The Stop under which this thread works, or None."""
+    return getattr(_thread, "stop", None)
+
+
+def within(*stops):
+    """A new Stop that each of `stops` stops (None stands for none), and the one under which this thread works."""
+    return Stop(*(s for s in (current(), *map(checked, stops)) if s is not None))
+
+
+def checkpoint():
+    """Raises Stopped if the Stop under which this thread works is set."""
+    if (stop := current()) is not None:
+        stop.check()
+
+
+@contextmanager
+def using(stop):
+    """Puts this thread's work, kernels included, under `stop`, or under none (None)."""
+    from ivlite import _C
+
+    before, looks = current(), hasattr(_C, "use_stop")
+    kernels = looks and _C.use_stop(None if stop is None else stop.flag)
+    _thread.stop = stop
+    try:
+        yield stop
+    except Stopped as error:  # of a kernel, which knows no reason
+        if stop is not None:
+            error.reason = stop.reason or "deadline"
+        raise
+    finally:
+        _thread.stop = before
+        if looks:
+            _C.use_stop(kernels)
+
+
+def bound(function):
+    """`function` for other threads, where it works under the Stop of this one."""
+    stop = current()
+
+    def run(*args):
+        with using(stop):
+            return function(*args)
+
+    return run
+
+
+class Work:
+    """The items of a generator, each made under a Stop. One thread iterates at a time; any may close it.
+
+    After close() the generator and what it holds are gone; an item that another thread is making is given up first.
+    """
+
+    def __init__(self, items, stop):
+        self._items, self.stop = items, stop
+        self._turn = threading.RLock()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        with self._turn, using(self.stop):
+            return next(self._items)
+
+    def close(self):
+        """Ends the work. Returns when it has ended, but at once where the work itself, or a signal, calls."""
+        self.stop.set("closed")
+        with self._turn:
+            if not self._items.gi_running:
+                self._items.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()

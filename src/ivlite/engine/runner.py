@@ -28,6 +28,7 @@ class Runner:
             return np.concatenate([logits for _, logits in self.each_logits(prompt, 256)])
         for _, x in self._hidden(prompt):
             last = x[-1:]
+        checkpoint()
         with self.meter.timed("prefill"):
             return finite(self.ops.numpy(self.network.logits(last))[0])
 

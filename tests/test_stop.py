@@ -21,7 +21,9 @@ from ivlite.stop import Stop
 
 CLIP = Path(__file__).parents[1] / "examples" / "clip.mp4"
 TEXT = [{"role": "user", "content": "Please introduce yourself."}]
-VIDEO = [{"role": "user", "content": [{"type": "video", "video": str(CLIP)}, {"type": "text", "text": "What happens?"}]}]
+VIDEO = [
+    {"role": "user", "content": [{"type": "video", "video": str(CLIP)}, {"type": "text", "text": "What happens?"}]}
+]
 needs_demo = pytest.mark.skipif(not SHIPPED["demo"].is_file(), reason="the demo model is not in the package")
 
 
@@ -181,7 +183,9 @@ def test_a_long_prompt_stops_between_its_chunks(demo, chunk, monkeypatch):
     monkeypatch.setattr(runner, "CHUNK", chunk)
     stop = Stop()
     progress = after(stop, 1, "prefill")
-    assert demo.chat([{"role": "user", "content": "a b " * 100}], stop=stop, progress=progress).finish_reason == "enough"
+    assert (
+        demo.chat([{"role": "user", "content": "a b " * 100}], stop=stop, progress=progress).finish_reason == "enough"
+    )
     assert progress.seen == ["prefill"]
 
 
@@ -291,12 +295,14 @@ def test_a_stream_is_closed_between_its_deltas(demo, iterated, uncollected):
 
 @needs_demo
 def test_a_stream_is_closed_by_its_own_progress_and_by_a_signal(demo):
-    for act in (lambda: stream.close(), lambda: os.kill(os.getpid(), signal.SIGUSR1)):
-        previous = signal.signal(signal.SIGUSR1, lambda *_: stream.close())
-        stream = demo.stream(VIDEO, temperature=0, progress=lambda stage, *_, act=act: stage == "prefill" and act())
-        list(stream)
-        assert stream.reply.finish_reason == "closed"
-        signal.signal(signal.SIGUSR1, previous)
+    streams = []
+    previous = signal.signal(signal.SIGUSR1, lambda *_: streams[-1].close())
+    for act in (lambda: streams[-1].close(), lambda: os.kill(os.getpid(), signal.SIGUSR1)):
+        progress = lambda stage, *_, act=act: stage == "prefill" and act()  # noqa: E731
+        streams.append(demo.stream(VIDEO, temperature=0, progress=progress))
+        list(streams[-1])
+        assert streams[-1].reply.finish_reason == "closed"
+    signal.signal(signal.SIGUSR1, previous)
 
 
 @needs_demo

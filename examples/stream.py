@@ -14,7 +14,7 @@ while question := input("? "):
     else:
         messages.append({"role": "user", "content": question})
     stream = model.stream(messages, max_new_tokens=512)
-    for piece in stream:
-        print(piece.text, end="", flush=True)
+    for delta in stream:
+        print(delta.text, end="", flush=True)
     print()
     messages.append({"role": "assistant", "content": stream.reply.text})

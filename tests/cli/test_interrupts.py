@@ -96,9 +96,9 @@ def test_the_object_of_an_interrupted_answer(place, monkeypatch, capsys, interru
     ("command", "stage"), COMMANDS, ids=lambda value: value if isinstance(value, str) else value[0]
 )
 def test_every_command_ends_in_order(place, monkeypatch, capsys, interrupted_in, command, stage):
-    from ivlite.cli.rounds import Rounds
+    from ivlite.cli.prompts import PromptProgress
 
-    monkeypatch.setattr(Rounds, "__call__", lambda self, *args: Progress.__call__(self, *args))
+    monkeypatch.setattr(PromptProgress, "__call__", lambda self, *args: Progress.__call__(self, *args))
     monkeypatch.chdir(place)
     sent = interrupted_in(stage)
     assert cli.main(command) == 130 and sent

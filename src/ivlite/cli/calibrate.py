@@ -5,7 +5,7 @@ import os
 import sys
 import time
 
-from ivlite.cli import arguments, printable, rounds
+from ivlite.cli import arguments, printable, prompts
 from ivlite.errors import EXIT_INTERRUPTED, Stopped, UsageError
 
 EPILOG = """\
@@ -36,7 +36,7 @@ def add_parser(commands):
     add("model", metavar="MODEL", type=arguments.path, help="a GGUF file, of bf16 or q8_0 best")
     add("-o", "--output", metavar="STATS", type=arguments.path, required=True, help="the file to write, or to continue")
     add("--restart", action="store_true", help="begin anew though STATS exists")
-    rounds.add_arguments(parser, "prompts: videos, images, text (default: built-in texts)")
+    prompts.add_arguments(parser, "prompts: videos, images, text (default: built-in texts)")
 
 
 def run(args):
@@ -44,13 +44,13 @@ def run(args):
 
     if os.path.exists(args.output) and os.path.exists(args.model) and os.path.samefile(args.output, args.model):
         raise UsageError(f"{args.output} is the model itself: name another file to write")
-    rounds.check_output(args.output)
-    samples = rounds.samples(args)
+    prompts.check_output(args.output)
+    samples = prompts.samples(args)
     before = Statistics.load(args.output) if os.path.exists(args.output) and not args.restart else None
-    progress = rounds.meter(args, "calibrate")
+    progress = prompts.meter(args, "calibrate")
     stats = Statistics("")
     try:
-        model = rounds.load(args, args.model, progress, observe=lambda names, x: stats.observe(names, x))
+        model = prompts.load(args, args.model, progress, observe=lambda names, x: stats.observe(names, x))
         stats.model = model.config.name
         if before:
             stats = _continued(before, stats, args)
@@ -79,7 +79,7 @@ def _continued(before, new, args):
 
 def _calibrate(model, stats, samples, path, progress):
     """Runs the samples and saves what they gave, whatever ends it; true when that is the Stop."""
-    saved, skipped = time.monotonic(), rounds.Skipped()
+    saved, skipped = time.monotonic(), prompts.Skipped()
     kept = len(stats.prompts)
     try:
         for sample in samples:

@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 
-from ivlite.cli import arguments, printable, rounds, say
+from ivlite.cli import arguments, printable, prompts, say
 from ivlite.errors import EXIT_INTERRUPTED, Stopped, UsageError
 
 EPILOG = """\
@@ -26,13 +26,13 @@ COLUMNS = ("prompts", "tokens", "mean KL", "99 % KL", "answer KL", "top-1", "per
 def add_parser(commands):
     parser = commands.add_parser(
         "eval",
-        help="judge model files against a reference",
+        help="evaluate model files against a reference",
         description="Measures how far model files are from a reference model, on the same prompts.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("models", metavar="MODEL", nargs="*", type=arguments.path, help="GGUF files to judge")
+    add("models", metavar="MODEL", nargs="*", type=arguments.path, help="GGUF files to evaluate")
     add("--against", metavar="REF", type=arguments.path, required=True,
         help="the reference: a GGUF model, or what --save-reference wrote")  # fmt: skip
     add("--save-reference", metavar="FILE", type=arguments.path,
@@ -42,24 +42,24 @@ def add_parser(commands):
         type=arguments.whole(0, 4096),
         default=32,
         metavar="N",
-        help="longest answer judged (default: 32)",
+        help="longest answer compared (default: 32)",
     )
     add("--json", action="store_true", help="print one JSON object")
     add("--report", metavar="FILE", type=arguments.path, help="draw KL against bits per weight, as .html or .png")
-    rounds.add_arguments(parser, "prompts: videos, images, text (default: built-in texts)")
+    prompts.add_arguments(parser, "prompts: videos, images, text (default: built-in texts)")
 
 
 def check(args):
     """Refuses arguments that cannot work. Raises UsageError, DiskError."""
     if not args.models and not args.save_reference:
-        raise UsageError("there is nothing to do: give a MODEL to judge, or --save-reference FILE")
+        raise UsageError("there is nothing to do: give a MODEL, or --save-reference FILE")
     if args.report and not args.report.lower().endswith((".html", ".png")):
         raise UsageError(f"--report {args.report} must end in .html or .png")
     if args.report and not args.models:
         raise UsageError("--report draws models, and there is no MODEL")
     for path in (args.save_reference, args.report):
         if path:
-            rounds.check_output(path)
+            prompts.check_output(path)
             for model in (*args.models, args.against):
                 if os.path.exists(path) and os.path.exists(model) and os.path.samefile(path, model):
                     raise UsageError(f"{path} is one of the models: name another file to write")
@@ -67,13 +67,13 @@ def check(args):
 
 def run(args):
     check(args)
-    samples = rounds.samples(args)
-    progress = rounds.meter(args, "eval")
+    samples = prompts.samples(args)
+    progress = prompts.meter(args, "eval")
     results, interrupted = [], False
     try:
         reference = _reference(args, samples, progress)
         for path in args.models:
-            scores, interrupted = _judge(args, path, samples, reference, progress)
+            scores, interrupted = _evaluated(args, path, samples, reference, progress)
             if scores:
                 results.append({"file": path, "bits_per_weight": _bits(path), "kinds": _kinds(scores)})
             if interrupted:
@@ -101,8 +101,8 @@ def _reference(args, samples, progress):
 
     reference = compare.Reference.load(args.against)
     if reference is None:
-        with rounds.load(args, args.against, progress) as model:  # freed before the next one is loaded
-            reference, skipped = compare.Reference(model.config.name), rounds.Skipped()
+        with prompts.load(args, args.against, progress) as model:  # freed before the next one is loaded
+            reference, skipped = compare.Reference(model.config.name), prompts.Skipped()
             if progress:
                 progress.verb = "reference"
                 progress.begin(0, len(samples))
@@ -122,14 +122,14 @@ def _reference(args, samples, progress):
     return reference
 
 
-def _judge(args, path, samples, reference, progress):
+def _evaluated(args, path, samples, reference, progress):
     """Scores by kind of one model, and whether the Stop cut them short."""
     from ivlite.evaluate import compare
 
-    scores, skipped = {}, rounds.Skipped()
+    scores, skipped = {}, prompts.Skipped()
     todo = [s for s in samples if s.key in reference.records]
     try:
-        with rounds.load(args, path, progress) as model:
+        with prompts.load(args, path, progress) as model:
             if progress:
                 progress.verb = "eval"
                 progress.begin(0, len(todo))

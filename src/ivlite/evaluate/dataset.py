@@ -1,4 +1,4 @@
-"""Prompts to calibrate and judge with: a folder of media, a file of JSON lines, or the built-in texts."""
+"""Prompts to calibrate and evaluate with: a folder of media, a file of JSON lines, or the built-in texts."""
 
 import json
 import os

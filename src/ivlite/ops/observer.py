@@ -1,4 +1,15 @@
-"""Watches a set of operations at work: what goes into each weight. Nothing else of the package knows of it."""
+"""Forward hooks: shows what goes into each weight of an operation set. Nothing else of the package knows of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Named:
+    """A weight of a linear layer with the names of the tensors it is made of."""
+
+    weight: Any
+    names: tuple[str, ...]
 
 
 class Observed:
@@ -6,7 +17,6 @@ class Observed:
 
     def __init__(self, ops, observe):
         self.ops, self.observe = ops, observe
-        self.named = {}  # id of a weight -> (the weight, which must outlive its id, and its names)
         self.latents = []  # names of the weights of heads, one per layer
 
     def __getattr__(self, name):
@@ -16,13 +26,12 @@ class Observed:
         weight = self.ops.weight(fmt, data, shape, *names)
         if names and len(shape) == 3:
             self.latents.append(names)
-        elif names:
-            self.named[id(weight)] = weight, names
-        return weight
+        return Named(weight, names) if names and len(shape) == 2 else weight
 
     def linear(self, x, w, bias=None, into=None, activation="none"):
-        if id(w) in self.named:
-            self.observe(self.named[id(w)][1], self.ops.numpy(x))
+        if isinstance(w, Named):
+            self.observe(w.names, self.ops.numpy(x))
+            w = w.weight
         return self.ops.linear(x, w, bias, into, activation)
 
     def mlp(self, x, up, activation, down, into=None):

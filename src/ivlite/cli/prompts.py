@@ -83,12 +83,12 @@ class Skipped:
 
 
 def meter(args, verb):
-    """A Rounds for the terminal, plain lines with --verbose, or None where nobody looks."""
+    """A PromptProgress for the terminal, plain lines with --verbose, or None where nobody looks."""
     live = sys.stderr.isatty() and not args.verbose
-    return None if args.quiet or not (live or args.verbose) else Rounds(live, verb)
+    return None if args.quiet or not (live or args.verbose) else PromptProgress(live, verb)
 
 
-class Rounds(Progress):
+class PromptProgress(Progress):
     """How far a command is through its prompts, and within the one under way; also counts a model's loading."""
 
     def __init__(self, live, verb, out=None, clock=time.monotonic):

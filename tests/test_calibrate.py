@@ -142,7 +142,12 @@ def test_bad_input_is_one_sentence(toy, tmp_path, capsys):
     out = tmp_path / "s.gguf"
     refused(2, "prompts", "--data", tmp_path, "-o", out)
     refused(2, "cannot be read", "--data", tmp_path / "none.jsonl", "-o", out)
-    refused(2, "itself", "-o", toy / "model.gguf")
+    refused(2, "being read", "-o", toy / "model.gguf")
+    given = lines(tmp_path / "given.jsonl", {"prompt": "hi"})
+    (tmp_path / "link.gguf").symlink_to(given)
+    for name in (given, tmp_path / "link.gguf"):
+        refused(2, "being read", "--data", given, "-o", name, "--restart")
+    assert given.read_text() == json.dumps({"prompt": "hi"}) + "\n"
     refused(6, "no folder", "-o", tmp_path / "none/s.gguf")
     refused(2, "is a folder", "-o", tmp_path)
     bad = lines(tmp_path / "role.jsonl", {"messages": [{"role": "king", "content": "x"}]})

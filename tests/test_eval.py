@@ -147,7 +147,10 @@ def test_bad_input_is_one_sentence(toy, tmp_path, capsys):
     refused(2, ".html or .png", model, "--against", model, "--report", "x.pdf")
     refused(2, "no MODEL", "--against", model, "--save-reference", stored, "--report", "x.png")
     refused(3, "no file", model, "--against", toy / "none.gguf")
-    refused(2, "one of the models", model, "--against", model, "--save-reference", model)
+    for read in (model, toy / "data.jsonl", MEDIA / "a.png"):  # the models, the prompts, what these name
+        before = read.read_bytes()
+        refused(2, "being read", model, "--against", model, "--save-reference", read)
+        assert read.read_bytes() == before
     refused(6, "no folder", model, "--against", model, "--report", tmp_path / "none/x.png")
     assert evaluate(toy, "--against", model, "--save-reference", stored, "--limit", 1) == 0
     capsys.readouterr()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from command import interruptible
@@ -13,7 +14,7 @@ from command import interruptible
 from ivlite import cli
 from ivlite.cli import run
 from ivlite.cli.progress import Progress
-from ivlite.interrupt import Interrupts
+from ivlite.interrupt import TOGETHER, Interrupts
 
 RUN = ["run", "model.gguf", "--video", "clip.mp4", "Go on.", "--temperature", "0", "--max-new-tokens", "50"]
 TEXTS = ["--data", "data.jsonl", "--verbose"]
@@ -193,6 +194,22 @@ sys.meta_path.insert(0, Interrupt)
 """
 
 
+ELSEWHERE = """
+import hashlib, os, signal, threading, time
+from ivlite.interrupt import Interrupts
+stop = Interrupts().stop
+
+def watch():
+    os.kill(os.getpid(), signal.SIGINT)
+    while not stop: time.sleep(0.001)
+    print(stop.reason, flush=True)
+    os._exit(0)
+
+threading.Timer(0.1, watch).start()
+hashlib.pbkdf2_hmac("sha256", b"", b"", 1 << 30)  # ten minutes
+"""
+
+
 def process(program, *args, cwd, **options):
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
     return interruptible([sys.executable, "-c", program, *args], cwd=cwd, **options)
@@ -226,9 +243,28 @@ def test_the_second_one_ends_the_process_at_once(tmp_path, number):
     assert began.stdout.readline() == "ready\n"
     began.send_signal(number)
     assert began.stdout.readline() == ("interrupted\n" if number == signal.SIGINT else "terminated\n")
+    time.sleep(2 * TOGETHER)
     began.send_signal(number)
     _, err = began.communicate(timeout=60)
     assert began.returncode == -number and err == ""
+
+
+def test_two_at_once_are_one(place):
+    """As `timeout -s INT` sends them."""
+    twice = f"{BEGIN}WANTED = 'numpy'\n{IMPORTED}{GO}".replace(
+        "SIGINT)", "SIGINT), os.kill(os.getpid(), signal.SIGINT)"
+    )
+    began = process(twice, *RUN, "--quiet", cwd=place)
+    assert began.wait(120) == 130
+
+
+def test_a_second_one_while_the_main_thread_is_elsewhere(tmp_path):
+    program = ELSEWHERE.replace(
+        "    os._exit(0)\n", f"    time.sleep({2 * TOGETHER})\n    os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    began = process(program, cwd=tmp_path)
+    out, err = began.communicate(timeout=120)
+    assert (began.returncode, out, err) == (130, "interrupted\n", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -242,6 +278,27 @@ def test_an_answer_of_a_process(place, number):
     out, err = began.communicate(timeout=60)
     assert began.returncode == 128 + number, err
     assert (first + out).endswith(b"\n") and b"Traceback" not in err and b"new |" in err.splitlines()[-1]
+
+
+def test_the_main_thread_may_be_elsewhere(tmp_path):
+    """A Stop is set while the main thread is inside compiled code, where Python cannot run its handler."""
+    began = process(ELSEWHERE, cwd=tmp_path)
+    out, err = began.communicate(timeout=120)
+    assert (began.returncode, out, err) == (0, "interrupted\n", "")
+
+
+def test_nothing_is_left_behind(place, monkeypatch, default_handlers):
+    monkeypatch.chdir(place)
+    cli.main([*RUN, "--quiet"])
+    files, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    for _ in range(3):
+        signals = Interrupts()
+        listener = next(t for t in threading.enumerate() if t.name == "ivlite-signals")
+        assert signal.set_wakeup_fd(signals.ends) == signals.ends
+        signals.restore()
+        listener.join()
+    assert signal.set_wakeup_fd(-1) == -1
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == (files, threads)
 
 
 def test_a_job_in_the_background_goes_on(place):

@@ -1,8 +1,9 @@
 """Command-line arguments that several commands share: their types, and a table of those that mean the same everywhere."""
 
 import argparse
-import os
 import sys
+
+from ivlite.files import expanded
 
 
 def whole(low, high=2**63):
@@ -52,7 +53,7 @@ def moment(text):
 
 def path(text):
     """An argparse type: a path in which a leading ~ is the home folder, as shells have it where it is not quoted."""
-    return text if os.path.lexists(text) else os.path.expanduser(text)
+    return expanded(text)
 
 
 class InOrder(argparse.Action):

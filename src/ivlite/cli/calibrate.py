@@ -42,23 +42,21 @@ def add_parser(commands):
 def run(args):
     from ivlite.evaluate.importance import Statistics
 
-    if os.path.exists(args.output) and os.path.exists(args.model) and os.path.samefile(args.output, args.model):
-        raise UsageError(f"{args.output} is the model itself: name another file to write")
-    prompts.check_output(args.output)
     samples = prompts.samples(args)
+    prompts.check_outputs([args.output], [args.model], args, samples)
     before = Statistics.load(args.output) if os.path.exists(args.output) and not args.restart else None
     progress = prompts.meter(args, "calibrate")
     stats = Statistics("")
     try:
-        model = prompts.load(args, args.model, progress, observe=lambda names, x: stats.observe(names, x))
-        stats.model = model.config.name
-        if before:
-            stats = _continued(before, stats, args)
-        done = set(stats.prompts)
-        todo = [s for s in samples if s.key not in done]
-        if progress:
-            progress.begin(len(samples) - len(todo), len(samples))
-        interrupted = _calibrate(model, stats, todo, args.output, progress)
+        with prompts.load(args, args.model, progress, observe=lambda names, x: stats.observe(names, x)) as model:
+            stats.model = model.config.name
+            if before:
+                stats = _continued(before, stats, args)
+            done = set(stats.prompts)
+            todo = [s for s in samples if s.key not in done]
+            if progress:
+                progress.begin(len(samples) - len(todo), len(samples))
+            interrupted = _calibrate(model, stats, todo, args.output, progress)
     finally:
         if progress:
             progress.clear()

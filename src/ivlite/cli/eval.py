@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 
 from ivlite.cli import arguments, printable, prompts, say
 from ivlite.errors import EXIT_INTERRUPTED, Stopped, UsageError
@@ -50,24 +49,19 @@ def add_parser(commands):
 
 
 def check(args):
-    """Refuses arguments that cannot work. Raises UsageError, DiskError."""
+    """Refuses arguments that cannot work. Raises UsageError."""
     if not args.models and not args.save_reference:
         raise UsageError("there is nothing to do: give a MODEL, or --save-reference FILE")
     if args.report and not args.report.lower().endswith((".html", ".png")):
         raise UsageError(f"--report {args.report} must end in .html or .png")
     if args.report and not args.models:
         raise UsageError("--report draws models, and there is no MODEL")
-    for path in (args.save_reference, args.report):
-        if path:
-            prompts.check_output(path)
-            for model in (*args.models, args.against):
-                if os.path.exists(path) and os.path.exists(model) and os.path.samefile(path, model):
-                    raise UsageError(f"{path} is one of the models: name another file to write")
 
 
 def run(args):
     check(args)
     samples = prompts.samples(args)
+    prompts.check_outputs([args.save_reference, args.report], [*args.models, args.against], args, samples)
     progress = prompts.meter(args, "eval")
     results, interrupted = [], False
     try:

@@ -1,12 +1,11 @@
 """What the commands share that run a model over many prompts: their arguments, their progress, their way of loading."""
 
-import os
 import sys
 import time
 
 from ivlite.cli import arguments, say
 from ivlite.cli.progress import UNITS, Progress, seconds
-from ivlite.errors import ContextError, DiskError, MediaError, UsageError
+from ivlite.errors import ContextError, MediaError, UsageError
 
 
 def add_arguments(parser, data_help):
@@ -38,15 +37,17 @@ def samples(args):
     return found
 
 
-def check_output(path):
-    """Refuses a file that cannot be written, before the hours that fill it. Raises UsageError, DiskError."""
-    folder = os.path.dirname(os.path.realpath(path))
-    if os.path.isdir(path):
-        raise UsageError(f"{path} is a folder: name the file to write")
-    if not os.path.isdir(folder):
-        raise DiskError(f"{path} cannot be written: there is no folder {os.path.dirname(path)}; make it first")
-    if not os.access(folder, os.W_OK):
-        raise DiskError(f"{path} cannot be written: its folder allows no new files; write elsewhere")
+def check_outputs(outputs, models, args, samples):
+    """Refuses outputs that cannot be written, before the hours that fill them, and those that the command reads.
+
+    models: paths or names of models and what else is read besides --data and its samples' media. Raises UsageError, DiskError.
+    """
+    from ivlite import output
+    from ivlite.evaluate.dataset import SUFFIXES, parts
+    from ivlite.gguf.file import located
+
+    media = [part.get(kind) for s in samples for part in parts(s.messages) for kind in SUFFIXES]
+    output.check_outputs(outputs, [*map(located, models), args.data, *(m for m in media if isinstance(m, str))])
 
 
 def load(args, path, progress=None, observe=None):

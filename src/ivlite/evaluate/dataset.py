@@ -45,7 +45,7 @@ class Sample:
     @property
     def key(self):
         """A digest of the messages, in which a file counts by what it holds, wherever it is."""
-        import hashlib
+        import hashlib  # with OpenSSL behind it, for which --help does not wait
 
         plain = json.loads(json.dumps(self.messages))
         for part in parts(plain):

@@ -9,8 +9,7 @@ import time
 import weakref
 from contextlib import contextmanager
 
-from ivlite.errors import Stopped, UsageError
-from ivlite.numbers import number
+from ivlite.errors import Stopped, UsageError, shown
 
 _thread = threading.local()
 
@@ -33,7 +32,7 @@ class Stop:
     def set(self, reason="interrupted"):
         """Stops the work that is under way and all that comes. reason: a word for `Reply.finish_reason`."""
         if not isinstance(reason, str) or not reason:
-            raise UsageError(f"the reason of a stop is {reason!r:.80}; it must be a word")
+            raise UsageError(f"the reason of a stop is {shown(reason)}; it must be a word")
         if self._reason is not None:
             return
         self._reason = reason
@@ -44,6 +43,8 @@ class Stop:
 
     def after(self, seconds):
         """Stops `seconds` from now, unless it is stopped before; of several deadlines the earliest counts."""
+        from ivlite.numbers import number  # and with it fractions and decimals, for which --help does not wait
+
         self._until(time.monotonic() + number("seconds", seconds, 0, 1e9))
 
     @property

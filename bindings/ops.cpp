@@ -157,12 +157,11 @@ void bind_cache(py::module_& m) {
   cache.def_property_readonly("length", &LatentCache::length)
       .def_property_readonly("capacity", &LatentCache::capacity)
       .def_property_readonly("nbytes", &LatentCache::nbytes);
-  m.def(
-      "cache_token_bytes",
-      [](const std::vector<int64_t>& ranks, int64_t rope_dim, const std::string& kind) {
-        return cache_token_bytes(ranks, rope_dim, cache_kind(kind));
-      },
-      py::arg("ranks"), py::arg("rope_dim"), py::arg("kind"), "Bytes that one token takes in a cache of that kind, over all layers.");
+  const auto token_bytes = [](const std::vector<int64_t>& ranks, int64_t rope_dim, const std::string& kind) {
+    return cache_token_bytes(ranks, rope_dim, cache_kind(kind));
+  };
+  hold(m, "cache_token_bytes", token_bytes, py::arg("ranks"), py::arg("rope_dim"), py::arg("kind"),
+       "Bytes that one token takes in a cache of that kind, over all layers.");
 }
 
 }  // namespace

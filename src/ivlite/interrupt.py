@@ -55,7 +55,9 @@ class Interrupts:
             os.close(write)
             return
         self.ends = write
-        threading.Thread(target=_listener, args=(read, self.stop), name="ivlite-signals", daemon=True).start()
+        threading.Thread(
+            target=_listener, args=(read, self.stop, {*self.before}), name="ivlite-signals", daemon=True
+        ).start()
 
     def ignore(self):
         """Leaves a process that ends to its end: Python's last steps have no answer to a first signal."""
@@ -89,12 +91,12 @@ class Count:
         return now - self.first.setdefault(number, now) > TOGETHER
 
 
-def _listener(read, stop):
-    """Does what the handler does for every signal that comes through a pipe, until the pipe's other end is closed."""
+def _listener(read, stop, ours):
+    """Does what the handler does for each of our signals that comes through a pipe, until the pipe's other end is closed."""
     count = Count()
     try:
         while numbers := os.read(read, 64):
-            for number in filter(SIGNALS.__contains__, numbers):
+            for number in filter(ours.__contains__, numbers):
                 if count.again(number):
                     time.sleep(0.5)  # the handler does it better, unless the main thread does not come back
                     os._exit(128 + number)

@@ -66,12 +66,10 @@ class Stop:
 
     @property
     def flag(self):
-        """The `_C.StopFlag` that kernels look at, made when it is first asked for; None for kernels that do not look."""
+        """The `_C.StopFlag` that kernels look at, made when it is first asked for."""
         if "_flag" not in self.__dict__:
             from ivlite import _C
 
-            if not hasattr(_C, "StopFlag"):
-                return None
             flag = self.__dict__.setdefault("_flag", _C.StopFlag())  # of two threads at once, one makes it
             if self._deadline is not None:
                 flag.after(max(0.0, self._deadline - time.monotonic()))
@@ -128,19 +126,19 @@ def using(stop):
     """Puts this thread's work, kernels included, under `stop`, or under none (None)."""
     from ivlite import _C
 
-    before, looks = current(), hasattr(_C, "use_stop")
-    kernels = looks and _C.use_stop(None if stop is None else stop.flag)
+    before = current()
+    kernels = _C.use_stop(None if stop is None else stop.flag)
     _thread.stop = stop
     try:
         yield stop
     except Stopped as error:  # of a kernel, which knows no reason
         if stop is not None:
             error.reason = stop.reason or "deadline"
+            error.args = Stopped.because(error.reason).args
         raise
     finally:
         _thread.stop = before
-        if looks:
-            _C.use_stop(kernels)
+        _C.use_stop(kernels)
 
 
 def bound(function):

@@ -1,0 +1,128 @@
+"""Writes the corpora again: small valid inputs of every kind, from which the fuzzers start. Needs av, pillow and numpy.
+
+python tests/fuzz/make_corpus.py     # tests/fuzz/corpus/{gguf,safetensors,media,messages}/
+"""
+
+import importlib.util
+import json
+import struct
+import tempfile
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from ivlite.gguf import GGUFFile
+from ivlite.quantize import quantize
+
+HERE = Path(__file__).parent
+CORPUS = HERE / "corpus"
+PICTURE = np.add.outer(np.arange(48), np.arange(0, 128, 2)).astype(np.uint8)[..., None].repeat(3, 2)
+
+
+def toy():
+    spec = importlib.util.spec_from_file_location("toy", HERE.parents[1] / "examples" / "tiny_checkpoint.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.TEXT |= {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "kv_lora_rank": 32}
+    module.VISION |= {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "deepstack_visual_indexes": [0],
+                      "out_hidden_size": 32}  # fmt: skip
+    return module
+
+
+def models(folder):
+    """Headers of model files, up to where the data begins; the target puts zeros there."""
+    toy().write_checkpoint(folder)
+    for kind in ("f32", "q8_0", "q4_0"):
+        path = folder / f"{kind}.gguf"
+        quantize(folder, path, type=kind)
+        with GGUFFile(path) as file:
+            end = min(info.offset for info in file.tensors.values())
+        yield kind, path.read_bytes()[:end]
+
+
+def weights():
+    for name, shapes in {"one": {"a": [2, 3]}, "three": {"a": [4], "b.weight": [2, 2], "c": []}, "none": {}}.items():
+        header, end = {"__metadata__": {"format": "pt"}}, 0
+        for tensor, shape in shapes.items():
+            size = 4 * int(np.prod(shape, dtype=int))
+            header[tensor] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+            end += size
+        text = json.dumps(header).encode()
+        yield name, struct.pack("<Q", len(text)) + text + bytes(end)
+
+
+def videos(folder):
+    kinds = {"a.mp4": "mpeg4", "a.mkv": "libvpx", "a.ts": "mpeg2video", "a.avi": "mpeg4", "a.webm": "libvpx-vp9", "a.gif": "gif",
+             "a.mov": "mjpeg", "h264.mp4": "libx264"}  # fmt: skip
+    formats = {"gif": "rgb8", "mjpeg": "yuvj420p"}
+    for name, codec in kinds.items():
+        with av.open(str(folder / name), "w") as out:
+            stream = out.add_stream(codec, rate=5)
+            stream.height, stream.width, stream.pix_fmt = 48, 64, formats.get(codec, "yuv420p")
+            stream.bit_rate = 20000
+            for i in range(4):
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(np.roll(PICTURE, 8 * i, 1), format="rgb24")))
+            out.mux(stream.encode())
+        yield name, (folder / name).read_bytes()
+
+
+def pictures(folder):
+    image = Image.fromarray(PICTURE)
+    for name, more in {
+        "b.png": {},
+        "b.jpg": {"quality": 20},
+        "b.webp": {},
+        "b.bmp": {},
+        "b.tiff": {},
+        "c.gif": {},
+    }.items():
+        image.resize((16, 16) if name in ("b.bmp", "b.tiff") else (64, 48)).save(folder / name, **more)
+        yield name, (folder / name).read_bytes()
+    Image.fromarray(np.dstack([PICTURE, PICTURE[..., :1]])).save(folder / "alpha.png")
+    yield "alpha.png", (folder / "alpha.png").read_bytes()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    image.convert("L").save(folder / "exif.jpg", exif=turned, quality=20)
+    yield "exif.jpg", (folder / "exif.jpg").read_bytes()
+
+
+def conversations():
+    text = {"type": "text", "text": "What happens?"}
+    call = {"type": "function", "function": {"name": "cut", "arguments": {"start": 1.5}}}
+    tool = {"type": "function", "function": {"name": "cut", "description": "", "parameters": {"type": "object"}}}
+    image, video = (
+        {"type": "image", "image": "/corpus/b.png"},
+        {"type": "video", "video": "/corpus/a.mkv", "fps": 2, "start": 0},
+    )
+    yield "text", {"messages": [{"role": "user", "content": "Hello"}], "enable_thinking": True}
+    yield "parts", {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [text, text]}]}
+    yield "media", {"messages": [{"role": "user", "content": [image, video, text]}], "add_vision_id": True, "fps": 1}
+    yield "calls", {"messages": [{"role": "user", "content": "Cut."}, {"role": "assistant", "content": "", "tool_calls": [call]},
+                                 {"role": "tool", "content": [text]}, {"role": "tool", "content": "done"}], "tools": [tool]}  # fmt: skip
+    yield (
+        "urls",
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///corpus/b.png"}}]}
+            ]
+        },
+    )
+
+
+def main():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        made = {
+            "gguf": list(models(folder)), "safetensors": list(weights()), "media": [*videos(folder), *pictures(folder)],
+            "messages": [(n, json.dumps(v, indent=1).encode()) for n, v in conversations()],
+        }  # fmt: skip
+    for target, inputs in made.items():
+        (CORPUS / target).mkdir(parents=True, exist_ok=True)
+        for name, data in inputs:
+            (CORPUS / target / name).write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()

@@ -240,8 +240,9 @@ def tests_of(mutant, known):
     everything = {test for tests in lines.values() for test in tests if test}
     first, last = mutant["lines"]
     direct = {t for line in range(first, last + 1) for t in lines.get(str(line), lines.get(line, ())) if t}
-    if not mutant["inside"]:
-        direct = everything
+    if not mutant["inside"]:  # also the tests that run no function of the package: they may look at its tables
+        seen = {test for file in known["lines"].values() for tests in file.values() for test in tests}
+        direct = everything | (set(known["seconds"]) - seen)
     speed = lambda test: known["seconds"].get(test, 0)  # noqa: E731
     return sorted(direct, key=speed), sorted(everything - direct, key=speed)
 

@@ -124,3 +124,14 @@ def test_values_are_frozen():
         for name in FROZEN:
             made = vars(module).get(name)
             assert made is None or made.__dataclass_params__.frozen, f"{module.__name__}.{name} can be changed"
+
+
+# The types of the safetensors format and their sizes, as its documentation lists them.
+SAFETENSORS = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4, "U32": 4,
+               "F32": 4, "F64": 8, "I64": 8, "U64": 8}  # fmt: skip
+
+
+def test_types_of_safetensors():
+    from ivlite.quantize import safetensors
+
+    assert safetensors.DTYPES == SAFETENSORS

@@ -4,6 +4,7 @@ python export.py --work /tmp/demo              # /tmp/demo/demo/ and /tmp/demo/d
 """
 
 import argparse
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -83,10 +84,11 @@ def export(state, tokenizer_file, folder):
 
 
 def with_settings(path):
-    """Rewrites a GGUF file with the demo's own settings for videos."""
+    """Rewrites a GGUF file with the demo's own settings for videos, and checksums of what it is then."""
     source = GGUFFile(path)
     tensors = [(name, tuple(t.shape), t.format) for name, t in source.tensors.items()]
-    with GGUFWriter(path, dict(source.metadata) | VIDEO, tensors) as out:
+    metadata = {key: value for key, value in source.metadata.items() if not key.startswith("ivlite.checksum.")}
+    with GGUFWriter(path, metadata | VIDEO, tensors, mark=hashlib.sha256(b"demo").digest()) as out:
         for name in source.tensors:
             out.write(source.read(name).tobytes())
 

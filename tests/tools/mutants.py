@@ -159,6 +159,8 @@ def recorded(path):
         return known
     with tempfile.TemporaryDirectory() as name:
         folder = copy_tree(Path(name))
+        # The processes that tests start import this first; the file that coverage installs for that may not be in reach.
+        (folder / "src" / "sitecustomize.py").write_text("import coverage\ncoverage.process_startup()\n")
         rc = folder / "coveragerc"
         rc.write_text(f"[run]\nsource = {folder}/src/ivlite\ndata_file = {folder}/cover\nparallel = true\npatch = subprocess\n"
                       "concurrency = thread\n")  # fmt: skip

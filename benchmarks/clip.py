@@ -103,8 +103,9 @@ def answer(args):
     from ivlite.machine import peak_memory
 
     marks = [time.perf_counter()]
-    llama = LlamaCpp(args.model, args.threads, 2048)
-    mtmd = Mtmd(args.projector, llama.model, args.threads)
+    flash = bool(args.flash)
+    llama = LlamaCpp(args.model, args.threads, 2048, extra=bool(args.extra), flash=flash, ubatch=args.ubatch)
+    mtmd = Mtmd(args.projector, llama.model, args.threads, flash)
     marks.append(time.perf_counter())
     pictures, times = frames(args.video)
     read = mtmd.prefill(llama, mtmd.chunks(prompt(args.question, times, "<__media__>"), pictures))
@@ -127,6 +128,8 @@ def main():
         parser.add_argument(name, metavar=name.upper())
     for name in ("threads", "new"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    for name, usual in (("extra", 1), ("flash", 1), ("ubatch", 512)):  # see rivals.LlamaCpp
+        parser.add_argument(f"--{name}", type=int, default=usual)
     print(json.dumps(answer(parser.parse_args())))
 
 

@@ -86,14 +86,14 @@ def random_tensor(rng, name, kind, shape):
 class Mtmd:
     """The library over a projector and a loaded llama.cpp model, of which the vocabulary is enough to encode frames."""
 
-    def __init__(self, path, model, threads):
+    def __init__(self, path, model, threads, flash=True):
         from llama_cpp import mtmd_cpp
 
         self.lib = mtmd_cpp
         mtmd_cpp.mtmd_helper_log_set(silent(), ctypes.c_void_p(0))
         params = mtmd_cpp.mtmd_context_params_default()
         params.use_gpu, params.print_timings, params.warmup = False, False, False
-        params.n_threads, params.image_max_tokens = threads, FRAME_TOKENS
+        params.n_threads, params.image_max_tokens, params.flash_attn_type = threads, FRAME_TOKENS, int(flash)
         self.context = mtmd_cpp.mtmd_init_from_file(path.encode(), model, params)
         if not self.context:
             raise SystemExit(f"llama.cpp cannot load {path}")

@@ -124,14 +124,14 @@ def write_model(path, file_type):
     finish(writer, (np.ones(s, np.float32) if k == "F32" else random_blocks(rng, k, *s) for k, s in kinds))
 
 
-def loaded(path, vocabulary_only=False):
-    """A model of llama.cpp's, or the vocabulary of one."""
+def loaded(path, vocabulary_only=False, extra=True):
+    """A model of llama.cpp's, or the vocabulary of one. extra: weights may be packed again for the processor."""
     import llama_cpp
 
     llama_cpp.llama_log_set(silent(), ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_default_params()
-    params.vocab_only = vocabulary_only
+    params.vocab_only, params.use_extra_bufts = vocabulary_only, extra
     model = llama_cpp.llama_model_load_from_file(path.encode(), params)
     if not model:
         raise SystemExit(f"llama.cpp cannot load {path}")
@@ -146,22 +146,30 @@ def silent():
     return llama_cpp.llama_log_callback(lambda level, text, data: None)
 
 
+# What a user can set, the default first; a cache that is quantised needs flash attention.
+LLAMA_AXES = {"extra": (True, False), "flash": (True, False), "ubatch": (512, 256, 128)}
+
+
 class LlamaCpp:
-    """llama.cpp through the C interface of llama-cpp-python, where nothing happens between two tokens."""
+    """llama.cpp through the C interface of llama-cpp-python, where nothing happens between two tokens.
+
+    extra: use_extra_bufts, weights packed again for the processor. flash: flash attention. ubatch: n_ubatch, tokens that go
+    through the layers together.
+    """
 
     name = "llama.cpp"
 
-    def __init__(self, path, threads, context, cache="f16"):
+    def __init__(self, path, threads, context, cache="f16", extra=True, flash=True, ubatch=512):
         import llama_cpp
 
         self.lib, self.version = llama_cpp, llama_cpp.__version__
-        self.model = loaded(path)
+        self.model = loaded(path, extra=extra)
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = context, 512, 512
+        params.n_ctx, params.n_batch, params.n_ubatch = context, 512, ubatch
         params.n_seq_max, params.kv_unified = 2, True  # one more sequence, for `stretch`
         params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = {"f16": 1, "q8_0": 8}[cache]
-        params.flash_attn_type = 1  # a quantised cache needs it, and it is the faster for f16
+        params.flash_attn_type = int(flash)
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         # A thread of its own: llama.cpp sets up AMX tiles once per thread and expects to find them so, ivlite gives them back.
         self.thread = ThreadPoolExecutor(1)
@@ -170,6 +178,7 @@ class LlamaCpp:
         """Gives the memory back."""
         self.lib.llama_free(self.context)
         self.lib.llama_model_free(self.model)
+        self.thread.shutdown()
 
     def reset(self, depth=0):
         """Empties the cache, or leaves `depth` synthetic tokens in it."""
@@ -247,26 +256,76 @@ def stretched(state, depth, first):
     return b"".join([*out, state[at:]])
 
 
-class OpenVino:
-    """One int4 matmul of OpenVINO: 4-bit weights under f16 scales per `group` columns, f32 in and out."""
+class Best:
+    """llama.cpp at two settings: that of the fastest prefill, and that of the fastest decoding."""
 
-    def __init__(self, rows, cols, group, dynamic, threads):
+    name = "llama.cpp"
+
+    def __init__(self, path, context, prefill, decode):
+        self.first = LlamaCpp(path, context=context, **prefill)
+        self.second = self.first if prefill == decode else LlamaCpp(path, context=context, **decode)
+        self.version, self.prefill, self.step = self.first.version, self.first.prefill, self.second.step
+
+    def close(self):
+        self.first.close()
+        if self.second is not self.first:
+            self.second.close()
+
+    def reset(self, depth=0):
+        for engine in {self.first, self.second}:
+            engine.reset(depth)
+
+    def settle(self, tokens):
+        """Gives the prompt to the setting that decodes, outside of what is timed."""
+        if self.second is not self.first:
+            self.second.prefill(tokens)
+
+
+# The precision of the arithmetic between the int4 weights and the float result is OpenVINO's to choose; f32 is its default
+# for f32 models where no matrix unit is there.
+OPENVINO_AXES = {
+    "dynamic": (32, 0, 128), "group": (32, 128), "hint": ("LATENCY", "THROUGHPUT"), "precision": ("f32", "bf16", "f16"),
+    "pinning": (True, False),
+}  # fmt: skip
+
+
+class OpenVino:
+    """int4 matrices of OpenVINO, used in turn: 4-bit weights under f16 scales per `group` columns, f32 in and out.
+
+    dynamic: columns of activations that share a scale in 8 bits, 0 for none.
+    """
+
+    name = "OpenVINO"
+
+    def __init__(self, rows, cols, threads, count, group, dynamic, hint, precision, pinning):
         import openvino as ov
-        from openvino import opset13 as op
 
         rng = np.random.default_rng(0)
-        shape = [rows, cols // group, group]
-        self.codes = rng.integers(0, 256, rows * cols // 2, np.uint8)  # OpenVINO reads it where it lies
-        codes = ov.Tensor(self.codes, shape, ov.Type.u4)
-        weight = op.convert(ov.op.Constant(codes), np.float16)
-        weight = op.subtract(weight, op.convert(op.constant(np.array([[[8]]], np.uint8)), np.float16))
-        scale = np.full((*shape[:2], 1), 1 / (4.6 * cols**0.5), np.float16)
-        weight = op.reshape(op.multiply(weight, op.constant(scale)), [rows, cols], False)
-        x = op.parameter([-1, cols], np.float32)
-        model = ov.Model([op.matmul(x, op.convert(weight, np.float32), False, True)], [x])
-        settings = {"INFERENCE_NUM_THREADS": threads, "DYNAMIC_QUANTIZATION_GROUP_SIZE": dynamic}
-        self.request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
-        self.name, self.version = f"OpenVINO g{group} d{dynamic}", ov.__version__
+        self.version, self.turn = ov.__version__, 0
+        # OpenVINO may read codes where they lie, so that each matrix has its own.
+        self.codes = [rng.integers(0, 256, rows * cols // 2, np.uint8) for _ in range(count)]
+        settings = {
+            "INFERENCE_NUM_THREADS": threads, "DYNAMIC_QUANTIZATION_GROUP_SIZE": dynamic, "PERFORMANCE_HINT": hint,
+            "INFERENCE_PRECISION_HINT": precision, "ENABLE_CPU_PINNING": pinning, "NUM_STREAMS": 1,
+        }  # fmt: skip
+        core = ov.Core()
+        made = (matrix(codes, rows, cols, group) for codes in self.codes)
+        self.requests = [core.compile_model(m, "CPU", settings).create_infer_request() for m in made]
 
     def __call__(self, x):
-        self.request.infer({0: x}, share_inputs=True, share_outputs=True)
+        self.turn = (self.turn + 1) % len(self.requests)
+        self.requests[self.turn].infer({0: x}, share_inputs=True, share_outputs=True)
+
+
+def matrix(codes, rows, cols, group):
+    """An OpenVINO model: x times one 4-bit matrix."""
+    import openvino as ov
+    from openvino import opset13 as op
+
+    shape = [rows, cols // group, group]
+    weight = op.convert(ov.op.Constant(ov.Tensor(codes, shape, ov.Type.u4)), np.float16)
+    weight = op.subtract(weight, op.convert(op.constant(np.array([[[8]]], np.uint8)), np.float16))
+    scale = np.full((*shape[:2], 1), 1 / (4.6 * cols**0.5), np.float16)
+    weight = op.reshape(op.multiply(weight, op.constant(scale)), [rows, cols], False)
+    x = op.parameter([-1, cols], np.float32)
+    return ov.Model([op.matmul(x, op.convert(weight, np.float32), False, True)], [x])

@@ -11,6 +11,10 @@
 Models are InternVideo3-8B's shape and that of `rivals.py`, with random weights. The order alternates, so that a machine
 that slows down harms both; what counts is the median of the rounds' ratios. Tokens before a depth are synthetic.
 
+A rival runs at its best setting, which each section looks for first, in the same run, and prints: llama.cpp's packing of weights
+(use_extra_bufts), flash attention, n_ubatch, cache types and threads, each axis in turn; OpenVINO's groups, hints and
+precisions. Prefill and decoding may use two settings. Matrices are used in turn, more of them than the last cache holds.
+
 All sections but `clip` share a process. Both towers make one grid of tokens of two frames, so `vision` is the same number
 of patches on both sides: ivlite in the recipe's type and from pixels, llama.cpp in F16 and from pixels that it has
 normalised before. In `clip` both see 10 frames of 640x360, shrunk to at most the pixels of 128 tokens (which makes 120),
@@ -25,7 +29,21 @@ import sys
 import time
 
 import numpy as np
-from rivals import FILE_TYPES, VOCAB, WIDTH, LlamaCpp, OpenVino, loaded, once, vocabulary_only, written
+import tuning
+from rivals import (
+    FILE_TYPES,
+    LLAMA_AXES,
+    OPENVINO_AXES,
+    VOCAB,
+    WIDTH,
+    Best,
+    LlamaCpp,
+    OpenVino,
+    loaded,
+    once,
+    vocabulary_only,
+    written,
+)
 
 INNER = 12288
 # Of 5.0, 4.9 and 5.2 bits a weight that a token reads.
@@ -54,6 +72,9 @@ class Ivlite:
 
         self.runner.prefill(text_prompt(tokens))
 
+    def settle(self, tokens):
+        """Everything is ready to decode."""
+
     def step(self, token):
         self.runner.step(token)
 
@@ -68,7 +89,10 @@ def speeds(engine, tokens, new, depth):
     """Tokens per second of a prefill, where there is nothing before, and of `new` steps: medians of steps."""
     engine.reset(depth)
     time.sleep(0.3)  # worker threads of the other side spin for a while after their last task
-    prefill = None if depth else len(tokens) / seconds(engine.prefill, tokens)
+    prefill = None
+    if not depth:
+        prefill = len(tokens) / seconds(engine.prefill, tokens)
+        engine.settle(tokens)
     return prefill, 1 / statistics.median(seconds(engine.step, token) for token in tokens[:new])
 
 
@@ -86,12 +110,41 @@ def compare(engines, tokens, args, depth=0):
         print(f"{name} after {depth:,}: {engines[0].name} / {engines[1].name} {statistics.median(column):.2f}")
 
 
+def tuned(path, threads, tokens, depth=0, caches=("f16",)):
+    """llama.cpp's settings with the fastest prefill of the tokens and with the fastest steps, after `depth` where given."""
+    axes = {"threads": tuning.thread_counts(threads)} | LLAMA_AXES
+    context = depth + len(tokens) + 8
+    rates = {}
+
+    def measure(**settings):
+        key = tuple(settings.items())
+        if key not in rates:
+            engine = LlamaCpp(path, context=context, **settings)
+            engine.feed(tokens[:16])  # pages touched
+            engine.reset(depth)
+            prefill = None if depth else len(tokens) / seconds(engine.feed, tokens)
+            rates[key] = prefill, 1 / statistics.median(seconds(engine.step, token) for token in tokens[:8])
+            engine.close()
+        return rates[key]
+
+    if depth:  # a cache is stretched with flash attention only, and only steps count
+        axes = {"cache": tuple(caches), **axes, "flash": (True,), "ubatch": (512,)}
+        return tuning.best(axes, lambda **s: measure(**s)[1], f"llama.cpp, decoding after {depth:,}, tokens/s")[0]
+    prefill, _ = tuning.best(axes, lambda **s: measure(**s)[0], "llama.cpp, prefill, tokens/s")
+    decode, _ = tuning.best(
+        axes | {"ubatch": (prefill["ubatch"],)}, lambda **s: measure(**s)[1], "llama.cpp, decoding, tokens/s"
+    )
+    return prefill, decode
+
+
 def text(args):
     """Prefill and decoding with an empty cache."""
     context = args.prompt + args.new + 8
-    ours = Ivlite(args.type, args.threads, context)
-    rival = LlamaCpp(written(args.folder, RIVAL[args.type]), ours.model.threads, context)
     tokens = np.random.default_rng(1).integers(1000, VOCAB - 1000, args.prompt).tolist()
+    path = written(args.folder, RIVAL[args.type])
+    settings = tuned(path, usual_threads(args), tokens[:256])
+    ours = Ivlite(args.type, args.threads, context)
+    rival = Best(path, context, *settings)
     for engine in (ours, rival):
         speeds(engine, tokens[:64], 4, 0)  # pages touched, clocks up
     print(f"{args.type}: ivlite {ours.version}, llama.cpp {rival.version}, {ours.model.threads} threads")
@@ -99,43 +152,69 @@ def text(args):
     rival.close()
 
 
+def usual_threads(args):
+    """The threads that ivlite takes."""
+    from ivlite import _C
+
+    return args.threads or _C.num_threads()
+
+
 def depth(args):
-    """Decoding after many tokens, against both caches of llama.cpp."""
-    ours = Ivlite(args.type, args.threads, max(args.depths) + args.new + 8)
+    """Decoding after many tokens, against the faster of llama.cpp's caches."""
     path = written(args.folder, RIVAL[args.type])
     tokens = np.random.default_rng(1).integers(1000, VOCAB - 1000, args.new).tolist()
     for n in args.depths:
-        for cache in args.caches:
-            rival = LlamaCpp(path, ours.model.threads, n + args.new + 8, cache)
-            rival.name = f"llama.cpp {cache}"
-            print(f"{args.type} after {n:,}: ivlite {ours.version} q8, llama.cpp {rival.version} {cache}")
-            compare([ours, rival], tokens, args, n)
-            rival.close()
+        settings = tuned(path, usual_threads(args), tokens, n, args.caches)
+        ours = Ivlite(args.type, args.threads, n + args.new + 8)
+        rival = LlamaCpp(path, context=n + args.new + 8, **settings)
+        print(f"{args.type} after {n:,}: ivlite {ours.version} q8, llama.cpp {rival.version} {settings['cache']}")
+        compare([ours, rival], tokens, args, n)
+        rival.close()
 
 
 def matmul(args):
-    """One int4 matrix of the model's largest shape: 512 rows and one, against each setting of OpenVINO."""
+    """int4 matrices of the model's largest shape, in turn: 512 rows and one, against OpenVINO's best setting for each."""
     from ivlite import _C
 
-    _C.set_num_threads(args.threads or _C.num_threads())
+    threads = usual_threads(args)
+    _C.set_num_threads(threads)
     piece = np.random.default_rng(0).standard_normal(1 << 20, np.float32) / WIDTH**0.5
     data = np.resize(_C.encode("q4_0", piece), INNER * WIDTH // 32 * 18)
-    w = _C.Weight("q4_0", data, 1, WIDTH, INNER)
-    rivals = [OpenVino(WIDTH, INNER, g, d, _C.num_threads()) for g, d in ((32, 0), (32, 32), (128, 0), (128, 128))]
-    print(f"4096 x 12288, int4: ivlite ({_C.isa()}) against OpenVINO {rivals[0].version}")
+    count = tuning.copies(len(data))
+    weights = [_C.Weight("q4_0", data, 1, WIDTH, INNER) for _ in range(count)]
+    print(f"{count} matrices of 4096 x 12288 in turn, int4: {count * len(data) / 1e6:.0f} MB, "
+          f"last cache {tuning.last_level_cache() / 1e6:.0f} MB")  # fmt: skip
     for rows in (512, 1):
         x, y = np.random.default_rng(1).standard_normal((rows, INNER), np.float32), np.empty((rows, WIDTH), np.float32)
-        ours = lambda: _C.linear(y, x, w, None, False)  # noqa: E731, B023
-        times = {None: [], **{r.name: [] for r in rivals}}
-        for _ in range(args.rounds + 1):
-            times[None].append(min(seconds(ours) for _ in range(3)))
-            for rival in rivals:
-                times[rival.name].append(min(seconds(rival, x) for _ in range(3)))
-        for name in times:
-            ratio = statistics.median(b / a for a, b in zip(times[None][1:], times[name][1:], strict=True))
-            took = statistics.median(times[name][1:])
-            rate = f"{2e-9 * rows * WIDTH * INNER / took:8.0f} GOPS {w.nbytes / took / 1e9:6.1f} GB/s"
-            print(f"rows {rows:<4} {name or 'ivlite':<20}{1e3 * took:9.2f} ms {rate}   ivlite is {ratio:.2f} x")
+        rival = OpenVino(WIDTH, INNER, threads, count, **openvino_settings(threads, count, x))
+        sides = {
+            f"ivlite ({_C.isa()})": lambda w, x=x, y=y: _C.linear(y, x, w, None, False),
+            f"OpenVINO {rival.version}": lambda _, x=x, rival=rival: rival(x),
+        }
+        times = {name: [] for name in sides}
+        for i in range(args.rounds + 1):
+            for name in sides if i % 2 else reversed(sides):
+                times[name].append(seconds(lambda call=sides[name]: [call(w) for w in weights]) / count)
+        ours, theirs = (column[1:] for column in times.values())  # the first round touches memory
+        for name, took in zip(sides, map(statistics.median, (ours, theirs)), strict=True):
+            rate = f"{2e-9 * rows * WIDTH * INNER / took:8.0f} GOPS {len(data) / took / 1e9:6.1f} GB/s"
+            print(f"rows {rows:<4} {name:<32}{1e3 * took:9.2f} ms {rate}")
+        ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+        print(f"rows {rows}: ivlite is {ratio:.2f} x", flush=True)
+
+
+def openvino_settings(threads, count, x):
+    """OpenVINO's fastest setting for products with x over as many matrices."""
+
+    def measure(**settings):
+        try:
+            rival = OpenVino(WIDTH, INNER, threads, count, **settings)
+            rival(x)
+        except RuntimeError:  # a precision that this processor lacks
+            return None
+        return 1 / min(seconds(lambda: [rival(x) for _ in range(count)]) / count for _ in range(2))
+
+    return tuning.best(OPENVINO_AXES, measure, f"OpenVINO, {len(x)} rows, products/s")[0]
 
 
 class Tower:
@@ -164,7 +243,17 @@ def vision(args):
     from mtmd import Mtmd, projector
 
     ours = Tower(args.type, args.threads)
-    rival = Mtmd(projector(args.folder), loaded(vocabulary_only(args.folder), True), ours.threads)
+    vocabulary = loaded(vocabulary_only(args.folder), True)
+
+    def measure(**settings):
+        made = Mtmd(projector(args.folder), vocabulary, **settings)
+        (grid,) = made.grids(made.chunks("<__media__>" * 2, ours.pair))
+        made.encode(grid)
+        return 1 / min(seconds(made.encode, grid) for _ in range(2))
+
+    axes = {"threads": tuning.thread_counts(ours.threads), "flash": (True, False)}
+    settings, _ = tuning.best(axes, measure, "llama.cpp, pairs/s")
+    rival = Mtmd(projector(args.folder), vocabulary, **settings)
     (grid,) = rival.grids(rival.chunks("<__media__>" * 2, ours.pair))
     tokens, height, width = len(ours.encode()), *ours.pair.shape[1:3]
     if rival.tokens(grid) != tokens:
@@ -195,9 +284,18 @@ def clip(args):
     video = once(args.folder, "clip.mp4", write_video)
     rival = [written(args.folder, RIVAL[args.type]), projector(args.folder), video, QUESTION]
     ask = ["--video", video, "--max-pixels", FRAME_PIXELS, "--temperature", 0, "--json", "--quiet", QUESTION]
+    theirs = [__file__.replace("versus", "clip"), *rival, "--new", ANSWER]
+
+    def options(settings):
+        return [word for name, value in settings.items() for word in (f"--{name}", int(value))]
+
+    axes = {"threads": tuning.thread_counts(threads)} | LLAMA_AXES
+    settings, _ = tuning.best(
+        axes, lambda **s: 1 / cold([sys.executable, *theirs, *options(s)])[0], "llama.cpp, answers/s"
+    )
     commands = {
         "ivlite": ["-m", "ivlite", "run", model, *ask, "--threads", threads, "--max-new-tokens", ANSWER],
-        "llama.cpp": [__file__.replace("versus", "clip"), *rival, "--threads", threads, "--new", ANSWER],
+        "llama.cpp": [*theirs, *options(settings)],
     }
     ratios, peaks = [], []
     for i in range(args.rounds + 1):

@@ -29,8 +29,6 @@ from pathlib import Path
 from queue import SimpleQueue
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("src", "tests", "examples", "docs", "benchmarks", "csrc", "bindings", "README.md", "CHANGELOG.md", "pyproject.toml",
-         "CMakeLists.txt", "setup.py", "LICENSE")  # fmt: skip
 IGNORED = ("kernels", "tools", "fuzz")  # folders of tests/ that the mutants do not run
 MEMORY = 12 << 30  # bytes of data that a mutant may allocate
 COMPARE = {
@@ -117,14 +115,12 @@ def mutated(source, mutant):
 
 
 def copy_tree(folder):
-    """A copy of what the tests need of the working tree, the compiled module included."""
-    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", ".venv")
-    for part in PARTS:
-        source = ROOT / part
-        if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=ignore)
-        elif source.exists():
-            shutil.copy(source, folder / part)
+    """A copy of the working tree as git knows it, and of the compiled module."""
+    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
+    for name in [*listed.stdout.decode().split("\0")[:-1], *(f.relative_to(ROOT) for f in ROOT.glob("src/ivlite/*.so"))]:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
     return folder
 
 

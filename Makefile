@@ -10,6 +10,23 @@ all:
 test: all
 	pytest -q
 
+# checkers: ruff, clang-format, spelling, white space, large files, mypy
+check:
+	pre-commit run --all-files
+
+# bytes and messages that no reader may fall over, SECONDS in all; then the block formats (needs Clang)
+SECONDS ?= 60
+fuzz:
+	python tests/fuzz/run.py --seconds $(SECONDS)
+fuzz-blocks:
+	cmake -S . -B build/fuzz-blocks -G Ninja -DIVLITE_FUZZ=ON -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	cmake --build build/fuzz-blocks
+	mkdir -p build/fuzz/blocks && build/fuzz-blocks/fuzz_blocks -max_total_time=$(SECONDS) -max_len=8192 build/fuzz/blocks
+
+# under AddressSanitizer and UBSan; under ThreadSanitizer: built in folders of their own, some minutes each
+asan tsan:
+	tests/tools/sanitize.sh $@
+
 # with exactly the oldest versions of other packages that pyproject.toml allows
 floors:
 	tests/tools/floors.sh
@@ -34,4 +51,4 @@ format:
 	ruff format . && ruff check --fix .
 	clang-format -i $$(git ls-files '*.cpp' '*.h')
 
-.PHONY: all test floors test-arm bench bench-model format
+.PHONY: all test check fuzz fuzz-blocks asan tsan floors test-arm bench bench-model format

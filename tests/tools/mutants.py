@@ -116,8 +116,13 @@ def mutated(source, mutant):
 
 def copy_tree(folder):
     """A copy of the working tree as git knows it, and of the compiled module."""
-    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
-    for name in [*listed.stdout.decode().split("\0")[:-1], *(f.relative_to(ROOT) for f in ROOT.glob("src/ivlite/*.so"))]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+    )
+    for name in [
+        *listed.stdout.decode().split("\0")[:-1],
+        *(f.relative_to(ROOT) for f in ROOT.glob("src/ivlite/*.so")),
+    ]:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)

@@ -26,9 +26,10 @@ def test_a_key_is_of_the_content_and_of_names_and_sizes(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.png").write_bytes(b"12345")
-    key = lambda path, text="t": (
-        Sample(user({"type": "image", "image": str(path)}, {"type": "text", "text": text}), "l").key
-    )  # noqa: E731
+
+    def key(path, text="t"):
+        return Sample(user({"type": "image", "image": str(path)}, {"type": "text", "text": text}), "l").key
+
     first = key(tmp_path / "a" / "x.png")
     assert len(first) == 16 and first == key(tmp_path / "b" / "x.png") != key(tmp_path / "b" / "x.png", "u")
     (tmp_path / "b" / "x.png").write_bytes(b"123456")

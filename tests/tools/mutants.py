@@ -6,7 +6,7 @@
 
 First the suite runs once under coverage, which records the tests that execute each line (kernel tests are left out: they
 execute no Python worth a fault). Then each mutant runs in a copy of the tree: the tests of its line, fastest first, until
-one fails, and after them those of its file. A mutant that every test survives is printed as a diff. The seed decides which
+one fails, and after them their neighbours. A mutant that every test survives is printed as a diff. The seed decides which
 mutants are drawn; a map from an earlier run is kept in --map and used again while no file has changed.
 
 Needs coverage >= 7.10 and pytest. The package must be built in place (an editable install).
@@ -14,6 +14,7 @@ Needs coverage >= 7.10 and pytest. The package must be built in place (an editab
 
 import argparse
 import ast
+import faulthandler
 import hashlib
 import json
 import os
@@ -208,19 +209,22 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     """Keeps the tests that a mutant needs, in their order."""
     if wanted := os.environ.get("MUTANTS_TESTS"):
-        order = {test: i for i, test in enumerate(json.loads(Path(wanted).read_text()))}
+        LIMITS.update(json.loads(Path(wanted).read_text()))
+        order = {test: i for i, test in enumerate(LIMITS)}
         items[:] = sorted((i for i in items if i.nodeid in order), key=lambda i: order[i.nodeid])
 
 
 def pytest_runtest_logstart(nodeid, location):
-    """From here on lines are executed by this test."""
+    """From here on lines are executed by this test, which ends the run if it takes ten times as long as it did."""
+    if nodeid in LIMITS:
+        faulthandler.dump_traceback_later(20 + 10 * LIMITS[nodeid], exit=True)
     if cover := sys.modules.get("coverage") and sys.modules["coverage"].Coverage.current():
         cover.switch_context(nodeid)
         cover.config.context = nodeid  # of the processes that the test starts, which take their settings from there
         os.environ["COVERAGE_PROCESS_CONFIG"] = cover.config.serialize()
 
 
-SECONDS = {}
+SECONDS, LIMITS = {}, {}  # of each test: how long it took, and had taken when the map was made
 
 
 def pytest_runtest_logreport(report):
@@ -238,7 +242,10 @@ def pytest_unconfigure(config):
 
 
 def tests_of(mutant, known):
-    """(tests that execute the mutant's lines, other tests that execute its file), fastest first."""
+    """(tests that execute the mutant's lines, others of the same files that execute its file), fastest first.
+
+    The others are there for what a fixture executes that several tests share: it counts for the first of them.
+    """
     lines = known["lines"].get(mutant["file"], {})
     everything = {test for tests in lines.values() for test in tests if test}
     first, last = mutant["lines"]
@@ -246,8 +253,13 @@ def tests_of(mutant, known):
     if not mutant["inside"]:  # also the tests that run no function of the package: they may look at its tables
         seen = {test for file in known["lines"].values() for tests in file.values() for test in tests}
         direct = everything | (set(known["seconds"]) - seen)
-    speed = lambda test: known["seconds"].get(test, 0)  # noqa: E731
-    return sorted(direct, key=speed), sorted(everything - direct, key=speed)
+    files = {test.split("::")[0] for test in direct}
+    beside = {test for test in everything - direct if test.split("::")[0] in files}
+
+    def speed(test):
+        return known["seconds"].get(test, 0)
+
+    return sorted(direct, key=speed), sorted(beside, key=speed)
 
 
 def survives(mutant, folder, known):
@@ -260,9 +272,9 @@ def survives(mutant, folder, known):
             if not tests:
                 continue
             wanted = folder / "wanted.json"
-            wanted.write_text(json.dumps(tests))
+            wanted.write_text(json.dumps({test: known["seconds"].get(test, 0) for test in tests}))
             files = sorted({t.split("::")[0] for t in tests})
-            limit = 60 + 10 * sum(known["seconds"].get(t, 0) for t in tests)
+            limit = 120 + 10 * sum(known["seconds"].get(t, 0) for t in tests)
             code, output = pytest(folder, "-x", "--tb=no", *files, timeout=limit, MUTANTS_TESTS=str(wanted))
             if code:
                 failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]

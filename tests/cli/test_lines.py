@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ivlite.cli import answer, rounds
+from ivlite.cli import answer, prompts
 from ivlite.cli.progress import Progress
-from ivlite.cli.rounds import Rounds
-from ivlite.engine.reply import Piece, Reply
+from ivlite.cli.prompts import PromptProgress
+from ivlite.engine.reply import Delta, Reply
 
 
 def reply(new=5, finish="stop", frames=0, vision=0, prompt=1200, **spent):
@@ -100,12 +100,12 @@ class Terminal(io.StringIO):
 def test_a_terminal_is_left_as_it_was():
     out = Terminal()
     screen = answer.Screen(out)
-    screen(Piece("hm", thinking=True))
+    screen(Delta("hm", thinking=True))
     assert out.getvalue() == "\x1b[2mhm" and screen.open_line and screen.dim
     screen.end()
     assert out.getvalue() == "\x1b[2mhm\x1b[0m\n" and not screen.open_line and not screen.dim
     screen.end()
-    screen(Piece("a\x1b[1m\tb\n"))
+    screen(Delta("a\x1b[1m\tb\n"))
     screen.end()
     assert out.getvalue() == "\x1b[2mhm\x1b[0m\na[1m\tb\n"
 
@@ -113,9 +113,9 @@ def test_a_terminal_is_left_as_it_was():
 def test_thinking_goes_aside_where_no_terminal_is():
     out, aside = io.StringIO(), io.StringIO()
     screen = answer.Screen(out, aside)
-    for piece in (Piece("why", thinking=True), Piece("so")):
+    for piece in (Delta("why", thinking=True), Delta("so")):
         screen(piece)
-    screen(Piece(""))
+    screen(Delta(""))
     screen.end()
     assert (out.getvalue(), aside.getvalue()) == ("so\n", "why")
 
@@ -197,7 +197,7 @@ def test_plain_lines_come_when_a_stage_ends(clock):
 
 def test_rounds_count_prompts(clock):
     out = io.StringIO()
-    meter = Rounds(True, "tested", out=out, clock=clock)
+    meter = PromptProgress(True, "tested", out=out, clock=clock)
     meter("load", 1e9, 2e9)
     assert shown(out) == "load 1.00 of 2.00 GB"
     meter.begin(2, 10)
@@ -221,7 +221,7 @@ def test_rounds_count_prompts(clock):
 
 def test_plain_rounds_are_a_line_each(clock):
     out = io.StringIO()
-    meter = Rounds(False, "read", out=out, clock=clock)
+    meter = PromptProgress(False, "read", out=out, clock=clock)
     meter.begin(0, 3)
     meter("prefill", 1, 1)
     clock.now += 10
@@ -234,14 +234,8 @@ def test_plain_rounds_are_a_line_each(clock):
     (True, True, True, None),
 ])  # fmt: skip
 def test_who_sees_progress(monkeypatch, quiet, verbose, terminal, made):
-    monkeypatch.setattr(rounds.sys, "stderr", Terminal() if terminal else io.StringIO())
-    meter = rounds.meter(SimpleNamespace(quiet=quiet, verbose=verbose), "read")
+    monkeypatch.setattr(prompts.sys, "stderr", Terminal() if terminal else io.StringIO())
+    meter = prompts.meter(SimpleNamespace(quiet=quiet, verbose=verbose), "read")
     assert (meter and meter.live) == made
 
 
-def test_places_that_cannot_be_written(tmp_path):
-    with pytest.raises(rounds.UsageError, match="is a folder"):
-        rounds.check_output(str(tmp_path))
-    with pytest.raises(rounds.DiskError, match="no folder"):
-        rounds.check_output(str(tmp_path / "no" / "file"))
-    rounds.check_output(str(tmp_path / "file"))

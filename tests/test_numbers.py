@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ivlite import errors
+from ivlite.cli import main
 from ivlite.errors import UsageError, sentence, shown
 from ivlite.numbers import number, scalar, whole
 
@@ -139,3 +140,15 @@ def test_a_sentence_is_left_as_it_is():
     with decimal.localcontext() as context:
         context.prec = 3
         assert shown(Decimal("1.23456")) == "Decimal('1.23456')"
+
+
+@pytest.mark.parametrize("arguments", [
+    ["{}"], ["run", "{}", "hi"], ["run", "demo", "--fps", "{}"], ["run", "demo", "--{}"], ["run", "demo", "--image", "{}", "hi"],
+    ["run", "demo", "--video", "data:video/mp4;base64,{}", "hi"], ["run", "demo", "--kv", "{}"], ["run", "demo", "--start", "{}"],
+    ["calibrate", "demo", "--data", "{}", "-o", "s.gguf"], ["inspect", "{}"], ["verify", "{}"], ["quantize", "{}", "-o", "{}"],
+])  # fmt: skip
+@pytest.mark.parametrize("value", ["x" * 100_000, "\n\x1b[31m" * 20_000], ids=["long", "control"])
+def test_the_command_line_answers_in_one_short_line(capfd, arguments, value):
+    assert main([argument.format(value) for argument in arguments]) in (2, 3, 4)
+    out, err = capfd.readouterr()
+    assert out == "" and err.endswith("\n") and len(err) <= 520 and err[:-1].isprintable()

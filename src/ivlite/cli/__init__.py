@@ -12,7 +12,7 @@ import sys
 
 from ivlite._version import __version__
 from ivlite.cli.arguments import CommandParser, Parser
-from ivlite.errors import EXIT_INTERRUPTED, DiskError, IvliteError, OutOfMemoryError, Stopped
+from ivlite.errors import EXIT_INTERRUPTED, DiskError, IvliteError, OutOfMemoryError, Stopped, sentence
 from ivlite.interrupt import Interrupts
 from ivlite.stop import using
 
@@ -165,5 +165,5 @@ def _failed(error, verbose):
 
         traceback.print_exception(error)
     more = "" if verbose else "; run it again with --verbose to see where, and report it"
-    say("error", f"this is a defect of ivlite ({type(error).__name__}: {error}){more}")
+    say("error", f"this is a defect of ivlite ({type(error).__name__}: {sentence(error, 300)}){more}")
     return 1

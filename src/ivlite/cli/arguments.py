@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from ivlite.errors import sentence
 from ivlite.files import expanded
 
 
@@ -91,7 +92,7 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong with the arguments in one line."""
 
     def error(self, message):
-        self.exit(2, f"ivlite: error: {message}; see `{self.prog} --help`\n")
+        self.exit(2, f"ivlite: error: {sentence(message, 400)}; see `{self.prog} --help`\n")
 
     def _print_message(self, message, file=None):
         """As argparse does, but help that cannot be written (a full disk) is an error like any other."""

@@ -108,7 +108,9 @@ def read(data=None, note=lambda sentence: None):
     from ivlite.media.source import named_path
 
     path = Path(named_path(os.fspath(data), "data"))
-    found = folder(path, note) if path.is_dir() else json_lines(path)
+    if "\0" in str(path):
+        raise UsageError(f"{path} cannot be read: no name holds a zero; give a folder or a file of JSON lines")
+    found = folder(path, note) if os.path.isdir(path) else json_lines(path)  # of a path too long is_dir() raises
     if not found:
         raise UsageError(f"{data} holds no prompts: give a folder of videos and images, or a file of JSON lines")
     return found

@@ -6,6 +6,7 @@ import stat
 from urllib.parse import unquote
 
 from ivlite.errors import MediaError, UsageError
+from ivlite.files import expanded
 from ivlite.numbers import number, whole
 
 ADDRESSES = ("http", "https", "ftp", "rtsp", "rtmp", "s3", "gs")
@@ -87,7 +88,7 @@ def named_path(name, kind):
     if is_file(name):
         return name
     if name.startswith("~"):
-        return os.path.expanduser(name)
+        return expanded(name)
     scheme = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):(//)?", name)
     if scheme and scheme[1].lower() == "file" and name[5:6] == "/":
         return uri_path(name[scheme.end() :] if scheme[2] else "/" + name[5:].lstrip("/"), bool(scheme[2]), name, kind)

@@ -27,11 +27,12 @@ THOUGHT = ("<think>", "</think>")
 class Prompt:
     """What the model is given.
 
-    token_ids: T ids. positions: int64 (3, T). next_position: of the first token of the answer. grid_thw: int64 (n, 3),
-    patches of each medium. timestamps: per medium, seconds of each frame pair ([] for an image). frames: per medium,
-    the indexes of the source frames in use. media: the media, to be decoded by `pairs()`. warnings: sentences about
-    the prompt (a medium has its own). spans: (medium, first token, count) of every block of vision tokens. thinks: the
-    answer begins inside <think>.
+    token_ids: T ids. positions: int64 (3, T), of each token in time, height and width. next_position: of the first token
+    of the answer. grid_thw: int64 (n, 3), patches of each of the n media, t in frame pairs. timestamps: per medium,
+    seconds of each frame pair, floats ([] for an image). frames: per medium, the indexes of the source frames in use.
+    media: the media (media.medium.Medium), to be decoded by `pairs()`. warnings: sentences about the prompt (a medium has
+    its own). spans: (index of the medium, first token, count) of every block of vision tokens. thinks: the answer begins
+    inside <think>.
     """
 
     token_ids: list[int]

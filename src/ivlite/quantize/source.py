@@ -1,5 +1,6 @@
 """What is converted: the folder of a checkpoint or a model file, as one thing with tensors and settings."""
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ class ModelFile:
 def opened(path):
     """The Origin at a path while the block runs. Raises ModelFileError for whatever is missing or damaged."""
     found, path = located(path), Path(expanded(path))
-    if found.is_file() and not (path / "config.json").is_file():
+    if os.path.isfile(found) and not os.path.isfile(path / "config.json"):  # of a name too long is_file() raises
         with GGUFFile(found) as file:
             yield _of_model_file(file, ModelFile(file))
     else:

@@ -227,16 +227,18 @@ class Model:
         """Bytes of a full cache."""
         return self.context * cache_bytes_per_token(self.config.text, self.kv)
 
-    def prepare(self, messages, *, tools=None, enable_thinking=False, add_vision_id=False, stop=None):
+    def prepare(self, messages, *, tools=None, enable_thinking=False, add_vision_id=False,
+                continue_final_message=False, stop=None):  # fmt: skip
         """Turns messages into a Prompt: token ids, positions and media opened but not yet decoded.
 
+        continue_final_message: the last message is the beginning of the answer, which goes on from its end.
         Raises UsageError (a message), MediaError (a file), Stopped.
         """
         self._check_open()
         with using(self._stop(stop)):
             return prompt.build(
                 messages, self.tokenizer, self.config, tools=tools, enable_thinking=enable_thinking,
-                add_vision_id=add_vision_id, **self.media_limits.given(),
+                add_vision_id=add_vision_id, continue_final_message=continue_final_message, **self.media_limits.given(),
             )  # fmt: skip
 
     def runner(self, capacity=None, progress=None):
@@ -271,12 +273,13 @@ class Model:
 
     def stream(self, messages, *, max_new_tokens=256, temperature=None, top_k=None, top_p=None, min_p=None,
                repetition_penalty=None, seed=None, stop=None, enable_thinking=False, tools=None,
-               add_vision_id=False, progress=None):  # fmt: skip
+               add_vision_id=False, continue_final_message=False, progress=None):  # fmt: skip
         """A Stream of Deltas; its `.reply` holds what there is so far, and the whole Reply at the end.
 
         max_new_tokens None: until the context is full. Sampling settings that are None take the file's generation
         defaults; seed None is 0. temperature 0 is greedy. stop: what ends the answer, a string before which the text
-        ends, a Stop, or a list of these. tools: function signatures as published for chat templates. progress(stage,
+        ends, a Stop, or a list of these. tools: function signatures as published for chat templates.
+        continue_final_message: the answer goes on from the end of the last message, the assistant's. progress(stage,
         done, total): stages "decode", "vision", "prefill", "generate". Raises Stopped only while it opens files.
         """
         began = time.perf_counter()
@@ -289,8 +292,9 @@ class Model:
         strings, stops = ends(stop)
         stop = self._stop(*stops)
         built = self.prepare(
-            messages, tools=tools, enable_thinking=enable_thinking, add_vision_id=add_vision_id, stop=stop
-        )
+            messages, tools=tools, enable_thinking=enable_thinking, add_vision_id=add_vision_id,
+            continue_final_message=continue_final_message, stop=stop,
+        )  # fmt: skip
         self._check_context(built, 1)
         limit = min(most, self.context - len(built.token_ids))
         runner = self.runner(len(built.token_ids) + limit, progress)

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from ivlite import media
-from ivlite.errors import IvliteError, MediaError, UsageError
+from ivlite.errors import IvliteError, MediaError, Stopped, UsageError
+from ivlite.stop import Stop, using
 
 RNG = np.random.default_rng(5)
 RGB = RNG.integers(0, 256, (64, 96, 3), np.uint8)
@@ -167,6 +168,22 @@ def test_frames_without_an_end_are_refused(monkeypatch):
     monkeypatch.setattr("ivlite.media.memory.MOST_FRAMES", 50)
     with pytest.raises(IvliteError, match="fewer"):
         media.open_video(endless(), **VIDEO)
+
+
+def test_frames_and_animations_can_be_stopped():
+    stop = Stop()
+
+    def frames():
+        for n in range(100):
+            if n == 3:
+                stop.set()
+            assert n < 5
+            yield RGB
+
+    with using(stop), pytest.raises(Stopped):
+        media.open_video(frames(), **VIDEO)
+    with using(stop), pytest.raises(Stopped):
+        media.open_video(animation("PNG", [100] * 9), **VIDEO)
 
 
 @pytest.fixture(scope="module")

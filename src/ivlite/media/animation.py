@@ -10,6 +10,7 @@ from ivlite.media.color import to_rgb
 from ivlite.media.faults import reason, system_fault
 from ivlite.media.medium import Medium
 from ivlite.media.resize import fitted, shown
+from ivlite.stop import checkpoint
 
 HEADS = (b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 BRANDS = (b"avif", b"avis", *stills.HEIC)  # of ISO media files that are images; GIF is FFmpeg's, too
@@ -87,6 +88,7 @@ def composed(file, what):
     """Yields an animated image as it is on screen at each of its frames; a still one not at all."""
     image, _ = stills.prepared(file, what, 1.0)
     for index in range(image.info.get("default_image", False), getattr(image, "n_frames", 1)):
+        checkpoint()
         image.seek(index)
         image.load()
         yield image

@@ -16,6 +16,7 @@ from ivlite.errors import DiskError, MediaError, OutOfMemoryError, UsageError, s
 from ivlite.machine import available_memory, gigabytes
 from ivlite.media.source import DATA, is_base64, is_file
 from ivlite.numbers import number
+from ivlite.stop import checkpoint
 
 MOST_BYTES = 4 << 30  # of one medium in memory
 MOST_FRAMES = 1 << 20  # of one list
@@ -308,6 +309,7 @@ def gathered(source):
         return list(source)
     items, held, free = [], 0, available_memory()
     for item in source:
+        checkpoint()
         items.append(item)
         held += size_of(item)
         if len(items) > MOST_FRAMES:

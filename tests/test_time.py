@@ -465,3 +465,20 @@ def test_too_few_descriptors_are_no_damage(tmp_path, monkeypatch):
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for number in held:
             os.close(number)
+
+
+# ------------------------------------------------------------------------------------------------ absent times
+
+
+@pytest.mark.parametrize("every_nth", [2, 3, 12, 1000])
+@pytest.mark.parametrize("codec, bf", [("libx264", "0"), ("libx264", "3"), ("mpeg2video", "2")])
+def test_packets_without_times(tmp_path, codec, bf, every_nth):
+    path = numbered(tmp_path / "a.ts", 100, codec=codec, options={"bf": bf})
+    data, at = bytearray(path.read_bytes()), -1
+    for n in range(100):
+        at = data.index(b"\0\0\x01\xe0", at + 1)
+        data[at + 7] &= 0x3F if n % every_nth else 0xFF  # the flags of both times
+    path.write_bytes(data)
+    found, medium = every(path)
+    assert found == list(range(100)) and not medium.warnings
+    assert medium.times.times == pytest.approx(np.arange(100) / 25, abs=1e-3)

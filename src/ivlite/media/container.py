@@ -37,8 +37,9 @@ def opened(path, name, number=None):
         form = "mjpeg" if head.startswith(JPEG) else None
         container = av.open("file:" + path, format=form, options=dict(OPTIONS), metadata_errors="replace")
     except (*ERRORS, MemoryError) as error:
-        # FFmpeg calls a file that ends too early an input/output error as well.
-        fault = None if getattr(error, "errno", None) == errno.EIO else system_fault(error, f"video {name}")
+        # FFmpeg says the same of files that end too early, and of sizes that make no sense.
+        unclear = isinstance(error, av.FFmpegError) and error.errno in (errno.EIO, errno.ENOMEM)
+        fault = None if unclear else system_fault(error, f"video {name}")
         raise fault or MediaError(refusal(head, name)) from error
     with container:
         stream = pick(container, name) if number is None else numbered(container, name, number)

@@ -21,7 +21,7 @@ import numpy as np
 
 from ivlite.errors import MediaError
 from ivlite.media import boxes
-from ivlite.media.container import RAW, decoded, opened, packets
+from ivlite.media.container import ERRORS, RAW, decoded, opened, packets
 from ivlite.media.timeline import Timeline, nearest
 
 NONE = -(1 << 63)
@@ -157,7 +157,11 @@ def filled(found, rates, tick):
         return (np.cumsum(step) - step[0]).astype(np.int64)
     if known.all():
         return source
-    return np.interp(at, at[known], source[known].astype(float)).astype(np.int64)
+    reckoned = np.interp(at, at[known], source[known].astype(float))
+    first, last = at[known][0], at[known][-1]
+    reckoned[:first] -= np.cumsum(step[:first][::-1])[::-1]
+    reckoned[last + 1 :] += np.cumsum(step[last:-1])
+    return reckoned.astype(np.int64)
 
 
 def joined(clock, keys, tick, streamed):
@@ -266,7 +270,7 @@ def part(container, stream, path, start, end):
         low, high = first + (start or 0) / tick, np.inf if end is None else first + end / tick
         container.seek(int(cues[max(0, np.searchsorted(cues, low, "right") - 1)]), stream=stream)
         middle = read(container, stream, lambda p: p.is_keyframe and (p.pts is None or p.pts > high))
-    except OSError:
+    except ERRORS:
         return None
     parts = [head.pts, middle.pts, tail.pts]
     if not all(len(p) and (p != NONE).all() for p in parts) or not all(p.shown.all() for p in (head, middle, tail)):

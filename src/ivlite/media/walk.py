@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ivlite.media.container import decoded, opened, packets
+from ivlite.media.container import ERRORS, decoded, opened, packets
 from ivlite.media.display import with_neighbours
 from ivlite.media.timeline import nearest
 
@@ -110,7 +110,7 @@ class Walk:
             return False
         try:
             self.container.seek(int(self.times.pts[key]), stream=self.stream)
-        except OSError:
+        except ERRORS:
             self.jumps = False
             return False
         self._read()

@@ -12,6 +12,7 @@ from av.stream import Disposition
 from test_media import bits, cut, lossless, numbered, opened, paired, said, shown
 
 from ivlite.errors import MediaError, UsageError
+from ivlite.media import scan
 
 needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="reads /proc")
 
@@ -279,6 +280,21 @@ def test_times_that_lie(tmp_path, make, name, count, fps):
     assert late.frames[0] == 40 and shown(late)[0] == 40
 
 
+def test_lies_that_begin_late_end_with_every_frame_in_order(tmp_path, monkeypatch):
+    without_offsets(tmp_path / "a.mp4")
+    monkeypatch.setattr(scan, "PROBED", 1)
+    medium = opened(tmp_path / "a.mp4", fps=1000)
+    assert medium.times.ordered and shown(medium)[10:] == paired(medium.frames)[10:]
+
+
+def test_frames_that_an_edit_list_cuts_away_are_not_shown(tmp_path):
+    path = numbered(tmp_path / "a.mp4", 100, options={"bf": "3"}, gop=25)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"ctts", b"free"))  # so the list cuts away the first two that are decoded
+    found, medium = every(path)
+    assert found == [number for _, number in as_decoded(path)] and 90 < len(found) < 100 and not medium.warnings
+
+
 @pytest.mark.parametrize("codec, name, said_so", [
     ("libx264", "a.h264", True), ("libx265", "a.hevc", True), ("libvpx", "a.ivf", False), ("mjpeg", "a.mjpeg", False),
     ("rawvideo", "a.y4m", False), ("mpeg2video", "a.mxf", False), ("libx264", "a.m2ts", False), ("mpeg4", "a.3gp", False),
@@ -408,6 +424,16 @@ def test_protected_videos_are_named(tmp_path):
     (tmp_path / "b.mp4").write_bytes(data[:at] + b"drmi" + data[at + 4 :])
     with pytest.raises(MediaError, match="encrypted"):
         opened(tmp_path / "b.mp4")
+
+
+def test_scrambled_transport_streams_are_named(tmp_path):
+    data = bytearray(numbered(tmp_path / "a.ts", 60).read_bytes())
+    for at in range(0, len(data), 188):
+        if data[at + 1] & 31 == 1 and data[at + 2] == 0:  # the first program's pictures
+            data[at + 3] |= 0x80
+    (tmp_path / "a.ts").write_bytes(data)
+    with pytest.raises(MediaError, match="encrypted"):
+        opened(tmp_path / "a.ts")
 
 
 # ------------------------------------------------------------------------------------------------ what stays open

@@ -10,6 +10,7 @@ import numpy as np
 
 SAMPLE_TABLE = (b"mdia", b"minf", b"stbl")
 ENCRYPTED = (b"encv", b"drmi")  # sample entries of common encryption and of FairPlay
+ASF_ENCRYPTION = ("fbb3112223bdd211b4b700a0c955fc6e", "14e68a292226174cb935dae07ee9289c")  # plain and extended
 MAX_BOXES = 1 << 16  # of one level
 SEGMENT = b"\x18\x53\x80\x67"  # Matroska
 
@@ -63,6 +64,26 @@ def encrypted(file, number):
         return False
     first = next(children(file, entries[0] + 8, entries[1]), None)
     return first is not None and first[0] in ENCRYPTED
+
+
+def scrambled(file, number):
+    """Whether most packets of a transport stream's program `number` are scrambled, among its first."""
+    data = np.frombuffer(file.read(1 << 20), np.uint8)
+    for size, skip in ((188, 0), (192, 4)):
+        rows = data[: len(data) // size * size].reshape(-1, size)[:, skip : skip + 4].astype(np.int64)
+        if len(rows) and (rows[:, 0] == 0x47).mean() > 0.9:
+            own = ((rows[:, 1] & 31) << 8 | rows[:, 2]) == number
+            return bool(own.any() and (rows[own, 3] >= 64).mean() > 0.5)
+    return False
+
+
+def licensed(file, number):
+    """Whether the header of an ASF file (wmv) has one of the objects that tell how it is encrypted."""
+    head = file.read(1 << 16)
+    return any(bytes.fromhex(guid) in head for guid in ASF_ENCRYPTION)
+
+
+PROTECTED = {"mov": encrypted, "mpegts": scrambled, "asf": licensed}  # by FFmpeg's names of formats
 
 
 def compositions(file, number, count):

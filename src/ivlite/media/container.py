@@ -70,13 +70,13 @@ def pick(container, name):
     if not streams:
         has = "sound and no pictures" if container.streams.audio else "no video stream"
         raise MediaError(f"video {name} has {has}: give a file with pictures")
-    return max(streams, key=lambda s: (bool(s.disposition & Disposition.default), area(s)))  # the first of equals
+    return max(streams, key=rank)  # the first of equals
 
 
-def area(stream):
-    """Pixels of a picture; -1 where there is no decoder."""
+def rank(stream):
     codec = stream.codec_context
-    return codec.width * codec.height if codec else -1
+    marked = bool(stream.disposition & Disposition.default)
+    return codec is not None, marked, codec.width * codec.height if codec else 0
 
 
 def numbered(container, name, number):
@@ -112,10 +112,11 @@ def prepare(container, stream, path, name):
 
 def protected(container, stream, path):
     """Whether the pictures of a stream are encrypted, as far as the container says so."""
-    if "mp4" in container.format.name:
-        with open(path, "rb") as file:
-            return boxes.encrypted(file, stream.id)
-    return "enc_key_id" in stream.metadata  # Matroska
+    check = boxes.PROTECTED.get(container.format.name.split(",")[0])
+    if check is None:
+        return "enc_key_id" in stream.metadata  # Matroska
+    with open(path, "rb") as file:
+        return check(file, stream.id)
 
 
 def packets(container, stream):

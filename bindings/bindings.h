@@ -39,10 +39,15 @@ class Released {
   PyThreadState* state_;
 };
 
-// Deletes a bound object without the GIL: threads are joined, gigabytes unmapped.
+// Deletes a bound object without the GIL: threads are joined, gigabytes unmapped. One that an error leaves half made is deleted
+// where it was made, which has given the GIL back already.
 struct WithoutGil {
   template <class T>
   void operator()(T* object) const {
+    if (!PyGILState_Check()) {
+      delete object;
+      return;
+    }
     const Released released;
     delete object;
   }

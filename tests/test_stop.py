@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import ivlite
+from ivlite import _C
 from ivlite import stop as stopping
 from ivlite.engine import runner, vision
 from ivlite.errors import MediaError, Stopped, UsageError
@@ -426,3 +427,14 @@ def test_an_error_of_another_thread_keeps_nothing_alive(uncollected):
             pass
     del _
     assert held[0]() is None
+
+
+def test_a_weight_that_is_stopped_half_made():
+    """Its memory is given back where it was made, without the interpreter's lock."""
+    data = _C.encode("q8_0", np.ones(512 * 64, np.float32))
+    stop = Stop()
+    with stopping.using(stop):
+        stop.set()
+        for _ in range(20):
+            with pytest.raises(Stopped):
+                _C.Weight("q8_0", data, 1, 512, 64)

@@ -24,7 +24,13 @@ struct Lanes {
   Lanes(Four a, Four b) : a(a), b(b) {}
   Lanes(float x) : a(Four{} + x), b(Four{} + x) {}
   float operator[](int k) const { return k < 4 ? a[k] : b[k - 4]; }
-  void set(int k, float x) { (k < 4 ? a : b)[k % 4] = x; }
+  // Written as two statements: GCC 12 with sanitizers assigns to a copy where the vector is the result of `?:`.
+  void set(int k, float x) {
+    if (k < 4)
+      a[k] = x;
+    else
+      b[k - 4] = x;
+  }
 };
 inline Lanes operator+(const Lanes& x, const Lanes& y) { return {x.a + y.a, x.b + y.b}; }
 inline Lanes operator-(const Lanes& x, const Lanes& y) { return {x.a - y.a, x.b - y.b}; }

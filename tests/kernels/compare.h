@@ -70,6 +70,10 @@ struct Close {
   double relative, absolute;
 };
 constexpr Close kEqual{0, 0};
+struct Rounding {
+  double rms, most;
+};
+constexpr Rounding kExact{0, 0};
 
 // One line of the report: how many results of a kernel were compared, and the largest error as a part of the tolerance.
 struct Report {
@@ -93,6 +97,19 @@ struct Report {
                       what + ", element " + std::to_string(i) + ": " + std::to_string(got[i]) + ", not " + std::to_string(expected[i]));
     }
     expect(true, what);
+  }
+
+  // For kernels that quantize what they multiply: the error's root mean square and its maximum, over the rms of what is expected.
+  void near_rms(const float* got, const float* expected, int64_t n, Rounding limit, const std::string& what) {
+    double square = 0, error = 0, most = 0;
+    for (int64_t i = 0; i < n; i++) {
+      const double d = (double)got[i] - expected[i];
+      square += (double)expected[i] * expected[i], error += d * d;
+      if (!(fabs(d) <= most)) most = fabs(d);
+    }
+    const double rms = sqrt(square / (double)n), relative = sqrt(error / (double)n) / rms / limit.rms, largest = most / rms / limit.most;
+    if (error > 0) worst = std::max({worst, relative, largest});
+    expect(error == 0 || (relative <= 1 && largest <= 1), what + ": off by " + std::to_string(most / rms) + " of the rms");
   }
 };
 
@@ -125,12 +142,15 @@ struct Guarded {
 // call(table, y, ldy) with both tables, and whether they wrote the same (rows, cols).
 template <class Call>
 void compare(Report& r, const KernelTable& plain, const KernelTable& fast, int64_t rows, int64_t cols, int64_t margin, Close close,
-             const std::string& what, Call call, float fill = NAN) {
+             const std::string& what, Call call, float fill = NAN, Rounding rounding = kExact) {
   Guarded got(rows, cols, margin, fill), expected(rows, cols, margin, fill);
   call(fast, got.data(), got.stride);
   call(plain, expected.data(), expected.stride);
   const std::vector<float> a = got.take(), b = expected.take();
-  r.near(a.data(), b.data(), rows * cols, close, what);
+  if (rounding.most > 0)
+    r.near_rms(a.data(), b.data(), rows * cols, rounding, what);
+  else
+    r.near(a.data(), b.data(), rows * cols, close, what);
   r.expect(got.intact(), what + ": wrote outside its output");
 }
 

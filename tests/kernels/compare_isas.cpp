@@ -1,7 +1,9 @@
 // Every kernel of every instruction set of this machine against the plain one, in one program: for machines that have no
 // Python, or are emulated. Shapes and tolerances are those of the Python tests beside it.
+#include <cmath>
 #include <functional>
 
+#include "compare_formats.h"
 #include "compare_linear.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
@@ -63,7 +65,7 @@ void test_silu_mul(Report& r, const Tables& t) {
   run(x, 1, 16);
 }
 
-void test_gelu(Report& r, const Tables& t, gelu_fn KernelTable::* form) {
+void test_gelu(Report& r, const Tables& t, gelu_fn KernelTable::*form) {
   const auto run = [&](AtEdge<float>& x, Close close) {
     compare(r, t.plain, t.fast, 1, x.size(), 0, close, text({{"elements", x.size()}}),
             [&](const KernelTable& table, float* y, int64_t) { (table.*form)(y, x.data(), 0, x.size()); });
@@ -88,7 +90,18 @@ struct Shape {
   bool broken = false;  // the last key is a NaN: only the last query, which sees it, may notice
 };
 
-void attention_case(Report& r, const Tables& t, const Shape& s) {
+// What rounding leads to, as in test_attention.py. Attention that may be reduced rounds q, k, v and the softmax weights to int8
+// (VNNI) or bf16 (AMX); absorbed attention over 8-bit latents rounds queries and weights to int8 (AVX-512) or int16 (AVX2).
+constexpr Rounding kInt8{0.03, 0.5}, kBf16{0.02, 0.2}, kInt16{0.001, 0.01};
+
+bool is_avx512(const Report& r) { return r.isa == "avx512vnni" || r.isa == "amx"; }
+Rounding reduced_rounding(const Report& r) { return r.isa == "amx" ? kBf16 : kInt8; }
+Rounding latent_rounding(const Report& r, CacheKind kind) {
+  if (kind != CacheKind::q8) return kExact;
+  return is_avx512(r) ? kInt8 : r.isa.find("avx") == 0 ? kInt16 : kExact;
+}
+
+void attention_case(Report& r, const Tables& t, const Shape& s, bool reduced = false) {
   Normal q(s.queries * s.d, s.scale), k(s.keys * s.d, s.scale), q2(s.queries * s.d2), k2(s.keys * s.d2), v(s.keys * s.dv, s.scale);
   if (s.broken) k[k.size() - 1] = NAN;
   const auto call = [&](const KernelTable& table, float* y, int64_t ldy) {
@@ -99,11 +112,21 @@ void attention_case(Report& r, const Tables& t, const Shape& s) {
     a.first_visible = s.keys - s.queries, a.scale = 1 / sqrtf((float)s.d);
     AtEdge<float> scratch((attention_scratch(a) + 15) / 16 * 16, NAN);
     a.scratch = scratch.data();
-    table.attention(a, 0, s.queries / 2);
-    table.attention(a, s.queries / 2, s.queries);
+    const attention_fn run = reduced && table.attention_reduced ? table.attention_reduced : table.attention;
+    run(a, 0, s.queries / 2);
+    run(a, s.queries / 2, s.queries);
     if (s.broken) std::fill_n(y + (s.queries - 1) * ldy, s.dv, 0.0f);
   };
-  compare(r, t.plain, t.fast, s.queries, s.dv, 1, s.close, text({{"queries", s.queries}, {"keys", s.keys}, {"dimensions", s.d}}), call);
+  compare(r, t.plain, t.fast, s.queries, s.dv, 1, s.close, text({{"queries", s.queries}, {"keys", s.keys}, {"dimensions", s.d}}), call, NAN,
+          reduced ? reduced_rounding(r) : kExact);
+}
+
+void test_attention_reduced(Report& r, const Tables& t) {
+  if (!t.fast.attention_reduced) return;
+  for (const int64_t n : {1, 2, 5, 8, 15, 16, 17, 31, 64, 65, 144, 300})
+    for (const int64_t d : {72, 8, 20}) attention_case(r, t, {n, n, d, 0, d, 2}, true);
+  for (const int64_t n : {1, 7, 40, 130}) attention_case(r, t, {n, n + 70, 20, 16, 24, 1, true}, true);
+  attention_case(r, t, {30, 52, 20, 0, 24, 1, true, {1e-4, 3e-5}, true}, true);
 }
 
 void test_attention(Report& r, const Tables& t) {
@@ -183,9 +206,28 @@ void latent_case(Report& r, const Tables& t, CacheKind kind, int64_t length, int
     run++;
   };
   const auto what = text({{"tokens", length}, {"heads", heads}, {"of latents", rank}, {"of keys", rope}});
-  compare(r, t.plain, t.fast, lanes, rank, 0, {1e-4, 1e-4}, what, call);
-  r.near(m[0].data(), m[1].data(), lanes, {1e-4, 1e-4}, what + ", maximum");
-  r.near(l[0].data(), l[1].data(), lanes, {1e-3, 1e-6}, what + ", sum");
+  const Rounding rounding = latent_rounding(r, kind);
+  compare(r, t.plain, t.fast, lanes, rank, 0, {1e-4, 1e-4}, what, call, NAN, rounding);
+  if (rounding.most == 0) {
+    r.near(m[0].data(), m[1].data(), lanes, {1e-4, 1e-4}, what + ", maximum");
+    r.near(l[0].data(), l[1].data(), lanes, {1e-3, 1e-6}, what + ", sum");
+    return;
+  }
+  // Queries are rounded, so that a score may be off by half a step of theirs times a latent's sum of magnitudes: the maximum and
+  // the logarithm of the sum of exponentials, which is what parts of a cache are merged by, are off by no more than a score.
+  double largest = 0, sum = 0;
+  for (int64_t i = 0; i < ql.size(); i++) largest = std::max(largest, (double)fabsf(ql[i]));
+  for (int64_t s = s0; s < length; s++) {
+    double row = 0;
+    for (int64_t j = 0; j < rank; j++) row += abs(((const int8_t*)cache.rows.latent)[s * rank + j]) * (double)cache.rows.scale[s];
+    sum = std::max(sum, row);
+  }
+  const double codes = is_avx512(r) ? 127 : std::min(32767.0, 2147483647.0 / (128 * (double)(rank + 1)) - 1);
+  const Close close{1e-4, 1e-4 + 0.2 * sum * largest / codes / 2};
+  r.near(m[0].data(), m[1].data(), lanes, close, what + ", maximum");
+  for (int i = 0; i < 2; i++)
+    for (int64_t j = 0; j < lanes; j++) l[i][j] = l[i][j] > 0 ? m[i][j] + logf(l[i][j]) : 0;
+  r.near(l[0].data(), l[1].data(), lanes, close, what + ", logarithm of the sum");
 }
 
 void test_latent_attention(Report& r, const Tables& t, CacheKind kind) {
@@ -250,6 +292,9 @@ std::vector<std::pair<std::string, Test>> tests() {
   std::vector<std::pair<std::string, Test>> out;
   for (int f = 0; f < kFormatCount; f++)
     out.emplace_back(std::string("linear ") + FORMATS[f].name, [=](Report& r, const Tables& t) { test_linear(r, t, (Format)f); });
+  for (int f = 0; f < kFormatCount; f++)
+    if (FORMATS[f].quantized)
+      out.emplace_back(std::string("linear_gemm ") + FORMATS[f].name, [=](Report& r, const Tables& t) { test_gemm(r, t, (Format)f); });
   out.emplace_back("quantize_rows", test_quantize_rows);
   out.emplace_back("rms_norm", [](Report& r, const Tables& t) { test_norm(r, t, false); });
   out.emplace_back("layer_norm", [](Report& r, const Tables& t) { test_norm(r, t, true); });
@@ -258,6 +303,7 @@ std::vector<std::pair<std::string, Test>> tests() {
   out.emplace_back("gelu_tanh", [](Report& r, const Tables& t) { test_gelu(r, t, &KernelTable::gelu_tanh); });
   out.emplace_back("gelu_erf", [](Report& r, const Tables& t) { test_gelu(r, t, &KernelTable::gelu_erf); });
   out.emplace_back("attention", test_attention);
+  out.emplace_back("attention_reduced", test_attention_reduced);
   const char* kinds[] = {"f32", "bf16", "q8"};
   for (int k = 0; k < 3; k++) {
     const std::string of = std::string(" ") + kinds[k];
@@ -268,6 +314,81 @@ std::vector<std::pair<std::string, Test>> tests() {
   out.emplace_back("patchify", test_patchify);
   out.emplace_back("int8_peak, read_streams", test_probes);
   return out;
+}
+
+// NaN and infinity reach the results: no quantization makes a number of them, and rows without them are unchanged.
+void nonfinite_linear(Report& r, const Tables& t, Format f) {
+  constexpr int64_t kRows = 37, kCols = 420;
+  Normal matrix(kRows * kCols);
+  Packed w = encoded(f, matrix.data(), kRows, kCols);
+  for (const int64_t tokens : {1, 5, 64})
+    for (const float bad : {NAN, INFINITY, -INFINITY})
+      for (const int64_t at : {(int64_t)0, (int64_t)133, kCols - 1}) {
+        Normal x(tokens * kCols);
+        x[tokens / 2 * kCols + at] = bad;
+        std::vector<float> y((size_t)(tokens * kRows));
+        const bool gemm = t.fast.linear_gemm[(int)f] && tokens >= t.fast.gemm_from;
+        if (gemm)
+          run_gemm(t.fast, w, x.data(), tokens, y.data(), kRows);
+        else
+          run_quantized(t.fast, w, x.data(), tokens, y.data(), kRows);
+        for (int64_t i = 0; i < tokens * kRows; i++)
+          r.expect(i / kRows == tokens / 2 ? (std::isnan(bad) ? std::isnan(y[(size_t)i]) : !std::isfinite(y[(size_t)i]))
+                                           : std::isfinite(y[(size_t)i]),
+                   std::string(FORMATS[(int)f].name) + ", " + text({{"tokens", tokens}, {"column", at}}));
+      }
+}
+
+void nonfinite_attention(Report& r, const Tables& t, attention_fn KernelTable::*form) {
+  if (!(t.fast.*form)) return;
+  constexpr int64_t kTokens = 70, kDim = 40;
+  for (int which = 0; which < 3; which++) {
+    Normal q(kTokens * kDim), k(kTokens * kDim), v(kTokens * kDim);
+    (which == 0 ? q : which == 1 ? k : v)[41 * kDim + 5] = NAN;
+    std::vector<float> y((size_t)(kTokens * kDim));
+    AttentionArgs a{};
+    a.out = y.data(), a.q = q.data(), a.k = k.data(), a.v = v.data(), a.ld_out = a.ld_q = a.ld_k = a.ld_v = kDim;
+    a.d = a.dv = kDim, a.keys = kTokens, a.scale = 0.2f;
+    AtEdge<float> scratch((attention_scratch(a) + 15) / 16 * 16, NAN);
+    a.scratch = scratch.data();
+    (t.fast.*form)(a, 0, kTokens);
+    for (int64_t i = 0; i < kTokens; i++)
+      r.expect(std::isnan(y[(size_t)(i * kDim + 5)]) == (which > 0 || i == 41), "a NaN in " + std::string(1, "qkv"[which]));
+  }
+}
+
+void nonfinite_latents(Report& r, const Tables& t, CacheKind kind) {
+  constexpr int64_t kTokens = 300, kRank = 56, kRope = 24, kHeads = 5;
+  for (int which = 0; which < 4; which++) {
+    Normal latent(kTokens * kRank), keys(kTokens * kRope), ql(kHeads * kRank), qr(kHeads * kRope);
+    AtEdge<float>* all[] = {&latent, &keys, &ql, &qr};
+    (*all[which])[which < 2 ? 211 * (which ? kRope : kRank) + 7 : 2 * (which == 3 ? kRope : kRank) + 7] = NAN;
+    Cache cache(kind, kTokens, kRank, kRope);
+    t.fast.cache_write[(int)kind](cache.rows, 0, latent.data(), kRank, keys.data(), kRope, 0, kTokens);
+    std::vector<float> y((size_t)(kHeads * kRank)), m(kHeads), l(kHeads);
+    LatentArgs a{y.data(), m.data(), l.data(), ql.data(), qr.data(), cache.rows, 1, kHeads, kTokens - 1, 0.2f, nullptr};
+    AtEdge<float> scratch((latent_scratch(a) + 15) / 16 * 16, NAN);
+    a.scratch = scratch.data();
+    t.fast.latent_attention[(int)kind](a, 0, kTokens);
+    for (int64_t h = 0; h < kHeads; h++)
+      r.expect(std::isnan(y[(size_t)(h * kRank + 9)] / l[(size_t)h]) == (which < 2 || h == 2),
+               text({{"a NaN in input", which}, {"head", h}}));
+  }
+}
+
+std::vector<std::pair<std::string, Test>> nonfinite_tests() {
+  return {{"not finite: linear",
+           [](Report& r, const Tables& t) {
+             for (int f = 0; f < kFormatCount; f++) nonfinite_linear(r, t, (Format)f);
+           }},
+          {"not finite: attention",
+           [](Report& r, const Tables& t) {
+             nonfinite_attention(r, t, &KernelTable::attention);
+             nonfinite_attention(r, t, &KernelTable::attention_reduced);
+           }},
+          {"not finite: latents", [](Report& r, const Tables& t) {
+             for (int k = 0; k < 3; k++) nonfinite_latents(r, t, (CacheKind)k);
+           }}};
 }
 
 // An instruction set does every entry that the plain table has, and there are as many as the tests above know.
@@ -307,7 +428,13 @@ int run(const std::string& only) {
     };
     one("the whole table", covered);
     for (const auto& [name, test] : tests()) one(name, test);
+    for (const auto& [name, test] : nonfinite_tests()) one(name, test);
     one("threads", [&](Report& r, const Tables&) { test_threads(r, isa); });
+  }
+  Report encoders{"any", "encoders"};
+  if (encoders.kernel.find(only) != std::string::npos) {
+    test_encoders(encoders);
+    kernels++, failed += !report(encoders);
   }
   printf("%d instruction sets, %d lines, %d failed\n", sets, kernels, failed);
   return failed || !kernels;

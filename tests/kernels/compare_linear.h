@@ -59,6 +59,31 @@ inline Packed whole_blocks(Format f, int64_t rows, int64_t cols) {
   return Packed(f, blocks.data(), row_bytes(f, cols), rows, cols);
 }
 
+// y (tokens, ldy) = w x by the kernel of any number of tokens, activations quantized by the same table.
+inline void run_quantized(const KernelTable& table, Packed& w, const float* x, int64_t tokens, float* y, int64_t ldy) {
+  std::vector<char> memory((size_t)quant_rows_bytes(tokens, w.cols));
+  const QuantRows xq = quant_rows(memory.data(), tokens, w.cols);
+  table.quantize_rows(xq, {x, w.cols, 0, tokens, 0, w.cols});
+  table.linear[(int)w.format]({y, ldy, x, w.cols, xq, w.memory.data(), w.rows, w.cols, nullptr, false, tokens, nullptr, nullptr}, 0,
+                              w.panels);
+}
+
+// The same by the GEMM path: activations quantized in parts, panels one by one and then the rest, as threads would take them.
+inline void run_gemm(const KernelTable& table, Packed& w, const float* x, int64_t tokens, float* y, int64_t ldy) {
+  AtEdge<uint8_t> acts(gemm_bytes(tokens, w.cols)), scratch(kGemmScratch);
+  const int64_t half = std::min<int64_t>(kBlockK, w.cols), t0 = std::min<int64_t>(16, tokens);
+  for (const auto& [first, last] : {std::pair{(int64_t)0, t0}, {t0, tokens}})
+    for (const auto& [c0, c1] : {std::pair{(int64_t)0, half}, {half, w.cols}})
+      if (first < last && c0 < c1)
+        table.quantize_gemm[(int)w.format]((uint16_t*)acts.data(), tokens, w.cols, {x + c0, w.cols, first, last, c0, c1});
+  QuantRows xq{};
+  xq.cols = (w.cols + kGroup - 1) / kGroup * kGroup;
+  const LinearArgs a{
+      y, ldy, x, w.cols, xq, w.memory.data(), w.rows, w.cols, nullptr, false, tokens, (const uint16_t*)acts.data(), scratch.data()};
+  table.linear_gemm[(int)w.format](a, 0, std::min<int64_t>(1, w.panels));
+  table.linear_gemm[(int)w.format](a, std::min<int64_t>(1, w.panels), w.panels);
+}
+
 struct Layer {
   const float* bias = nullptr;
   bool accumulate = false;
@@ -129,6 +154,27 @@ inline void test_linear(Report& r, const Tables& t, Format f) {
   if (!FORMATS[(int)f].quantized) return;
   extreme_codes(r, t, f);
   integer_sums(r, t, f);
+}
+
+// Unpacked panels: weights and activations are rounded once more, to a scale per k-block (to bf16 for q8_0 on AMX), so the
+// products are compared with those of the plain kernel, whose activations are rounded per group, by their rms.
+inline void test_gemm(Report& r, const Tables& t, Format f) {
+  if (!t.fast.linear_gemm[(int)f]) return;
+  const int64_t from = t.fast.gemm_from;
+  for (const int64_t rows : {1, 35, 64})
+    for (const int64_t cols : {32, 96, 128, 600, 1100})
+      for (const int64_t tokens : {from, from + 1, from + 15, (int64_t)130}) {
+        Normal matrix(rows * cols), x(tokens * cols);
+        Packed w = encoded(f, matrix.data(), rows, cols);
+        Guarded got(tokens, rows, 3, NAN);
+        std::vector<float> expected((size_t)(tokens * rows));
+        run_gemm(t.fast, w, x.data(), tokens, got.data(), got.stride);
+        run_quantized(t.plain, w, x.data(), tokens, expected.data(), rows);
+        const std::vector<float> y = got.take();
+        const std::string what = text({{"rows", rows}, {"columns", cols}, {"tokens", tokens}});
+        r.near_rms(y.data(), expected.data(), tokens * rows, {0.016, 0.08}, what);
+        r.expect(got.intact(), what + ": wrote outside its output");
+      }
 }
 
 inline void test_quantize_rows(Report& r, const Tables& t) {

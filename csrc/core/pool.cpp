@@ -124,17 +124,18 @@ class Crew {
 
   void run(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
     turns_.take(current_stop());
-    execution().inside = true;
     body_ = &body;
     n_ = n;
     grain_ = std::max(grain, n >> 30);
     stop_ = current_stop();
     deal();
     open();
-    take_chunks(0);
+    {
+      const Inside inside;
+      take_chunks(0);
+    }
     close();
-    std::exception_ptr error = std::exchange(error_, nullptr);
-    execution().inside = false;
+    std::exception_ptr error = std::exchange(error_, nullptr);  // the pool keeps nothing of it
     turns_.give();
     if (error) std::rethrow_exception(std::move(error));
   }

@@ -46,6 +46,18 @@ struct Execution {
 };
 Execution& execution();
 
+// Marks the calling thread as within a region, while this lives: what it asks for now, it does itself.
+class Inside {
+ public:
+  Inside() : before_(execution().inside) { execution().inside = true; }
+  ~Inside() { execution().inside = before_; }
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+
+ private:
+  bool before_;
+};
+
 // Puts the calling thread's parallel regions on a pool, while this lives.
 class UsePool {
  public:

@@ -55,8 +55,11 @@ void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, in
   if (n <= 0) return;
   check_stop();
   grain = std::max<int64_t>(grain, 1);
-  const Execution& now = execution();
-  if (now.inside || n <= grain) return body(0, n);
+  const Execution now = execution();
+  if (now.inside || n <= grain) {
+    const Inside inside;
+    return body(0, n);
+  }
   if (now.pool) return now.pool->run(n, grain, body);
   process_pool()->run(n, grain, body);
 }

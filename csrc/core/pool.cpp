@@ -145,7 +145,7 @@ class Crew {
   static constexpr uint64_t kInside = 0xffff, kOpen = 1 << 16, kGeneration = 1 << 17;
   // With a stop flag to look at, a chunk is cut to what takes so long; the first, of unknown speed, to this part of a queue.
   static constexpr std::chrono::nanoseconds kChunkTime = std::chrono::milliseconds(10);
-  static constexpr uint64_t kFirstPart = 16;
+  static constexpr uint64_t kFirstPart = 64;
 
   static uint64_t generation(uint64_t state) { return state / kGeneration; }
 

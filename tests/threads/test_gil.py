@@ -55,6 +55,7 @@ calls = {
     "DecoderLayer.run": lambda: made_layer.run(F(1, 64), F(1, 8), F(1, 8), cache(), 0),
     "LatentCache.__init__": cache, "LatentCache.append": cache, "LatentCache.advance": lambda: cache().advance(64),
     "LatentCache.truncate": lambda: cache().truncate(0), "LatentCache.read": lambda: filled.read(0, 0, 64),
+    "cache_token_bytes": lambda: _C.cache_token_bytes([64], 16, "q8"),
     "linear": lambda: _C.linear(F(64, 64), x, w, None, False),
     "mlp": lambda: _C.mlp(F(64, 64), x, w, None, "gelu_tanh", w, None, False),
     "linear_heads": lambda: _C.linear_heads(F(64, 2, 32), F(64, 2, 64), w2),

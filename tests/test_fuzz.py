@@ -8,9 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).with_name("fuzz")))
 import targets  # noqa: E402
 
-SEEDS = [
-    (name, path) for name in targets.TARGETS if name != "messages" for path in sorted((targets.CORPUS / name).iterdir())
-]
+SEEDS = [(name, path) for name in targets.TARGETS for path in sorted((targets.CORPUS / name).iterdir())]
 COUNT = 40  # mutations of each seed; `make fuzz` runs for as long as is wanted
 
 

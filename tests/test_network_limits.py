@@ -9,8 +9,9 @@ import pytest
 import ivlite
 from ivlite import model as api
 from ivlite.cli import synthetic
-from ivlite.engine import runner
-from ivlite.errors import ContextError, ModelFileError, OutOfMemoryError
+from ivlite.engine import runner, vision
+from ivlite.engine.meter import Meter
+from ivlite.errors import ContextError, ModelFileError, OutOfMemoryError, UsageError
 from ivlite.gguf.loading import Loader, Streaming
 from ivlite.media.medium import Medium, marks
 from ivlite.models import internvideo3
@@ -71,15 +72,15 @@ def test_many_queries_expand_and_few_absorb(tiny):
 
 
 def test_positions_of_patches_stand_in_blocks(tiny):
-    vision = tiny.network.vision
-    embedding, cos, sin = vision._grid_constants(4, 6, 2)
+    tower = tiny.network.vision
+    embedding, cos, sin = tower._grid_constants(4, 6, 2)
     assert embedding.shape == (48, 96) and cos.shape == sin.shape == (48, 12)
     rows, cols = [0, 0, 1, 1, 0, 0, 1, 1], [0, 1, 0, 1, 2, 3, 2, 3]
     inverse = 10000.0 ** (-np.arange(6) / 6)
     expected = np.concatenate([np.outer(rows, inverse), np.outer(cols, inverse)], 1)
     assert np.allclose(cos[:8], np.cos(expected), atol=1e-6) and np.allclose(sin[:8], np.sin(expected), atol=1e-6)
     assert np.array_equal(cos[:24], cos[24:]) and np.array_equal(embedding[:24], embedding[24:])
-    assert vision._grid_constants(4, 6, 2)[0] is embedding and vision._grid_constants(4, 6, 1)[0] is not embedding
+    assert tower._grid_constants(4, 6, 2)[0] is embedding and tower._grid_constants(4, 6, 1)[0] is not embedding
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 48])
@@ -200,17 +201,22 @@ def test_a_prompt_may_fill_the_context_and_not_more(tiny):
     run = tiny.runner(8)
     with pytest.raises(ContextError):
         run.prefill(prompt(9))
-    run.prefill(prompt(8))
-    assert run.cache.length == 8 and run.next_position == 8
+    run.prefill(prompt(8, next_position=5))
+    assert run.cache.length == 8 and run.shift == -3
+
+
+def test_token_ids_are_of_the_vocabulary(tiny):
+    run = tiny.runner(8)
+    for ids in ([0, 448], [-1, 3]):
+        with pytest.raises(UsageError, match="vocabulary of 448"):
+            run.prefill(prompt(2, token_ids=ids))
+    run.prefill(prompt(2, token_ids=[0, 447]))
 
 
 def test_answers_end_at_their_limit_and_at_the_context(tiny):
-    logits = np.zeros(448, np.float32)
-
     def tokens(capacity, limit, eos=()):
         run, made = tiny.runner(capacity), []
-        run.prefill(prompt(4))
-        generated = run.generate(logits, lambda row: len(made) + 10, eos, limit)
+        generated = run.answer(prompt(4), lambda row: len(made) + 10, eos, limit)
         while True:
             try:
                 made.append(next(generated))
@@ -220,6 +226,19 @@ def test_answers_end_at_their_limit_and_at_the_context(tiny):
     assert tokens(16, 1) == ([10], "length", 4) and tokens(16, 3) == ([10, 11, 12], "length", 6)
     assert tokens(6, 9) == ([10, 11, 12], "length", 6) and tokens(16, 9, (12,)) == ([10, 11], "stop", 6)
     assert tokens(4, 9) == ([10], "length", 4) and tokens(16, 9, (10,)) == ([], "stop", 4)
+
+
+def test_a_token_stands_behind_the_prompt(tiny, monkeypatch):
+    """At the position that the prompt says, which images make smaller than its number."""
+    run, seen, network = tiny.runner(8), [], tiny.network
+    forward = network.forward
+    monkeypatch.setattr(
+        network, "forward", lambda x, positions, *rest: seen.append(positions.tolist()) or forward(x, positions, *rest)
+    )
+    run.prefill(prompt(4, next_position=3))
+    run.step(1)
+    run.step(1)
+    assert seen[1:] == [[[3]] * 3, [[4]] * 3]
 
 
 def test_logits_come_in_rows(tiny):
@@ -250,23 +269,18 @@ class Pairs(Medium):
 
 def test_small_pairs_go_through_the_tower_together(tiny):
     seen, batches = [], []
-    run = tiny.runner(8, lambda *progress: seen.append(progress))
-    network = run.network
-    run.network = SimpleNamespace(
-        config=network.config, vision=lambda pairs, mean, std: batches.append(pairs) or (np.zeros((len(pairs), 1)), [])
-    )
+    tower = SimpleNamespace(vision=lambda pairs, *_: batches.append(pairs) or (np.zeros((len(pairs), 1), np.float32), []),
+                            config=tiny.config, ops=tiny.network.ops)  # fmt: skip
     media = [Pairs(9, (512, 512)), Pairs(1, (64, 64), "image")]  # 1,024 patches: two pairs at a time
-    feed = runner.VisionFeed(run, prompt(4, media=media))
-    assert (feed.frames, feed.pairs) == (11, 6)
-    assert sum(len(features) for features, _ in feed.batches) == 6 and [len(b) for b in batches] == [2, 2, 1, 1]
+    made = list(vision.encoded(tower, media, Meter(lambda *progress: seen.append(progress))))
+    assert sum(len(features) for features, _ in made) == 6 and [len(b) for b in batches] == [2, 2, 1, 1]
     assert [p[0, 0, 0, 0] for b in batches[:3] for p in b] == [0, 2, 4, 6, 8] and batches[2][0][1, 0, 0, 0] == 8
     assert [p for p in seen if p[0] == "vision"] == [("vision", n, 6) for n in (2, 4, 5, 6)]
     assert [p for p in seen if p[0] == "decode"] == [("decode", n, 11) for n in (2, 4, 6, 8, 10, 11)]
 
 
 def test_features_are_taken_as_they_are_wanted(tiny):
-    feed = object.__new__(runner.VisionFeed)
-    feed.features, feed.deep = None, []
+    feed = vision.Features(tiny.network, [], Meter())
     feed.batches = iter([(np.arange(4), [np.arange(4) * 10]), (np.arange(4, 6), [np.arange(4, 6) * 10])])
     taken = [feed.take(n) for n in (3, 3, 9)]
     assert [t[0].tolist() for t in taken] == [[0, 1, 2], [3], [4, 5]] and taken[1][1][0].tolist() == [30]
@@ -285,8 +299,8 @@ def test_the_sizes_of_random_models():
     assert big.text.mrope_section == small.text.mrope_section == (24, 20, 20) and toy.text.mrope_section == (6, 5, 5)
     # Qwen3-VL-4B's: its decoder and its tower
     assert (small.text.hidden_size, small.text.intermediate_size, small.text.num_layers) == (2560, 9728, 36)
-    vision = small.vision
-    assert (vision.depth, vision.hidden_size, vision.num_heads, vision.intermediate_size, vision.deepstack_indexes) == (
+    tower = small.vision
+    assert (tower.depth, tower.hidden_size, tower.num_heads, tower.intermediate_size, tower.deepstack_indexes) == (
         24,
         1024,
         16,

@@ -77,4 +77,4 @@ def test_a_cache_stores_what_its_kind_says(sets, rng, kind, values, keys):
 
 
 def test_threads_are_those_asked_for():
-    assert ops.get("reference", 3).threads == 3 == ops.get("reference").threads
+    assert ops.get("reference", 3).threads == 3

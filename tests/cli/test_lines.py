@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ivlite.cli import answer, prompts
+from ivlite.cli import answer
 from ivlite.cli.progress import Progress
+from ivlite.cli import prompts
 from ivlite.cli.prompts import PromptProgress
 from ivlite.engine.reply import Delta, Reply
 
@@ -237,5 +238,3 @@ def test_who_sees_progress(monkeypatch, quiet, verbose, terminal, made):
     monkeypatch.setattr(prompts.sys, "stderr", Terminal() if terminal else io.StringIO())
     meter = prompts.meter(SimpleNamespace(quiet=quiet, verbose=verbose), "read")
     assert (meter and meter.live) == made
-
-

@@ -16,17 +16,17 @@ RANGES = {
         "--fps": RATE, "--max-frames": COUNT, "--min-pixels": COUNT, "--max-pixels": COUNT, "--max-new-tokens": COUNT,
         "--temperature": ((0, 100), (-0.1, 100.5)), "--top-k": ((0, 2**31), (-1, 2**31 + 1)), "--top-p": SHARE,
         "--min-p": SHARE, "--repetition-penalty": ((0.01, 100), (0.009, 101)),
-        "--seed": ((0, 2**64 - 1), (-1, 2**64)), "--context": COUNT, "--threads": ((1, 1024), (0, 1025)),
+        "--seed": ((0, 2**64 - 1), (-1, 2**64)), "--stream": ((0, MOST), (-1, MOST + 1)), "--context": COUNT, "--threads": ((1, 1024), (0, 1025)),
     },
     "calibrate": {
         "--limit": COUNT, "--fps": RATE, "--max-frames": COUNT, "--max-pixels": COUNT, "--context": COUNT,
-        "--threads": ((1, 4096), (0, 4097)),
+        "--threads": ((1, 1024), (0, 1025)),
     },
     "eval": {
         "--answer-tokens": ((0, 4096), (-1, 4097)), "--limit": COUNT, "--fps": RATE, "--max-frames": COUNT,
-        "--max-pixels": COUNT, "--context": COUNT, "--threads": ((1, 4096), (0, 4097)),
+        "--max-pixels": COUNT, "--context": COUNT, "--threads": ((1, 1024), (0, 1025)),
     },
-    "verify": {"--threads": ((1, 4096), (0, 4097))},
+    "verify": {"--threads": ((1, 1024), (0, 1025))},
     "bench": {
         "--threads": ((1, 1024), (0, 1025)), "--prompt": ((1, 2**20), (0, 2**20 + 1)), "--new": ((1, 2**20), (0, 2**20 + 1)),
         "--depth": (("0", "0,1", "1048576"), ("-1", "1048577", "1,", "x")),

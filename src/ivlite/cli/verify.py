@@ -31,7 +31,7 @@ def add_parser(commands):
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress, print only what is off")
     parser.add_argument(
-        "--threads", type=arguments.whole(1, 4096), metavar="N", help="default: one per usable physical core"
+        "--threads", type=arguments.whole(1, 1024), metavar="N", help="default: one per usable physical core"
     )
 
 

@@ -97,7 +97,8 @@ def _calibrate(model, stats, samples, path, progress):
     finally:
         stats.drop()
         if len(stats.prompts) > kept:
-            stats.save(path)
+            for note in stats.save(path):
+                say("warning", note)
     if skipped.count and not stats.prompts:
         raise skipped.last
     return False

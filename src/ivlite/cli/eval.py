@@ -108,7 +108,8 @@ def _reference(args, samples, progress):
         if not reference.records:
             raise skipped.last
         if args.save_reference:
-            reference.save(args.save_reference)
+            for note in reference.save(args.save_reference):
+                say("warning", note)
     elif args.save_reference:
         raise UsageError(f"{args.against} is a stored reference already: --save-reference needs a model")
     elif missing := sum(s.key not in reference.records for s in samples):

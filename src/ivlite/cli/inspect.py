@@ -65,14 +65,16 @@ def group(name):
 
 def describe(file, tensors=False):
     """Everything shown, as plain data; `config` or the sentence `problem` that says why there is none."""
+    from ivlite.gguf.file import text_of
+
     meta = file.metadata
     count = sum(math.prod(t.shape) for t in file.tensors.values())
     size = sum(t.nbytes for t in file.tensors.values())
     facts = {
         "file": str(file.path),
         "size": file.size,
-        "architecture": meta.get("general.architecture"),
-        "name": meta.get("general.name"),
+        "architecture": file.architecture or None,
+        "name": text_of(meta, "general.name") or None,
         "tensors": len(file.tensors),
         "parameters": count,
         "bits_per_weight": round(8 * size / count, 3) if count else None,
@@ -105,7 +107,7 @@ def recipe(file):
     try:
         found = recipe_file.from_text(file.metadata["ivlite.recipe"])
         cfg = config.Config.from_metadata(file.metadata, file.path)
-        specs = models.module(str(file.metadata["general.architecture"])).tensor_names(cfg)
+        specs = models.module(file.architecture).tensor_names(cfg)
         notes = {choice.spec.gguf: choice.note for choice in recipes.plan(specs, found) if choice.note}
     except (IvliteError, KeyError):
         return {}
@@ -133,7 +135,7 @@ def configuration(file):
     from ivlite.model import cache_bytes_per_token
 
     try:
-        architecture = models.module(str(file.metadata.get("general.architecture")), file.path)
+        architecture = models.module(file.architecture, file.path)
         cfg = config.Config.from_metadata(file.metadata, file.path)
         config.check_tensors(file.tensors, architecture.tensor_names(cfg), file.path)
     except IvliteError as error:
@@ -145,10 +147,8 @@ def configuration(file):
 def shortened(value):
     """A metadata value as it is shown: long text and long arrays as their beginning and length."""
     if isinstance(value, (list, tuple)) or hasattr(value, "tolist"):
-        items = value.tolist() if hasattr(value, "tolist") else list(value)
-        if not isinstance(items, list):  # a numpy scalar
-            return items
-        return items if len(items) <= 16 else f"{len(items)} values: {str(items[:6])[1:-1][:SHOWN]}, ..."
+        items = value[:17].tolist() if hasattr(value, "tolist") else list(value[:17])
+        return items if len(value) <= 16 else f"{len(value)} values: {str(items[:6])[1:-1][:SHOWN]}, ..."
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if isinstance(value, float) and not math.isfinite(value):

@@ -193,7 +193,7 @@ class Reference:
     records: dict = field(default_factory=dict)
 
     def save(self, path):
-        """Writes the file; an older one is replaced at once or not at all. Raises DiskError."""
+        """Writes the file; an older one is replaced at once or not at all. Returns notes on the disk. Raises DiskError."""
         prefix, found = ARCHITECTURE + ".", list(self.records.values())
         metadata = {
             "general.architecture": ARCHITECTURE, prefix + "model": self.model,
@@ -205,23 +205,35 @@ class Reference:
         with GGUFWriter(path, metadata, [(n, a.shape, formats[a.dtype.kind]) for n, a in arrays]) as out:
             for _, array in arrays:
                 out.write(np.ascontiguousarray(array).tobytes())
+        return out.notes
 
     @classmethod
     def load(cls, path):
         """The reference in a file, or None where the file holds something else. Raises ModelFileError."""
         with GGUFFile(path) as file:
             meta = file.metadata
-            if meta.get("general.architecture") != ARCHITECTURE:
+            if file.architecture != ARCHITECTURE:
                 return None
             try:
                 reference = cls(meta[ARCHITECTURE + ".model"])
                 columns = [meta[f"{ARCHITECTURE}.{name}"] for name in ("prompts", "kinds", "given")]
                 for i, (key, kind, given) in enumerate(zip(*columns, strict=True)):
                     arrays = (_array(file, f"{i}.{name}", kind_of) for name, kind_of in ARRAYS.items())
-                    reference.records[key] = Record(key, kind, given, *arrays)
-            except (KeyError, ValueError, TypeError):
+                    reference.records[key] = _checked(Record(key, kind, int(given), *arrays))
+            except (KeyError, ValueError, TypeError, IndexError, AttributeError):
                 raise ModelFileError(f"{path} is damaged: make it again with `ivlite eval --save-reference`") from None
         return reference
+
+
+def _checked(r):
+    """A Record whose arrays fit together. Raises ValueError."""
+    n = len(r.loss)
+    whole = isinstance(r.key, str) and isinstance(r.kind, str) and 0 <= r.given <= len(r.tokens) == r.tokens.size
+    if not whole or r.ids.shape != r.logp.shape or r.ids.ndim != 2 or len(r.ids) != n or r.loss.ndim != 1:
+        raise ValueError(r.key)
+    if n > len(r.tokens) or r.ids.min(initial=0) < 0 or not (r.logp <= 0).all():
+        raise ValueError(r.key)
+    return r
 
 
 ARRAYS = {"tokens": "i32", "ids": "i32", "logp": "f32", "loss": "f32"}  # of a Record, and their formats

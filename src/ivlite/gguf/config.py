@@ -7,6 +7,7 @@ import math
 from dataclasses import MISSING, dataclass, field, fields
 
 from ivlite.errors import ModelFileError
+from ivlite.gguf.file import text_of
 
 ARCHITECTURE = "internvideo3"
 TOKENIZER = "tokenizer.huggingface.json"  # the text of a tokenizer.json
@@ -132,7 +133,7 @@ class Config:
     @classmethod
     def from_metadata(cls, metadata, path):
         """The Config that GGUF metadata holds; raises ModelFileError, naming `path`, for what is missing or wrong."""
-        architecture = metadata.get("general.architecture")
+        architecture = text_of(metadata, "general.architecture")
         if architecture != ARCHITECTURE:
             raise ModelFileError(
                 f"{path} has architecture {architecture!r:.60}, and ivlite runs {ARCHITECTURE}; "
@@ -140,9 +141,8 @@ class Config:
             )
         if not isinstance(metadata.get(TOKENIZER), str):
             raise ModelFileError(f"{path} has no tokenizer ({TOKENIZER}); {AGAIN}")
-        name = metadata.get("general.name", "")
         parts = {f.name: _read_part(f.type, metadata, path) for f in fields(cls) if f.name != "name"}
-        config = cls(name=name if isinstance(name, str) else "", **parts)
+        config = cls(name=text_of(metadata, "general.name"), **parts)
         known = {"general.architecture", "general.name", *config.to_metadata()}
         strange = sorted(k for k in metadata if k.startswith(f"{ARCHITECTURE}.") and k not in known)
         if strange:

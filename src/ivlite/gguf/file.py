@@ -47,6 +47,11 @@ class GGUFFile:
         """Closes the file; reads fail afterwards."""
         self.reader.close()
 
+    @property
+    def architecture(self):
+        """general.architecture; an empty text where that is missing or no text."""
+        return text_of(self.metadata, "general.architecture")
+
     def stored(self, key):
         """A metadata value with its type in the file: a number as a numpy scalar, the rest as in `metadata`."""
         value = self.metadata[key]
@@ -73,6 +78,12 @@ class GGUFFile:
         for out, i in zip(rows, wanted.tolist(), strict=True):
             self.reader.fill(out, info.offset + i * row)
         return rows[where.reshape(-1)]
+
+
+def text_of(metadata, key):
+    """A text of the metadata; an empty one where it is missing or something else."""
+    value = metadata.get(key)
+    return value if isinstance(value, str) else ""
 
 
 def located(path):

@@ -49,9 +49,8 @@ def save(path, found):
 def load(path):
     """The Importance in a file. Raises ModelFileError."""
     with GGUFFile(path) as file:
-        architecture = file.metadata.get("general.architecture")
-        if architecture != ARCHITECTURE:
-            raise ModelFileError(f"{path} has architecture {architecture!r:.60} and holds no statistics; {ADVICE}")
+        if file.architecture != ARCHITECTURE:
+            raise ModelFileError(f"{path} has architecture {file.architecture!r:.60} and holds no statistics; {ADVICE}")
         tokens, model = file.metadata.get(TOKENS), file.metadata.get(MODEL)
         if type(tokens) is not int or not isinstance(model, str):
             raise ModelFileError(f"{path} does not say of how many tokens and which model it is; {ADVICE}")

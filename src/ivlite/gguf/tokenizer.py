@@ -157,6 +157,7 @@ def _checked(data):
     ids = vocab | added
     if not all(type(i) is int and 0 <= i < ID_LIMIT for i in ids.values()):
         raise ValueError("its token ids are not whole numbers")
+    "".join(ids).encode()  # UnicodeEncodeError, a ValueError, for half of a surrogate pair
     if len(set(ids.values())) != len(ids):
         raise ValueError("two tokens have one id")
     _check_merges(merges, vocab)

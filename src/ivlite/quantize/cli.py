@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from ivlite.cli.arguments import path
 from ivlite.quantize.recipes import TYPES, WRITTEN
 
 DEFAULT = "q4_k_m"
@@ -40,14 +41,19 @@ def add_parser(commands):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("src", metavar="SRC", help="the folder of a checkpoint, with its config.json, or a GGUF file")
-    add("-o", "--output", metavar="OUT", help="the GGUF file to write")
+    add("src", type=path, metavar="SRC", help="the folder of a checkpoint, with its config.json, or a GGUF file")
+    add("-o", "--output", type=path, metavar="OUT", help="the GGUF file to write")
     add("--type", metavar="T", help=f"{', '.join(TYPES)} (default: {DEFAULT})")
-    add("--recipe", metavar="FILE", help="a recipe of your own instead of --type")
+    add("--recipe", type=path, metavar="FILE", help="a recipe of your own instead of --type")
     add("--vision", metavar="FORMAT", help="format of the vision tower (default: q8_0, under float types theirs)")
     add("--tensor-type", metavar="REGEX=FORMAT", action="append", default=[],
         help="format of the tensors whose names match; can be repeated, the first that matches counts")  # fmt: skip
-    add("--calibration", metavar="FILE", help="statistics of `ivlite calibrate`, which weigh the encoders' errors")
+    add(
+        "--calibration",
+        type=path,
+        metavar="FILE",
+        help="statistics of `ivlite calibrate`, which weigh the encoders' errors",
+    )
     add("--golden", action="store_true", help="store reference activations, which `ivlite verify` computes again")
     add("--allow-nan", action="store_true", help="make weights that are no numbers zeros instead of refusing them")
     add("--resume", action="store_true", help="go on where an interrupted conversion to OUT stopped")

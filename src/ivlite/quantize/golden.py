@@ -133,9 +133,11 @@ def make(origin, progress=None):
 
 def typed(metadata):
     """Golden metadata, of a file or new, as flat arrays of the types in which they are stored."""
-    return {
-        key: np.ascontiguousarray(value, KEYS[key.removeprefix(PREFIX)]).reshape(-1) for key, value in metadata.items()
-    }
+    with np.errstate(invalid="ignore"):  # what becomes of NaN as a whole number is checked where it is used
+        return {
+            key: np.ascontiguousarray(value, KEYS[key.removeprefix(PREFIX)]).reshape(-1)
+            for key, value in metadata.items()
+        }
 
 
 def stored(metadata, path):

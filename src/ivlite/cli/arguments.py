@@ -54,6 +54,8 @@ def moment(text):
 
 def path(text):
     """An argparse type: a path in which a leading ~ is the home folder, as shells have it where it is not quoted."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
     return expanded(text)
 
 

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 
-from ivlite.cli import arguments, printable, prompts
+from ivlite.cli import arguments, printable, prompts, say
 from ivlite.errors import EXIT_INTERRUPTED, Stopped, UsageError
 
 EPILOG = """\

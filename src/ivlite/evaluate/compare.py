@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
+from ivlite.engine.divergence import kl_of_likeliest
 from ivlite.engine.sampling import Sampler, SamplingParams
 from ivlite.errors import ModelFileError, UsageError
 from ivlite.gguf import GGUFFile
@@ -17,7 +18,6 @@ from ivlite.gguf.writer import GGUFWriter
 
 ARCHITECTURE = "internvideo3-reference"
 TOP = 256  # tokens kept per position
-REST = 1e-6  # of probability: less is rounding
 
 
 @dataclass
@@ -152,12 +152,7 @@ def record(model, sample, answer_tokens, progress=None):
 
 def divergence(reference, logq, ids):
     """KL in nats of each row, float64 (n,): reference (n, top) log-probabilities of `ids`, logq (n, vocab)."""
-    p, q = (x.astype(np.float64) for x in (reference, np.take_along_axis(logq, ids, 1)))
-    kl = (np.exp(p) * (p - q)).sum(1)
-    rest = [np.maximum(1 - np.exp(x).sum(1), REST) for x in (p, q)]
-    if ids.shape[1] < logq.shape[1]:
-        kl += rest[0] * np.log(rest[0] / rest[1])
-    return np.maximum(kl, 0)
+    return kl_of_likeliest(reference, np.take_along_axis(logq, ids, 1), rest=ids.shape[1] < logq.shape[1])
 
 
 def score(model, sample, reference, progress=None):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ivlite import ops
+from ivlite.engine.divergence import kl_of_likeliest
 from ivlite.errors import ModelFileError
 from ivlite.gguf import TensorInfo
 from ivlite.gguf.config import AGAIN, TOKENIZER
@@ -210,10 +211,4 @@ def log_sums(logits):
 
 def divergence(expected, got):
     """Mean KL in nats between rows of log-probabilities of the same tokens, all other tokens being one."""
-    parts = [_with_rest(expected.astype(np.float64)), _with_rest(got.astype(np.float64))]
-    return float(np.mean(np.sum(np.exp(parts[0]) * (parts[0] - parts[1]), 1)))
-
-
-def _with_rest(logs):
-    rest = np.log(np.clip(1 - np.exp(logs).sum(1), 1e-12, None))
-    return np.concatenate([logs, rest[:, None]], 1)
+    return float(kl_of_likeliest(expected, got).mean())

@@ -12,6 +12,7 @@ import pytest
 from ivlite.errors import ModelFileError
 from ivlite.gguf import GGUFFile
 from ivlite.gguf.config import TOKENIZER, Config, check_tensors
+from ivlite.gguf.tokenizer import Tokenizer, check_ids
 from ivlite.gguf.writer import GGUFWriter, nbytes
 from ivlite.models.internvideo3 import tensor_names
 from ivlite.quantize import quantize
@@ -462,3 +463,31 @@ def test_tensors_are_checked(model, tmp_path):
         ("blk.0.attn_norm.weight", (128,), "i32", "i32"),
     ):
         unusable(path, metadata, list((others | {name: (name, shape, fmt)}).values()), name, word)
+
+
+def test_headers_of_checkpoints_that_would_take_much_memory(folder):
+    """Values are counted before they are parsed; nesting and numbers are bounded."""
+    for text, word in (
+        (b'{"a": [' + b"[]," * (1 << 22) + b"[]]}", "values"),
+        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nests too deeply"),
+        (b'{"a": ' + b"1" * 100_000 + b"}", "valid JSON"),
+        (b'{"a": {"dtype": "F32", "shape": [' + b"1," * 50 + b'1], "data_offsets": [0, 4]}}', "damaged description"),
+        (b'{"a": 1, "a": 2}', "twice"),
+    ):
+        (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+        refused(folder, "model.safetensors", word)
+
+
+@pytest.mark.parametrize("name", ["im_end", "image_pad"])
+def test_tokens_that_contradict_the_settings(model, name):
+    """Of a model file whose tokenizer has another token under an id: found when it is opened, not while it runs."""
+    metadata, _ = model
+    config = Config.from_metadata(metadata, "m.gguf")
+    data = json.loads(metadata[TOKENIZER])
+    rows = {row["content"]: row for row in data["added_tokens"]}
+    rows[f"<|{name}|>"]["id"] = config.text.vocab_size - 1
+    with pytest.raises(ModelFileError, match="in the settings|one id"):
+        check_ids(Tokenizer(json.dumps(data)), config, "m.gguf")
+    rows[f"<|{name}|>"]["id"] = config.text.vocab_size
+    with pytest.raises(ModelFileError, match="vocabulary"):
+        check_ids(Tokenizer(json.dumps(data)), config, "m.gguf")

@@ -87,6 +87,31 @@ def test_another_source_does_not_go_on(wide, tmp_path):
     assert quantize(folder, out, resume=True).resumed == 0
 
 
+def test_a_source_changed_with_its_times_set_back_does_not_go_on(wide, tmp_path):
+    """Size and time of modification are the same: `cp -p` and archives keep them."""
+    out, folder = tmp_path / "m.gguf", copied(wide, tmp_path / "checkpoint")
+    interrupted(folder, out)
+    before = os.stat(folder / "model.safetensors")
+    poke(folder, "lm_head.weight", [0x3F80])
+    os.utime(folder / "model.safetensors", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert os.stat(folder / "model.safetensors").st_mtime_ns == before.st_mtime_ns
+    done = quantize(folder, out, resume=True)
+    assert done.resumed == 0 and "began anew" in done.warnings[-1]
+
+
+def test_a_source_that_is_written_to_meanwhile(wide, tmp_path):
+    folder = copied(wide, tmp_path / "checkpoint")
+
+    def change(stage, done, total):
+        if not changed:
+            changed.append(poke(folder, "lm_head.weight", [0x3F80]))
+
+    changed = []
+    with pytest.raises(ModelFileError, match="was changed while it was in use"):
+        quantize(folder, tmp_path / "m.gguf", progress=change)
+    assert os.listdir(tmp_path) == ["checkpoint"]
+
+
 def test_damage_in_an_unfinished_file_is_found(wide, tmp_path):
     """As after a power cut, which may lose what was written last."""
     out, whole = tmp_path / "m.gguf", tmp_path / "whole.gguf"
@@ -372,6 +397,140 @@ def test_a_file_of_another_kind(tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"<html>")
     with pytest.raises(ModelFileError, match="web page"):
         quantize(tmp_path / "x.gguf", tmp_path / "y.gguf")
+
+
+def test_metadata_of_others_stays(wide, tmp_path):
+    """Whoever made a file, its license and what other programs noted in it, with the types it has there."""
+    plain, more = tmp_path / "plain.gguf", tmp_path / "more.gguf"
+    quantize(wide, plain, type="bf16")
+    others = {
+        "general.author": "somebody", "general.tags": ["video", "text"], "general.license": "apache-2.0",
+        "other.small": np.uint8(7), "other.half": np.float32(0.5), "other.flags": np.array([True, False]),
+        "other.long": np.arange(5, dtype=np.int64), "ivlite.calibration.tokens": 9,
+    }  # fmt: skip
+    with GGUFFile(plain) as file:
+        metadata = {k: file.stored(k) for k in file.metadata if not k.startswith("ivlite.checksum")}
+        tensors = [(t.name, t.shape, t.format) for t in file.tensors.values()]
+        with GGUFWriter(more, metadata | others, tensors, bytes(32)) as out:
+            for name in file.tensors:
+                out.write(file.read(name))
+    quantize(more, tmp_path / "q8.gguf", type="Q8_0")
+    with GGUFFile(tmp_path / "q8.gguf") as file, GGUFFile(more) as before:
+        for key, value in others.items():
+            got = file.stored(key)
+            assert np.array_equal(got, value) and getattr(got, "dtype", None) == getattr(
+                before.stored(key), "dtype", None
+            )
+        assert file.metadata["general.file_type"] == 7 and file.metadata["ivlite.recipe"] != metadata["ivlite.recipe"]
+        assert len(file.metadata["ivlite.checksum.tensors"]) == len(file.tensors)
+
+
+# ------------------------------------------------------------------------------------------------ names
+
+
+def added(folder, entries):
+    """Adds (name, dtype, shape, bytes) to the safetensors file of a checkpoint."""
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    for name, dtype, shape, raw in entries:
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), len(body) + len(raw)]}
+        body += raw
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+
+
+def test_spare_buffers_are_left_out(wide, tmp_path):
+    folder = copied(wide, tmp_path / "checkpoint")
+    added(folder, [
+        ("model.language_model.rotary_emb.inv_freq", "F32", [4], bytes(16)),
+        ("model.visual.rotary_pos_emb.inv_freq", "F64", [2], bytes(16)),
+        ("model.visual.embeddings.position_ids", "I64", [1, 3], bytes(24)),
+        ("model.bn.num_batches_tracked", "I64", [], bytes(8)),
+    ])  # fmt: skip
+    done = quantize(folder, tmp_path / "m.gguf", type="q8_0")
+    assert len(done.warnings) == 1 and "inv_freq" in done.warnings[0] and "and 1 more" in done.warnings[0]
+    quantize(wide, tmp_path / "plain.gguf", type="q8_0")
+    assert (tmp_path / "m.gguf").read_bytes() == (tmp_path / "plain.gguf").read_bytes()
+    added(folder, [("model.language_model.adapter.weight", "F32", [4], bytes(16))])
+    with pytest.raises(ModelFileError, match="adapter.weight"):
+        quantize(folder, tmp_path / "m.gguf", type="q8_0")
+
+
+@pytest.mark.parametrize(("place", "expected"), [
+    ("models--Open--Video-8B/snapshots/0123abcd", "Video-8B"), ("models--gpt2/snapshots/0123abcd", "gpt2"),
+    ("plain", "plain"), ("0123456789abcdef0123", "from-config"),
+])  # fmt: skip
+def test_the_name_is_the_repositorys(wide, tmp_path, place, expected):
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    folder = copied(wide, tmp_path / place)
+    settings = json.loads((folder / "config.json").read_text()) | {"_name_or_path": "somebody/from-config/"}
+    (folder / "config.json").write_text(json.dumps(settings))
+    quantize(folder, tmp_path / "m.gguf", type="q8_0")
+    with GGUFFile(tmp_path / "m.gguf") as file:
+        assert file.metadata["general.name"] == expected
+
+
+def test_types_in_upper_case(wide, tmp_path):
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('base = "Q4_K_M"\nrows = [["ffn_down", "all", "Q8_0"]]')
+    a = convert.dry_run(wide, convert.Settings("q4_k_m", None, "bf16", ("ffn_up=q6_k",))).plans
+    b = convert.dry_run(wide, convert.Settings("Q4_K_M", None, "BF16", ("ffn_up=Q6_K",))).plans
+    assert a == b
+    done = convert.dry_run(wide, convert.Settings(recipe=recipe))
+    assert {p.format for p in done.plans if "ffn_down" in p.name and p.name.startswith("blk")} == {"q8_0"}
+
+
+@pytest.mark.parametrize("pattern", ["fnn_down", "^ffn", "blk.99.", "attn_norm"])
+def test_a_rule_that_fits_no_tensor(wide, tmp_path, pattern):
+    with pytest.raises(UsageError, match="fits no tensor"):
+        quantize(wide, tmp_path / "m.gguf", tensor_types=[f"{pattern}=q8_0"])
+    (tmp_path / "r.toml").write_text(f'base = "q8_0"\nrows = [["{pattern}", "all", "bf16"]]')
+    with pytest.raises(UsageError, match="fits no tensor"):
+        quantize(wide, tmp_path / "m.gguf", recipe=tmp_path / "r.toml")
+    assert os.listdir(tmp_path) == ["r.toml"]
+
+
+def test_outputs_that_are_read(wide, tmp_path):
+    """Settings and statistics, by any name, and a source that is the output's own hidden file."""
+    model, recipe = tmp_path / "m.gguf", tmp_path / "r.toml"
+    quantize(wide, model, type="q8_0")
+    recipe.write_text('base = "q8_0"')
+    os.link(recipe, tmp_path / "hard")
+    for out in (recipe, tmp_path / "hard"):
+        with pytest.raises(UsageError, match="being read"):
+            quantize(model, out, recipe=recipe)
+    hidden = partial_path(tmp_path / "out.gguf")
+    hidden.write_bytes(model.read_bytes())
+    for resume in (False, True):
+        with pytest.raises(UsageError, match="being read"):
+            quantize(hidden, tmp_path / "out.gguf", type="q8_0", resume=resume)
+    assert hidden.read_bytes() == model.read_bytes() and recipe.read_text() == 'base = "q8_0"'
+
+
+def test_home_and_the_models_of_the_package(wide, tmp_path, monkeypatch):
+    from ivlite.quantize import verify
+
+    (tmp_path / "demo").mkdir()  # a folder of that name hides nothing
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "r.toml").write_text('base = "q8_0"')
+    quantize("demo", "~/out.gguf", recipe="~/r.toml")
+    assert verify("~/out.gguf").ok and sorted(os.listdir(tmp_path)) == ["demo", "out.gguf", "r.toml"]
+    (tmp_path / "demo").rmdir()
+    copied(wide, tmp_path / "demo")  # but a checkpoint does
+    assert quantize("demo", "~/out.gguf").tensors == len(convert.dry_run(wide, convert.Settings("q8_0")).plans)
+
+
+def test_a_home_that_is_empty_is_none(monkeypatch):
+    import pwd
+
+    from ivlite.files import expanded
+
+    monkeypatch.setenv("HOME", "")
+    home = pwd.getpwuid(os.getuid()).pw_dir
+    assert (expanded("~/x"), expanded("~"), expanded("x~"), expanded(b"~")) == (f"{home}/x", home, "x~", b"~")
 
 
 # ------------------------------------------------------------------------------------------------ the plan

@@ -3,6 +3,8 @@
 import os
 import random
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -361,3 +363,45 @@ def test_a_link_is_followed(file, tmp_path):
     assert link.is_symlink()
     with GGUFFile(file) as got:
         assert got.metadata["general.name"] == "new"
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+def texts(count):
+    return struct.pack("<Q1sIIQ", 1, b"a", 9, 8, count) + struct.pack("<Q2s", 2, b"ab") * count
+
+
+HEADERS = {
+    "keys": lambda n: struct.pack("<IQQ", 3, 0, n // 17) + b"".join(
+        struct.pack("<Q4sIB", 4, i.to_bytes(4, "big").hex().encode()[-4:], 0, 1) for i in range(n // 17)),
+    "records": lambda n: struct.pack("<IQQ", 3, n // 36, 0) + b"".join(
+        struct.pack("<Q4sIQIQ", 4, i.to_bytes(4, "big").hex().encode()[-4:], 1, 1, 24, 32 * i) for i in range(n // 36)),
+    "texts": lambda n: struct.pack("<IQQ", 3, 0, 1) + texts(n // 10),
+    "bytes": lambda n: struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q1sIIQ", 1, b"a", 9, 0, n) + os.urandom(n),
+    "doubles": lambda n: struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q1sIIQ", 1, b"a", 9, 12, n // 8) + os.urandom(n),
+    "one text": lambda n: struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q1sIQ", 1, b"a", 8, n) + b"a" * n,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_a_header_takes_few_times_its_size(tmp_path, kind):
+    size = 32 << 20
+    (tmp_path / "m.gguf").write_bytes(b"GGUF" + HEADERS[kind](size) + bytes(64))
+    program = (
+        "import sys\nfrom ivlite.machine import peak_memory\nfrom ivlite.gguf import GGUFFile\n"
+        "from ivlite.errors import ModelFileError\nbefore = peak_memory()\n"
+        "try: GGUFFile(sys.argv[1])\nexcept ModelFileError as error: pass\nprint(peak_memory() - before)"
+    )
+    run = [sys.executable, "-c", program, tmp_path / "m.gguf"]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 3.5 * size
+
+
+def test_what_real_files_hold_is_read(tmp_path):
+    """Vocabularies of 262,144 tokens and their merges as arrays, as llama.cpp writes them."""
+    words = [f"token {i}" for i in range(262_144)]
+    metadata = {"tokens": words, "merges": [f"a {i}" for i in range(580_000)], "types": np.ones(262_144, np.int32)}
+    with GGUFFile(write(tmp_path / "m.gguf", metadata)) as file:
+        assert file.metadata["tokens"] == words and file.metadata["types"].sum() == 262_144

@@ -40,7 +40,9 @@ def test_every_group_up_to_the_root_counts(tmp_path, version, listing):
     assert left(tmp_path, listing.format(path)) is None
     group(top / "user.slice", version, 900 * MB, 800 * MB, inactive_file=300 * MB)
     assert left(tmp_path, listing.format(path)) == 400 * MB
-    group(top / "user.slice" / "user-1.slice", version, 500 * MB, 450 * MB, inactive_file=10 * MB, slab_reclaimable="odd")
+    group(
+        top / "user.slice" / "user-1.slice", version, 500 * MB, 450 * MB, inactive_file=10 * MB, slab_reclaimable="odd"
+    )
     assert left(tmp_path, listing.format(path)) == 60 * MB
     group(top / "user.slice" / "other.slice", version, 5 * MB, 5 * MB)
     assert left(tmp_path, listing.format(path)) == 60 * MB
@@ -52,7 +54,9 @@ def test_sums_over_subgroups_are_what_counts_in_version_1(tmp_path):
     assert left(tmp_path, "5:memory:/x\n") == 250 * MB
 
 
-@pytest.mark.parametrize("limit, usage", [(None, 5), (5, None), ("", 5), ("max", 5), ("-1", 5), ("many", "few"), (5, "²")])
+@pytest.mark.parametrize(
+    "limit, usage", [(None, 5), (5, None), ("", 5), ("max", 5), ("-1", 5), ("many", "few"), (5, "²")]
+)
 def test_files_that_say_nothing(tmp_path, limit, usage):
     group(tmp_path / "mount", 2, limit, usage)
     assert left(tmp_path, "0::/\n") is None and left(tmp_path, "odd\n::\n\n0::\n") is None

@@ -129,3 +129,41 @@ def test_a_damaged_file_is_a_sentence(text):
     with pytest.raises(ModelFileError, match="convert the checkpoint again") as caught:
         Tokenizer(text)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda d: d["model"].update(continuing_subword_prefix="x" * 10), "continuing_subword_prefix"),
+    (lambda d: d["model"].update(end_of_word_suffix="</w>"), "end_of_word_suffix"),
+    (lambda d: d["model"]["merges"].append(["no", "such"]), "not in the vocabulary"),
+    (lambda d: d["model"]["merges"].append([["a"], "b"]), "no pair"),
+    (lambda d: d["model"]["vocab"].update(new=max(d["model"]["vocab"].values())), "one id"),
+    (lambda d: d["model"]["vocab"].update(new=1 << 40), "whole numbers"),
+    (lambda d: d["model"]["vocab"].update({"\ud800": 1 << 20}), "surrogates"),
+    (lambda d: d.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}), "damaged"),
+    (lambda d: d.update(pre_tokenizer=5), "damaged"),
+])  # fmt: skip
+def test_parts_that_the_library_trusts(change, words, capfd):
+    """None of them ends in the library's panic, which is no Exception, nor in its lines on standard error."""
+    with pytest.raises(ModelFileError, match=words):
+        Tokenizer(damaged(change))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_panic_is_an_error_and_an_interrupt_is_none(monkeypatch, tokenizer):
+    class PanicException(BaseException):
+        pass
+
+    def raising(error):
+        def encode(*args, **more):
+            raise error
+
+        return encode
+
+    for error, wanted in (
+        (PanicException("index out of range"), ModelFileError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(tokenizer, "_core", type("Core", (), {"encode": staticmethod(raising(error))}))
+            with pytest.raises(wanted):
+                tokenizer.encode("x")

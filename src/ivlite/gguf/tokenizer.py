@@ -11,6 +11,10 @@ from ivlite.gguf.jsontext import parse
 
 AGAIN = "convert the checkpoint again with `ivlite quantize`"
 ID_LIMIT = 1 << 24
+PARTS = {  # what may come before the merges; of others the library panics on some
+    "normalizer": ("Sequence", "NFC", "NFD", "NFKC", "NFKD"),
+    "pre_tokenizer": ("Sequence", "Split", "ByteLevel", "Digits"),
+}
 
 
 def byte_table():
@@ -30,8 +34,8 @@ class Tokenizer:
         data = parse(json_text, path, AGAIN)
         try:
             self.added, self.special, vocab = _checked(data)
-        except ValueError as error:
-            raise ModelFileError(f"{path} is damaged ({error}): {AGAIN}") from None
+        except (ValueError, RecursionError) as error:
+            raise ModelFileError(f"{path} is damaged ({error!s:.200}): {AGAIN}") from None
         # Left in the vocabulary, an added token could come out of ordinary text by whole-word lookup. What follows the
         # merges (post-processor, decoder) is not used.
         data["model"]["vocab"] = {t: i for t, i in vocab.items() if t not in self.added}
@@ -148,6 +152,10 @@ def _checked(data):
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(key):
             raise ValueError(f"it has a {key}, as no byte-level BPE has")
+    for key, allowed in PARTS.items():
+        odd = next((kind for kind in _kinds(data.get(key)) if kind not in allowed), None)
+        if odd is not None:
+            raise ValueError(f"its {key} is {odd!r:.40}, as no byte-level BPE's is")
     vocab, merges = model.get("vocab"), model.get("merges")
     if not isinstance(vocab, dict) or not isinstance(merges, list):
         raise ValueError("it lacks the vocabulary or the merges of a BPE")
@@ -162,6 +170,18 @@ def _checked(data):
         raise ValueError("two tokens have one id")
     _check_merges(merges, vocab)
     return added, {row["content"]: row["id"] for row in rows if row.get("special") is True}, vocab
+
+
+def _kinds(part):
+    """The types of a normalizer or pre-tokenizer and of those it is made of."""
+    if part is None:
+        return
+    kind = part.get("type") if isinstance(part, dict) else part
+    yield kind if isinstance(kind, str) else f"{kind!r:.30}"
+    if kind == "Sequence":
+        parts = part.get("normalizers", part.get("pretokenizers"))
+        for inner in parts if isinstance(parts, list) else [parts]:
+            yield from _kinds(inner)
 
 
 def _is_added(row):

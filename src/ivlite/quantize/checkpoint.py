@@ -1,6 +1,7 @@
 """Reads a Hugging Face checkpoint folder: its JSON files and its safetensors, single or in shards, in slices."""
 
 import os
+import stat
 from pathlib import Path
 
 from ivlite.errors import ModelFileError
@@ -125,14 +126,15 @@ class Checkpoint:
 
 def _check_folder(folder):
     try:
-        if folder.is_dir():
-            return
-        exists = folder.exists()
-    except (OSError, ValueError):
-        exists = False
-    if exists:
+        mode = os.stat(folder).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelFileError(
+            f"there is no folder {folder}: download the checkpoint first, then give its folder"
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        raise ModelFileError(f"{folder} cannot be opened: {reason(error)}") from None
+    if not stat.S_ISDIR(mode):
         raise ModelFileError(f"{folder} is not a folder: give the folder of the checkpoint, with its config.json")
-    raise ModelFileError(f"there is no folder {folder}: download the checkpoint first, then give its folder")
 
 
 def _what_instead(folder):

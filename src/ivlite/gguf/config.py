@@ -133,8 +133,8 @@ class Config:
     @classmethod
     def from_metadata(cls, metadata, path):
         """The Config that GGUF metadata holds; raises ModelFileError, naming `path`, for what is missing or wrong."""
-        architecture = text_of(metadata, "general.architecture")
-        if architecture != ARCHITECTURE:
+        if text_of(metadata, "general.architecture") != ARCHITECTURE:
+            architecture = metadata.get("general.architecture")
             raise ModelFileError(
                 f"{path} has architecture {architecture!r:.60}, and ivlite runs {ARCHITECTURE}; "
                 "convert an InternVideo3 checkpoint with `ivlite quantize`"

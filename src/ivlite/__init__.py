@@ -10,6 +10,16 @@ import importlib
 
 from ivlite._version import __version__
 
+TYPE_CHECKING = False  # what typing's is: importing that takes some milliseconds
+if TYPE_CHECKING:  # the same names as below, for type checkers and editors
+    from ivlite.engine.reply import Reply as Reply
+    from ivlite.engine.sampling import SamplingParams as SamplingParams
+    from ivlite.errors import IvliteError as IvliteError
+    from ivlite.errors import Stopped as Stopped
+    from ivlite.model import Model as Model
+    from ivlite.model import load as load
+    from ivlite.stop import Stop as Stop
+
 # Imported when first used: `ivlite --help` must not wait for numpy.
 _LAZY = {
     "load": "ivlite.model",
@@ -23,12 +33,13 @@ _LAZY = {
 
 __all__ = ["__version__", *_LAZY]
 
+if not TYPE_CHECKING:  # which would take every name for one of this module
 
-def __getattr__(name):
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'ivlite' has no attribute {name!r}")
+    def __getattr__(name):
+        if name in _LAZY:
+            return getattr(importlib.import_module(_LAZY[name]), name)
+        raise AttributeError(f"module 'ivlite' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *_LAZY])

@@ -4,12 +4,13 @@ Every message is one sentence (or two) that says what is wrong, with which file,
 """
 
 import reprlib
+from typing import Any
 
 EXIT_INTERRUPTED = 130
 LONGEST = 500  # characters of a message
 
 
-def sentence(text, most=LONGEST):
+def sentence(text: object, most: int = LONGEST) -> str:
     """`text` with what cannot be printed escaped, in at most `most` characters: of a longer one the middle is left out."""
     text = str(text)
     if len(text) > 4 * most:  # no more than this can be left, and megabytes need not be looked at
@@ -24,15 +25,15 @@ def sentence(text, most=LONGEST):
 class _Short(reprlib.Repr):
     """repr() of a few levels and entries, whatever the size of the value."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.maxlevel, self.maxstring, self.maxother = 3, 80, 80
 
-    def repr_instance(self, x, level):
+    def repr_instance(self, x: object, level: int) -> str:
         return super().repr_instance(x, level) if type(x).__repr__ is not object.__repr__ else type(x).__name__
 
 
-def shown(value, most=80):
+def shown(value: Any, most: int = 80) -> str:
     """How a message shows what was handed over: at most `most` characters, on one line, that can be printed."""
     try:
         if isinstance(value, bytes | bytearray | memoryview):
@@ -51,7 +52,7 @@ class IvliteError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message=""):
+    def __init__(self, message: object = "") -> None:
         super().__init__(sentence(message))
 
 
@@ -98,7 +99,7 @@ class Stopped(IvliteError):
     reason = "interrupted"
 
     @classmethod
-    def because(cls, reason):
+    def because(cls, reason: str) -> "Stopped":
         error = cls(f"the work was stopped ({reason})")
         error.reason = reason
         return error

@@ -1,32 +1,38 @@
 """The Python API: load a model file, ask it about text, images and videos, look at every stage."""
 
 import math
+import os
 import re
 import threading
 import time
 import weakref
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from ivlite import models, ops, prompt
 from ivlite.engine import vision
-from ivlite.engine.meter import Meter
+from ivlite.engine.meter import Meter, Progress
 from ivlite.engine.reply import Reply
 from ivlite.engine.runner import Runner, too_long
 from ivlite.engine.sampling import Sampler, SamplingParams
 from ivlite.engine.stream import Stream
 from ivlite.errors import ContextError, OutOfMemoryError, Stopped, UsageError
-from ivlite.gguf import GGUFFile
+from ivlite.gguf import GGUFFile, TensorInfo
 from ivlite.gguf import config as configuration
 from ivlite.gguf.loading import Loader, Streaming
 from ivlite.gguf.tokenizer import Tokenizer, check_ids
 from ivlite.machine import MARGIN, available_memory, gigabytes
 from ivlite.numbers import shown, whole
+from ivlite.prompt import Prompt
 from ivlite.stop import Stop, Work, using, within
 
+Messages = Sequence[Mapping[str, Any]]
+W = TypeVar("W", bound=Work[Any])
 DEVICES = {"auto": "cpu", "cpu": "cpu", "reference": "reference"}
 CACHE_KINDS = {kind: kind for kind in ops.CACHE_KINDS} | {"bf16": "f16"}  # what "f16" was once called
 VIT = ("file", "fp32")
@@ -34,12 +40,12 @@ LOADS = {"repack": Loader, "mmap": Streaming}
 CONTEXT = 8192  # tokens, unless the model holds fewer
 
 
-def cache_bytes_per_token(text, kv):
+def cache_bytes_per_token(text: configuration.TextConfig, kv: str) -> int:
     """Bytes that one token takes in a cache of that kind, over all layers of a TextConfig."""
     return ops.cache_token_bytes(text.kv_lora_rank, text.qk_rope_head_dim, kv)
 
 
-def _checked(name, value, allowed):
+def _checked(name: str, value: object, allowed: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in allowed:
         raise UsageError(f"{name} is {shown(value)}; it must be one of {', '.join(allowed)}")
     return value
@@ -58,12 +64,13 @@ class MediaLimits:
     min_pixels: int | None = None
     max_pixels: int | None = None
 
-    def given(self):
+    def given(self) -> dict[str, Any]:
         """Those that are not None, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def check_memory(weights, text, context, kv, otherwise="use a smaller --type or a machine with more memory"):
+def check_memory(weights: int, text: configuration.TextConfig, context: int, kv: str,
+                 otherwise: str = "use a smaller --type or a machine with more memory") -> None:  # fmt: skip
     """Raises OutOfMemoryError when weights and cache cannot fit, naming the largest context that would, or `otherwise`."""
     free = available_memory()
     per_token = cache_bytes_per_token(text, kv)
@@ -78,12 +85,12 @@ def check_memory(weights, text, context, kv, otherwise="use a smaller --type or 
     )
 
 
-def _check_fit(tensors, load, text, context, kv):
+def _check_fit(tensors: Iterable[TensorInfo], load: str, text: configuration.TextConfig, context: int, kv: str) -> None:
     """Raises OutOfMemoryError for a model that does not fit as it is loaded: whole, or one layer at a time."""
     if load == "repack":
         advice = "use --load mmap, which is slower, a smaller --type or a machine with more memory"
         return check_memory(sum(t.nbytes for t in tensors), text, context, kv, advice)
-    layers = Counter()
+    layers: Counter[str] = Counter()
     for t in tensors:
         if layer := re.match(r"(v\.)?blk\.\d+\.", t.name):
             layers[layer[0]] += t.nbytes
@@ -93,14 +100,14 @@ def _check_fit(tensors, load, text, context, kv):
 class FloatVision:
     """A model file whose vision matrices read as float32: nothing on the way from pixels to features is rounded again."""
 
-    def __init__(self, source, decode):
+    def __init__(self, source: GGUFFile, decode: Callable[[str, np.ndarray, int], np.ndarray]) -> None:
         self.source, self.decode, self.read_rows, self.close = source, decode, source.read_rows, source.close
         self.tensors = {
             name: replace(info, format="f32", nbytes=4 * math.prod(info.shape)) if name.startswith("v.") else info
             for name, info in source.tensors.items()
         }
 
-    def read(self, name, *rows):
+    def read(self, name: str, *rows: int) -> np.ndarray:
         stored, data = self.source.tensors[name], self.source.read(name, *rows)
         if self.tensors[name].format == stored.format:
             return data
@@ -108,8 +115,13 @@ class FloatVision:
         return self.decode(stored.format, data, count).view(np.uint8)
 
 
-def load(path, device="auto", threads=None, context=CONTEXT, kv="q8", *, vit="file", load="repack", fps=None,
-         min_frames=None, max_frames=None, min_pixels=None, max_pixels=None, progress=None, observe=None, stop=None):  # fmt: skip
+def load(
+    path: str | os.PathLike[str], device: str = "auto", threads: int | None = None, context: int = CONTEXT, kv: str = "q8", *,
+    vit: str = "file", load: str = "repack", fps: float | None = None, min_frames: int | None = None,
+    max_frames: int | None = None, min_pixels: int | None = None, max_pixels: int | None = None,
+    progress: Progress | None = None, observe: Callable[[tuple[str, ...], np.ndarray], object] | None = None,
+    stop: Stop | None = None,
+) -> "Model":  # fmt: skip
     """Loads a GGUF file made by `ivlite quantize`; returns a Model, which is also a context manager that closes it.
 
     device: "auto", "cpu", or "reference" (float32 torch, slow, for comparison). threads: None for one per usable
@@ -156,7 +168,7 @@ def load(path, device="auto", threads=None, context=CONTEXT, kv="q8", *, vit="fi
     return model
 
 
-def _understood(source):
+def _understood(source: GGUFFile) -> tuple[configuration.Config, Any, Tokenizer]:
     """(Config, model module, Tokenizer) of an open model file, whose parts agree. Raises ModelFileError."""
     metadata, path = source.metadata, source.path
     cfg = configuration.Config.from_metadata(metadata, path)
@@ -167,7 +179,7 @@ def _understood(source):
     return cfg, architecture, tokenizer
 
 
-def ends(stop):
+def ends(stop: str | Stop | Sequence[str | Stop] | None) -> tuple[list[str], list[Stop]]:
     """(strings, Stops) of what ends an answer: a string, a Stop, or several of both. Raises UsageError."""
     given = [stop] if isinstance(stop, str | Stop) else stop if isinstance(stop, list | tuple) else [stop]
     given = [] if stop is None else given
@@ -183,20 +195,22 @@ class Model:
     they end with Stopped when it is set, answers with what there is.
     """
 
-    def __init__(self, config, network, tokenizer, *, path=None, context=CONTEXT, kv="q8", media=MediaLimits()):
+    def __init__(self, config: configuration.Config, network: Any, tokenizer: Any, *, path: Path | None = None,
+                 context: int = CONTEXT, kv: str = "q8", media: MediaLimits = MediaLimits()) -> None:  # fmt: skip
         self.config, self.tokenizer, self.path = config, tokenizer, path
         self.context, self.kv, self.media_limits = context, kv, media
         self.load_seconds = 0.0
         self._network, self._closing = network, Stop()
-        self._works, self._lock = weakref.WeakSet(), threading.RLock()
+        self._works: weakref.WeakSet[Work[Any]] = weakref.WeakSet()
+        self._lock = threading.RLock()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Ends the calls under way, as their Stops would, and frees weights, threads and file. Later calls raise UsageError."""
         self._closing.set("closed")
         with self._lock:
@@ -208,27 +222,27 @@ class Model:
             network.source.close()
 
     @property
-    def network(self):
+    def network(self) -> Any:
         """The loaded network. Raises UsageError for a closed model."""
         self._check_open()
         return self._network
 
     @property
-    def threads(self):
+    def threads(self) -> int:
         return self.network.ops.threads
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """Bytes of the weights as the file stores them."""
         return sum(t.nbytes for t in self.network.source.tensors.values())
 
     @property
-    def cache_nbytes(self):
+    def cache_nbytes(self) -> int:
         """Bytes of a full cache."""
         return self.context * cache_bytes_per_token(self.config.text, self.kv)
 
-    def prepare(self, messages, *, tools=None, enable_thinking=False, add_vision_id=False,
-                continue_final_message=False, stop=None):  # fmt: skip
+    def prepare(self, messages: Messages, *, tools: Sequence[Any] | None = None, enable_thinking: bool = False,
+                add_vision_id: bool = False, continue_final_message: bool = False, stop: Stop | None = None) -> Prompt:  # fmt: skip
         """Turns messages into a Prompt: token ids, positions and media opened but not yet decoded.
 
         continue_final_message: the last message is the beginning of the answer, which goes on from its end.
@@ -241,26 +255,29 @@ class Model:
                 add_vision_id=add_vision_id, continue_final_message=continue_final_message, **self.media_limits.given(),
             )  # fmt: skip
 
-    def runner(self, capacity=None, progress=None):
+    def runner(self, capacity: int | None = None, progress: Progress | None = None) -> Runner:
         """A new Runner: an empty cache of `capacity` tokens (None: the whole context)."""
         return Runner(self.network, self.context if capacity is None else capacity, self.kv, Meter(progress))
 
-    def logits(self, prompt, *, stop=None):
+    def logits(self, prompt: Prompt, *, stop: Stop | None = None) -> np.ndarray:
         """float32 (T, vocab): the logits after every token of a Prompt. Raises ContextError, MediaError, Stopped."""
         return np.concatenate([logits for _, logits in self.each_logits(prompt, 256, stop=stop)])
 
-    def each_logits(self, prompt, rows=64, progress=None, *, stop=None):
+    def each_logits(self, prompt: Prompt, rows: int = 64, progress: Progress | None = None, *,
+                    stop: Stop | None = None) -> Work[tuple[int, np.ndarray]]:  # fmt: skip
         """Iterates over the same logits in pieces: (first token, float32 (at most `rows`, vocab)), for long prompts."""
         self._check_context(prompt, 0)
         runner = self.runner(len(prompt.token_ids), progress)
         return self._begun(Work(runner.each_logits(prompt, whole("rows", rows, 1, 1 << 40)), self._stop(stop)))
 
-    def encode_vision(self, prompt, *, stop=None):
+    def encode_vision(self, prompt: Prompt, *, stop: Stop | None = None) -> tuple[np.ndarray, np.ndarray]:
         """float32 (merged (N, hidden), deepstack (K, N, hidden)) of a Prompt's images and videos in token order."""
-        with self._begun(Work(vision.together(self.network, prompt.media, Meter()), self._stop(stop))) as work:
+        features = vision.together(self.network, prompt.media, Meter())
+        work: Work[tuple[np.ndarray, np.ndarray]] = Work(features, self._stop(stop))
+        with self._begun(work):
             return next(work)
 
-    def chat(self, messages, **settings):
+    def chat(self, messages: Messages, **settings: Any) -> Reply:
         """The whole Reply to messages; takes what `stream` takes. A Stop cuts it short, as finish_reason says."""
         try:
             stream = self.stream(messages, **settings)
@@ -271,9 +288,14 @@ class Model:
                 pass
         return stream.reply
 
-    def stream(self, messages, *, max_new_tokens=256, temperature=None, top_k=None, top_p=None, min_p=None,
-               repetition_penalty=None, seed=None, stop=None, enable_thinking=False, tools=None,
-               add_vision_id=False, continue_final_message=False, progress=None):  # fmt: skip
+    def stream(
+        self, messages: Messages, *, max_new_tokens: int | None = 256, temperature: float | None = None,
+        top_k: int | None = None, top_p: float | None = None, min_p: float | None = None,
+        repetition_penalty: float | None = None, seed: int | None = None,
+        stop: str | Stop | Sequence[str | Stop] | None = None, enable_thinking: bool = False,
+        tools: Sequence[Any] | None = None, add_vision_id: bool = False, continue_final_message: bool = False,
+        progress: Progress | None = None,
+    ) -> Stream:  # fmt: skip
         """A Stream of Deltas; its `.reply` holds what there is so far, and the whole Reply at the end.
 
         max_new_tokens None: until the context is full. Sampling settings that are None take the file's generation
@@ -312,20 +334,20 @@ class Model:
             )
         )
 
-    def _stop(self, *stops):
+    def _stop(self, *stops: Stop | None) -> Stop:
         """The Stop of a call: that of the caller, of the thread, and of this model's end."""
         return within(self._closing, *stops)
 
-    def _begun(self, work):
+    def _begun(self, work: W) -> W:
         """The work of a call, which close() ends."""
         with self._lock:
             self._works.add(work)
         return work
 
-    def _check_open(self):
+    def _check_open(self) -> None:
         if self._closing:
             raise UsageError("the model is closed: load it again")
 
-    def _check_context(self, prompt, extra):
+    def _check_context(self, prompt: Prompt, extra: int) -> None:
         if len(prompt.token_ids) + extra > self.context:
             raise ContextError(too_long(len(prompt.token_ids), self.context))

@@ -7,10 +7,13 @@ Stop is set, and so do kernels. Only code that starts work, or hands it to anoth
 import threading
 import time
 import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Generic, Self, TypeVar
 
 from ivlite.errors import Stopped, UsageError, shown
 
+T = TypeVar("T")
 _thread = threading.local()
 
 
@@ -23,13 +26,14 @@ class Stop:
     Every method may be called from any thread and from a signal handler: none waits for a lock.
     """
 
-    def __init__(self, *parents):
-        self._reason = self._deadline = None
-        self._children = {}  # id -> weak reference
+    def __init__(self, *parents: "Stop") -> None:
+        self._reason: str | None = None
+        self._deadline: float | None = None
+        self._children: dict[int, weakref.ref[Stop]] = {}  # id -> weak reference
         for parent in parents:
             parent._adopt(self)
 
-    def set(self, reason="interrupted"):
+    def set(self, reason: str = "interrupted") -> None:
         """Stops the work that is under way and all that comes. reason: a word for `Reply.finish_reason`."""
         if not isinstance(reason, str) or not reason:
             raise UsageError(f"the reason of a stop is {shown(reason)}; it must be a word")
@@ -41,31 +45,31 @@ class Stop:
         for child in self._living():
             child.set(reason)
 
-    def after(self, seconds):
+    def after(self, seconds: float) -> None:
         """Stops `seconds` from now, unless it is stopped before; of several deadlines the earliest counts."""
         from ivlite.numbers import number  # and with it fractions and decimals, for which --help does not wait
 
         self._until(time.monotonic() + number("seconds", seconds, 0, 1e9))
 
     @property
-    def reason(self):
+    def reason(self) -> str | None:
         """Why the work is stopped, or None."""
         if self._reason is None and self._deadline is not None and time.monotonic() >= self._deadline:
             self.set("deadline")
         return self._reason
 
-    def is_set(self):
+    def is_set(self) -> bool:
         return self.reason is not None
 
     __bool__ = is_set
 
-    def check(self):
+    def check(self) -> None:
         """Raises Stopped if the Stop is set."""
         if (reason := self.reason) is not None:
             raise Stopped.because(reason)
 
     @property
-    def flag(self):
+    def flag(self) -> Any:
         """The `_C.StopFlag` that kernels look at, made when it is first asked for."""
         if "_flag" not in self.__dict__:
             from ivlite import _C
@@ -77,7 +81,7 @@ class Stop:
                 flag.set()
         return self.__dict__["_flag"]
 
-    def _until(self, moment):
+    def _until(self, moment: float) -> None:
         if self._deadline is not None and self._deadline <= moment:
             return
         self._deadline = moment
@@ -86,10 +90,10 @@ class Stop:
         for child in self._living():
             child._until(moment)
 
-    def _living(self):
+    def _living(self) -> list["Stop"]:
         return [child for ref in tuple(self._children.values()) if (child := ref()) is not None]
 
-    def _adopt(self, child):
+    def _adopt(self, child: "Stop") -> None:
         key, children = id(child), self._children
         children[key] = weakref.ref(child, lambda _: children.pop(key, None))
         if self._deadline is not None:
@@ -98,31 +102,31 @@ class Stop:
             child.set(self._reason)
 
 
-def checked(stop):
+def checked(stop: Stop | None) -> Stop | None:
     """`stop`, a Stop or None. Raises UsageError for anything else."""
     if stop is not None and not isinstance(stop, Stop):
         raise UsageError(f"stop is a {type(stop).__name__}; it must be an ivlite.Stop")
     return stop
 
 
-def current():
+def current() -> Stop | None:
     """The Stop under which this thread works, or None."""
     return getattr(_thread, "stop", None)
 
 
-def within(*stops):
+def within(*stops: Stop | None) -> Stop:
     """A new Stop that each of `stops` stops (None stands for none), and the one under which this thread works."""
     return Stop(*(s for s in (current(), *map(checked, stops)) if s is not None))
 
 
-def checkpoint():
+def checkpoint() -> None:
     """Raises Stopped if the Stop under which this thread works is set."""
     if (stop := current()) is not None:
         stop.check()
 
 
 @contextmanager
-def using(stop):
+def using(stop: Stop | None) -> Iterator[Stop | None]:
     """Puts this thread's work, kernels included, under `stop`, or under none (None)."""
     from ivlite import _C
 
@@ -141,43 +145,43 @@ def using(stop):
         _C.use_stop(kernels)
 
 
-def bound(function):
+def bound(function: Callable[..., T]) -> Callable[..., T]:
     """`function` for other threads, where it works under the Stop of this one."""
     stop = current()
 
-    def run(*args):
+    def run(*args: Any) -> T:
         with using(stop):
             return function(*args)
 
     return run
 
 
-class Work:
+class Work(Generic[T]):
     """The items of a generator, each made under a Stop. One thread iterates at a time; any may close it.
 
     After close() the generator and what it holds are gone; an item that another thread is making is given up first.
     """
 
-    def __init__(self, items, stop):
+    def __init__(self, items: Any, stop: Stop) -> None:
         self._items, self.stop = items, stop
         self._turn = threading.RLock()
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[T]:
         return self
 
-    def __next__(self):
+    def __next__(self) -> T:
         with self._turn, using(self.stop):
             return next(self._items)
 
-    def close(self):
+    def close(self) -> None:
         """Ends the work. Returns when it has ended, but at once where the work itself, or a signal, calls."""
         self.stop.set("closed")
         with self._turn:
             if not self._items.gi_running:
                 self._items.close()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ivlite.cli import answer
+from ivlite.cli import answer, prompts
 from ivlite.cli.progress import Progress
-from ivlite.cli import prompts
 from ivlite.cli.prompts import PromptProgress
 from ivlite.engine.reply import Delta, Reply
 

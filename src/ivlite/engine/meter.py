@@ -1,20 +1,22 @@
 """What a run reports: seconds of each stage, and how far each has come."""
 
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+Progress = Callable[[str, int, int], object]  # stage, done, total
 STAGES = ("decode", "vision", "prefill", "generate")
 
 
 class Meter:
     """seconds: of each of STAGES so far. progress(stage, done, total): frames, frame pairs, tokens and tokens."""
 
-    def __init__(self, progress=None):
+    def __init__(self, progress: Progress | None = None) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.progress = progress or (lambda stage, done, total: None)
 
     @contextmanager
-    def timed(self, stage):
+    def timed(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         try:
             yield

@@ -1,5 +1,6 @@
 """What a person gets: text as it comes, delta by delta, and the reply that the deltas add up to."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 THINK_START, THINK_END = "<think>", "</think>"
@@ -32,14 +33,14 @@ class Reply:
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, reason):
+    def empty(cls, reason: str) -> "Reply":
         """The reply of a call that was stopped before it had read its prompt."""
         usage = dict.fromkeys(("prompt_tokens", "vision_tokens", "new_tokens", "frames"), 0)
         timings = dict.fromkeys(("load", "decode", "vision", "prefill", "generate", "total"), 0.0)
         return cls(finish_reason=reason, usage=usage, timings=timings)
 
 
-def held_back(text, marks):
+def held_back(text: str, marks: Sequence[str]) -> int:
     """Length of the longest end of `text` that may be the beginning of one of `marks`."""
     longest = max((len(m) for m in marks), default=0) - 1
     for n in range(min(longest, len(text)), 0, -1):
@@ -54,23 +55,23 @@ class TextFilter:
     thinking: the prompt has opened that block. push(text) and flush() return deltas; `stopped`: a stop string was met.
     """
 
-    def __init__(self, stop=(), thinking=False):
+    def __init__(self, stop: Sequence[str] = (), thinking: bool = False) -> None:
         self.stop = [s for s in stop if s]
         self.stopped = False
         self.buffer = ""
         self.state = "open" if thinking else "start"  # start -> open -> thinking -> after -> answer
 
-    def push(self, text):
+    def push(self, text: str) -> list[Delta]:
         """The deltas that more text of the answer makes certain."""
         self.buffer += text
         return self._deltas(final=False)
 
-    def flush(self):
+    def flush(self) -> list[Delta]:
         """The deltas of what was held back, at the end."""
         return self._deltas(final=True)
 
-    def _deltas(self, final):
-        deltas = []
+    def _deltas(self, final: bool) -> list[Delta]:
+        deltas: list[Delta] = []
         if self.state == "start":
             self._start(final)
         if self.state == "open":  # line breaks after <think> are layout
@@ -87,14 +88,14 @@ class TextFilter:
             deltas += self._answer(final)
         return [d for d in deltas if d.text]
 
-    def _start(self, final):
+    def _start(self, final: bool) -> None:
         text = self.buffer.lstrip()
         if text.startswith(THINK_START):
             self.state, self.buffer = "open", text[len(THINK_START) :]
         elif final or not THINK_START.startswith(text):
             self.state = "answer"
 
-    def _thinking(self, final):
+    def _thinking(self, final: bool) -> list[Delta]:
         inside, mark, rest = self.buffer.partition(THINK_END)
         if mark:
             self.state, self.buffer = "after", rest
@@ -103,7 +104,7 @@ class TextFilter:
         self.buffer = inside[len(inside) - keep :]
         return [Delta(inside[: len(inside) - keep], thinking=True)]
 
-    def _answer(self, final):
+    def _answer(self, final: bool) -> list[Delta]:
         found = [at for at in (self.buffer.find(s) for s in self.stop) if at >= 0]
         if found:
             self.stopped = True

@@ -1,13 +1,15 @@
 """Choosing the next token: the parameters, and one draw from a row of logits."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.random import default_rng  # with the module: numpy loads it late, and then the first token would wait
 
 from ivlite.numbers import number, whole
 
-LIMITS = {
+LIMITS: dict[str, tuple[Callable[..., float], float, float]] = {
     "temperature": (number, 0, 100),
     "top_k": (whole, 0, 2**31),
     "top_p": (number, 0, 1),
@@ -34,12 +36,12 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, (check, low, high) in LIMITS.items():
             object.__setattr__(self, name, check(name, getattr(self, name), low, high))
 
     @classmethod
-    def over(cls, defaults, **given):
+    def over(cls, defaults: object, **given: Any) -> "SamplingParams":
         """A model file's generation defaults, with what the caller gave (not None) in their place."""
         known = {f.name for f in fields(cls)}
         base = {name: getattr(defaults, name) for name in known if hasattr(defaults, name)}
@@ -49,12 +51,12 @@ class SamplingParams:
 class Sampler:
     """Draws tokens one after another; the same seed and logits give the same tokens."""
 
-    def __init__(self, params, prompt_ids=()):
+    def __init__(self, params: SamplingParams, prompt_ids: Iterable[int] = ()) -> None:
         self.params = params
         self.random = default_rng(params.seed)
         self.seen = set(prompt_ids) if params.repetition_penalty != 1 else None
 
-    def __call__(self, logits):
+    def __call__(self, logits: np.ndarray) -> int:
         """One token id from float32 logits (vocab,)."""
         p = self.params
         if self.seen:
@@ -64,15 +66,15 @@ class Sampler:
             self.seen.add(token)
         return token
 
-    def _penalised(self, logits):
+    def _penalised(self, logits: np.ndarray) -> np.ndarray:
         logits = logits.copy()
-        ids = np.fromiter(self.seen, np.int64)
+        ids = np.fromiter(self.seen or (), np.int64)
         ids = ids[ids < len(logits)]
         at, penalty = logits[ids].astype(np.float64), self.params.repetition_penalty
         logits[ids] = np.clip(np.where(at > 0, at / penalty, at * penalty), *LARGEST)
         return logits
 
-    def _draw(self, logits):
+    def _draw(self, logits: np.ndarray) -> int:
         p = self.params
         keep = len(logits) if p.top_k == 0 else min(p.top_k, len(logits))
         ids = np.argpartition(logits, -keep)[-keep:] if keep < len(logits) else np.arange(len(logits))

@@ -1,13 +1,17 @@
 """An answer being written: token ids of the engine become deltas of text, and the reply grows."""
 
 import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Any
 
-from ivlite.engine.reply import Reply, TextFilter
+from ivlite.engine.meter import Meter
+from ivlite.engine.reply import Delta, Reply, TextFilter
 from ivlite.errors import Stopped
-from ivlite.stop import Work
+from ivlite.prompt import Prompt
+from ivlite.stop import Stop, Work
 
 
-class Stream(Work):
+class Stream(Work[Delta]):
     """Iterate for Deltas, read `.reply` at any time, from any thread.
 
     When its Stop is set the stream ends as if the answer had: nothing is raised, and the reply's finish_reason is the
@@ -17,7 +21,8 @@ class Stream(Work):
     perf_counter at which the call came. opened: seconds of opening the media.
     """
 
-    def __init__(self, prompt, tokens, text, strings, stop, meter, *, began, load_seconds):
+    def __init__(self, prompt: Prompt, tokens: Generator[int, None, str], text: Any, strings: Sequence[str], stop: Stop,
+                 meter: Meter, *, began: float, load_seconds: float) -> None:  # fmt: skip
         self.prompt, self._seconds = prompt, meter.seconds
         self._began, self._load_seconds = began, load_seconds
         self._opened = time.perf_counter() - began
@@ -25,12 +30,12 @@ class Stream(Work):
         # No method of this object: its frame would tie object and generator together, for the garbage collector to find.
         super().__init__(deltas(tokens, text, TextFilter(strings, prompt.thinks), self._reply, stop), stop)
 
-    def close(self):
+    def close(self) -> None:
         super().close()
-        self._reply.finish_reason = self._reply.finish_reason or self.stop.reason  # if it was never begun
+        self._reply.finish_reason = self._reply.finish_reason or self.stop.reason or "closed"  # if it was never begun
 
     @property
-    def reply(self):
+    def reply(self) -> Reply:
         """The Reply so far."""
         reply, seconds = self._reply, dict(self._seconds)
         seconds["decode"] += self._opened  # opening the files and scanning their packet times
@@ -40,7 +45,7 @@ class Stream(Work):
         return reply
 
 
-def usage(prompt):
+def usage(prompt: Prompt) -> dict[str, int]:
     """The counts of a Prompt, before the first token of an answer."""
     return {
         "prompt_tokens": len(prompt.token_ids),
@@ -50,9 +55,9 @@ def usage(prompt):
     }
 
 
-def deltas(tokens, text, cut, reply, stop):
+def deltas(tokens: Generator[int, None, str], text: Any, cut: TextFilter, reply: Reply, stop: Stop) -> Iterator[Delta]:
     """Yields the Deltas of token ids, adding each to the reply, until the ids, a stop string or the Stop end them."""
-    reason = None
+    reason: Any = None
     try:
         while reason is None and not cut.stopped:
             try:
@@ -75,7 +80,7 @@ def deltas(tokens, text, cut, reply, stop):
         raise
 
 
-def added(reply, deltas):
+def added(reply: Reply, deltas: Iterable[Delta]) -> Iterator[Delta]:
     """Yields the deltas, each after it was added to the reply."""
     for delta in deltas:
         if delta.thinking:

@@ -1,10 +1,24 @@
 """Turns a checkpoint of InternVideo3, or another model file, into one GGUF file: weights, tokenizer, every setting."""
 
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # they import numpy, for which --help does not wait
+    from ivlite.quantize.check import Report
+    from ivlite.quantize.convert import Summary
+    from ivlite.stop import Stop
+
 __all__ = ["quantize", "verify"]
+Path = str | pathlib.Path
+Progress = Callable[[str, int, int], object]  # stage, done, total
 
 
-def quantize(src, out, type="q4_k_m", *, recipe=None, vision=None, tensor_types=(), calibration=None, golden=False,
-             allow_nan=False, resume=False, progress=None, stop=None):  # fmt: skip
+def quantize(
+    src: Path, out: Path, type: str = "q4_k_m", *, recipe: Path | None = None, vision: str | None = None,
+    tensor_types: Iterable[str] = (), calibration: Path | None = None, golden: bool = False, allow_nan: bool = False,
+    resume: bool = False, progress: Progress | None = None, stop: "Stop | None" = None,
+) -> "Summary":  # fmt: skip
     """Converts `src`, a Hugging Face folder or a model file, to the file `out`; returns a Summary of what was written.
 
     type: one of ivlite.quantize.recipes.TYPES. recipe: a .toml or .json file instead. vision: the format of the whole
@@ -28,7 +42,9 @@ def quantize(src, out, type="q4_k_m", *, recipe=None, vision=None, tensor_types=
         return convert(src, out, settings, progress)
 
 
-def verify(path, threads=None, progress=None, *, stop=None):
+def verify(
+    path: Path, threads: int | None = None, progress: Progress | None = None, *, stop: "Stop | None" = None
+) -> "Report":
     """Checks a model file against the checksums and the golden values in it; returns a Report.
 
     threads: None for one per usable physical core. progress(stage, done, total): stages "read" and "golden", in bytes.

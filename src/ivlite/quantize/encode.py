@@ -68,7 +68,8 @@ class Encoder:
             values = _C.decode(p.source.format, raw, count * p.source_columns)
             largest = float(max(values.max(), -values.min()))
         if not math.isfinite(largest):
-            values, largest, as_it_is = *self._repaired(p, raw, count), False
+            values, largest = self._repaired(p, raw, count)
+            as_it_is = False
         if largest >= OVERFLOW.get(p.format, math.inf):
             raise ModelFileError(
                 f"{p.source.file}: tensor {p.source.name} holds {largest:g}, beyond {p.format}; convert with --type bf16"

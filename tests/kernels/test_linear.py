@@ -206,7 +206,6 @@ def test_mlp_is_linear_of_linear(isa, threads, guarded, rng, up_fmt, down_fmt, a
         (dict(y=np.zeros((3, 8), np.float32)), "rows of y"),
         (dict(up=weight("f32", np.zeros((63, 32), np.float32))), "even number of rows"),
         (dict(up=weight("f32", np.zeros((70, 32), np.float32))), "columns of x is 35"),
-        (dict(bias=np.zeros(64)), "float32"),
         (dict(bias=np.zeros(32, np.float32)), "vector"),
     ],
 )
@@ -216,6 +215,13 @@ def test_mlp_of_wrong_shapes_is_refused(change, word):
     given |= change
     with pytest.raises(ValueError, match=word):
         _C.mlp(given["y"], given["x"], given["up"], given["bias"], "silu_mul", given["down"], None, False)
+
+
+def test_a_bias_of_another_type_is_refused():
+    x, y = np.zeros((2, 32), np.float32), np.zeros((2, 8), np.float32)
+    up, down = weight("f32", np.zeros((64, 32), np.float32)), weight("q8_0", np.zeros((8, 32), np.float32))
+    with pytest.raises(TypeError, match="up_bias"):
+        _C.mlp(y, x, up, np.zeros(64), "silu_mul", down, None, False)
 
 
 def test_activations_that_cannot_be(rng):

@@ -44,10 +44,6 @@ class Released {
 struct WithoutGil {
   template <class T>
   void operator()(T* object) const {
-    if (!PyGILState_Check()) {
-      delete object;
-      return;
-    }
     const Released released;
     delete object;
   }
@@ -81,12 +77,12 @@ void hold(To& to, const char* name, F function, const Extra&... extra) {
 
 // A constructor, which `make` computes as in `compute`; pybind11 registers the object with the GIL.
 template <class Class, class T, class... Args, class... Extra>
-void construct(Class& to, Owned<T> (*make)(Args...), const Extra&... extra) {
+void construct(Class& to, std::unique_ptr<T> (*make)(Args...), const Extra&... extra) {
   static_assert(free_of_python<Args...>, "a function that runs without the GIL handles no Python objects");
   const auto on_pool = [make](Args... args, ThreadPool* pool) {
     const Released released;
     const UsePool use(pool);
-    return make(std::forward<Args>(args)...);
+    return Owned<T>(make(std::forward<Args>(args)...).release());  // what is given up half made is deleted by its maker
   };
   to.def(py::init(on_pool), extra..., py::arg("pool") = py::none());
 }

@@ -15,8 +15,9 @@
 namespace ivlite {
 namespace {
 
-Owned<Weight> make_weight(const std::string& format, const std::optional<InBytes>& data, int64_t heads, int64_t rows, int64_t cols) {
-  Owned<Weight> weight(new Weight(format_named(format), heads, rows, cols));
+std::unique_ptr<Weight> make_weight(const std::string& format, const std::optional<InBytes>& data, int64_t heads, int64_t rows,
+                                    int64_t cols) {
+  auto weight = std::make_unique<Weight>(format_named(format), heads, rows, cols);
   if (!data) return weight;
   check(data->size % (heads * rows) == 0, "the data of a weight is not rows of whole blocks of its shape");
   weight->fill(0, heads * rows, data->data, data->size / (heads * rows));
@@ -106,8 +107,8 @@ void run_layer(const HeldLayer& of, const OutRows& x, const InRows& cos, const I
   decoder_layer(x, of.layer, cos, sin, cache, layer);
 }
 
-Owned<LatentCache> make_cache(const std::vector<int64_t>& ranks, int64_t rope_dim, int64_t capacity, const std::string& kind) {
-  return Owned<LatentCache>(new LatentCache(ranks, rope_dim, capacity, cache_kind(kind)));
+std::unique_ptr<LatentCache> make_cache(const std::vector<int64_t>& ranks, int64_t rope_dim, int64_t capacity, const std::string& kind) {
+  return std::make_unique<LatentCache>(ranks, rope_dim, capacity, cache_kind(kind));
 }
 
 void append(LatentCache& c, int64_t layer, const InRows& latent, const InRows& rope) { c.append(layer, latent, rope); }

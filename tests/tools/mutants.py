@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -324,7 +324,8 @@ def main():
                 trees.put(folder)
 
         with ThreadPoolExecutor(args.jobs) as threads:
-            for number, (mutant, failed) in enumerate(threads.map(run, drawn), 1):
+            for number, done in enumerate(as_completed([threads.submit(run, mutant) for mutant in drawn]), 1):
+                mutant, failed = done.result()
                 caught += failed is not None
                 verdict = f"caught {failed[:110]}" if failed else "SURVIVED, " + shown(mutant)
                 print(

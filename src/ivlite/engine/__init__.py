@@ -1,1 +1,1 @@
-"""Runs a model: prefill and decode over one cache, sampling, and what becomes of the tokens."""
+"""Runs a model: prefill and decode with one cache, vision features, sampling, streaming of the reply."""

@@ -1,4 +1,4 @@
-"""What a run reports: seconds of each stage, and how far each has come."""
+"""Times and progress of the stages of a run."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ STAGES = ("decode", "vision", "prefill", "generate")
 
 
 class Meter:
-    """seconds: of each of STAGES so far. progress(stage, done, total): frames, frame pairs, tokens and tokens."""
+    """seconds: the time of each of STAGES so far. progress(stage, done, total) counts frames, frame pairs, tokens, tokens."""
 
     def __init__(self, progress: Progress | None = None) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)

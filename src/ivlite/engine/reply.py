@@ -1,4 +1,4 @@
-"""What a person gets: text as it comes, delta by delta, and the reply that the deltas add up to."""
+"""The output of a call: Deltas of text as they are generated, and the Reply they add up to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ THINK_START, THINK_END = "<think>", "</think>"
 
 @dataclass(frozen=True)
 class Delta:
-    """Some text of an answer; `thinking` marks text of a leading <think> ... </think>, which is no part of the answer."""
+    """A piece of generated text; `thinking` marks text of a leading <think> ... </think>, not part of the answer."""
 
     text: str
     thinking: bool = False
@@ -16,10 +16,10 @@ class Delta:
 
 @dataclass
 class Reply:
-    """An answer, whole or as far as it has come.
+    """An answer, complete or partial.
 
-    finish_reason: "stop" (the model ended, or a stop string came), "length" (max_new_tokens or the context is used up),
-    the reason of the Stop that ended it ("interrupted", "deadline", "closed", ...), "" while it is being written.
+    finish_reason: "stop" (an end-of-sequence token or a stop string), "length" (max_new_tokens or the context is used
+    up), the reason of the Stop that ended it ("interrupted", "deadline", "closed", ...), "" while it is generated.
     usage: prompt_tokens, vision_tokens, new_tokens, frames. timings: seconds of load, decode (reading frames), vision,
     prefill, generate, total. warnings: sentences about media.
     """
@@ -34,14 +34,14 @@ class Reply:
 
     @classmethod
     def empty(cls, reason: str) -> "Reply":
-        """The reply of a call that was stopped before it had read its prompt."""
+        """The reply of a call that was stopped before its prompt was built."""
         usage = dict.fromkeys(("prompt_tokens", "vision_tokens", "new_tokens", "frames"), 0)
         timings = dict.fromkeys(("load", "decode", "vision", "prefill", "generate", "total"), 0.0)
         return cls(finish_reason=reason, usage=usage, timings=timings)
 
 
 def held_back(text: str, marks: Sequence[str]) -> int:
-    """Length of the longest end of `text` that may be the beginning of one of `marks`."""
+    """Length of the longest suffix of `text` that is a proper prefix of one of `marks`."""
     longest = max((len(m) for m in marks), default=0) - 1
     for n in range(min(longest, len(text)), 0, -1):
         if any(m.startswith(text[-n:]) for m in marks):
@@ -50,9 +50,9 @@ def held_back(text: str, marks: Sequence[str]) -> int:
 
 
 class TextFilter:
-    """Cuts decoded text into deltas: a leading <think> block apart, and nothing from the first stop string on.
+    """Turns decoded text into deltas: separates a leading <think> block, and ends before the first stop string.
 
-    thinking: the prompt has opened that block. push(text) and flush() return deltas; `stopped`: a stop string was met.
+    thinking: the prompt already opened that block. push(text) and flush() return deltas; `stopped`: a stop string came.
     """
 
     def __init__(self, stop: Sequence[str] = (), thinking: bool = False) -> None:
@@ -62,12 +62,12 @@ class TextFilter:
         self.state = "open" if thinking else "start"  # start -> open -> thinking -> after -> answer
 
     def push(self, text: str) -> list[Delta]:
-        """The deltas that more text of the answer makes certain."""
+        """Adds generated text; returns the deltas that later text cannot change."""
         self.buffer += text
         return self._deltas(final=False)
 
     def flush(self) -> list[Delta]:
-        """The deltas of what was held back, at the end."""
+        """The deltas of the text held back, at the end."""
         return self._deltas(final=True)
 
     def _deltas(self, final: bool) -> list[Delta]:
@@ -80,7 +80,7 @@ class TextFilter:
                 self.state = "thinking"
         if self.state == "thinking":
             deltas += self._thinking(final)
-        if self.state == "after":  # the blank lines between </think> and the answer belong to neither
+        if self.state == "after":  # blank lines between </think> and the answer belong to neither
             self.buffer = self.buffer.lstrip()
             if self.buffer:
                 self.state = "answer"

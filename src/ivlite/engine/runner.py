@@ -1,4 +1,4 @@
-"""Prefill and decode over one network and one cache. Knows token ids and frame pairs, nothing of text or files."""
+"""Prefill and decode with one network and one cache. Works on token ids and frame pairs, not on text or files."""
 
 import numpy as np
 
@@ -7,20 +7,20 @@ from ivlite.engine.vision import Features
 from ivlite.errors import ContextError, ModelFileError, UsageError
 from ivlite.stop import checkpoint
 
-CHUNK = 2048  # tokens that go through the layers together in prefill; each chunk expands all cached latents once more
+CHUNK = 2048  # tokens per prefill chunk; every chunk expands all cached latents again
 
 
 class Runner:
-    """A conversation's state: a cache, and where in the rotary positions its tokens are.
+    """The state of one conversation: its cache, and the offset of its rotary positions.
 
-    meter: a Meter, for times and progress. Everything raises Stopped when the Stop of its thread is set.
+    meter: a Meter for times and progress. Every method raises Stopped when the Stop of its thread is set.
     """
 
     def __init__(self, network, capacity, kv, meter=None):
         self.network, self.ops = network, network.ops
         self.cache = network.cache(capacity, kv)
         self.meter = meter or Meter()
-        self.shift = 0  # from the index of a token after the prompt to its position: images take fewer positions
+        self.shift = 0  # position minus index of a token after the prompt: images take fewer positions than tokens
 
     def prefill(self, prompt, every_logit=False):
         """Runs the whole prompt. Returns float32 logits of its last token (vocab,), or of every token (T, vocab)."""
@@ -33,7 +33,7 @@ class Runner:
             return finite(self.ops.numpy(self.network.logits(last))[0])
 
     def each_logits(self, prompt, rows):
-        """Runs the whole prompt; yields (first token, logits (at most `rows`, vocab)) as far as it has come."""
+        """Runs the whole prompt; yields (index of the first token, logits (at most `rows`, vocab)) chunk by chunk."""
         for first, x in self._hidden(prompt):
             for at in range(0, len(x), rows):
                 checkpoint()
@@ -42,7 +42,7 @@ class Runner:
                 yield first + at, finite(logits)
 
     def _hidden(self, prompt):
-        """Runs the whole prompt; yields (first token, hidden states (n, hidden)) of each chunk."""
+        """Runs the whole prompt; yields (index of the first token, hidden states (n, hidden)) of each chunk."""
         tokens, vocabulary = len(prompt.token_ids), self.network.config.text.vocab_size
         if self.cache.length + tokens > self.cache.capacity:
             raise ContextError(too_long(tokens, self.cache.capacity - self.cache.length))
@@ -60,7 +60,7 @@ class Runner:
         self.shift = prompt.next_position - self.cache.length
 
     def _embedded(self, prompt, first, last, vision):
-        """Inputs of tokens [first, last): x (T, hidden), and the DeepStack runs among them."""
+        """Inputs of tokens [first, last): x (T, hidden), and their DeepStack features as (row, features) pairs."""
         with self.meter.timed("prefill"):
             x = self.network.embed(prompt.token_ids[first:last])
         deepstack = []
@@ -75,7 +75,7 @@ class Runner:
         return x, deepstack
 
     def step(self, token):
-        """Runs one token; returns float32 logits (vocab,) of what follows."""
+        """Runs one token; returns float32 logits (vocab,) of the next."""
         checkpoint()
         with self.meter.timed("generate"):
             x = self.network.embed([token])
@@ -85,9 +85,9 @@ class Runner:
         return finite(logits)
 
     def answer(self, prompt, sampler, eos, limit):
-        """Yields token ids, from the prompt on, until one of `eos` (not yielded) or `limit` of them.
+        """Yields the token ids of an answer, up to one of `eos` (not yielded) or `limit` of them.
 
-        Returns "stop" or "length".
+        The generator returns "stop" or "length".
         """
         logits = self.prefill(prompt)
         for made in range(1, limit + 1):
@@ -111,7 +111,7 @@ def too_long(tokens, capacity):
 
 
 def finite(logits):
-    """The logits, after refusing any that are not numbers: an answer made of those would be noise."""
+    """Returns the logits. Raises ModelFileError if any is not finite: the answer would be noise."""
     if not np.isfinite(logits.max()) or np.isnan(logits.min()):
         raise ModelFileError("the model computed values that are not finite: its weights are damaged; convert it again")
     return logits

@@ -1,11 +1,11 @@
-"""Choosing the next token: the parameters, and one draw from a row of logits."""
+"""Sampling: its parameters, and the choice of the next token from a row of logits."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-from numpy.random import default_rng  # with the module: numpy loads it late, and then the first token would wait
+from numpy.random import default_rng  # imported here: numpy loads it lazily, which would delay the first token
 
 from ivlite.numbers import number, whole
 
@@ -17,7 +17,7 @@ LIMITS: dict[str, tuple[Callable[..., float], float, float]] = {
     "repetition_penalty": (number, 0.01, 100),
     "seed": (whole, 0, 2**64 - 1),
 }
-LARGEST = -3.4e38, 3.4e38  # what float32 holds
+LARGEST = -3.4e38, 3.4e38  # the range of float32
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class SamplingParams:
 
     temperature 0 takes the most likely token. top_k 0 and top_p 1 keep everything. min_p drops tokens less likely
     than min_p times the most likely one. repetition_penalty divides positive and multiplies negative logits of tokens
-    that stand in the prompt or the answer. Raises UsageError for a value out of range.
+    in the prompt or the answer. Raises UsageError for a value out of range.
     """
 
     temperature: float = 0.0
@@ -42,14 +42,14 @@ class SamplingParams:
 
     @classmethod
     def over(cls, defaults: object, **given: Any) -> "SamplingParams":
-        """A model file's generation defaults, with what the caller gave (not None) in their place."""
+        """A model file's generation defaults, overridden by the arguments that are not None."""
         known = {f.name for f in fields(cls)}
         base = {name: getattr(defaults, name) for name in known if hasattr(defaults, name)}
         return replace(cls(**base), **{k: v for k, v in given.items() if v is not None})
 
 
 class Sampler:
-    """Draws tokens one after another; the same seed and logits give the same tokens."""
+    """Draws one token per call; the same seed and logits give the same tokens."""
 
     def __init__(self, params: SamplingParams, prompt_ids: Iterable[int] = ()) -> None:
         self.params = params
@@ -81,7 +81,7 @@ class Sampler:
         ids = ids[np.lexsort((ids, -logits[ids]))]  # most likely first, ties by id
         below = logits[ids].astype(np.float64)
         below -= below[0]
-        with np.errstate(over="ignore"):  # a temperature next to nothing leaves the likeliest alone
+        with np.errstate(over="ignore"):  # with a temperature near 0 only the likeliest token is left
             weights = np.exp(below / p.temperature)
         weights /= weights.sum()
         # The token that crosses top_p stays, and the first one always does.

@@ -1,4 +1,4 @@
-"""An answer being written: token ids of the engine become deltas of text, and the reply grows."""
+"""Streaming of an answer: turns the engine's token ids into text deltas and adds them to the Reply."""
 
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -12,13 +12,13 @@ from ivlite.stop import Stop, Work
 
 
 class Stream(Work[Delta]):
-    """Iterate for Deltas, read `.reply` at any time, from any thread.
+    """Iterate over it for Deltas; read `.reply` at any time, from any thread.
 
-    When its Stop is set the stream ends as if the answer had: nothing is raised, and the reply's finish_reason is the
-    reason. close(), from any thread, stops it, too, and frees its cache; `with model.stream(...) as stream` closes it.
+    When its Stop is set, the stream ends like a finished answer: nothing is raised, and the reply's finish_reason is
+    the Stop's reason. close() stops it from any thread and frees its cache; `with model.stream(...) as stream` closes it.
 
-    tokens: a generator of ids that returns why it ends. text: what turns ids into text (push, flush). began: the
-    perf_counter at which the call came. opened: seconds of opening the media.
+    tokens: a generator of ids that returns the finish reason. text: the detokenizer (push, flush). began: the
+    perf_counter at the start of the call.
     """
 
     def __init__(self, prompt: Prompt, tokens: Generator[int, None, str], text: Any, strings: Sequence[str], stop: Stop,
@@ -27,18 +27,18 @@ class Stream(Work[Delta]):
         self._began, self._load_seconds = began, load_seconds
         self._opened = time.perf_counter() - began
         self._reply = Reply(usage=usage(prompt))
-        # No method of this object: its frame would tie object and generator together, for the garbage collector to find.
+        # A function, not a method: a method's frame would form a reference cycle between this object and the generator.
         super().__init__(deltas(tokens, text, TextFilter(strings, prompt.thinks), self._reply, stop), stop)
 
     def close(self) -> None:
         super().close()
-        self._reply.finish_reason = self._reply.finish_reason or self.stop.reason or "closed"  # if it was never begun
+        self._reply.finish_reason = self._reply.finish_reason or self.stop.reason or "closed"  # if it never started
 
     @property
     def reply(self) -> Reply:
         """The Reply so far."""
         reply, seconds = self._reply, dict(self._seconds)
-        seconds["decode"] += self._opened  # opening the files and scanning their packet times
+        seconds["decode"] += self._opened  # opening the files and scanning their packet timestamps
         reply.timings = {"load": self._load_seconds, **seconds, "total": time.perf_counter() - self._began}
         reply.usage["new_tokens"] = len(reply.token_ids)
         reply.warnings = list(self.prompt.warnings) + [w for m in self.prompt.media for w in m.warnings]
@@ -46,7 +46,7 @@ class Stream(Work[Delta]):
 
 
 def usage(prompt: Prompt) -> dict[str, int]:
-    """The counts of a Prompt, before the first token of an answer."""
+    """The usage counts of a Prompt, before the first token of an answer."""
     return {
         "prompt_tokens": len(prompt.token_ids),
         "vision_tokens": sum(count for _, _, count in prompt.spans),
@@ -56,7 +56,7 @@ def usage(prompt: Prompt) -> dict[str, int]:
 
 
 def deltas(tokens: Generator[int, None, str], text: Any, cut: TextFilter, reply: Reply, stop: Stop) -> Iterator[Delta]:
-    """Yields the Deltas of token ids, adding each to the reply, until the ids, a stop string or the Stop end them."""
+    """Yields the Deltas of token ids and adds each to the reply, until the ids end, or a stop string or the Stop ends them."""
     reason: Any = None
     try:
         while reason is None and not cut.stopped:
@@ -69,11 +69,11 @@ def deltas(tokens: Generator[int, None, str], text: Any, cut: TextFilter, reply:
             else:
                 reply.token_ids.append(token)
                 yield from added(reply, cut.push(text.push(token)))
-        tokens.close()  # and with it goes the cache
+        tokens.close()  # frees the cache
         if not cut.stopped:
             yield from added(reply, cut.push(text.flush()) + cut.flush())
         reply.finish_reason = "stop" if cut.stopped else reason
-    except GeneratorExit:  # closed half way
+    except GeneratorExit:  # closed before the end
         for _ in added(reply, cut.push(text.flush()) + cut.flush()):
             pass
         reply.finish_reason = stop.reason or "closed"
@@ -81,7 +81,7 @@ def deltas(tokens: Generator[int, None, str], text: Any, cut: TextFilter, reply:
 
 
 def added(reply: Reply, deltas: Iterable[Delta]) -> Iterator[Delta]:
-    """Yields the deltas, each after it was added to the reply."""
+    """Adds each delta to the reply, then yields it."""
     for delta in deltas:
         if delta.thinking:
             reply.thinking += delta.text

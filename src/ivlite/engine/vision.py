@@ -1,4 +1,4 @@
-"""The vision features of a prompt: frame pairs are decoded one ahead, encoded a few at a time, in token order."""
+"""The vision features of a prompt, in token order: encodes frame pairs in batches while the next one is decoded."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,18 +7,18 @@ import numpy as np
 from ivlite.errors import ModelFileError
 from ivlite.stop import checkpoint, using, within
 
-PATCHES = 2048  # patches that go through the vision tower together, where one frame pair has fewer
+PATCHES = 2048  # patches per batch of the vision tower; a frame pair with more is a batch of its own
 
 
 class Features:
-    """The features of media, as many at a time as are asked for."""
+    """The features of all media of a prompt, taken a given number of rows at a time."""
 
     def __init__(self, network, media, meter):
         self.batches = encoded(network, media, meter)
         self.merged, self.deep = (), []
 
     def take(self, most):
-        """The next at most `most` rows: merged (n, hidden) and the list of DeepStack (n, hidden)."""
+        """The next rows, at most `most`: merged (n, hidden) and the list of DeepStack features (n, hidden)."""
         if not len(self.merged):
             self.merged, self.deep = next(self.batches)
         n = min(most, len(self.merged))
@@ -28,7 +28,7 @@ class Features:
 
 
 def encoded(network, media, meter):
-    """Yields merged (n, hidden) and the list of DeepStack (n, hidden) of a few frame pairs at a time."""
+    """Yields merged (n, hidden) and the list of DeepStack features (n, hidden) of each batch of frame pairs."""
     total, done = sum(m.grid[0] for m in media), 0
     for medium, pairs in _batches(media, meter):
         checkpoint()
@@ -43,19 +43,19 @@ def encoded(network, media, meter):
 
 
 def together(network, media, meter):
-    """Yields one thing, every feature: merged (N, hidden) and deepstack (K, N, hidden) as numpy float32."""
+    """Yields once: all features as numpy float32, merged (N, hidden) and deepstack (K, N, hidden)."""
     numpy, vision = network.ops.numpy, network.config.vision
     count = len(vision.deepstack_indexes)
     merged = [np.zeros((0, vision.out_hidden_size), np.float32)]
     deep = [np.zeros((count, 0, vision.out_hidden_size), np.float32)]
-    for features, taps in encoded(network, media, meter):
+    for features, layers in encoded(network, media, meter):
         merged.append(numpy(features))
-        deep.append(np.stack([numpy(d) for d in taps]) if count else np.zeros((0, *features.shape), np.float32))
+        deep.append(np.stack([numpy(d) for d in layers]) if count else np.zeros((0, *features.shape), np.float32))
     yield np.concatenate(merged), np.concatenate(deep, 1)
 
 
 def _batches(media, meter):
-    """Yields (medium, list of frame pairs) of as many pairs as go through the tower together."""
+    """Yields (medium, list of frame pairs), one batch of the vision tower at a time."""
     total, done = sum(2 * m.grid[0] if m.kind == "video" else 1 for m in media), 0
     for medium in media:
         size = max(1, PATCHES // (medium.grid[1] * medium.grid[2]))
@@ -75,10 +75,10 @@ def _batches(media, meter):
 
 
 def ahead(items):
-    """The items of a generator, each made in another thread while the one before is used. None ends them.
+    """Prefetches the items of a generator: the next is made in another thread while the caller uses one. None ends them.
 
-    The thread works under the Stop of the thread that began. However this ends, the item under way is given up and the
-    generator closed before it returns: no thread, decoder or open file is left to the garbage collector.
+    The other thread works under the Stop of the calling thread. However this ends, the item in progress is cancelled and
+    the generator closed before it returns: no thread, decoder or open file is left to the garbage collector.
     """
     stop = within()
 
@@ -94,7 +94,7 @@ def ahead(items):
                     coming = thread.submit(following)
                     yield item
             finally:
-                coming = item = None  # an exception would keep itself alive: future, traceback, this frame, future
+                coming = item = None  # breaks the cycle of an exception: future, traceback, this frame, future
                 stop.set("closed")
     finally:
         items.close()

@@ -10,7 +10,7 @@ import importlib
 
 from ivlite._version import __version__
 
-TYPE_CHECKING = False  # what typing's is: importing that takes some milliseconds
+TYPE_CHECKING = False  # type checkers know the name; importing typing would take some milliseconds
 if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from ivlite.engine.reply import Reply as Reply
     from ivlite.engine.sampling import SamplingParams as SamplingParams
@@ -33,7 +33,7 @@ _LAZY = {
 
 __all__ = ["__version__", *_LAZY]
 
-if not TYPE_CHECKING:  # which would take every name for one of this module
+if not TYPE_CHECKING:  # to a type checker, a module with __getattr__ has every name
 
     def __getattr__(name):
         if name in _LAZY:

@@ -1,4 +1,4 @@
-"""The Python API: load a model file, ask it about text, images and videos, look at every stage."""
+"""The Python API: load a model file, ask it about text, images and videos, inspect every stage."""
 
 import math
 import os
@@ -34,14 +34,14 @@ from ivlite.stop import Stop, Work, using, within
 Messages = Sequence[Mapping[str, Any]]
 W = TypeVar("W", bound=Work[Any])
 DEVICES = {"auto": "cpu", "cpu": "cpu", "reference": "reference"}
-CACHE_KINDS = {kind: kind for kind in ops.CACHE_KINDS} | {"bf16": "f16"}  # what "f16" was once called
+CACHE_KINDS = {kind: kind for kind in ops.CACHE_KINDS} | {"bf16": "f16"}  # "bf16": an older name of "f16"
 VIT = ("file", "fp32")
 LOADS = {"repack": Loader, "mmap": Streaming}
 CONTEXT = 8192  # tokens, unless the model holds fewer
 
 
 def cache_bytes_per_token(text: configuration.TextConfig, kv: str) -> int:
-    """Bytes that one token takes in a cache of that kind, over all layers of a TextConfig."""
+    """Bytes per token of a cache of that kind, over all layers of a TextConfig."""
     return ops.cache_token_bytes(text.kv_lora_rank, text.qk_rope_head_dim, kv)
 
 
@@ -53,7 +53,7 @@ def _checked(name: str, value: object, allowed: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """What holds for videos and images whose message says nothing; None: the model file's.
+    """Defaults for videos and images whose message sets no limits; None: the model file's.
 
     fps, min_frames, max_frames: of videos. min_pixels, max_pixels: of each frame and image.
     """
@@ -65,13 +65,13 @@ class MediaLimits:
     max_pixels: int | None = None
 
     def given(self) -> dict[str, Any]:
-        """Those that are not None, by name."""
+        """The limits that are not None, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def check_memory(weights: int, text: configuration.TextConfig, context: int, kv: str,
                  otherwise: str = "use a smaller --type or a machine with more memory") -> None:  # fmt: skip
-    """Raises OutOfMemoryError when weights and cache cannot fit, naming the largest context that would, or `otherwise`."""
+    """Raises OutOfMemoryError when weights and cache do not fit; it names the largest context that would, or `otherwise`."""
     free = available_memory()
     per_token = cache_bytes_per_token(text, kv)
     need = weights + context * per_token + MARGIN
@@ -86,7 +86,7 @@ def check_memory(weights: int, text: configuration.TextConfig, context: int, kv:
 
 
 def _check_fit(tensors: Iterable[TensorInfo], load: str, text: configuration.TextConfig, context: int, kv: str) -> None:
-    """Raises OutOfMemoryError for a model that does not fit as it is loaded: whole, or one layer at a time."""
+    """Raises OutOfMemoryError for a model that does not fit when loaded whole ("repack") or layer by layer ("mmap")."""
     if load == "repack":
         advice = "use --load mmap, which is slower, a smaller --type or a machine with more memory"
         return check_memory(sum(t.nbytes for t in tensors), text, context, kv, advice)
@@ -94,11 +94,11 @@ def _check_fit(tensors: Iterable[TensorInfo], load: str, text: configuration.Tex
     for t in tensors:
         if layer := re.match(r"(v\.)?blk\.\d+\.", t.name):
             layers[layer[0]] += t.nbytes
-    check_memory(2 * max(layers.values()), text, context, kv)  # as it is stored, and packed
+    check_memory(2 * max(layers.values()), text, context, kv)  # one layer twice: as stored, and packed
 
 
 class FloatVision:
-    """A model file whose vision matrices read as float32: nothing on the way from pixels to features is rounded again."""
+    """A model file whose vision matrices are dequantized to float32, so that the vision tower computes in float32."""
 
     def __init__(self, source: GGUFFile, decode: Callable[[str, np.ndarray, int], np.ndarray]) -> None:
         self.source, self.decode, self.read_rows, self.close = source, decode, source.read_rows, source.close
@@ -126,15 +126,15 @@ def load(
 
     device: "auto", "cpu", or "reference" (float32 torch, slow, for comparison). threads: None for one per usable
     physical core. context: tokens of prompt and answer together (the default is lowered to what the model holds).
-    kv: how the latent cache is stored, "f32", "f16" or "q8" (int8). vit: "fp32" computes the vision tower in float32
-    whatever the file's types are: slower, and 4 bytes per vision weight of memory. load: "repack" holds every weight in
-    memory as the kernels want it; "mmap" reads and packs each layer when its turn comes and drops it again: the same
-    answers in the memory of one layer, and a pass over the file per token.
-    fps, min_frames, max_frames: defaults for videos whose message says nothing; min_pixels, max_pixels: for a frame and
-    for an image; None keeps the file's.
-    progress(stage, done, total) is called while loading, stage "load" in bytes. observe(names, x) sees the inputs of
-    every linear layer, x numpy (T, columns), with the names of its weight's tensors; None costs nothing. stop: a Stop
-    that ends the loading.
+    kv: the format of the latent cache, "f32", "f16" or "q8" (int8). vit: "fp32" computes the vision tower in float32
+    whatever the file's formats: slower, and 4 bytes of memory per vision weight. load: "repack" packs all weights for
+    the kernels and keeps them in memory; "mmap" reads and packs each layer before it runs and frees it afterwards: the
+    same answers in the memory of one layer, but it reads the whole file for every token.
+    fps, min_frames, max_frames: defaults for videos whose message sets none; min_pixels, max_pixels: for each frame and
+    image; None keeps the file's.
+    progress(stage, done, total) is called while loading, stage "load" in bytes. observe(names, x) is a forward hook: it
+    gets the input of every linear layer, x numpy (T, columns), and the names of its weight's tensors; None costs nothing.
+    stop: a Stop that ends the loading.
 
     Raises UsageError, ModelFileError (the file), OutOfMemoryError, Stopped.
     """
@@ -158,7 +158,7 @@ def load(
             if device != "reference":
                 _check_fit(weights.tensors.values(), load, cfg.text, context, kv)
             operations = ops.observed(operations, observe) if observe else operations
-            progress = progress if load == "repack" else None  # there is no end to what is read a layer at a time
+            progress = progress if load == "repack" else None  # "mmap" reads again for every token: it has no total
             network = architecture.Network(cfg, weights, operations, progress, LOADS[load])
         except BaseException:
             source.close()
@@ -169,7 +169,7 @@ def load(
 
 
 def _understood(source: GGUFFile) -> tuple[configuration.Config, Any, Tokenizer]:
-    """(Config, model module, Tokenizer) of an open model file, whose parts agree. Raises ModelFileError."""
+    """(Config, model module, Tokenizer) of an open model file. Raises ModelFileError if they do not fit together."""
     metadata, path = source.metadata, source.path
     cfg = configuration.Config.from_metadata(metadata, path)
     architecture = models.module(str(metadata["general.architecture"]), path)
@@ -180,7 +180,7 @@ def _understood(source: GGUFFile) -> tuple[configuration.Config, Any, Tokenizer]
 
 
 def ends(stop: str | Stop | Sequence[str | Stop] | None) -> tuple[list[str], list[Stop]]:
-    """(strings, Stops) of what ends an answer: a string, a Stop, or several of both. Raises UsageError."""
+    """(strings, Stops) of a `stop` argument: a string, a Stop, a list of both, or None. Raises UsageError."""
     given = [stop] if isinstance(stop, str | Stop) else stop if isinstance(stop, list | tuple) else [stop]
     given = [] if stop is None else given
     if not all(isinstance(s, Stop) or (isinstance(s, str) and s) for s in given):
@@ -189,10 +189,10 @@ def ends(stop: str | Stop | Sequence[str | Stop] | None) -> tuple[list[str], lis
 
 
 class Model:
-    """A loaded model. Calls do not share state: each one is a conversation of its own.
+    """A loaded model. Calls share no state: each one is a separate conversation.
 
-    Any thread may call, several at once take turns in the kernels, and any may close(). Calls that take long take a Stop;
-    they end with Stopped when it is set, answers with what there is.
+    Any thread may call any method; concurrent calls take turns in the kernels. Long calls take a Stop. When it is set
+    they raise Stopped; `chat` and `stream` return the answer so far instead.
     """
 
     def __init__(self, config: configuration.Config, network: Any, tokenizer: Any, *, path: Path | None = None,
@@ -211,7 +211,7 @@ class Model:
         self.close()
 
     def close(self) -> None:
-        """Ends the calls under way, as their Stops would, and frees weights, threads and file. Later calls raise UsageError."""
+        """Stops the calls in progress, and frees weights, threads and file. Later calls raise UsageError."""
         self._closing.set("closed")
         with self._lock:
             works = list(self._works)
@@ -233,7 +233,7 @@ class Model:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weights as the file stores them."""
+        """Bytes of the weights as stored in the file."""
         return sum(t.nbytes for t in self.network.source.tensors.values())
 
     @property
@@ -245,7 +245,7 @@ class Model:
                 add_vision_id: bool = False, continue_final_message: bool = False, stop: Stop | None = None) -> Prompt:  # fmt: skip
         """Turns messages into a Prompt: token ids, positions and media opened but not yet decoded.
 
-        continue_final_message: the last message is the beginning of the answer, which goes on from its end.
+        continue_final_message: the last message is the beginning of the answer, and generation continues it.
         Raises UsageError (a message), MediaError (a file), Stopped.
         """
         self._check_open()
@@ -256,7 +256,7 @@ class Model:
             )  # fmt: skip
 
     def runner(self, capacity: int | None = None, progress: Progress | None = None) -> Runner:
-        """A new Runner: an empty cache of `capacity` tokens (None: the whole context)."""
+        """A new Runner with an empty cache of `capacity` tokens (None: the whole context)."""
         return Runner(self.network, self.context if capacity is None else capacity, self.kv, Meter(progress))
 
     def logits(self, prompt: Prompt, *, stop: Stop | None = None) -> np.ndarray:
@@ -265,7 +265,7 @@ class Model:
 
     def each_logits(self, prompt: Prompt, rows: int = 64, progress: Progress | None = None, *,
                     stop: Stop | None = None) -> Work[tuple[int, np.ndarray]]:  # fmt: skip
-        """Iterates over the same logits in pieces: (first token, float32 (at most `rows`, vocab)), for long prompts."""
+        """Iterates over the same logits, for long prompts: (index of the first token, float32 (at most `rows`, vocab))."""
         self._check_context(prompt, 0)
         runner = self.runner(len(prompt.token_ids), progress)
         return self._begun(Work(runner.each_logits(prompt, whole("rows", rows, 1, 1 << 40)), self._stop(stop)))
@@ -278,7 +278,7 @@ class Model:
             return next(work)
 
     def chat(self, messages: Messages, **settings: Any) -> Reply:
-        """The whole Reply to messages; takes what `stream` takes. A Stop cuts it short, as finish_reason says."""
+        """The complete Reply to messages; takes the arguments of `stream`. A Stop cuts it short: see finish_reason."""
         try:
             stream = self.stream(messages, **settings)
         except Stopped as stopped:  # while files were opened
@@ -296,13 +296,13 @@ class Model:
         tools: Sequence[Any] | None = None, add_vision_id: bool = False, continue_final_message: bool = False,
         progress: Progress | None = None,
     ) -> Stream:  # fmt: skip
-        """A Stream of Deltas; its `.reply` holds what there is so far, and the whole Reply at the end.
+        """A Stream of Deltas; its `.reply` is the Reply so far, and the complete one at the end.
 
         max_new_tokens None: until the context is full. Sampling settings that are None take the file's generation
-        defaults; seed None is 0. temperature 0 is greedy. stop: what ends the answer, a string before which the text
-        ends, a Stop, or a list of these. tools: function signatures as published for chat templates.
-        continue_final_message: the answer goes on from the end of the last message, the assistant's. progress(stage,
-        done, total): stages "decode", "vision", "prefill", "generate". Raises Stopped only while it opens files.
+        defaults; seed None is 0. temperature 0 is greedy. stop: a stop string (the text ends before it), a Stop, or a
+        list of these. tools: function signatures in the JSON form that chat templates take. continue_final_message:
+        the last message is the assistant's, and the answer continues it. progress(stage, done, total): stages "decode",
+        "vision", "prefill", "generate". Raises Stopped only while it opens files.
         """
         began = time.perf_counter()
         self._check_open()
@@ -335,11 +335,11 @@ class Model:
         )
 
     def _stop(self, *stops: Stop | None) -> Stop:
-        """The Stop of a call: that of the caller, of the thread, and of this model's end."""
+        """A Stop for one call, set by the caller's Stop, by this thread's, or by close()."""
         return within(self._closing, *stops)
 
     def _begun(self, work: W) -> W:
-        """The work of a call, which close() ends."""
+        """Registers the work of a call, so that close() ends it."""
         with self._lock:
             self._works.add(work)
         return work

@@ -1,9 +1,9 @@
-"""Paths as people write them, and what the system's errors mean for whoever reads or writes a file."""
+"""Expands paths, and explains the system's errors of reading and writing files."""
 
 import errno
 import os
 
-# What to do about an error of the system, the first row that has its number; a table for reading and one for writing.
+# (error numbers, advice); the first row with the number applies. One table for reading, one for writing.
 MANY = ((errno.EMFILE, errno.ENFILE), "close other files or models, or raise the limit (`ulimit -n`)")
 DISK = ((errno.EIO, errno.ESTALE, errno.ENXIO), "check the disk or the connection to it")
 READING = (
@@ -22,7 +22,7 @@ WRITING = (
 
 
 def reason(error, table=READING, otherwise="check the path"):
-    """The system's words for an OSError or ValueError, and what to do: "Too many open files; close other ..."."""
+    """The system's message of an OSError or ValueError, and advice: "Too many open files; close other ..."."""
     number = getattr(error, "errno", None)
     advice = next((advice for numbers, advice in table if number in numbers), otherwise)
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -30,12 +30,12 @@ def reason(error, table=READING, otherwise="check the path"):
 
 
 def expanded(path):
-    """A path whose leading ~ is the home folder, as a shell has it; anything else as it is."""
+    """Expands a leading ~ in a path, as a shell does; returns anything else unchanged."""
     text = os.fspath(path)
     if not isinstance(text, str) or not text.startswith("~"):
         return path
     own = text.split("/", 1)[0] == "~"
-    if own and not os.environ.get("HOME"):  # unset, or set to nothing, which is the same
+    if own and not os.environ.get("HOME"):  # unset or empty
         import pwd
 
         try:
@@ -46,7 +46,7 @@ def expanded(path):
 
 
 def identity(path):
-    """(device, inode) of what a path leads to, None where there is nothing or nobody may look."""
+    """(device, inode) of the file at a path; None if there is none or it cannot be accessed."""
     try:
         info = os.stat(path)
     except (OSError, ValueError):

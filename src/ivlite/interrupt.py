@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM as a Stop: the first one ends the work in order, the second ends the process at once.
+"""Ctrl-C and SIGTERM as a Stop: the first signal stops the work, the second ends the process at once.
 
-Nothing is raised out of a signal handler: what is raised there gets lost in imports, destructors and compiled modules.
+Signal handlers raise nothing: an exception raised there may be lost in imports, destructors and compiled modules.
 """
 
 import os
@@ -10,20 +10,20 @@ import time
 
 from ivlite.stop import within
 
-# signal -> what it finds where nobody has said anything about it, and the reason and exit code that it stands for
+# signal -> (Python's default handler, reason of the Stop, exit code)
 SIGNALS = {
     signal.SIGINT: (signal.default_int_handler, "interrupted", 130),
     signal.SIGTERM: (signal.SIG_DFL, "terminated", 143),
 }
-TOGETHER = 0.1  # seconds within which signals are one: `timeout` sends each to the process and to its group
+TOGETHER = 0.1  # seconds within which signals count as one: `timeout` signals both the process and its group
 CODES = {reason: code for _, reason, code in SIGNALS.values()}
 
 
 class Interrupts:
     """Makes signals set `stop`, from the constructor to restore().
 
-    A signal that is ignored (a job in the background) or that the program handles itself is left alone, and so are all
-    of them in a thread that is not the main one.
+    Signals that are ignored (in a background job) or that the program handles itself are left alone. In a thread other
+    than the main one, all are.
     """
 
     def __init__(self):
@@ -45,11 +45,11 @@ class Interrupts:
         self.stop.set(SIGNALS[number][1])
 
     def _listen(self):
-        """Sets the Stop while the main thread is in a kernel: Python runs handlers in that thread only, once it is back."""
+        """Sets the Stop even while the main thread is in a kernel, where Python cannot run its signal handlers."""
         read, write = os.pipe()
         os.set_blocking(write, False)
         found = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        if found != -1:  # an event loop's
+        if found != -1:  # an event loop has it
             signal.set_wakeup_fd(found)
             os.close(read)
             os.close(write)
@@ -60,13 +60,13 @@ class Interrupts:
         ).start()
 
     def ignore(self):
-        """Leaves a process that ends to its end: Python's last steps have no answer to a first signal."""
+        """Ignores signals while the process exits: Python's shutdown does not handle them well."""
         if not self.stop:
             for number in self.before:
                 signal.signal(number, signal.SIG_IGN)
 
     def restore(self):
-        """Puts everything back as it was found."""
+        """Restores the earlier signal handlers."""
         if self.ends is not None:
             signal.set_wakeup_fd(-1)
             os.close(self.ends)
@@ -76,12 +76,12 @@ class Interrupts:
 
     @property
     def exit_code(self):
-        """The exit code of a process that a signal has stopped, else None."""
+        """The exit code after a signal set the Stop, else None."""
         return CODES.get(self.stop.reason)
 
 
 class Count:
-    """Tells a second signal of a kind from the first."""
+    """Distinguishes a second signal of one number from the first."""
 
     def __init__(self):
         self.first = {}
@@ -92,13 +92,13 @@ class Count:
 
 
 def _listener(read, stop, ours):
-    """Does what the handler does for each of our signals that comes through a pipe, until the pipe's other end is closed."""
+    """Reads signal numbers from a pipe and does what the handler does for ours, until the other end is closed."""
     count = Count()
     try:
         while numbers := os.read(read, 64):
             for number in filter(ours.__contains__, numbers):
                 if count.again(number):
-                    time.sleep(0.5)  # the handler does it better, unless the main thread does not come back
+                    time.sleep(0.5)  # lets the handler end the process, unless the main thread is stuck in a kernel
                     os._exit(128 + number)
                 stop.set(SIGNALS[number][1])
     finally:

@@ -1,20 +1,20 @@
-"""What this machine's memory allows: how much is free, how much this process has used at most."""
+"""Memory of this machine: how much is available, and the peak of this process."""
 
 import resource
 import sys
 from pathlib import Path
 
-MARGIN = 512 << 20  # left to the rest of the machine and to buffers that are not counted one by one
+MARGIN = 512 << 20  # bytes left for the rest of the machine and for buffers not counted one by one
 
 
-NO_LIMIT = 1 << 60  # bytes: version 1 writes its largest number where there is no limit
-# Of a control group's memory in use, what the kernel gives back on demand, as MemAvailable counts it for the machine: lines
-# of memory.stat. In version 1 the sums over subgroups, which count against the limit, stand under total_ names. No swap.
+NO_LIMIT = 1 << 60  # bytes: cgroup v1 writes a huge number where there is no limit
+# Keys of memory.stat: memory in use that the kernel reclaims on demand, counted as in MemAvailable, without swap. In
+# cgroup v1 the sums over subgroups, which count against the limit, have names with total_.
 GIVEN_BACK = ("inactive_file", "active_file", "slab_reclaimable")
 
 
 def _text(path):
-    """What a file of the kernel holds; nothing where it cannot be read."""
+    """The text of a file of the kernel; empty if it cannot be read."""
     try:
         return Path(path).read_text(errors="replace")
     except OSError:
@@ -27,7 +27,7 @@ def _number(path):
 
 
 def _listed(path, key):
-    """The bytes that a file of /proc lists under a key, or None."""
+    """The bytes listed under a key of a /proc file, or None."""
     for line in _text(path).splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
@@ -35,7 +35,7 @@ def _listed(path, key):
 
 
 def _group_left(folder, limit, usage):
-    """Bytes left under the limit of one control group; None where it has none."""
+    """Bytes left under the limit of one control group; None without a limit."""
     most, used = _number(folder / limit), _number(folder / usage)
     if most is None or used is None or most >= NO_LIMIT:
         return None
@@ -48,7 +48,7 @@ def _group_left(folder, limit, usage):
 def _groups(listing, mount):
     """(folder, version) of every control group of this process that counts memory, from its own up to the root.
 
-    In a container the listing may name a path of the host that its mount does not show; the root of the mount is its own.
+    In a container the listing may name a path of the host that is not mounted; the root of the mount is then its group.
     """
     yield from ((mount, 2), (mount / "memory", 1))
     for line in _text(listing).splitlines():
@@ -61,7 +61,7 @@ def _groups(listing, mount):
 
 
 def group_memory(listing="/proc/self/cgroup", mount="/sys/fs/cgroup"):
-    """Bytes that control groups still allow this process, by the tightest of their limits; None without one."""
+    """Bytes left under the tightest limit of this process's control groups; None without a limit."""
     files = {2: ("memory.max", "memory.current"), 1: ("memory.limit_in_bytes", "memory.usage_in_bytes")}
     left = (_group_left(folder, *files[version]) for folder, version in _groups(listing, Path(mount)))
     return min((n for n in left if n is not None), default=None)
@@ -77,25 +77,25 @@ def _address_space_left():
 
 
 def total_memory():
-    """Bytes of memory of the machine, or None where the system does not say."""
+    """Bytes of memory of the machine, or None if the system does not report it."""
     return _listed("/proc/meminfo", "MemTotal")
 
 
 def available_memory():
-    """Bytes that this process may still take, by the tightest of the limits there are; None if none is known."""
+    """Bytes this process may still allocate under the tightest known limit; None if none is known."""
     known = (_listed("/proc/meminfo", "MemAvailable"), group_memory(), _address_space_left())
     return min((n for n in known if n is not None), default=None)
 
 
 def peak_memory():
-    """The most bytes that this process has held in memory so far."""
+    """Peak resident memory of this process in bytes."""
     own = _listed("/proc/self/status", "VmHWM")
-    if own is not None:  # on Linux getrusage counts what the process that started this one had held as well
+    if own is not None:  # on Linux getrusage includes the peak of the parent process
         return own
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def gigabytes(n):
-    """Bytes as a person reads them: "5.31 GB", "340 MB"."""
+    """Formats bytes: "5.31 GB", "340 MB"."""
     return f"{n / 1e9:.2f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"

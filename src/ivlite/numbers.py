@@ -1,4 +1,4 @@
-"""Numbers as people hand them over: Python's, numpy's, torch's, fractions and decimals, checked against a range."""
+"""Checks numeric arguments: Python, numpy and torch scalars, fractions and decimals, within a range."""
 
 import math
 import operator
@@ -8,14 +8,14 @@ from numbers import Rational, Real
 
 from ivlite.errors import UsageError, shown
 
-LARGEST = 1e12  # of settings without a limit of their own: beyond it is a mistake
+LARGEST = 1e12  # the limit of settings that state none
 
 
 def whole(name, value, low=1, high=1 << 40):
-    """`value` as an int from low to high; floats, fractions and decimals count where they are whole.
+    """`value` as an int from low to high; floats, fractions and decimals are accepted if they are whole.
 
-    Takes whatever has the value of one number: numpy and torch scalars, arrays of no dimension, anything with
-    __index__. Raises UsageError (for bool, text, None, NaN and the like as well), naming the setting.
+    Accepts any scalar: numpy and torch scalars, 0-d arrays, objects with __index__. Raises UsageError that names the
+    setting, also for bool, text, None and NaN.
     """
     plain = scalar(value)
     if isinstance(plain, Fraction) and plain.denominator == 1:
@@ -28,10 +28,10 @@ def whole(name, value, low=1, high=1 << 40):
 
 
 def number(name, value, low, high=None, above=False):
-    """`value` as a float of at least `low` (with `above`: more than it) and at most `high`, None for no stated limit.
+    """`value` as a float of at least `low` (with `above`: more than `low`) and at most `high` (None: LARGEST).
 
-    Takes what `whole` takes and fractions of every kind. Raises UsageError, naming the setting; NaN is never in range,
-    and infinity only where `high` is.
+    Accepts what `whole` accepts, and values that are not whole. Raises UsageError that names the setting; NaN is never
+    in range, and infinity only if `high` is infinite.
     """
     plain = scalar(value)
     good = plain is not None and low <= plain <= (LARGEST if high is None else high)
@@ -43,17 +43,17 @@ def number(name, value, low, high=None, above=False):
 
 
 def scalar(value):
-    """The int, float or Fraction that a number of any library stands for; None for bool and what is no number."""
+    """The value of a number of any library as int, float or Fraction; None for bool and non-numbers."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):
         return int(value) if isinstance(value, int) else float(value)
     try:
-        if isinstance(value, Decimal):  # as a fraction 1E+999999 has a million digits
+        if isinstance(value, Decimal):  # 1E+999999 as a Fraction has a million digits
             return Fraction(value) if value.is_finite() and abs(value.adjusted()) < 400 else float(value)
-        if getattr(value, "shape", ()) != ():  # an array that holds one number is still an array
+        if getattr(value, "shape", ()) != ():  # an array, even of one element
             return None
-        if callable(getattr(value, "item", None)):  # of numpy or torch; some types of numpy give themselves
+        if callable(getattr(value, "item", None)):  # numpy or torch; item() of some numpy types returns the same type
             inner = value.item()
             return scalar(float(value) if type(inner) is type(value) else inner)
         if hasattr(type(value), "__index__"):
@@ -61,11 +61,11 @@ def scalar(value):
         if isinstance(value, Rational):
             return Fraction(int(value.numerator), int(value.denominator))
         return float(value) if isinstance(value, Real) else None
-    except (TypeError, ValueError, ArithmeticError, RuntimeError):  # of a type that only looks like a number
+    except (TypeError, ValueError, ArithmeticError, RuntimeError):  # the type only looks like a number
         return None
 
 
 def is_finite(value):
-    """Whether a value is one finite number of any library."""
+    """Whether a value is a single finite number, of any library."""
     plain = scalar(value)
     return plain is not None and (isinstance(plain, int | Fraction) or math.isfinite(plain))

@@ -1,7 +1,7 @@
-"""One way to end work: a Stop that anybody may set, and that everything which takes long looks at.
+"""Cancellation: a Stop that any thread may set, and that all long work checks.
 
-Work belongs to a Stop through the thread it runs in: within `with using(stop):`, `checkpoint()` raises Stopped once the
-Stop is set, and so do kernels. Only code that starts work, or hands it to another thread, names a Stop.
+Work belongs to a Stop through its thread: within `with using(stop):`, `checkpoint()` and the kernels raise Stopped once
+the Stop is set. Only code that starts work, or moves it to another thread, passes a Stop.
 """
 
 import threading
@@ -18,10 +18,10 @@ _thread = threading.local()
 
 
 class Stop:
-    """Ends work in order: at its next look, whoever works under this Stop gives up and keeps what there is.
+    """A cancellation flag: work under this Stop ends at its next check and keeps its result so far.
 
-    set(reason) stops now, after(seconds) later. `reason` is None until then and the first one afterwards; after a
-    deadline it is "deadline". A Stop that is set is true. parents: Stops that stop this one, too.
+    set(reason) stops now, after(seconds) later. `reason` is None until then; afterwards it is the first reason given, or
+    "deadline". A Stop is true once it is set. parents: Stops that set this one as well.
 
     Every method may be called from any thread and from a signal handler: none waits for a lock.
     """
@@ -34,7 +34,7 @@ class Stop:
             parent._adopt(self)
 
     def set(self, reason: str = "interrupted") -> None:
-        """Stops the work that is under way and all that comes. reason: a word for `Reply.finish_reason`."""
+        """Stops all work under this Stop, present and future. reason: a word for `Reply.finish_reason`."""
         if not isinstance(reason, str) or not reason:
             raise UsageError(f"the reason of a stop is {shown(reason)}; it must be a word")
         if self._reason is not None:
@@ -46,14 +46,14 @@ class Stop:
             child.set(reason)
 
     def after(self, seconds: float) -> None:
-        """Stops `seconds` from now, unless it is stopped before; of several deadlines the earliest counts."""
-        from ivlite.numbers import number  # and with it fractions and decimals, for which --help does not wait
+        """Sets a deadline `seconds` from now; of several deadlines the earliest counts."""
+        from ivlite.numbers import number  # imports fractions and decimal, which --help does not need
 
         self._until(time.monotonic() + number("seconds", seconds, 0, 1e9))
 
     @property
     def reason(self) -> str | None:
-        """Why the work is stopped, or None."""
+        """The reason of the stop, or None if the Stop is not set."""
         if self._reason is None and self._deadline is not None and time.monotonic() >= self._deadline:
             self.set("deadline")
         return self._reason
@@ -70,11 +70,11 @@ class Stop:
 
     @property
     def flag(self) -> Any:
-        """The `_C.StopFlag` that kernels look at, made when it is first asked for."""
+        """The `_C.StopFlag` that kernels check; created at first use."""
         if "_flag" not in self.__dict__:
             from ivlite import _C
 
-            flag = self.__dict__.setdefault("_flag", _C.StopFlag())  # of two threads at once, one makes it
+            flag = self.__dict__.setdefault("_flag", _C.StopFlag())  # atomic: all threads get the same flag
             if self._deadline is not None:
                 flag.after(max(0.0, self._deadline - time.monotonic()))
             if self._reason is not None:
@@ -103,31 +103,31 @@ class Stop:
 
 
 def checked(stop: Stop | None) -> Stop | None:
-    """`stop`, a Stop or None. Raises UsageError for anything else."""
+    """Returns `stop`, a Stop or None. Raises UsageError for anything else."""
     if stop is not None and not isinstance(stop, Stop):
         raise UsageError(f"stop is a {type(stop).__name__}; it must be an ivlite.Stop")
     return stop
 
 
 def current() -> Stop | None:
-    """The Stop under which this thread works, or None."""
+    """The Stop of this thread, or None."""
     return getattr(_thread, "stop", None)
 
 
 def within(*stops: Stop | None) -> Stop:
-    """A new Stop that each of `stops` stops (None stands for none), and the one under which this thread works."""
+    """A new Stop whose parents are `stops` (None is skipped) and the Stop of this thread."""
     return Stop(*(s for s in (current(), *map(checked, stops)) if s is not None))
 
 
 def checkpoint() -> None:
-    """Raises Stopped if the Stop under which this thread works is set."""
+    """Raises Stopped if the Stop of this thread is set."""
     if (stop := current()) is not None:
         stop.check()
 
 
 @contextmanager
 def using(stop: Stop | None) -> Iterator[Stop | None]:
-    """Puts this thread's work, kernels included, under `stop`, or under none (None)."""
+    """Makes `stop` (or None) the Stop of this thread, for Python code and kernels."""
     from ivlite import _C
 
     before = current()
@@ -135,7 +135,7 @@ def using(stop: Stop | None) -> Iterator[Stop | None]:
     _thread.stop = stop
     try:
         yield stop
-    except Stopped as error:  # of a kernel, which knows no reason
+    except Stopped as error:  # a kernel raises it without the reason
         if stop is not None:
             error.reason = stop.reason or "deadline"
             error.args = Stopped.because(error.reason).args
@@ -146,7 +146,7 @@ def using(stop: Stop | None) -> Iterator[Stop | None]:
 
 
 def bound(function: Callable[..., T]) -> Callable[..., T]:
-    """`function` for other threads, where it works under the Stop of this one."""
+    """Wraps `function` for another thread: there it runs under this thread's Stop."""
     stop = current()
 
     def run(*args: Any) -> T:
@@ -157,9 +157,9 @@ def bound(function: Callable[..., T]) -> Callable[..., T]:
 
 
 class Work(Generic[T]):
-    """The items of a generator, each made under a Stop. One thread iterates at a time; any may close it.
+    """Iterates over a generator under a Stop. One thread iterates at a time; any thread may close it.
 
-    After close() the generator and what it holds are gone; an item that another thread is making is given up first.
+    close() cancels the item in progress and closes the generator, which frees what it holds.
     """
 
     def __init__(self, items: Any, stop: Stop) -> None:
@@ -174,7 +174,7 @@ class Work(Generic[T]):
             return next(self._items)
 
     def close(self) -> None:
-        """Ends the work. Returns when it has ended, but at once where the work itself, or a signal, calls."""
+        """Ends the work and waits for its end; does not wait when called by the work itself or by a signal handler."""
         self.stop.set("closed")
         with self._turn:
             if not self._items.gi_running:

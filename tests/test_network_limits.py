@@ -63,7 +63,7 @@ def test_many_queries_expand_and_few_absorb(tiny):
         text = SimpleNamespace(**{**vars(tiny.config.text), "kv_lora_rank": (rank,) * 4})
         made = object.__new__(internvideo3.Layer)
         made._load_kv_b = made._load_mlp = lambda *args: None
-        made._as_one = lambda: None
+        made._fused = lambda: None
         source = SimpleNamespace(
             ops=load.ops, norm=lambda n: (None, None), linear=lambda *a: None, vector=lambda n: None
         )

@@ -8,7 +8,7 @@ def main():
     try:
         from ivlite.interrupt import Interrupts
 
-        signals = Interrupts()  # before anything that takes time
+        signals = Interrupts()  # before the slow imports
     except KeyboardInterrupt:
         return 130
     from ivlite.cli import command

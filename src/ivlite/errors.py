@@ -1,6 +1,6 @@
-"""The errors a person can cause. Each carries the exit code that the command line returns for it.
+"""The errors that ivlite raises, each with its exit code on the command line.
 
-Every message is one sentence (or two) that says what is wrong, with which file, and what to do next.
+Every message is one or two sentences: what is wrong, with which file, and what to do next.
 """
 
 import reprlib
@@ -11,9 +11,9 @@ LONGEST = 500  # characters of a message
 
 
 def sentence(text: object, most: int = LONGEST) -> str:
-    """`text` with what cannot be printed escaped, in at most `most` characters: of a longer one the middle is left out."""
+    """`text` with unprintable characters escaped, at most `most` characters long: a longer one loses its middle."""
     text = str(text)
-    if len(text) > 4 * most:  # no more than this can be left, and megabytes need not be looked at
+    if len(text) > 4 * most:  # more is not needed: escaping megabytes would take long
         text = text[: 2 * most] + text[-2 * most :]
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     if len(text) <= most:
@@ -23,7 +23,7 @@ def sentence(text: object, most: int = LONGEST) -> str:
 
 
 class _Short(reprlib.Repr):
-    """repr() of a few levels and entries, whatever the size of the value."""
+    """repr() limited to a few levels and entries."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,21 +34,21 @@ class _Short(reprlib.Repr):
 
 
 def shown(value: Any, most: int = 80) -> str:
-    """How a message shows what was handed over: at most `most` characters, on one line, that can be printed."""
+    """Formats a value for an error message: one printable line of at most `most` characters."""
     try:
         if isinstance(value, bytes | bytearray | memoryview):
             return sentence(f"{type(value).__name__} of length {len(value)}", most)
         if getattr(value, "shape", ()) and hasattr(value, "dtype"):
             return sentence(f"{type(value).__name__} {value.dtype} {tuple(value.shape)}", most)
-        if isinstance(value, str):  # of a long text its beginning, of which repr() may make ten characters from one
+        if isinstance(value, str):  # cut before repr(), which may write ten characters for one
             return sentence(repr(value[:most] + ("..." if len(value) > most else "")), most)
         return sentence(_Short().repr(value), most)
-    except Exception:  # repr() of somebody's class, or of a number with too many digits
+    except Exception:  # repr() of a foreign class may raise, and that of an int with too many digits does
         return type(value).__name__
 
 
 class IvliteError(Exception):
-    """Base of every error that ivlite raises on purpose. Its message has at most 500 characters, all of them on one line."""
+    """Base of all errors that ivlite raises. A message is one line of at most 500 characters."""
 
     exit_code = 1
 
@@ -75,7 +75,7 @@ class MediaError(IvliteError):
 
 
 class OutOfMemoryError(IvliteError, MemoryError):
-    """The model, its cache and its buffers do not fit in the memory there is."""
+    """The model, its cache and its buffers do not fit in the available memory."""
 
     exit_code = 5
 
@@ -93,7 +93,7 @@ class ContextError(IvliteError):
 
 
 class Stopped(IvliteError):
-    """Work was ended by its Stop. `reason` says why: "interrupted", "deadline", "closed", or what Stop.set was given."""
+    """A Stop ended the work. `reason`: "interrupted", "deadline", "closed", or the argument of Stop.set."""
 
     exit_code = EXIT_INTERRUPTED
     reason = "interrupted"

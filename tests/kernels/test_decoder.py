@@ -29,24 +29,24 @@ def run(network, kind, depth, tokens, absorbed):
     config = network.config
     cache = network.cache(depth + 2 * tokens, kind)
     fill(cache, config, depth, rng)
-    kept = [layer.absorbed for layer in network.layers]
+    kept = [layer.fused for layer in network.layers]
     try:
         for layer in network.layers:
-            layer.absorbed = layer.absorbed if absorbed else None
+            layer.fused = layer.fused if absorbed else None
         for step in range(2):  # the second sees rows of the first as they were stored
             x = rng.standard_normal((tokens, config.text.hidden_size), dtype=np.float32)
             at = depth + step * tokens
             x = network.forward(x, np.tile(np.arange(at, at + tokens), (3, 1)), cache)
     finally:
         for layer, one in zip(network.layers, kept, strict=True):
-            layer.absorbed = one
+            layer.fused = one
     return x, *cache.read(3, depth, depth + 2 * tokens)
 
 
 @pytest.mark.parametrize("kind", ["f32", "bf16", "q8"])
 @pytest.mark.parametrize("depth, tokens", [(0, 1), (0, 5), (30, 1), (1020, 1), (1500, 1), (40, 33)])
 def test_one_operation_gives_the_same_bits(isa, network, kind, depth, tokens):
-    assert all(layer.absorbed and tokens < layer.expand_from for layer in network.layers)
+    assert all(layer.fused and tokens < layer.expand_from for layer in network.layers)
     for one, apart in zip(*(run(network, kind, depth, tokens, absorbed) for absorbed in (True, False)), strict=True):
         assert np.array_equal(one, apart)
 
@@ -71,11 +71,11 @@ def test_shapes_are_checked(network):
     x = np.ones((2, hidden), np.float32)
     for wrong in (x[:, :-1], x[:1], x.astype(np.float64)):
         with pytest.raises((ValueError, TypeError)):
-            layer.absorbed(wrong, cos, cos, cache, 0)
+            layer.fused(wrong, cos, cos, cache, 0)
     with pytest.raises(ValueError, match="no such layer"):
-        layer.absorbed(x, cos, cos, cache, 4)
+        layer.fused(x, cos, cos, cache, 4)
     with pytest.raises(ValueError, match="full"):
-        layer.absorbed(np.ones((9, hidden), np.float32), *2 * [np.ones((9, cos.shape[1]), np.float32)], cache, 0)
+        layer.fused(np.ones((9, hidden), np.float32), *2 * [np.ones((9, cos.shape[1]), np.float32)], cache, 0)
 
 
 def test_a_layer_of_another_shape_is_refused(network):

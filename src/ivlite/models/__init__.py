@@ -1,4 +1,4 @@
-"""The architectures ivlite runs: a file of this package is found by the name in `general.architecture`."""
+"""The architectures that ivlite runs, one module each, named as in `general.architecture`."""
 
 import importlib
 import pkgutil
@@ -7,12 +7,12 @@ from ivlite.errors import ModelFileError
 
 
 def architectures():
-    """Names of the architectures there are, sorted."""
+    """Names of the supported architectures, sorted."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__))
 
 
 def module(architecture, path="the model file"):
-    """The model module of that name. Raises ModelFileError for a name that no file here has."""
+    """The model module of that name. Raises ModelFileError for an unknown architecture."""
     known = architectures()
     if architecture not in known:
         raise ModelFileError(

@@ -1,13 +1,16 @@
 """InternVideo3: a Qwen3-VL vision tower and decoder whose attention is multi-head latent attention (M2LA).
 
-The arithmetic is `ivlite.ops`; this file says which tensors there are and what is done with them. Per text layer and
-token x, with h heads, a latent c shared by all heads and one rotated key shared by all heads:
+The arithmetic is in `ivlite.ops`; this file defines the tensors and the network. Per text layer and token x, for each
+head h, with a latent c and a rotary key that all heads share:
 
     q_h = [q_nope | q_rope]            c, k_rope = split(W_kva x + b)           [k_nope_h | v_h] = W_kvb,h c
     s_h = (q_nope . k_nope + rot(q_rope) . rot(k_rope)) / sqrt(nope + rope)     o = W_o [softmax(s_h) v_h]
 
-Only c and rot(k_rope) are cached. Written W_kvb,h = [Uk_h; Uv_h], the same scores are (Uk_h^T q_nope) . c, and the same
-output is Uv_h (softmax(s_h) c): the absorbed form, cheaper for few queries; expanding k and v is cheaper for many.
+Only c and rot(k_rope) are cached. With W_kvb,h = [W_UK,h; W_UV,h], there are two equal ways to compute attention:
+
+    expanded: k_nope_h and v_h are computed for every cached token as above; cheaper for many queries.
+    absorbed: the scores use (W_UK,h^T q_nope) . c and the output is W_UV,h (softmax(s_h) c); cheaper for few queries.
+              The code names the matrices uk_t (W_UK^T) and uv (W_UV).
 """
 
 import math
@@ -20,7 +23,9 @@ from ivlite.prompt.positions import mrope_axes, rotary
 from ivlite.stop import checkpoint
 
 ARCHITECTURE = "internvideo3"
-MLP_ROWS = 512  # tokens that go through an MLP together: 9 times as wide inside, it would need most of the memory
+MLP_ROWS = (
+    512  # tokens per call of a text MLP: its inner activations are 9 times as wide and would need most of the memory
+)
 
 
 # ------------------------------------------------------------------------------------------------ tensors
@@ -30,7 +35,7 @@ MLP_ROWS = 512  # tokens that go through an MLP together: 9 times as wide inside
 class TensorSpec:
     """One tensor of a checkpoint: its Hugging Face name, its GGUF name, and its shape as a matrix or vector.
 
-    kind: "matrix" may be quantised, "float_matrix" keeps a float format, "vector" is always float32.
+    kind: "matrix" may be quantized, "float_matrix" keeps a float format, "vector" is always float32.
     """
 
     hf: str
@@ -109,7 +114,7 @@ def _vision(vision):
 
 
 def tensor_names(config):
-    """Every tensor that a checkpoint of this configuration has, as a list of TensorSpec."""
+    """A list of TensorSpec: every tensor of a checkpoint of this configuration."""
     text = config.text
     table = (text.vocab_size, text.hidden_size)
     specs = [TensorSpec("model.language_model.embed_tokens.weight", "token_embd.weight", table)]
@@ -125,7 +130,7 @@ def tensor_names(config):
 
 
 def interpolated_positions(table, h, w, merge):
-    """The (side, side) table of position embeddings sampled bilinearly at an h x w grid, align_corners.
+    """Resamples the (side, side) table of position embeddings bilinearly to an h x w grid, with align_corners.
 
     table float32 (side * side, width) -> float32 (h * w, width), rows in merge-block order.
     """
@@ -148,7 +153,7 @@ def interpolated_positions(table, h, w, merge):
 
 
 def _linspace32(end, n):
-    """torch.linspace(0, end, n) in float32: counted up from 0 in the first half, down from the end in the second."""
+    """torch.linspace(0, end, n) in float32: like torch, counts up from 0 in the first half, down from the end in the second."""
     if n == 1:
         return np.zeros(1, np.float32)
     step = np.float32(end) / np.float32(n - 1)
@@ -159,7 +164,7 @@ def _linspace32(end, n):
 
 
 def block_order(grid, merge):
-    """(h, w, ...) reordered to rows (h/merge, w/merge, merge, merge): the order in which patches arrive."""
+    """(h, w, ...) reordered to rows (h/merge, w/merge, merge, merge): the order of the patches."""
     h, w = grid.shape[:2]
     rest = grid.shape[2:]
     blocks = grid.reshape(h // merge, merge, w // merge, merge, *rest).swapaxes(1, 2)
@@ -184,13 +189,13 @@ class Layer:
         self._load_kv_b(load, f"{name}.attn_kv_b.weight")
         self.o = load.linear(f"{name}.attn_output", width, heads * v)
         self.mlp = self._load_mlp(load, name)
-        # Below this many queries the absorbed form does fewer multiplications than expanding every cached token.
+        # With fewer queries than this, absorbed attention takes fewer multiplications than expanding every cached token.
         saved = 2 * self.rank - nope - v
         self.expand_from = self.rank * (nope + v) / saved if saved > 0 else math.inf
-        self.absorbed = self._as_one() if isinstance(self.mlp, Mlp) else None
+        self.fused = self._fused() if isinstance(self.mlp, Mlp) else None
 
-    def _as_one(self):
-        """The whole layer in the absorbed form as one operation, or None where the set has no such."""
+    def _fused(self):
+        """The whole layer with absorbed attention as one operation, or None if the backend has none."""
         norms = dict(attn_norm=self.attn_norm, latent_norm=self.latent_norm, ffn_norm=self.ffn_norm)
         linears = dict(q=self.q, kv_a=self.kv_a, o=self.o, up=self.mlp.up, down=self.mlp.down)
         return self.ops.decoder_layer(
@@ -199,20 +204,20 @@ class Layer:
         )  # fmt: skip
 
     def _load_kv_b(self, load, name):
-        """W_kvb as it is for the expanded form, and Uk^T, Uv per head for the absorbed one."""
+        """W_kvb for expanded attention, and W_UK^T and W_UV per head for absorbed attention."""
         text, ops = self.text, self.ops
         heads, nope, v = text.num_heads, text.qk_nope_head_dim, text.v_head_dim
         shape = heads, nope + v, self.rank
         fmt, data = load.read(name)
         self.kv_b = ops.weight(fmt, data, shape, name)
-        # A block format groups along columns, so the transposed matrix is encoded anew, at 8 bits.
+        # Blocks lie along columns, so a transposed matrix must be quantized again: to 8 bits.
         into = fmt if fmt in ("f32", "f16", "bf16") else "q8_0"
         self.uk_t = ops.weight(into, ops.transposed(fmt, data, shape, nope, into), (heads, self.rank, nope))
         value = np.ascontiguousarray(data.reshape(heads, nope + v, -1)[:, nope:]).reshape(-1)
         self.uv = ops.weight(fmt, value, (heads, v, self.rank))
 
     def _load_mlp(self, load, name):
-        """Gate and up as one matrix, so that a token reads them in one pass, unless their formats differ."""
+        """An MLP with gate and up joined in one matrix, unless their formats differ."""
         names = [f"{name}.ffn_{part}.weight" for part in ("gate", "up")]
         inner, width = self.text.intermediate_size, self.text.hidden_size
         if len({load.source.tensors[n].format for n in names}) == 1:
@@ -224,12 +229,12 @@ class Layer:
     def __call__(self, x, cos, sin, cache):
         """x (T, hidden) in place; cos, sin (T, rope/2). Appends T rows to the cache's layer."""
         ops, eps = self.ops, self.text.rms_norm_eps
-        if self.absorbed and len(x) < self.expand_from:
-            return self.absorbed(x, cos, sin, cache, self.index)
+        if self.fused and len(x) < self.expand_from:
+            return self.fused(x, cos, sin, cache, self.index)
         x = self.o(self.attention(ops.rms_norm(x, self.attn_norm, eps), cos, sin, cache), into=x)
         for first in range(0, len(x), MLP_ROWS):
-            piece = x[first : first + MLP_ROWS]
-            self.mlp(ops.rms_norm(piece, self.ffn_norm, eps), into=piece)
+            chunk = x[first : first + MLP_ROWS]
+            self.mlp(ops.rms_norm(chunk, self.ffn_norm, eps), into=chunk)
         return x
 
     def attention(self, x, cos, sin, cache):
@@ -256,7 +261,7 @@ class Layer:
 
 
 class Merger:
-    """LayerNorm, 2x2 neighbours side by side, Linear, exact GELU, Linear: patches (N, width) -> (N/4, hidden)."""
+    """LayerNorm, concatenation of 2x2 neighbours, Linear, erf GELU, Linear: patches (N, width) -> (N/4, hidden)."""
 
     def __init__(self, load, vision, name, norm_after_merge):
         self.ops, self.eps, self.after = load.ops, vision.layer_norm_eps, norm_after_merge
@@ -272,7 +277,7 @@ class Merger:
 
 
 class VisionBlock:
-    """Pre-norm attention within one frame pair, and a tanh-GELU MLP."""
+    """Attention within one frame pair and a tanh-GELU MLP, both pre-norm."""
 
     def __init__(self, load, vision, i):
         self.ops, self.vision = load.ops, vision
@@ -294,14 +299,14 @@ class VisionBlock:
 
 
 def _nth_merger(load, vision, k):
-    """The k-th in the order in which they run: one per DeepStack block, and the one behind the last block."""
+    """The k-th merger in execution order: one per DeepStack layer, then the one after the last block."""
     if k < len(vision.deepstack_indexes):
         return Merger(load, vision, f"v.deepstack.{k}", norm_after_merge=True)
     return Merger(load, vision, "v.merger", norm_after_merge=False)
 
 
 class Vision:
-    """The vision tower: frame pairs to merged features and DeepStack features."""
+    """The vision tower: turns frame pairs into merged features and DeepStack features."""
 
     def __init__(self, load, config):
         vision = self.config = config.vision
@@ -314,7 +319,7 @@ class Vision:
         self._grid = None, None
 
     def _grid_constants(self, h, w, pairs):
-        """Position embeddings and rotary cos, sin of `pairs` grids of h x w patches; the last answer is kept."""
+        """Position embeddings and rotary cos, sin of `pairs` grids of h x w patches; caches the last result."""
         key = (h, w, pairs)
         if self._grid[0] != key:
             vision, merge = self.config, self.config.spatial_merge_size
@@ -328,9 +333,9 @@ class Vision:
         return self._grid[1]
 
     def __call__(self, pairs, mean, std):
-        """Encodes frame pairs of one size: list of uint8 (temporal, H, W, 3).
+        """Encodes frame pairs of one size, a list of uint8 (temporal, H, W, 3).
 
-        Returns merged (n, hidden) and a list of DeepStack (n, hidden), n = pairs * H/32 * W/32 tokens.
+        Returns merged (n, hidden) and a list of DeepStack features (n, hidden), n = pairs * H/32 * W/32 tokens.
         """
         vision, ops = self.config, self.ops
         h, w = pairs[0].shape[1] // vision.patch_size, pairs[0].shape[2] // vision.patch_size
@@ -347,11 +352,11 @@ class Vision:
         return next(mergers)(x), deep
 
 
-# ------------------------------------------------------------------------------------------------ the whole
+# ------------------------------------------------------------------------------------------------ the network
 
 
 class Network:
-    """The loaded model: token ids and frame pairs in, hidden states and logits out.
+    """The whole network: token ids and frame pairs in, hidden states and logits out.
 
     source has `tensors` (name -> format, shape, nbytes), `read(name, first, count)` and `read_rows(name, ids)`.
     """
@@ -371,7 +376,7 @@ class Network:
         return self.ops.cache(text.kv_lora_rank, text.qk_rope_head_dim, capacity, kind)
 
     def embed(self, token_ids):
-        """Embedding rows of int token ids (T,) as (T, hidden)."""
+        """The embeddings (T, hidden) of int token ids (T,)."""
         width, name = self.config.text.hidden_size, "token_embd.weight"
         info = self.source.tensors[name]
         rows = self.source.read_rows(name, np.asarray(token_ids, np.int64))
@@ -379,9 +384,9 @@ class Network:
         return self.ops.array(np.ascontiguousarray(table.reshape(len(rows), -1)[:, :width]))
 
     def forward(self, x, positions, cache, deepstack=()):
-        """Runs T new tokens. x (T, hidden), changed in place; positions int (3, T).
+        """Runs T new tokens. x (T, hidden), changed in place; positions int (3, T). Returns hidden states (T, hidden).
 
-        deepstack: (first row, list of (n, hidden)) per run of vision tokens; feature k is added after layer k.
+        deepstack: (first row, list of (n, hidden)) per run of vision tokens; the k-th features are added after layer k.
         """
         text = self.config.text
         cos, sin = rotary(positions[self.axes].T, text.qk_rope_head_dim, text.rope_theta)

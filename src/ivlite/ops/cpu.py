@@ -1,4 +1,4 @@
-"""The CPU operations: numpy arrays in and out, the arithmetic in the compiled module."""
+"""The CPU backend: numpy arrays in and out, the arithmetic in the compiled module."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from ivlite import _C
 
 
 def _rows(x):
-    """x with a contiguous last axis: the module takes any other strides as they are."""
+    """x with a contiguous last axis; the compiled module takes any strides on the other axes."""
     return x if x.shape[-1] <= 1 or x.strides[-1] == x.itemsize else np.ascontiguousarray(x)
 
 
@@ -15,7 +15,7 @@ def _packed(x):
 
 
 class Ops:
-    """The interface of `ivlite.ops` over the kernels of this machine's instruction set."""
+    """The interface of `ivlite.ops` with the kernels of this machine's instruction set."""
 
     name = "cpu"
 
@@ -51,9 +51,9 @@ class Ops:
         if isinstance(data, np.ndarray):
             return _C.Weight(fmt, data, heads, rows, cols, pool=self.pool)
         weight, first = _C.Weight(fmt, None, heads, rows, cols), 0
-        for piece in data:
-            weight.fill(first, piece, pool=self.pool)
-            first += len(piece)
+        for chunk in data:
+            weight.fill(first, chunk, pool=self.pool)
+            first += len(chunk)
         if first != heads * rows:
             raise ValueError(f"a weight of {heads * rows} rows is given {first}")
         return weight
@@ -123,7 +123,7 @@ class Ops:
 
 
 class DecoderLayer:
-    """`_C.DecoderLayer` taking arrays of any strides."""
+    """`_C.DecoderLayer` for arrays of any strides."""
 
     def __init__(self, pool, operands):
         self.pool, self.layer = pool, _C.DecoderLayer(**operands)
@@ -134,7 +134,7 @@ class DecoderLayer:
 
 
 class Cache:
-    """A latent cache: `_C.LatentCache` taking arrays of any strides."""
+    """A latent cache: `_C.LatentCache` for arrays of any strides."""
 
     def __init__(self, pool, ranks, rope_dim, capacity, kind):
         self.pool, self.rows = pool, _C.LatentCache(list(ranks), rope_dim, capacity, kind)

@@ -1,4 +1,4 @@
-"""Forward hooks: shows what goes into each weight of an operation set. Nothing else of the package knows of it."""
+"""Forward hooks: calls a function with the inputs of every weight of a backend."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Named:
-    """A weight of a linear layer with the names of the tensors it is made of."""
+    """A weight of a linear layer with the names of its tensors."""
 
     weight: Any
     names: tuple[str, ...]
 
 
 class Observed:
-    """The interface of `ivlite.ops` over another set; see `ivlite.ops.observed`."""
+    """Wraps a backend and calls the hook; see `ivlite.ops.observed`."""
 
     def __init__(self, ops, observe):
         self.ops, self.observe = ops, observe
-        self.latents = []  # names of the weights of heads, one per layer
+        self.latents = []  # names of the weights that multiply latents, one per layer
 
     def __getattr__(self, name):
         return getattr(self.ops, name)
@@ -45,7 +45,7 @@ class Observed:
 
 
 class ObservedCache:
-    """A cache that shows the latents it is given: both forms of attention multiply these with the layer's weight."""
+    """A cache that passes appended latents to the hook: they are the inputs of the layer's kv_b weight in both attentions."""
 
     def __init__(self, cache, observed):
         self.cache, self.observed = cache, observed

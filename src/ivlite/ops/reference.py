@@ -1,7 +1,7 @@
-"""The float32 torch operations: slow, obvious, and what every other set is compared with.
+"""The reference backend, float32 torch: slow and simple; tests compare every other backend with it.
 
-Weights are decoded to float32 and activations are never quantised, so a quantised file shows here what its weights
-alone cost. Needs the optional package torch.
+Weights are dequantized to float32 and activations are never quantized, so the error of a quantized file is that of its
+weights alone. Needs the optional package torch.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ ACTIVATIONS = {
 
 
 class Cache:
-    """A latent cache of float32 tensors; "f16" and "q8" round older rows as those caches store them."""
+    """A latent cache of float32 tensors; "f16" and "q8" round the stored rows to these formats."""
 
     def __init__(self, ranks, rope_dim, capacity, kind):
         self.capacity, self.kind, self.length, self.pending = capacity, kind, 0, 0
@@ -63,7 +63,7 @@ class Cache:
         return self.latent[layer][s0:s1].numpy(), self.rope[layer][s0:s1].numpy()
 
     def rows(self, layer):
-        """Latent (S, rank) and rope (S, rope) as the newest queries see them: rows just appended as they were given."""
+        """Latent (S, rank) and rope (S, rope) for the newest queries: the rows appended last are not rounded."""
         if not self.pending or self.fresh[0] != layer:
             end = self.length + self.pending
             return self.latent[layer][:end], self.rope[layer][:end]
@@ -81,7 +81,7 @@ class Ops:
 
     def __init__(self, threads=None):
         self.threads = threads or _C.wanted_threads()
-        torch.set_num_threads(self.threads)  # of the process: torch has no other
+        torch.set_num_threads(self.threads)  # for the whole process: torch has no other setting
 
     def array(self, x):
         return torch.from_numpy(np.ascontiguousarray(x, np.float32))
@@ -103,14 +103,14 @@ class Ops:
 
     @staticmethod
     def block_rows(fmt, matrix):
-        """(rows, cols) encoded, with zero columns up to a whole block."""
+        """Quantizes (rows, cols), padded with zero columns to whole blocks."""
         block = next(f["block"] for f in _C.formats() if f["name"] == fmt)
         padded = np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % block)))
         return _C.encode(fmt, np.ascontiguousarray(padded, np.float32).reshape(-1))
 
     def weight(self, fmt, data, shape, *names):
         if not isinstance(data, np.ndarray):
-            data = np.concatenate([piece.reshape(-1) for piece in data])
+            data = np.concatenate([chunk.reshape(-1) for chunk in data])
         info = next(f for f in _C.formats() if f["name"] == fmt)
         rows, cols = int(np.prod(shape[:-1])), shape[-1]
         padded = -(-cols // info["block"]) * info["block"]
@@ -170,7 +170,7 @@ class Ops:
 
     @staticmethod
     def _causal(scores):
-        """Softmax over keys of (T, H, S): query t sees the first S - T + t + 1."""
+        """Causal softmax over the keys of (T, H, S): query t sees the first S - T + t + 1."""
         tokens, _, keys = scores.shape
         hidden = torch.ones(tokens, keys, dtype=torch.bool).triu(keys - tokens + 1)
         return scores.masked_fill(hidden[:, None], -torch.inf).softmax(-1)

@@ -17,7 +17,7 @@ LAYERS = (
     {"errors", "_version", "_C"},
     {"numbers"},
     {"stop"},
-    {"machine", "files", "interrupt"},
+    {"machine", "files", "interrupt", "workers"},
     {"output", "media", "ops"},
     {"gguf"},
     {"prompt"},

@@ -55,9 +55,16 @@ class Interrupts:
             os.close(write)
             return
         self.ends = write
-        threading.Thread(
-            target=_listener, args=(read, self.stop, {*self.before}), name="ivlite-signals", daemon=True
-        ).start()
+        arguments = read, self.stop, {*self.before}
+        try:
+            threading.Thread(target=_listener, args=arguments, name="ivlite-signals", daemon=True).start()
+        except (
+            RuntimeError
+        ):  # the system refuses another thread: the handlers alone set the Stop, once a kernel returns
+            signal.set_wakeup_fd(-1)
+            os.close(read)
+            os.close(write)
+            self.ends = None
 
     def ignore(self):
         """Ignores signals while the process exits: Python's shutdown does not handle them well."""

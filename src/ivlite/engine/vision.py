@@ -1,11 +1,10 @@
 """The vision features of a prompt, in token order: encodes frame pairs in batches while the next one is decoded."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 
 from ivlite.errors import ModelFileError
 from ivlite.stop import checkpoint, using, within
+from ivlite.workers import Workers
 
 PATCHES = 2048  # patches per batch of the vision tower; a frame pair with more is a batch of its own
 
@@ -87,7 +86,7 @@ def ahead(items):
             return next(items, None)
 
     try:
-        with ThreadPoolExecutor(1, "ivlite-decode") as thread:
+        with Workers(1, "ivlite-decode") as thread:
             coming = thread.submit(following)
             try:
                 while (item := coming.result()) is not None:

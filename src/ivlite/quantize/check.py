@@ -2,7 +2,6 @@
 
 import struct
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ivlite.models import internvideo3
 from ivlite.quantize import golden
 from ivlite.quantize.source import ModelFile
 from ivlite.stop import bound, checkpoint
+from ivlite.workers import Workers
 
 CHUNK = 1 << 22  # bytes read at a time
 
@@ -69,7 +69,7 @@ def _damaged_tensors(weights, expected, progress):
         return ["the list of checksums"]
     tensors = list(weights.tensors.values())
     total, done, out = sum(t.nbytes for t in tensors), 0, []
-    with ThreadPoolExecutor(ops.get("cpu").threads) as pool:  # zlib lets other threads run
+    with Workers(ops.get("cpu").threads) as pool:  # zlib lets other threads run
         sums = pool.map(bound(lambda t: _sum(weights, t)), tensors)
         for t, found, wanted in zip(tensors, sums, expected, strict=True):
             done += t.nbytes

@@ -2,7 +2,6 @@
 
 import math
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ from ivlite import _C
 from ivlite.errors import ModelFileError
 from ivlite.quantize.safetensors import Source
 from ivlite.stop import bound, checkpoint
+from ivlite.workers import Workers
 
 SLICE = 1 << 20  # weights at a time: 4 MiB of float32, which stay in a core's cache from step to step
 # Magnitudes from which on a format may turn weights into infinity or nothing: in the weights themselves, or in the scale
@@ -120,7 +120,7 @@ def stream(encoder, plans, writer, progress=None):
     total, done = sum(p.source.nbytes for p in left), 0
     threads = _C.num_threads() + 1  # one writes, the others read and encode
     waiting, encode = deque(), bound(encoder.encode)
-    with ThreadPoolExecutor(threads) as pool:
+    with Workers(threads) as pool:
         try:
             for job in jobs:
                 checkpoint()

@@ -1,0 +1,31 @@
+"""Python threads for reading, decoding and encoding, where the system allows them."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+
+class Workers(ThreadPoolExecutor):
+    """A ThreadPoolExecutor that does with fewer threads where the system refuses more (ulimit -u, pids.max).
+
+    Without any, the calling thread runs each function in submit().
+    """
+
+    def submit(self, fn, /, *args, **kwargs):
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError:  # "can't start new thread"
+            if self._threads or self._shutdown:
+                raise
+        self._work_queue.get_nowait()  # the item that no thread will take
+        future = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+    def _adjust_thread_count(self):
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            if not self._threads:
+                raise

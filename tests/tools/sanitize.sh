@@ -7,8 +7,8 @@ cd "$(dirname "$0")/../.."
 
 kind=$1
 case $kind in
-  asan) sanitizer=address library=libasan.so ;;
-  tsan) sanitizer=thread library=libtsan.so ;;
+  asan) sanitizer=address library=libasan.so programs="compare_isas stress_threads" ;;
+  tsan) sanitizer=thread library=libtsan.so programs=stress_threads ;;
   *) echo "usage: $0 asan|tsan" >&2 && exit 2 ;;
 esac
 build=build/$kind
@@ -17,7 +17,7 @@ settings=(-G Ninja -DIVLITE_SANITIZE=$sanitizer -DCMAKE_CXX_COMPILER=g++ -DCMAKE
           "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1")
 
 cmake -S . -B "$build/programs" "${settings[@]}" -DIVLITE_COMPARE=ON
-cmake --build "$build/programs"
+cmake --build "$build/programs" --target $programs
 cmake -S . -B "$build/module" "${settings[@]}" -DPython_EXECUTABLE="$(command -v python)" \
   -Dpybind11_DIR="$(python -c 'import pybind11; print(pybind11.get_cmake_dir())')"
 cmake --build "$build/module"
@@ -33,13 +33,13 @@ under() {
     LD_PRELOAD="$(g++ -print-file-name=$library) $(g++ -print-file-name=libstdc++.so.6)" "$@"
 }
 
+for program in $programs; do
+  setarch "$(uname -m)" -R "$build/programs/$program"
+done
 if [ "$kind" = asan ]; then
-  "$build/programs/compare_isas"
   under python -m pytest -q -p no:cacheprovider tests/kernels -k \
     "refused or misuse or cannot or rows_come_back or truncate or one_operation or segments or rope or norms or patchify"
   under python -m pytest -q -p no:cacheprovider tests/test_formats.py tests/test_gguf.py tests/test_bad_models.py tests/test_loading.py \
     tests/test_media.py tests/test_images.py tests/test_ops.py tests/test_fuzz.py
-else
-  [ ! -x "$build/programs/stress_threads" ] || "$build/programs/stress_threads"
-  under python tests/tools/stress.py
 fi
+under python tests/tools/stress.py

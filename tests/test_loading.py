@@ -44,7 +44,7 @@ def test_the_demo_model_answers_the_same():
 @pytest.mark.parametrize("vit", ["file", "fp32"])
 @pytest.mark.parametrize("type", ["f32", "q4_k_m"])
 def test_every_bit_is_the_same(wide, tmp_path, monkeypatch, type, vit):
-    monkeypatch.setattr("ivlite.gguf.loading.HEAD_ROWS", 64)
+    monkeypatch.setattr("ivlite.gguf.streaming.HEAD_ROWS", 64)
     quantize(wide, tmp_path / "model.gguf", type)
     messages = [{"role": "user", "content": [VIDEO | {"nframes": 4}, {"type": "text", "text": "What?"}]}]
     models = [ivlite.load(tmp_path / "model.gguf", load=load, vit=vit) for load in ("repack", "mmap")]

@@ -12,7 +12,8 @@ from ivlite.cli import synthetic
 from ivlite.engine import runner, vision
 from ivlite.engine.meter import Meter
 from ivlite.errors import ContextError, ModelFileError, OutOfMemoryError, UsageError
-from ivlite.gguf.loading import Loader, Streaming
+from ivlite.gguf.loading import Loader
+from ivlite.gguf.streaming import StreamingLoader
 from ivlite.media.medium import Medium, marks
 from ivlite.models import internvideo3
 
@@ -141,27 +142,27 @@ class Source:
         return self.data[first : None if count is None else first + count].reshape(-1).view(np.uint8)
 
 
-def test_matrices_are_read_in_pieces_of_whole_panels(tiny):
+def test_matrices_are_read_in_chunks_of_whole_panels(tiny):
     source, seen = Source(1000, 16384), []
     load = Loader(source, tiny.network.ops, lambda *progress: seen.append(progress))
-    assert sum(len(p) for p in load.pieces("m")) == 1000 and source.reads == [
+    assert sum(len(p) for p in load.chunks("m")) == 1000 and source.reads == [
         (i * 128, min(128, 1000 - i * 128)) for i in range(8)
     ]
     assert seen[-1] == ("load", 65536000, 65536000) and seen[0] == ("load", 128 * 65536, 65536000)
     wide = Source(3, 1 << 22)
-    assert [len(p) for p in Loader(wide, tiny.network.ops).pieces("m")] == [1, 1, 1]
+    assert [len(p) for p in Loader(wide, tiny.network.ops).chunks("m")] == [1, 1, 1]
 
 
-def test_a_head_in_slices_is_the_head(tiny, monkeypatch):
+def test_a_head_in_chunks_is_the_head(tiny, monkeypatch):
     source = Source(150, 32)
     whole, sliced = (
         Loader(source, tiny.network.ops).head("m", 150, 32),
-        Streaming(source, tiny.network.ops).head("m", 150, 32),
+        StreamingLoader(source, tiny.network.ops).head("m", 150, 32),
     )
     x = np.ones((2, 32), np.float32)
     source.reads.clear()
     assert np.array_equal(whole(x), sliced(x)) and source.reads == [(0, 150)]
-    monkeypatch.setattr("ivlite.gguf.loading.HEAD_ROWS", 64)
+    monkeypatch.setattr("ivlite.gguf.streaming.HEAD_ROWS", 64)
     source.reads.clear()
     assert np.array_equal(whole(x), sliced(x)) and source.reads == [(0, 64), (64, 64), (128, 22)]
 

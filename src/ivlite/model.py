@@ -24,7 +24,8 @@ from ivlite.engine.stream import Stream
 from ivlite.errors import ContextError, OutOfMemoryError, Stopped, UsageError
 from ivlite.gguf import GGUFFile, TensorInfo
 from ivlite.gguf import config as configuration
-from ivlite.gguf.loading import Loader, Streaming
+from ivlite.gguf.loading import Loader
+from ivlite.gguf.streaming import StreamingLoader
 from ivlite.gguf.tokenizer import Tokenizer, check_ids
 from ivlite.machine import MARGIN, available_memory, gigabytes
 from ivlite.numbers import shown, whole
@@ -36,7 +37,7 @@ W = TypeVar("W", bound=Work[Any])
 DEVICES = {"auto": "cpu", "cpu": "cpu", "reference": "reference"}
 CACHE_KINDS = {kind: kind for kind in ops.CACHE_KINDS} | {"bf16": "f16"}  # "bf16": an older name of "f16"
 VIT = ("file", "fp32")
-LOADS = {"repack": Loader, "mmap": Streaming}
+LOADS = {"repack": Loader, "mmap": StreamingLoader}
 CONTEXT = 8192  # tokens, unless the model holds fewer
 
 

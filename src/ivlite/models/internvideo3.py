@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ivlite.gguf.loading import Linear, Loader, Mlp, SplitMlp
+from ivlite.gguf.loading import Loader
+from ivlite.ops.modules import Linear, Mlp, SplitMlp
 from ivlite.prompt.positions import mrope_axes, rotary
 from ivlite.stop import checkpoint
 
@@ -314,8 +315,8 @@ class Vision:
         patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         self.patch_embed = load.linear("v.patch_embd", vision.hidden_size, patch)
         self.positions = load.floats("v.position_embd.weight")
-        self.blocks = load.parts(vision.depth, lambda i: VisionBlock(load, vision, i))
-        self.mergers = load.parts(len(vision.deepstack_indexes) + 1, lambda k: _nth_merger(load, vision, k))
+        self.blocks = load.layers(vision.depth, lambda i: VisionBlock(load, vision, i))
+        self.mergers = load.layers(len(vision.deepstack_indexes) + 1, lambda k: _nth_merger(load, vision, k))
         self._grid = None, None
 
     def _grid_constants(self, h, w, pairs):
@@ -364,7 +365,7 @@ class Network:
     def __init__(self, config, source, ops, progress=None, loader=Loader):
         self.config, self.ops, self.source = config, ops, source
         load, text = loader(source, ops, progress), config.text
-        self.layers = load.parts(text.num_layers, lambda i: Layer(load, text, i))
+        self.layers = load.layers(text.num_layers, lambda i: Layer(load, text, i))
         self.norm = load.vector("output_norm.weight")
         head = "token_embd.weight" if text.tie_word_embeddings else "output.weight"
         self.head = load.head(head, text.vocab_size, text.hidden_size)

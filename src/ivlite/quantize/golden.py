@@ -17,7 +17,7 @@ from ivlite.engine.divergence import kl_of_likeliest
 from ivlite.errors import ModelFileError
 from ivlite.gguf import TensorInfo
 from ivlite.gguf.config import AGAIN, TOKENIZER
-from ivlite.gguf.loading import Streaming
+from ivlite.gguf.streaming import StreamingLoader
 from ivlite.gguf.tokenizer import Tokenizer
 from ivlite.models.internvideo3 import Network
 from ivlite.prompt.positions import mrope_positions, vision_runs
@@ -102,7 +102,7 @@ def _stored_shape(source, spec):
 def run(config, source, size, tokens, threads=None, progress=None):
     """(vision (n, hidden), deepstack (K, n, hidden), logits (POSITIONS, vocab)), float32, of a source of weights."""
     counted = progress and (lambda _, done, total: progress("golden", done, total))
-    network = Network(config, source, ops.get("cpu", threads), counted, loader=Streaming)
+    network = Network(config, source, ops.get("cpu", threads), counted, loader=StreamingLoader)
     patch = config.vision.patch_size
     merged, deep = network.vision([picture(*size)], config.image.mean, config.image.std)
     first, count = vision_runs(tokens, config.tokens)[0]

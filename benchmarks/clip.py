@@ -53,7 +53,7 @@ def write_model(path, type):
     """InternVideo3-8B's shape with random weights and a small vocabulary."""
     import vocabulary
 
-    from ivlite.cli.synthetic import RandomSource, config
+    from ivlite.evaluate.synthetic import RandomSource, config
     from ivlite.gguf.config import TOKENIZER, TokenIds
     from ivlite.gguf.writer import GGUFWriter
 

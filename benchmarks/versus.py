@@ -56,19 +56,19 @@ class Ivlite:
 
     def __init__(self, type, threads, context):
         import ivlite
-        from ivlite.cli.synthetic import random_model
+        from ivlite.evaluate.synthetic import random_model
 
         self.model = random_model("8b", type, threads=threads, context=context)
         self.version = ivlite.__version__
 
     def reset(self, depth=0):
-        from ivlite.cli.bench import fill
+        from ivlite.evaluate.synthetic import fill
 
         self.runner = self.model.runner()
         fill(self.runner.cache, self.model.config, depth, np.random.default_rng(0))
 
     def prefill(self, tokens):
-        from ivlite.cli.bench import text_prompt
+        from ivlite.evaluate.synthetic import text_prompt
 
         self.runner.prefill(text_prompt(tokens))
 
@@ -222,8 +222,7 @@ class Tower:
 
     def __init__(self, type, threads):
         from ivlite import ops
-        from ivlite.cli.bench import usual_pair
-        from ivlite.cli.synthetic import RandomSource, config
+        from ivlite.evaluate.synthetic import RandomSource, config, usual_pair
         from ivlite.gguf import loading
         from ivlite.models.internvideo3 import Vision
 

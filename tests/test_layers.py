@@ -38,7 +38,7 @@ OWNERS = {
     "transformers": (),
     "ivlite._C": ("ops/", "quantize/", "cli/"),
 }
-EXTRA = {("stop.py", "ivlite._C")}  # the flag that kernels look at
+EXTRA = {("stop.py", "ivlite._C"), ("evaluate/synthetic.py", "ivlite._C")}  # the flag that kernels look at; encoders
 COMMANDS = {"quantize/cli.py", "quantize/__main__.py"}  # the command of the quantizer belongs to the command line
 
 # The families of processor kernels, and the other families whose files each may include.

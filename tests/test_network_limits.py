@@ -8,10 +8,10 @@ import pytest
 
 import ivlite
 from ivlite import model as api
-from ivlite.cli import synthetic
 from ivlite.engine import runner, vision
 from ivlite.engine.meter import Meter
 from ivlite.errors import ContextError, ModelFileError, OutOfMemoryError, UsageError
+from ivlite.evaluate import synthetic
 from ivlite.gguf.loading import Loader
 from ivlite.gguf.streaming import StreamingLoader
 from ivlite.media.medium import Medium, marks
@@ -187,7 +187,7 @@ def test_the_table_is_not_loaded_beside_a_head(tiny):
 
 
 def prompt(count, **more):
-    from ivlite.cli.bench import text_prompt
+    from ivlite.evaluate.synthetic import text_prompt
 
     made = text_prompt(range(count))
     for name, value in more.items():

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from ivlite.cli.synthetic import config
 from ivlite.errors import UsageError
+from ivlite.evaluate.synthetic import config
 from ivlite.gguf.writer import nbytes
 from ivlite.models.internvideo3 import TensorSpec, tensor_names
 from ivlite.quantize import recipe_file

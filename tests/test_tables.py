@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ivlite
-from ivlite.cli import synthetic
+from ivlite.evaluate import synthetic
 from ivlite.gguf import config
 from ivlite.quantize import golden
 

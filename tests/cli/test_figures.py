@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ivlite.cli import bench, doctor, inspect, probe, synthetic, verify
+from ivlite.cli import bench, doctor, inspect, probe, verify
 from ivlite.cli import eval as judge
+from ivlite.evaluate import synthetic
 from ivlite.quantize import cli as quantize
 from ivlite.quantize.golden import Stage
 
@@ -32,19 +33,19 @@ def test_bytes_and_operations_are_those_of_the_shapes(tiny):
 
 
 def test_a_pair_has_the_usual_size(tiny):
-    assert bench.usual_pair(tiny.config) == (352, 352, 2)
-    assert bench.usual_pair(synthetic.config("8b")) == (352, 352, 2)
+    assert synthetic.usual_pair(tiny.config) == (352, 352, 2)
+    assert synthetic.usual_pair(synthetic.config("8b")) == (352, 352, 2)
 
 
 def test_text_of_a_prompt():
-    made = bench.text_prompt([5, 6, 7])
+    made = synthetic.text_prompt([5, 6, 7])
     assert made.token_ids == [5, 6, 7] and made.next_position == 3 and not made.media and not made.spans
     assert made.positions.tolist() == [[0, 1, 2]] * 3 and made.grid_thw.shape == (0, 3)
 
 
 def test_a_cache_is_filled_to_its_depth(tiny):
     runner = tiny.runner(64)
-    bench.fill(runner.cache, tiny.config, 50, np.random.default_rng(0))
+    synthetic.fill(runner.cache, tiny.config, 50, np.random.default_rng(0))
     assert runner.cache.length == 50
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from ivlite import _C
-from ivlite.cli.bench import fill
-from ivlite.cli.synthetic import random_model
+from ivlite.evaluate.synthetic import fill, random_model
 
 
 def model(type):

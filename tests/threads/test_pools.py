@@ -114,7 +114,7 @@ def test_an_error_in_a_kernel_keeps_nothing():
 
 
 SHAPES = """
-from ivlite.cli import synthetic
+from ivlite.evaluate import synthetic
 
 heads = {s[2] for name, s in synthetic.SIZES.items() if name != "tiny"}
 assert heads

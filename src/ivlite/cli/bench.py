@@ -91,37 +91,10 @@ def loaded(args, progress):
         import ivlite
 
         return ivlite.load(args.file, threads=args.threads, context=context, kv=args.kv, progress=progress)
-    from ivlite.cli.synthetic import random_model
+    from ivlite.evaluate.synthetic import random_model
 
     kind = args.type or "q4_k_m"
     return random_model(args.random, kind, threads=args.threads, context=context, kv=args.kv, progress=progress)
-
-
-def text_prompt(tokens):
-    """A Prompt of those token ids without any medium."""
-    import numpy as np
-
-    from ivlite.prompt import Prompt
-
-    positions = np.tile(np.arange(len(tokens), dtype=np.int64), (3, 1))
-    return Prompt(
-        token_ids=list(tokens), positions=positions, next_position=len(tokens), grid_thw=np.zeros((0, 3), np.int64),
-        timestamps=[], frames=[], media=[], warnings=[], spans=[],
-    )  # fmt: skip
-
-
-def fill(cache, config, tokens, random):
-    """Puts `tokens` random rows into every layer of an empty cache: what they hold does not change the time."""
-    import numpy as np
-
-    text = config.text
-    widest = max((*text.kv_lora_rank, text.qk_rope_head_dim))
-    rows = random.standard_normal((min(tokens, 2048), widest), np.float32)
-    for first in range(0, tokens, 2048):
-        n = min(2048, tokens - first)
-        for layer, rank in enumerate(text.kv_lora_rank):
-            cache.append(layer, rows[:n, :rank], rows[:n, : text.qk_rope_head_dim])
-        cache.advance(n)
 
 
 def measure(model, args):
@@ -132,6 +105,7 @@ def measure(model, args):
     import numpy as np
 
     from ivlite.cli import probe
+    from ivlite.evaluate.synthetic import text_prompt, usual_pair
     from ivlite.machine import peak_memory
 
     random, limits = np.random.default_rng(0), Limits(model.threads)
@@ -203,6 +177,8 @@ class Limits:
 
 def text_stages(model, args, tokens, random, limits, stages):
     """Prefill after the first depth, and decoding after each, into `stages`."""
+    from ivlite.evaluate.synthetic import fill, text_prompt
+
     for depth in args.depth:
         runner = model.runner()
         fill(runner.cache, model.config, depth, random)
@@ -230,13 +206,6 @@ def read(took, nbytes, reads):
     share = statistics.median(nbytes / t / r for t, r in zip(took, reads, strict=True))
     return {"count": len(took), "seconds": sum(took), "per_second": 1 / step, "bytes": nbytes,
             "bytes_per_second": nbytes / step, "share": share}  # fmt: skip
-
-
-def usual_pair(config):
-    """Width, height and frames of a pair at the default size of a video frame."""
-    unit = config.vision.patch_size * config.vision.spatial_merge_size
-    side = max(1, int(math.sqrt(config.video.max_pixels)) // unit) * unit
-    return side, side, config.vision.temporal_patch_size
 
 
 def vision_stage(model, size, random, limits):

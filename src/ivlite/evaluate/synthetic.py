@@ -1,4 +1,4 @@
-"""Models of random weights, built in memory: what `ivlite bench --random` measures. Nothing they say means anything."""
+"""Models with random weights, built in memory, and inputs for them: `ivlite bench --random` measures these."""
 
 import math
 from dataclasses import replace
@@ -10,6 +10,7 @@ from ivlite.errors import UsageError
 from ivlite.gguf import GGUFFile, TensorInfo
 from ivlite.gguf.config import Config, GenerationConfig, ImageConfig, TextConfig, TokenIds, VideoConfig, VisionConfig
 from ivlite.model import CACHE_KINDS, Model, check_memory
+from ivlite.prompt import Prompt
 from ivlite.quantize import recipes
 
 # hidden, layers, heads, ranks, rope = nope = v, ffn, vocabulary, then the tower: depth, hidden, heads, ffn, positions, taps
@@ -96,3 +97,31 @@ def random_model(size="8b", type="q4_k_m", *, threads=None, context=8192, kv="q8
     check_memory(sum(t.nbytes for t in source.tensors.values()), cfg.text, context, kv)
     network = models.module("internvideo3").Network(cfg, source, ops.get("cpu", threads), progress)
     return Model(cfg, network, None, context=context, kv=kv)
+
+
+def text_prompt(tokens):
+    """A Prompt of those token ids without any medium."""
+    positions = np.tile(np.arange(len(tokens), dtype=np.int64), (3, 1))
+    return Prompt(
+        token_ids=list(tokens), positions=positions, next_position=len(tokens), grid_thw=np.zeros((0, 3), np.int64),
+        timestamps=[], frames=[], media=[], warnings=[], spans=[],
+    )  # fmt: skip
+
+
+def fill(cache, config, tokens, random):
+    """Puts `tokens` random rows into every layer of an empty cache: what they hold does not change the time."""
+    text = config.text
+    widest = max((*text.kv_lora_rank, text.qk_rope_head_dim))
+    rows = random.standard_normal((min(tokens, 2048), widest), np.float32)
+    for first in range(0, tokens, 2048):
+        n = min(2048, tokens - first)
+        for layer, rank in enumerate(text.kv_lora_rank):
+            cache.append(layer, rows[:n, :rank], rows[:n, : text.qk_rope_head_dim])
+        cache.advance(n)
+
+
+def usual_pair(config):
+    """Width, height and frames of a pair at the default size of a video frame."""
+    unit = config.vision.patch_size * config.vision.spatial_merge_size
+    side = max(1, int(math.sqrt(config.video.max_pixels)) // unit) * unit
+    return side, side, config.vision.temporal_patch_size

@@ -14,7 +14,9 @@ import ivlite
 CLIP = Path(__file__).parents[2] / "examples" / "clip.mp4"
 VIDEO = {"type": "video", "video": str(CLIP), "fps": 1, "max_pixels": 4096}
 MESSAGES = [{"role": "user", "content": [VIDEO, {"type": "text", "text": "What happens?"}]}]
-FORKS = "libtsan" not in os.environ.get("LD_PRELOAD", "")  # ThreadSanitizer gives up where a forked child starts threads
+FORKS = "libtsan" not in os.environ.get(
+    "LD_PRELOAD", ""
+)  # ThreadSanitizer gives up where a forked child starts threads
 SETTINGS = {"max_new_tokens": 4, "temperature": 0}
 
 

@@ -146,10 +146,8 @@ def configuration(file):
 
 def shortened(value):
     """A metadata value as it is shown: long text and long arrays as their beginning and length."""
-    if hasattr(value, "tolist"):  # of numpy
-        value = value.tolist()
-    if isinstance(value, (list, tuple)):
-        items = list(value[:17])
+    if isinstance(value, (list, tuple)) or getattr(value, "ndim", 0):
+        items = value[:17].tolist() if hasattr(value, "tolist") else list(value[:17])
         return items if len(value) <= 16 else f"{len(value)} values: {str(items[:6])[1:-1][:SHOWN]}, ..."
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""What a model file holds: its tensors and metadata, the configuration read from them, the tokenizer, the weights."""
+"""Model files: tensors and metadata, the configuration, the tokenizer, the loading of weights."""
 
 from ivlite.gguf.file import SHIPPED, GGUFFile, located
 from ivlite.gguf.formats import FORMATS, TensorInfo

@@ -1,6 +1,6 @@
-"""What a model file says about its model: frozen dataclasses, read from GGUF metadata and checked number by number.
+"""The configuration of a model: frozen dataclasses, read from GGUF metadata and checked value by value.
 
-Each field below names its metadata key and the range it must lie in, once; docs/gguf_keys.md is the same as a table.
+Each field declares its metadata key and its range; docs/gguf_keys.md has them as a table.
 """
 
 import math
@@ -11,15 +11,15 @@ from ivlite.gguf.file import text_of
 
 ARCHITECTURE = "internvideo3"
 TOKENIZER = "tokenizer.huggingface.json"  # the text of a tokenizer.json
-# How a chat template lets the model think: what opens its answer with enable_thinking off and on. "open" is the manner of
-# Qwen3's thinking models, "close" that of its models that do both.
+# Kinds of chat templates: the beginning of the answer with enable_thinking off and on. "open": Qwen3's thinking models;
+# "close": Qwen3's hybrid models.
 THINKING = {"none": ("", ""), "open": ("", "<think>\n"), "close": ("<think>\n\n</think>\n\n", "")}
-LONGEST = 1024  # values of the longest field
+LONGEST = 1024  # most values of a field
 AGAIN = "convert the checkpoint again with `ivlite quantize`"
 
 
 def _key(name, kind, low=None, high=None, length=None, default=MISSING):
-    """A field stored under `name`: kind int, float, bool or str; length None for one value, else (fewest, most)."""
+    """A field with the metadata key `name`. kind: int, float, bool or str. length: None for one value, else (min, max)."""
     return field(default=default, metadata=dict(key=name, kind=kind, low=low, high=high, length=length))
 
 
@@ -27,8 +27,8 @@ def _key(name, kind, low=None, high=None, length=None, default=MISSING):
 class TextConfig:
     """The decoder. kv_lora_rank has one rank per layer; mrope_section counts rotary frequencies for t, h, w.
 
-    mrope_interleaved: the three axes take turns over the frequencies, instead of a run each. rope_interleave: a rotary
-    vector is stored as pairs (x0, y0, x1, y1, ...), instead of halves. latent_norm: an RMSNorm on the latent.
+    mrope_interleaved: the frequencies of the three axes are interleaved, not in three sections. rope_interleave: a rotary
+    vector consists of pairs (x0, y0, x1, y1, ...), not of halves. latent_norm: an RMSNorm on the latent.
     """
 
     hidden_size: int = _key("embedding_length", int, 1, 1 << 17)
@@ -53,7 +53,7 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """The vision tower. deepstack_indexes: the blocks after which features are taken for the first text layers."""
+    """The vision tower. deepstack_indexes: the blocks whose outputs are added to the first text layers."""
 
     depth: int = _key("vision.block_count", int, 1, 1024)
     hidden_size: int = _key("vision.embedding_length", int, 4, 1 << 16)
@@ -72,7 +72,7 @@ class VisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """How images are made ready: pixels of an image after resizing, mean and deviation of each channel in 0..1."""
+    """Preprocessing of images: pixels after resizing; mean and standard deviation of each channel, in 0..1."""
 
     min_pixels: int = _key("image.min_pixels", int, 1, 1 << 40)
     max_pixels: int = _key("image.max_pixels", int, 1, 1 << 40)
@@ -82,7 +82,7 @@ class ImageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoConfig:
-    """How videos are made ready: frames taken per second, their number, pixels of each frame, mean and deviation."""
+    """Preprocessing of videos: frames sampled per second, their number, pixels of each frame, mean and deviation."""
 
     fps: float = _key("video.fps", float, 1e-6, 1e4)
     min_frames: int = _key("video.min_frames", int, 1, 1 << 24)
@@ -95,7 +95,7 @@ class VideoConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenIds:
-    """The ids of the tokens that the prompt and the end of an answer are made of; eos has several."""
+    """The ids of control tokens; eos are the tokens that end an answer."""
 
     image_pad: int = _key("tokens.image_pad", int, 0, 1 << 24)
     video_pad: int = _key("tokens.video_pad", int, 0, 1 << 24)
@@ -108,7 +108,7 @@ class TokenIds:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """The sampling that the model's authors recommend (temperature 0 takes the likeliest token); a key of THINKING."""
+    """The recommended sampling parameters (temperature 0 is greedy). thinking: a key of THINKING."""
 
     temperature: float = _key("generation.temperature", float, 0, 100, default=0.0)
     top_k: int = _key("generation.top_k", int, 0, 1 << 31, default=0)
@@ -120,7 +120,7 @@ class GenerationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything a model file says except its tensors and its tokenizer."""
+    """The whole configuration of a model file, without tensors and tokenizer."""
 
     name: str
     text: TextConfig
@@ -132,7 +132,7 @@ class Config:
 
     @classmethod
     def from_metadata(cls, metadata, path):
-        """The Config that GGUF metadata holds; raises ModelFileError, naming `path`, for what is missing or wrong."""
+        """The Config in GGUF metadata. Raises ModelFileError, naming `path`, for missing or wrong values."""
         if text_of(metadata, "general.architecture") != ARCHITECTURE:
             architecture = metadata.get("general.architecture")
             raise ModelFileError(
@@ -153,7 +153,7 @@ class Config:
         return config
 
     def to_metadata(self):
-        """general.architecture, general.name and every key of this configuration -> plain values."""
+        """The metadata of this configuration, {key: plain value}, with general.architecture and general.name."""
         out = {"general.architecture": ARCHITECTURE, "general.name": self.name}
         for part in fields(self):
             if part.name != "name":
@@ -162,7 +162,7 @@ class Config:
         return out
 
     def check(self, path):
-        """Raises ModelFileError, naming `path`, where a number is out of range or contradicts another."""
+        """Raises ModelFileError, naming `path`, if a value is out of range or contradicts another."""
         for part in fields(self):
             if part.name == "name":
                 continue
@@ -186,7 +186,7 @@ def _plain(value):
 
 
 def _read_part(part, metadata, path):
-    """One of the dataclasses above from the metadata, each value of the right kind."""
+    """One of the dataclasses above, read from metadata and type-checked."""
     values = {}
     for f in fields(part):
         key = _full(f)
@@ -198,9 +198,9 @@ def _read_part(part, metadata, path):
 
 
 def checked(part, path, prefix="", **values):
-    """One of the dataclasses above of values that somebody wrote; raises ModelFileError for one that is out of range.
+    """One of the dataclasses above from untrusted values. Raises ModelFileError for a value out of range.
 
-    path and prefix name a value's place in the error: "config.json: text_config.hidden_size is ...".
+    path and prefix locate a value in the error: "config.json: text_config.hidden_size is ...".
     """
     known = {f.name: f for f in fields(part)}
     values = {name: _typed(value, known[name]) for name, value in values.items()}
@@ -210,8 +210,8 @@ def checked(part, path, prefix="", **values):
 
 
 def _typed(value, f):
-    """Lists become tuples, and whole numbers floats where a float is meant; the rest is left for _check."""
-    if hasattr(value, "dtype"):  # an array of the file's: one value more than any field takes tells enough
+    """Converts lists to tuples, and ints to floats for float fields; _check checks the rest."""
+    if hasattr(value, "dtype"):  # an array of the file: one value more than a field may have is enough
         value = value[: LONGEST + 1].tolist()
     many = isinstance(value, (list, tuple))
     if f.metadata["kind"] is float:
@@ -220,12 +220,12 @@ def _typed(value, f):
 
 
 def _float(value):
-    """A whole number as a float, where it is small enough for one."""
+    """An int as a float, if it is small enough."""
     return float(value) if type(value) is int and abs(value) < 1 << 1000 else value
 
 
 def _check(value, f, what):
-    """Raises ModelFileError unless the value has the kind, length and range that its field asks for."""
+    """Raises ModelFileError unless the value has the kind, length and range of its field."""
     kind, low, high, length = (f.metadata[k] for k in ("kind", "low", "high", "length"))
     if length is None:
         return _check_one(value, kind, low, high, what)
@@ -251,7 +251,7 @@ def _check_one(value, kind, low, high, what):
 
 
 def _text_rules(config):
-    """Pairs of what must hold and the sentence for when it does not."""
+    """Yields (condition, the error if it does not hold)."""
     text, ranks = config.text, len(config.text.kv_lora_rank)
     t, h, w = text.mrope_section
     half = text.qk_rope_head_dim / 2
@@ -264,13 +264,14 @@ def _text_rules(config):
 
 def _vision_rules(config):
     vision, text, side = config.vision, config.text, math.isqrt(config.vision.num_position_embeddings)
-    width, heads, taps = vision.hidden_size, vision.num_heads, vision.deepstack_indexes
+    width, heads, deepstack = vision.hidden_size, vision.num_heads, vision.deepstack_indexes
     yield width % heads == 0, f"{heads} vision heads do not divide a width of {width}"
     yield width // heads % 4 == 0, f"the vision heads have {width // heads} dimensions, no multiple of 4"
     yield side**2 == vision.num_position_embeddings, f"{vision.num_position_embeddings} vision positions are no square"
-    ordered = all(a < b for a, b in zip(taps, taps[1:], strict=False)) and all(i < vision.depth for i in taps)
-    yield ordered, f"the DeepStack blocks {list(taps)} are not ascending numbers below {vision.depth}"
-    yield len(taps) <= text.num_layers, f"{len(taps)} DeepStack blocks feed {text.num_layers} text layers"
+    rising = all(a < b for a, b in zip(deepstack, deepstack[1:], strict=False))
+    inside = all(i < vision.depth for i in deepstack)
+    yield rising and inside, f"the DeepStack blocks {list(deepstack)} are not ascending numbers below {vision.depth}"
+    yield len(deepstack) <= text.num_layers, f"{len(deepstack)} DeepStack blocks feed {text.num_layers} text layers"
     out, takes = vision.out_hidden_size, text.hidden_size
     yield out == takes, f"the vision tower gives {out} features and the text takes {takes}"
 
@@ -294,7 +295,7 @@ def _other_rules(config):
 
 
 def check_tensors(tensors, specs, path):
-    """Raises ModelFileError unless a file's tensors are exactly those of `specs`, in shape and in kind.
+    """Raises ModelFileError unless a file's tensors are exactly those of `specs`, with their shapes and kinds.
 
     tensors: name -> object with shape, format, block (weights per block) and runs (ivlite computes with the format).
     specs: TensorSpecs of the architecture. Rows may be padded to whole blocks.
@@ -324,7 +325,7 @@ def _check_tensor(info, spec, what):
 
 
 def listed(names, most=3):
-    """Names in a sentence: "a, b", or "a, b, c and 7 more tensors"."""
+    """Names for a sentence: "the tensors a, b" or "the tensors a, b, c and 7 more"."""
     names = [f"{name!r:.80}"[1:-1] for name in names]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"the tensor{'s' if len(names) > 1 else ''} {', '.join(names[:most])}{more}"

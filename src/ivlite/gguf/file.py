@@ -1,8 +1,8 @@
-"""Reads GGUF files, version 3, little-endian: metadata and tensor records at once, tensor data when asked for.
+"""Reads GGUF files, version 3, little-endian: metadata and tensor infos at once, tensor data on demand.
 
-A file is not trusted: every count, length, dimension and offset is checked against what the file can hold before
-anything is allocated for it (`header.py`). Whatever is wrong becomes one ModelFileError that names the file and what to
-do. Nothing is mapped: a mapped file that another program shortens would kill the process.
+A file is not trusted: every count, length, dimension and offset is checked against the file's size before anything is
+allocated for it (`header.py`). Every fault raises a ModelFileError that names the file and what to do. Files are not
+mapped: a mapped file that another program shortens would kill the process.
 """
 
 import math
@@ -15,14 +15,14 @@ from ivlite.files import expanded
 from ivlite.gguf.header import Header
 from ivlite.gguf.reader import Reader
 
-SHIPPED = {"demo": Path(__file__).parents[1] / "data" / "demo.gguf"}  # models that come with the package
+SHIPPED = {"demo": Path(__file__).parents[1] / "data" / "demo.gguf"}  # models in the package
 
 
 class GGUFFile:
     """An open GGUF file: `metadata` (key -> value), `tensors` (name -> TensorInfo), `path`, `size` in bytes.
 
     A value is a bool, int, float or str, a numpy array of numbers, or a list of str. Use as a context manager, or
-    close(). Raises ModelFileError when opened, and from reads of a file that was shortened or changed.
+    close(). The constructor raises ModelFileError; so do reads of a file that was shortened or changed.
     """
 
     def __init__(self, path):
@@ -49,11 +49,11 @@ class GGUFFile:
 
     @property
     def architecture(self):
-        """general.architecture; an empty text where that is missing or no text."""
+        """general.architecture; "" if it is missing or not a string."""
         return text_of(self.metadata, "general.architecture")
 
     def stored(self, key):
-        """A metadata value with its type in the file: a number as a numpy scalar, the rest as in `metadata`."""
+        """A metadata value with its type in the file: a number as a numpy scalar, others as in `metadata`."""
         value = self.metadata[key]
         return self._types[key].type(value) if key in self._types else value
 
@@ -66,7 +66,7 @@ class GGUFFile:
         return self.reader.read(info.offset + first * row, count * row)
 
     def read_rows(self, name, ids):
-        """Rows of a matrix by number, int64 (n,) -> uint8 (n, row bytes). Raises IndexError for one it has not."""
+        """Rows of a matrix by index, int64 (n,) -> uint8 (n, row bytes). Raises IndexError."""
         info = self.tensors[name]
         ids = np.asarray(ids, np.int64)
         count = math.prod(info.shape[:-1])
@@ -81,12 +81,12 @@ class GGUFFile:
 
 
 def text_of(metadata, key):
-    """A text of the metadata; an empty one where it is missing or something else."""
+    """A string of the metadata; "" if it is missing or not a string."""
     value = metadata.get(key)
     return value if isinstance(value, str) else ""
 
 
 def located(path):
-    """The file of a path, ~ being the home folder; or a model that ships with the package, unless a file has its name."""
+    """Expands ~ in a path; the name of a model in the package gives its file, unless a file of that name exists."""
     shipped = SHIPPED.get(os.fspath(path))
     return shipped if shipped and shipped.is_file() and not os.path.isfile(path) else Path(expanded(path))

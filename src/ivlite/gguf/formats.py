@@ -1,11 +1,11 @@
-"""How tensors are stored: the formats of ggml, and one tensor's place in a file."""
+"""The tensor formats of ggml, and the description of one tensor in a file."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Format:
-    """How ggml stores weights: its type id, weights per block, bytes per block, and whether ivlite computes with it."""
+    """A ggml format: its type id, weights per block, bytes per block, and whether ivlite computes with it."""
 
     ggml_type: int
     block: int
@@ -13,7 +13,7 @@ class Format:
     runs: bool = False
 
 
-# Every type a file may hold, so that any file can be inspected. The sizes are those of the GGUF specification.
+# All types of the GGUF specification, so that any file can be inspected.
 FORMATS = {
     "f32": Format(0, 1, 4, runs=True),
     "f16": Format(1, 1, 2, runs=True),
@@ -51,7 +51,7 @@ BY_TYPE = {f.ggml_type: name for name, f in FORMATS.items()}
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor of a file: row-major shape (the last dimension is the row), a name in FORMATS, its place in bytes."""
+    """One tensor of a file: row-major shape (the last dimension is the row), a name in FORMATS, offset and size in bytes."""
 
     name: str
     shape: tuple[int, ...]
@@ -61,7 +61,7 @@ class TensorInfo:
 
     @property
     def block(self):
-        """Weights per block of its format: a row is a multiple of it."""
+        """Weights per block of its format; divides the row length."""
         return FORMATS[self.format].block
 
     @property

@@ -1,6 +1,6 @@
-"""Parses the head of a GGUF file: metadata and tensor records, every count checked before anything is allocated for it.
+"""Parses the header of a GGUF file, metadata and tensor infos; checks every count before it allocates memory for it.
 
-Layout: "GGUF", u32 version, u64 tensors, u64 pairs; the pairs (string key, u32 type, value); the tensor records
+Layout: "GGUF", u32 version, u64 tensors, u64 pairs; the pairs (string key, u32 type, value); the tensor infos
 (string name, u32 dims, u64 per dim with the row length first, u32 type, u64 offset); data at the next multiple of
 general.alignment. A string is a u64 length and UTF-8; an array is a u32 type, a u64 count and the values.
 """
@@ -15,22 +15,22 @@ from ivlite.gguf.formats import BY_TYPE, FORMATS, TensorInfo
 from ivlite.gguf.reader import AGAIN
 
 VERSION = 3
-# What a header may hold, so that reading one takes a few times its size of memory at most, whatever it claims. Files of
-# the largest models and tokenizers (262,144 tokens and 580,000 merges, 1,100 tensors, 200 keys, 35 MB) are far below.
-HEADER_LIMIT = 1 << 27  # bytes of metadata and records
+# Limits of a header, so that reading one takes at most a few times its size in memory. The largest known models and
+# tokenizers (262,144 tokens and 580,000 merges, 1,100 tensors, 200 keys, 35 MB) are far below them.
+HEADER_LIMIT = 1 << 27  # bytes of metadata and tensor infos
 KEYS_LIMIT = 1 << 14
 TENSORS_LIMIT = 1 << 16
 TEXTS_LIMIT = 1 << 21  # strings in all metadata arrays together
 NAME_LIMIT = 1 << 16  # bytes of a key or a tensor's name
 DIMS_LIMIT = 4
 
-# metadata value types: id -> numpy type; strings and arrays have rules of their own
+# metadata value types: id -> numpy type, but for strings and arrays
 SCALARS = {
     0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "|b1", 10: "<u8", 11: "<i8", 12: "<f8",
 }  # fmt: skip
 BOOL, STRING, ARRAY = 7, 8, 9
 
-# how files begin that people take for a model
+# first bytes of other files that people may give as a model, and what to tell them
 STRANGERS = (
     (b"<", "is a web page, not a model: download the file itself"),
     (b"version https://git-lfs", "is a Git LFS pointer, not the model: fetch the file itself with `git lfs pull`"),
@@ -41,14 +41,14 @@ STRANGERS = (
 
 
 class Header:
-    """Walks over the metadata and tensor records of an open file, through a window of its bytes."""
+    """Parses metadata and tensor infos of an open file sequentially, with a read buffer."""
 
     WINDOW = 1 << 20
 
     def __init__(self, reader):
         self.path, self.size, self.reader = reader.path, reader.size, reader
         self.limit = min(self.size, HEADER_LIMIT)
-        self.types = {}  # numpy types of the metadata that are single numbers, by key
+        self.types = {}  # key -> numpy type of the metadata values that are single numbers
         self.texts = 0  # strings in arrays so far
         self.start, self.window, self.at = 0, b"", 0  # the file's position is start + at
 
@@ -64,9 +64,9 @@ class Header:
         power = isinstance(alignment, int) and alignment > 0 and alignment & (alignment - 1) == 0
         if not power or isinstance(alignment, bool) or not 8 <= alignment <= 1 << 20:
             raise self.damaged(f"general.alignment is {alignment!r:.40}")
-        records = [self._record() for _ in range(tensors)]
+        infos = [self._info() for _ in range(tensors)]
         end = self.start + self.at
-        return metadata, self._place(records, -(-end // alignment) * alignment, alignment)
+        return metadata, self._place(infos, -(-end // alignment) * alignment, alignment)
 
     # -------------------------------------------------------------------------------------------- bytes
 
@@ -119,7 +119,7 @@ class Header:
             raise ModelFileError(f"{self.path} is GGUF version {version}; ivlite reads version {VERSION}: {AGAIN}")
         tensors, pairs = self.u64("its counts"), self.u64("its counts")
         claims = f"it claims {tensors} tensors and {pairs} metadata keys"
-        # The shortest record is 32 bytes, the shortest pair 13.
+        # The shortest tensor info is 32 bytes, the shortest pair 13.
         if tensors > self.limit // 32 or pairs > self.limit // 13:
             raise self.damaged(claims)
         if tensors > TENSORS_LIMIT or pairs > KEYS_LIMIT:
@@ -164,10 +164,10 @@ class Header:
         return self._numbers(kind, count, what)
 
     def _numbers(self, kind, count, what):
-        """Numbers as a numpy array of the type that they have in the file."""
+        """Numbers as a numpy array with their type in the file."""
         dtype = np.dtype(SCALARS[kind])
         size = count * dtype.itemsize
-        if size > self.WINDOW:  # no second copy of what is large
+        if size > self.WINDOW:  # avoids a second copy of a large array
             data = self.reader.read(self.start + self.at, size)
             self.start, self.at, self.window = self.start + self.at + size, 0, b""
         else:
@@ -176,8 +176,8 @@ class Header:
             raise self.damaged(f"{what} is a truth value other than 0 and 1")
         return data.view(dtype)
 
-    def _record(self):
-        """One tensor record as (name, shape, format, offset within the data, nbytes)."""
+    def _info(self):
+        """One tensor info as (name, shape, format, offset within the data, nbytes)."""
         name = self.text("a tensor's name", NAME_LIMIT)
         what = f"tensor {name!r:.80}"
         dims = self.u32(what)
@@ -195,10 +195,10 @@ class Header:
             raise self.damaged(f"{what} of {nbytes} bytes at {offset} lies beyond the end of the file")
         return name, shape, BY_TYPE[kind], offset, nbytes
 
-    def _place(self, records, base, alignment):
-        """The records as {name: TensorInfo}, none outside the file, none over another."""
+    def _place(self, infos, base, alignment):
+        """The tensor infos as {name: TensorInfo}; checks that tensors lie within the file and do not overlap."""
         tensors, end, before = {}, base, "the header"
-        for name, shape, form, offset, nbytes in sorted(records, key=lambda record: record[3]):
+        for name, shape, form, offset, nbytes in sorted(infos, key=lambda info: info[3]):
             start = base + offset
             if offset % alignment:
                 raise self.damaged(f"tensor {name!r:.80} is not aligned to {alignment} bytes")
@@ -210,13 +210,13 @@ class Header:
                     f"{self.path} is incomplete: {self.size} bytes, and tensor {name!r:.80} ends at {end}; {AGAIN}"
                 )
             tensors[name] = TensorInfo(name, shape, form, start, nbytes)
-        if len(tensors) != len(records):
+        if len(tensors) != len(infos):
             raise self.damaged("two tensors have the same name")
-        return {record[0]: tensors[record[0]] for record in records}  # in the file's order
+        return {info[0]: tensors[info[0]] for info in infos}  # in the file's order
 
 
 def _stranger(start):
-    """What a file is that begins with these bytes and is no GGUF, and what to do."""
+    """The kind of a file that is not GGUF, by its first bytes, and what to do."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     for begin, sentence in STRANGERS:
         if text.startswith(begin):

@@ -1,4 +1,4 @@
-"""A file that is read by position, and whose every failure is one ModelFileError that names what happened."""
+"""Reads a file at given offsets; every failure raises a ModelFileError that names its cause."""
 
 import os
 import stat
@@ -14,13 +14,13 @@ AGAIN = "download it again, or convert the checkpoint again with `ivlite quantiz
 class Reader:
     """An open regular file: `path`, `size` in bytes when it was opened. Any thread may read. Use close().
 
-    Raises ModelFileError when opened, and from reads once the file is shorter or was written to.
+    The constructor raises ModelFileError; so do reads of a file that was shortened or changed.
     """
 
     def __init__(self, path):
         self.path, self._fd = path, None
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without its other end must not be waited for
+            self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # do not wait for the other end of a pipe
             info = os.fstat(self._fd)
         except FileNotFoundError:
             raise ModelFileError(
@@ -45,9 +45,9 @@ class Reader:
 
     @property
     def stamp(self):
-        """(name, size, times of the last changes): what tells that a file was written to since.
+        """(name, size, mtime, ctime): differs after the file is written to.
 
-        The time of modification can be set back, as `cp -p` does; the time of the inode's change cannot.
+        Programs can set mtime back, as `cp -p` does, but not ctime.
         """
         return os.path.basename(self.path), self.size, self._mtime, self._ctime
 
@@ -62,7 +62,7 @@ class Reader:
         view = memoryview(out)
         done = 0
         try:
-            while done < len(view):  # one call moves 2 GiB at most
+            while done < len(view):  # one call reads 2 GiB at most
                 got = os.preadv(self._fd, [view[done : done + (1 << 30)]], offset + done)
                 if not got:
                     break

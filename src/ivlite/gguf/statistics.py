@@ -1,7 +1,7 @@
-"""The file of `ivlite calibrate`: how large the inputs of every linear layer are, channel by channel.
+"""The file of `ivlite calibrate`: the mean squared input of every channel of every linear layer (an importance matrix).
 
-It is GGUF, architecture "internvideo3-stats": one float32 vector `<weight>.importance` per linear layer, the mean square
-of each of its inputs; docs/gguf_keys.md lists the metadata.
+It is a GGUF file of architecture "internvideo3-stats", with one float32 vector `<weight>.importance` per linear layer;
+docs/gguf_keys.md lists the metadata.
 """
 
 from dataclasses import dataclass, field
@@ -20,10 +20,10 @@ ADVICE = "make the statistics of this model with `ivlite calibrate`"
 
 @dataclass
 class Importance:
-    """What the file holds.
+    """The content of the file.
 
-    model: its name. tokens: how many were seen, of the prompts with these keys. rows: how many input vectors each
-    weight has seen. means: float32 (columns,), their mean square, by the weight's name.
+    model: its name. tokens: their number over all prompts. prompts: the prompts' keys. rows: weight name -> number of
+    input vectors. means: weight name -> their mean square, float32 (columns,).
     """
 
     model: str
@@ -34,7 +34,7 @@ class Importance:
 
 
 def save(path, found):
-    """Writes the file; an older one is replaced at once or not at all. Returns notes about the disk. Raises DiskError."""
+    """Writes the file; replaces an older one atomically. Returns notes about the disk. Raises DiskError."""
     metadata = {
         "general.architecture": ARCHITECTURE, TOKENS: found.tokens, MODEL: found.model,
         PROMPTS: found.prompts, ROWS: list(found.rows.values()),
@@ -71,7 +71,7 @@ def _vector(file, info):
 
 
 def _counts(file, layers):
-    """The keys of the prompts, and of each layer how many inputs it has seen."""
+    """The keys of the prompts, and the number of input vectors of each layer."""
     prompts, rows = file.metadata.get(PROMPTS, []), file.metadata.get(ROWS, [])
     rows = rows.tolist() if hasattr(rows, "dtype") else rows
     texts = isinstance(prompts, list) and all(isinstance(key, str) for key in prompts)

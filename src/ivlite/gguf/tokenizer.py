@@ -1,4 +1,4 @@
-"""Text to token ids and back, over a `tokenizer.json`. Text is data: it can never become a control token."""
+"""Encodes text to token ids and back with a `tokenizer.json`. Plain text never becomes a control token."""
 
 import codecs
 import json
@@ -11,14 +11,14 @@ from ivlite.gguf.jsontext import parse
 
 AGAIN = "convert the checkpoint again with `ivlite quantize`"
 ID_LIMIT = 1 << 24
-PARTS = {  # what may come before the merges; of others the library panics on some
+PARTS = {  # allowed normalizers and pre-tokenizers; the library panics on some others
     "normalizer": ("Sequence", "NFC", "NFD", "NFKC", "NFKD"),
     "pre_tokenizer": ("Sequence", "Split", "ByteLevel", "Digits"),
 }
 
 
 def byte_table():
-    """The character that byte-level BPE writes for each byte, as {character: byte}."""
+    """{character: byte}: how byte-level BPE writes bytes."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(rest)}
@@ -36,8 +36,8 @@ class Tokenizer:
             self.added, self.special, vocab = _checked(data)
         except (ValueError, RecursionError) as error:
             raise ModelFileError(f"{path} is damaged ({error!s:.200}): {AGAIN}") from None
-        # Left in the vocabulary, an added token could come out of ordinary text by whole-word lookup. What follows the
-        # merges (post-processor, decoder) is not used.
+        # If added tokens stayed in the vocabulary, ordinary text could be encoded to them. Post-processor and decoder
+        # are not used.
         data["model"]["vocab"] = {t: i for t, i in vocab.items() if t not in self.added}
         data |= {"truncation": None, "padding": None, "added_tokens": [], "post_processor": None, "decoder": None}
         self._core = _guarded(path, lambda: tokenizers.Tokenizer.from_str(json.dumps(data)))
@@ -58,14 +58,14 @@ class Tokenizer:
         return {i: of(t) for t, i in self._vocab.items()} | {i: t.encode("utf-8") for t, i in self.added.items()}
 
     def token_id(self, name):
-        """The id of an added token, or of a vocabulary entry as the file spells it. Raises ModelFileError."""
+        """The id of an added token or a vocabulary entry, spelled as in the file. Raises ModelFileError."""
         found = self.added.get(name, self._vocab.get(name))
         if found is None:
             raise ModelFileError(f"the model file's tokenizer has no token {name!r}: convert the checkpoint again")
         return found
 
     def split(self, text, allowed=()):
-        """Cuts text at the added tokens of `allowed`: list of str (plain text, not empty) and int (token id)."""
+        """Splits text at the added tokens of `allowed`: a list of str (plain text, not empty) and int (token id)."""
         names = sorted((n for n in allowed if n in self.added), key=len, reverse=True)
         if not names:
             return [text] if text else []
@@ -73,7 +73,7 @@ class Tokenizer:
         return [self.added[p] if i % 2 else p for i, p in enumerate(parts) if p]
 
     def encode(self, text, allowed=()):
-        """Token ids of text. Added tokens stand for themselves only if `allowed` names them; else they are plain text.
+        """Token ids of text. Added tokens in it are encoded as such only if `allowed` names them, else as plain text.
 
         Raises UsageError for text that is not Unicode (lone surrogates).
         """
@@ -90,13 +90,13 @@ class Tokenizer:
         return _guarded("the model file's tokenizer", lambda: self._core.encode(text, add_special_tokens=False)).ids
 
     def bytes_of(self, token_id, skip_special=True):
-        """The UTF-8 bytes a token stands for; empty for special tokens (if skipped) and ids without a token."""
+        """The UTF-8 bytes of a token; empty for special tokens (if skipped) and unknown ids."""
         if skip_special and token_id in self._special_ids:
             return b""
         return self._bytes.get(token_id, b"")
 
     def decode(self, ids, skip_special=True):
-        """The text of token ids; bytes that are not UTF-8 become U+FFFD. Added tokens that are not special stay."""
+        """The text of token ids; invalid UTF-8 becomes U+FFFD. Keeps added tokens that are not special."""
         return b"".join(self.bytes_of(int(i), skip_special) for i in ids).decode("utf-8", "replace")
 
     def stream(self, skip_special=True):
@@ -105,9 +105,9 @@ class Tokenizer:
 
 
 class TextStream:
-    """Decodes tokens as they come; a character that spans tokens appears once it is whole.
+    """Incremental decoder: a character that spans tokens appears once it is complete.
 
-    What push returned, and what flush returns at the end, add up to what decode gives for all the tokens.
+    The results of push, and of flush at the end, add up to the result of decode for all the tokens.
     """
 
     def __init__(self, tokenizer, skip_special=True):
@@ -115,21 +115,21 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id):
-        """The text that is complete with this token, possibly empty."""
+        """Adds a token; returns the text that it completes, possibly ""."""
         return self._decoder.decode(self.tokenizer.bytes_of(int(token_id), self.skip_special))
 
     def flush(self):
-        """What is left: U+FFFD for a character that never became whole."""
+        """The remaining text: U+FFFD for an incomplete character, else ""."""
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return text
 
 
 def _guarded(path, work):
-    """What work() returns; whatever the library raises, as a ModelFileError.
+    """The result of work(); errors of the library become a ModelFileError.
 
-    For malformed parts that is bare Exception. What its authors did not foresee is a panic, which derives from
-    BaseException as Ctrl-C does and is told from that by its name.
+    For malformed parts the library raises bare Exception. For unforeseen ones it panics: PanicException derives from
+    BaseException, as KeyboardInterrupt does, and is recognized by its name.
     """
     try:
         return work()
@@ -144,7 +144,7 @@ def _guarded(path, work):
 def _checked(data):
     """({added token: id}, {special token: id}, vocabulary) of a parsed tokenizer.json. Raises ValueError.
 
-    The library takes much for granted and panics, or takes ids that the model has no rows for.
+    The library checks little: it panics, or accepts ids for which the model has no rows.
     """
     model, rows = data.get("model"), data.get("added_tokens") or []
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
@@ -165,7 +165,7 @@ def _checked(data):
     ids = vocab | added
     if not all(type(i) is int and 0 <= i < ID_LIMIT for i in ids.values()):
         raise ValueError("its token ids are not whole numbers")
-    "".join(ids).encode()  # UnicodeEncodeError, a ValueError, for half of a surrogate pair
+    "".join(ids).encode()  # raises UnicodeEncodeError, a ValueError, for a lone surrogate
     if len(set(ids.values())) != len(ids):
         raise ValueError("two tokens have one id")
     _check_merges(merges, vocab)
@@ -173,7 +173,7 @@ def _checked(data):
 
 
 def _kinds(part):
-    """The types of a normalizer or pre-tokenizer and of those it is made of."""
+    """The types of a normalizer or pre-tokenizer and of its parts."""
     if part is None:
         return
     kind = part.get("type") if isinstance(part, dict) else part
@@ -201,7 +201,7 @@ def _check_merges(merges, vocab):
 
 
 def check_ids(tokenizer, config, path):
-    """Raises ModelFileError where the ids of a Tokenizer contradict the Config: they are of two models."""
+    """Raises ModelFileError if the ids of a Tokenizer contradict the Config: they belong to two models."""
     if tokenizer.vocab_size > config.text.vocab_size:
         raise ModelFileError(
             f"{path}: the tokenizer has token id {tokenizer.vocab_size - 1}, and the model a vocabulary of "

@@ -1,4 +1,4 @@
-"""Writes a GGUF file, version 3: all or nothing, so that a name never stands for half a model."""
+"""Writes a GGUF file, version 3, atomically: a file under its final name is always complete."""
 
 import math
 import struct
@@ -13,9 +13,9 @@ from ivlite.output import Partial
 
 ALIGNMENT = 32
 U32, I64, F64, U64 = 4, 11, 12, 10
-TYPED = {np.dtype(name): kind for kind, name in SCALARS.items()}  # what comes from numpy keeps its type
-# Checksums, CRC-32: of each tensor's bytes in the order of the records, and of all bytes before the data, with these
-# two values as zeros. They are metadata of fixed size, filled in as the tensors are written.
+TYPED = {np.dtype(name): kind for kind, name in SCALARS.items()}  # numpy values keep their type
+# CRC-32 checksums: of each tensor's bytes in file order, and of all bytes before the data with these two values zeroed.
+# They are metadata of fixed size, filled in as the tensors are written.
 TENSOR_SUMS, HEADER_SUM = "ivlite.checksum.tensors", "ivlite.checksum.header"
 CHUNK = 1 << 22  # bytes read back at a time
 
@@ -26,7 +26,7 @@ def _string(text):
 
 
 def _kind(value):
-    """The GGUF type of a Python value: whole numbers take 32 bits where they fit, others 64, as do fractions."""
+    """The GGUF type of a Python value: u32 for an int that fits, else u64 or i64; f64 for a float."""
     if isinstance(value, bool):
         return BOOL
     if isinstance(value, int):
@@ -41,7 +41,7 @@ def _scalar(value, kind):
 
 
 def _value(value):
-    """Type and bytes of a metadata value; the values of a list share the widest of their types."""
+    """Type and bytes of a metadata value; a list has the widest type of its values."""
     if hasattr(value, "dtype"):
         kind = TYPED[value.dtype]
         start = struct.pack("<IIQ", ARRAY, kind, value.size) if value.ndim else struct.pack("<I", kind)
@@ -59,14 +59,14 @@ def nbytes(shape, fmt):
 
 
 def header(metadata, tensors):
-    """All bytes before the data, the bytes of the data, and where the two checksums stand, {key: offset}.
+    """(all bytes before the data, size of the data in bytes, {key: offset} of the two checksums).
 
     tensors: (name, shape, format) in the order of the data.
     """
     out, places = bytearray(b"GGUF" + struct.pack("<IQQ", VERSION, len(tensors), len(metadata))), {}
     for key, value in metadata.items():
         out += _string(key)
-        places[key] = len(out) + (16 if key == TENSOR_SUMS else 4)  # behind the type, and that and the count of a list
+        places[key] = len(out) + (16 if key == TENSOR_SUMS else 4)  # after the type, for a list also its type and count
         out += _value(value)
     offset = 0
     for name, shape, fmt in tensors:
@@ -79,7 +79,7 @@ def header(metadata, tensors):
 
 
 def with_checksums(metadata, tensors):
-    """Metadata that begins with the checksums of so many tensors, all zero yet."""
+    """The metadata, preceded by the checksums of that many tensors, still zero."""
     return {TENSOR_SUMS: np.zeros(tensors, np.uint32), HEADER_SUM: 0, **metadata}
 
 
@@ -88,14 +88,14 @@ def _aligned(count):
 
 
 class GGUFWriter:
-    """Writes tensors one after another to a hidden file beside `path`, which becomes `path` when the block ends well.
+    """Writes tensors one after another to a hidden file beside `path`, and renames it to `path` at the end of the block.
 
-    with GGUFWriter(path, metadata, tensors) as out: out.write(bytes) ... for each tensor in order, in pieces of any
-    size. Raises DiskError for what the disk refuses; whatever is raised, an older file at `path` stays as it was.
+    with GGUFWriter(path, metadata, tensors) as out: out.write(bytes) ... for each tensor in order, in chunks of any
+    size. Raises DiskError. After any exception an older file at `path` is unchanged.
 
-    With a mark (32 bytes that name the work, see Partial) the metadata gets checksums, and an interruption keeps the
-    hidden file; `resume` goes on in it, and `written` are the numbers of the tensors that are in it already, which are
-    not to be written again. `notes` are sentences about what the disk does not offer.
+    With a mark (32 bytes that identify the work, see Partial) the metadata gets checksums, and an interruption keeps the
+    hidden file. `resume` continues it: `written` are the indexes of its complete tensors, which must not be written
+    again. `notes` are sentences about what the filesystem does not support.
     """
 
     def __init__(self, path, metadata, tensors, mark=None, resume=False):
@@ -115,7 +115,7 @@ class GGUFWriter:
         except BaseException:
             self.file.close(keep=False)
             raise
-        self.tensor, self.done, self.sum = -1, 0, 0  # which is being written, how much of it, and its checksum
+        self.tensor, self.done, self.sum = -1, 0, 0  # current tensor, bytes written of it, their checksum
         self._following()
 
     @property
@@ -137,7 +137,7 @@ class GGUFWriter:
             self.file.close(keep=keep and self.file.mark is not None and len(self.written) > 0)
 
     def write(self, data):
-        """The next bytes of the current tensor."""
+        """Writes the next bytes of the current tensor."""
         view = memoryview(data).cast("B")
         size = self.sizes[self.tensor]
         if self.done + len(view) > size:
@@ -164,14 +164,14 @@ class GGUFWriter:
         self.file.put(start, 0)
 
     def _found(self):
-        """The tensors that an unfinished file holds: those whose checksum is there and right."""
+        """Indexes of the tensors of an unfinished file whose checksums are stored and right."""
         start = bytearray(self.file.get(len(self.start), 0))
         at, sums = self.places[TENSOR_SUMS], 4 * len(self.sizes)
         stored = struct.unpack(f"<{len(self.sizes)}I", start[at : at + sums])
         start[at : at + sums] = bytes(sums)
         head = self.places[HEADER_SUM]
         start[head : head + 4] = bytes(4)
-        if start != self.start:  # the mark was there and the header was not yet
+        if start != self.start:  # the mark was written, the header not yet
             self._begin()
             return set()
         return {i for i, found in enumerate(stored) if found and found == self._sum(i)}

@@ -1,4 +1,4 @@
-"""Images and videos: opened as a plan (which frames, when, at what size), decoded pair by pair when vision runs."""
+"""Images and videos: opening one plans its frames, their times and size; frames are decoded while vision runs."""
 
 from ivlite.errors import UsageError, shown
 from ivlite.media import animation, frames, memory, video
@@ -14,16 +14,17 @@ def open_video(source, *, fps, min_frames, max_frames, min_pixels, max_pixels, n
                stream=None, factor=32, patch_size=16, temporal=2):  # fmt: skip
     """Opens a video; returns a Medium of kind "video".
 
-    source: a path, a file:// or data: URI, base64; bytes or an open binary file; of a video, an animated image or a still
-    one, which is one frame. Or frames: a list or iterator of what an image may be, or of {"t": seconds, "image": ...},
-    rising; an array or tensor (T, H, W), (T, H, W, C) or (T, C, H, W).
+    source: a path, a file:// or data: URI, base64, bytes or an open binary file, of a video, an animated image or a still
+    image (one frame). Or frames: a list or iterator of images (as for open_image), or of {"t": seconds, "image": ...} in
+    order of time; an array or tensor (T, H, W), (T, H, W, C) or (T, C, H, W).
 
-    fps: frames taken per second, between min_frames and max_frames of them; nframes: that many instead. Of frames without
-    times all are taken (up to max_frames), and fps says when they were. start, end: seconds; time marks stay those of
-    the whole video. stream: which one of a file that has several, as FFmpeg counts them. min_pixels, max_pixels: of each
-    resized frame, whose sides are multiples of `factor`.
+    fps: frames sampled per second, at least min_frames and at most max_frames; nframes: exactly that many instead. For
+    frames without times, all are used (up to max_frames), and fps is their rate. start, end: seconds; timestamps stay
+    those of the whole video. stream: the stream index in the file, as FFmpeg numbers them. min_pixels, max_pixels: of
+    each resized frame, whose sides are multiples of `factor`.
 
-    Decodes one frame, of an animated image all. Raises MediaError (the file), UsageError (an argument), OutOfMemoryError.
+    Decodes one frame, or all of an animated image. Raises MediaError (the file), UsageError (an argument),
+    OutOfMemoryError.
     """
     start, end = (None if t is None else number(name, t, 0) for name, t in (("start", start), ("end", end)))
     limits = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}

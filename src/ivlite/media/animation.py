@@ -1,4 +1,4 @@
-"""Image files as videos: animated ones frame by frame as Pillow composes them, a still one as its only frame."""
+"""Image files as videos: the frames of an animated image, composed by Pillow; a still image is a single frame."""
 
 import os
 
@@ -13,22 +13,22 @@ from ivlite.media.resize import fitted, shown
 from ivlite.stop import checkpoint
 
 HEADS = (b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
-BRANDS = (b"avif", b"avis", *stills.HEIC)  # of ISO media files that are images; GIF is FFmpeg's, too
+BRANDS = (b"avif", b"avis", *stills.HEIC)  # of ISO media files that are images; FFmpeg reads GIF
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm")
 STREAMS = (".mjpeg", ".mjpg", ".mjp")
 JPEG = b"\xff\xd8\xff"
-SHORTEST, USUAL = 0.011, 0.1  # seconds: browsers show a frame of less than the first for the second
+SHORTEST, USUAL = 0.011, 0.1  # seconds: browsers show a frame shorter than SHORTEST for USUAL
 
 
 def is_image(open_file, name):
-    """Whether a file is an image by its first bytes, and not a stream of them."""
+    """Whether a file is an image, by its first bytes, and not a stream of JPEG pictures."""
     suffix = os.path.splitext(os.fsdecode(name))[1].lower()
     try:
         with open_file() as file:
             head = file.read(64)
             if head.startswith(JPEG):
                 return suffix in SUFFIXES or (suffix not in STREAMS and not several(file))
-    except OSError:  # said better by who reads it next
+    except OSError:  # the next reader reports it better
         return False
     webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     iso = head[4:8] == b"ftyp" and head[8:12] in BRANDS
@@ -36,7 +36,7 @@ def is_image(open_file, name):
 
 
 def several(file):
-    """Whether one JPEG picture follows another, as in a raw stream of them."""
+    """Whether a JPEG file has several pictures, as in a raw stream."""
     before = b""
     while part := file.read(1 << 20):
         if b"\xff\xd9" + JPEG in before + part:
@@ -48,7 +48,7 @@ def several(file):
 def open_images(open_file, source, name, limits, pixels, shape):
     """A Medium of kind "video" of an image file. Raises MediaError, UsageError, OutOfMemoryError.
 
-    open_file: returns it open in binary. source: the same as an image may be given. Decodes all frames once, one at a time.
+    open_file: opens it in binary. source: the same file in a form that open_image takes. Decodes each frame once.
     """
     what = f"video {name}"
     ends, size, notes = scan(open_file, what)
@@ -65,7 +65,7 @@ def open_images(open_file, source, name, limits, pixels, shape):
 
 
 def scan(open_file, what):
-    """(seconds at which each frame ends, (height, width), sentences) of an image file; all its frames are decoded."""
+    """(seconds at which each frame ends, (height, width), sentences) of an image file; decodes all its frames."""
     ends, size, notes = [], None, []
     try:
         with open_file() as file:
@@ -75,7 +75,7 @@ def scan(open_file, what):
                 ends.append((ends[-1] if ends else 0.0) + (USUAL if seconds < SHORTEST else seconds))
     except IvliteError:
         raise
-    except Exception as error:  # of Pillow's decoders; of a still image its own reader says more
+    except Exception as error:  # of Pillow's decoders; the reader of still images reports more
         fault = system_fault(error, what)
         if fault:
             raise fault from error
@@ -85,7 +85,7 @@ def scan(open_file, what):
 
 
 def composed(file, what):
-    """Yields an animated image as it is on screen at each of its frames; a still one not at all."""
+    """Yields the composed frames of an animated image."""
     image, _ = stills.prepared(file, what, 1.0)
     for index in range(image.info.get("default_image", False), getattr(image, "n_frames", 1)):
         checkpoint()
@@ -95,7 +95,7 @@ def composed(file, what):
 
 
 class Animation(Medium):
-    """An animated image file, decoded from its beginning each time its pairs are asked for."""
+    """An animated image file; every call of pairs() decodes it from the beginning."""
 
     def __init__(self, open_file, *args, **more):
         super().__init__(*args, **more)

@@ -1,6 +1,6 @@
-"""What is read from a container's own structure: times of an mp4's frames, encryption, and whether a file is whole.
+"""Reads the structure of containers: frame times of mp4 files, encryption, and whether a file is complete.
 
-Every size is checked against the file; what makes no sense is None, and the caller reads the packets instead.
+Every size is checked against the file. The result for malformed structures is None, and the caller reads packets instead.
 """
 
 import os
@@ -9,14 +9,14 @@ import struct
 import numpy as np
 
 SAMPLE_TABLE = (b"mdia", b"minf", b"stbl")
-ENCRYPTED = (b"encv", b"drmi")  # sample entries of common encryption and of FairPlay
+ENCRYPTED = (b"encv", b"drmi")  # sample entries of Common Encryption and FairPlay
 ASF_ENCRYPTION = ("fbb3112223bdd211b4b700a0c955fc6e", "14e68a292226174cb935dae07ee9289c")  # plain and extended
 MAX_BOXES = 1 << 16  # of one level
 SEGMENT = b"\x18\x53\x80\x67"  # Matroska
 
 
 def children(file, start, end):
-    """Yields (type, start, end) of the contents of the mp4 boxes in a part of a file. `end` may lie beyond the file."""
+    """Yields (type, start, end) of the content of each mp4 box in a range of a file. `end` may lie beyond the file."""
     for _ in range(MAX_BOXES):
         file.seek(start)
         head = file.read(16)
@@ -35,7 +35,7 @@ def children(file, start, end):
 
 
 def find(file, part, *path):
-    """(start, end) of the first box on a path of types below a part (start, end), or None."""
+    """(start, end) of the first box at a path of types within the range `part`, or None."""
     for kind in path:
         part = next(((a, min(b, part[1])) for k, a, b in children(file, *part) if k == kind), None)
         if part is None:
@@ -57,7 +57,7 @@ def track(file, number):
 
 
 def encrypted(file, number):
-    """Whether the first sample entry of an mp4's track is one of encrypted pictures."""
+    """Whether the first sample entry of an mp4 track is encrypted."""
     table = track(file, number)
     entries = find(file, table, b"stsd") if table else None
     if entries is None:
@@ -67,7 +67,7 @@ def encrypted(file, number):
 
 
 def scrambled(file, number):
-    """Whether most packets of a transport stream's program `number` are scrambled, among its first."""
+    """Whether most of the first packets of a transport stream's program `number` are scrambled."""
     data = np.frombuffer(file.read(1 << 20), np.uint8)
     for size, skip in ((188, 0), (192, 4)):
         rows = data[: len(data) // size * size].reshape(-1, size)[:, skip : skip + 4].astype(np.int64)
@@ -78,7 +78,7 @@ def scrambled(file, number):
 
 
 def licensed(file, number):
-    """Whether the header of an ASF file (wmv) has one of the objects that tell how it is encrypted."""
+    """Whether the header of an ASF file (wmv) has an encryption object."""
     head = file.read(1 << 16)
     return any(bytes.fromhex(guid) in head for guid in ASF_ENCRYPTION)
 
@@ -87,7 +87,7 @@ PROTECTED = {"mov": encrypted, "mpegts": scrambled, "asf": licensed}  # by FFmpe
 
 
 def compositions(file, number, count):
-    """int64 (count,): how much later each frame of an mp4's track is shown than decoded, in ticks; None if unknown."""
+    """int64 (count,): composition offsets (pts - dts) of an mp4 track's frames in ticks; None if unknown."""
     table = track(file, number)
     if table is None:
         return None
@@ -106,7 +106,7 @@ def compositions(file, number, count):
 
 
 def whole(path, form):
-    """Whether a file of FFmpeg's format `form` has all that its structure says; None where that cannot be told."""
+    """Whether a file of FFmpeg's format `form` is as long as its structure declares; None if unknown."""
     checks = {"mov": whole_mp4, "matroska": whole_matroska, "avi": whole_avi, "flv": whole_flv}
     check = checks.get(form.split(",")[0])
     if check is None:
@@ -124,7 +124,7 @@ def whole_mp4(file, size):
         kinds.add(kind)
         if end > size:
             return False
-    return None if b"moof" in kinds else True  # of a fragmented file any number of fragments may be missing
+    return None if b"moof" in kinds else True  # a fragmented file does not declare the number of its fragments
 
 
 def whole_matroska(file, size):
@@ -146,7 +146,7 @@ def whole_avi(file, size):
 
 
 def whole_flv(file, size):
-    """The last four bytes are the size of the tag before them."""
+    """The last four bytes hold the size of the tag before them."""
     file.seek(max(0, size - 4))
     back = struct.unpack(">I", file.read(4))[0]
     if not 11 <= back <= size - 4:

@@ -1,4 +1,4 @@
-"""Colours as a screen shows them: any mode of Pillow as RGB on white, and HDR video in the range of ordinary video.
+"""Colour conversion: any Pillow mode to RGB on white, and HDR video to SDR.
 
 HDR is mapped by one fixed curve (docs/numerics.md):
 
@@ -6,10 +6,10 @@ HDR is mapped by one fixed curve (docs/numerics.md):
      display of 1000 cd/m2 (system gamma 1.2).
   2. Light is divided by the reference white of BT.2408, 203 cd/m2, and BT.2020 primaries become those of BT.709.
   3. All three components are scaled by f(m) / m, where m is the largest of them, which keeps their hue: Reinhard's curve
-     f(m) = m / (m + 1) * (p + 1) / p, where p = 1000 / 203 is the light that becomes white; more than that is cut off.
-  4. The result is coded for a display of BT.1886: the power 1 / 2.4.
+     f(m) = m / (m + 1) * (p + 1) / p, where p = 1000 / 203 is the light that becomes white; brighter light is clipped.
+  4. The result is encoded for a BT.1886 display: the power 1 / 2.4.
 
-It is what FFmpeg's filters zscale=t=linear:npl=203:agamma=false and tonemap=reinhard:desat=0:peak=4.926 compute.
+FFmpeg's filters zscale=t=linear:npl=203:agamma=false and tonemap=reinhard:desat=0:peak=4.926 compute the same.
 """
 
 from functools import cache
@@ -30,7 +30,7 @@ LUMA_2020 = np.array([0.2627, 0.6780, 0.0593], np.float32)
 
 @cache
 def light(transfer):
-    """float32 (65536,): the light of each 16-bit code of one component; PQ in units of WHITE, HLG of the scene."""
+    """float32 (65536,): the linear light of each 16-bit code of a component; PQ in units of WHITE, HLG scene light."""
     code = np.arange(65536) / 65535
     if transfer == PQ:
         m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
@@ -41,7 +41,7 @@ def light(transfer):
 
 
 def tone_mapped(codes, transfer, primaries):
-    """uint8 (h, w, 3) for an ordinary screen, of uint16 (h, w, 3) full-range RGB coded in PQ or HLG."""
+    """Tone-maps full-range RGB in PQ or HLG, uint16 (h, w, 3), to SDR, uint8 (h, w, 3)."""
     rgb = light(transfer)[codes]
     if transfer == HLG:
         rgb *= (PEAK / WHITE) * (rgb @ LUMA_2020)[..., None] ** np.float32(0.2)
@@ -60,10 +60,10 @@ def on_white(image):
 
 
 def to_rgb(image):
-    """A function that makes an RGB image, on white, of `image` (of one of MODES) or a part of it.
+    """A function that converts `image` (of one of MODES), or a part of it, to RGB on white.
 
-    Integers deeper than 8 bits (modes I;16 and I) are 16-bit values; floats are taken as 0 to 1 where none is above 1,
-    else as 0 to 255.
+    Integers of more than 8 bits (modes I;16 and I) are 16-bit values; floats are 0 to 1 if none is above 1, else 0 to
+    255.
     """
     if image.mode == "F":
         top = 1 if brightest(image) <= 1 else 255
@@ -71,7 +71,7 @@ def to_rgb(image):
     if image.mode.startswith("I"):
         return deep_grey
     if image.has_transparency_data:
-        # Pillow turns premultiplied colours into RGBA only by way of their plain form
+        # Pillow converts premultiplied alpha to RGB only via RGBA
         plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)
         return lambda part: on_white((part if plain == part.mode else part.convert(plain)).convert("RGBA"))
     return lambda part: part if part.mode == "RGB" else part.convert("RGB")
@@ -82,7 +82,7 @@ def grey(values):
 
 
 def deep_grey(part):
-    """RGB of 16-bit grey by its share of 65535, where the value that stands for transparency is white."""
+    """RGB of 16-bit grey, scaled from 0..65535; the transparent value becomes white."""
     values = np.asarray(part)
     shown = np.clip(values, 0, 65535) // 257
     clear = part.info.get("transparency")

@@ -1,4 +1,4 @@
-"""Opening a video file so that nothing but this file is read, and no picture is decoded that is too large."""
+"""Opens video files safely: FFmpeg reads no other file, and decodes no picture that is too large."""
 
 import errno
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ from ivlite.media.resize import check_pixels
 from ivlite.media.source import MAX_PIXELS
 from ivlite.stop import checkpoint
 
-# Containers whose demuxers open no other file. Playlists and scripts (HLS, DASH, concat) are not among them.
+# Containers whose demuxers open no other file; no playlists and scripts (HLS, DASH, concat).
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif,mxf,ivf,yuv4mpegpipe"
-RAW = "h264,hevc,vvc,obu,m4v,mpegvideo,mjpeg"  # streams of one codec in no container
-# Without the scheme FFmpeg reads "concat:..." or "http:..." as a protocol; the whitelist holds for what files name.
+RAW = "h264,hevc,vvc,obu,m4v,mpegvideo,mjpeg"  # raw streams without a container
+# Without the file: scheme FFmpeg takes "concat:..." or "http:..." as a protocol. The whitelist is for names in files.
 OPTIONS = {"protocol_whitelist": "file", "format_whitelist": f"{FORMATS},{RAW}", "max_pixels": str(MAX_PIXELS)}
 ERRORS = (av.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, LookupError)
 JPEG = b"\xff\xd8\xff"
@@ -26,18 +26,18 @@ NO_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 @contextmanager
-def opened(path, name, number=None):
-    """(container, stream) of the video in a file, closed at the end. Raises MediaError, UsageError.
+def open_stream(path, name, number=None):
+    """Context manager: (container, stream) of the video in a file. Raises MediaError, UsageError.
 
-    number: the index of the stream to take, as FFmpeg counts them; None for the one that a player shows.
+    number: the index of the stream, as FFmpeg numbers them; None for the one that a player shows.
     """
     head = first_bytes(path, name)
     try:
-        # FFmpeg takes a row of JPEG pictures for a single one, if it is not told.
+        # Without a format FFmpeg takes a sequence of JPEG pictures for a single one.
         form = "mjpeg" if head.startswith(JPEG) else None
         container = av.open("file:" + path, format=form, options=dict(OPTIONS), metadata_errors="replace")
     except (*ERRORS, MemoryError) as error:
-        # FFmpeg says the same of files that end too early, and of sizes that make no sense.
+        # FFmpeg also raises these errors for truncated files and for absurd sizes.
         unclear = isinstance(error, av.FFmpegError) and error.errno in (errno.EIO, errno.ENOMEM)
         fault = None if unclear else system_fault(error, f"video {name}")
         raise fault or MediaError(refusal(head, name)) from error
@@ -57,7 +57,7 @@ def first_bytes(path, name):
 
 
 def refusal(head, name):
-    """Why a file that FFmpeg does not open is refused, as far as its first bytes tell."""
+    """The error for a file that FFmpeg does not open, by its first bytes."""
     is_mp4 = head[4:8] in (b"ftyp", b"mdat", b"moov", b"free", b"wide")
     if is_mp4 or head[:4] == b"\x1aE\xdf\xa3" or head[8:12] == b"AVI ":  # the middle one is Matroska
         return f"video {name} was cut off before its index, or is damaged: copy or record it again"
@@ -65,7 +65,7 @@ def refusal(head, name):
 
 
 def pick(container, name):
-    """The video stream that a player shows: of those marked as default (or of all), the largest; cover art never is."""
+    """The video stream that a player shows: the largest of those marked as default (or of all), without cover art."""
     streams = [s for s in container.streams.video if not s.disposition & NO_PICTURES]
     if not streams:
         has = "sound and no pictures" if container.streams.audio else "no video stream"
@@ -95,7 +95,7 @@ def described(stream):
 
 
 def prepare(container, stream, path, name):
-    """Checks what can be known without decoding, and readies the decoder. Raises MediaError."""
+    """Checks the stream before decoding, and configures the decoder. Raises MediaError."""
     codec = stream.codec_context
     if protected(container, stream, path):
         raise MediaError(f"video {name} is encrypted (DRM), and ivlite cannot decrypt it: give an unprotected copy")
@@ -103,15 +103,15 @@ def prepare(container, stream, path, name):
         raise MediaError(f"video {name} uses a codec that this PyAV does not decode: convert it to H.264")
     if codec.width and codec.height:
         check_pixels(codec.height, codec.width, f"video {name}")
-    codec.options = {"max_pixels": str(MAX_PIXELS)}  # the limit above holds for probing only
+    codec.options = {"max_pixels": str(MAX_PIXELS)}  # the limit in OPTIONS is for probing only
     codec.thread_type = "AUTO"
-    for other in container.streams:  # saves reading the sound
+    for other in container.streams:  # skips audio packets
         if other.index != stream.index:
             other.discard = Discard.all
 
 
 def protected(container, stream, path):
-    """Whether the pictures of a stream are encrypted, as far as the container says so."""
+    """Whether the container marks the pictures of a stream as encrypted."""
     check = boxes.PROTECTED.get(container.format.name.split(",")[0])
     if check is None:
         return "enc_key_id" in stream.metadata  # Matroska
@@ -120,7 +120,7 @@ def protected(container, stream, path):
 
 
 def packets(container, stream):
-    """Yields the packets of a stream; a damaged end is the end."""
+    """Yields the packets of a stream up to its end or to damage."""
     theora = stream.codec_context.name == "theora"
     try:
         for packet in container.demux(stream):
@@ -132,13 +132,13 @@ def packets(container, stream):
 
 
 def decoded(stream, packets, place=None):
-    """Yields the frames of packets, going on after damaged ones.
+    """Yields the decoded frames of packets; skips damaged packets.
 
-    The pts of each is place(packet), which may be None; without `place`, how many frames came before it, where a packet
-    that cannot be decoded counts as a frame.
+    The pts of a frame is place(packet), which may be None. Without `place` it is the number of frames before it, where
+    a packet that cannot be decoded counts as a frame.
     """
     using, shown = decoder(stream), 0
-    for packet in chain(packets, [None]):  # None: what the decoder still holds
+    for packet in chain(packets, [None]):  # None flushes the decoder
         if packet is not None:
             packet.pts = place(packet) if place else None
         try:

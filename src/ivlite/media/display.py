@@ -1,4 +1,4 @@
-"""Decoded frames of a video as a player shows them: upright, of square pixels, on white, deinterlaced, in SDR."""
+"""Renders decoded frames as a player shows them: upright, with square pixels, on white, deinterlaced, in SDR."""
 
 import math
 from fractions import Fraction
@@ -9,14 +9,14 @@ from PIL import Image
 from ivlite.media.color import HDR, on_white, tone_mapped
 from ivlite.media.resize import check_pixels, resized
 
-MAX_PIXEL_ASPECT = 10  # a pixel's width to its height, and the reverse; more is a mistake of the file
+MAX_PIXEL_ASPECT = 10  # width to height of a pixel, or the reverse; more is an error of the file
 BICUBIC = 4  # swscale's
 BT2020, UNSPECIFIED = 9, 2  # matrices in H.273
-ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own leave alpha out
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's native decoders ignore alpha
 
 
 class Interlaced:
-    """A frame of two fields, with the frames before and after it, which deinterlacing needs (or None)."""
+    """An interlaced frame, with the frames before and after it (or None) for deinterlacing."""
 
     def __init__(self, before, frame, after):
         self.before, self.frame, self.after = before, frame, after
@@ -26,7 +26,7 @@ class Interlaced:
 
 
 def with_neighbours(frames):
-    """Yields decoded frames as they are, and interlaced ones as Interlaced, once the next frame is there."""
+    """Yields decoded frames; an interlaced one as Interlaced, after the next frame is decoded."""
     before = waiting = None
     for frame in frames:
         if waiting is not None:
@@ -42,7 +42,7 @@ def with_neighbours(frames):
 
 
 def decoder(stream):
-    """What decodes a stream's packets: the stream itself, or a decoder of its alpha where its own has none."""
+    """The decoder of a stream's packets: the stream itself, or a decoder that supports its alpha channel."""
     import av
 
     name = ALPHA_DECODERS.get(stream.codec_context.name)
@@ -56,13 +56,13 @@ def decoder(stream):
 
 
 class Display:
-    """How the frames of one stream are shown. Keeps nothing of the stream open."""
+    """Renders the frames of one stream. Keeps no reference to the stream."""
 
     def __init__(self, stream):
         aspect = float(stream.sample_aspect_ratio or 1)
         self.aspect = aspect if 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT else 1.0
-        # The display matrix of each rotation seen: reading one ties the frame into a reference cycle, where it waits
-        # in memory for the garbage collector.
+        # Caches the display matrix of each rotation: reading one puts the frame in a reference cycle, which keeps it in
+        # memory until the garbage collector runs.
         self.matrices = {}
 
     def shape(self, frame):
@@ -76,7 +76,7 @@ class Display:
         return resized(self.pixels(frame, size), size)
 
     def pixels(self, frame, size=None):
-        """uint8 (h, w, 3), upright; of the frame's own size, or HDR of `size` (H, W) if given."""
+        """uint8 (h, w, 3), upright, in the frame's size; HDR in `size` (H, W) if given."""
         check_pixels(frame.height, frame.width, "a frame")
         quarter, down, right = self._turn(frame)
         if isinstance(frame, Interlaced):
@@ -95,7 +95,7 @@ class Display:
     def _turn(self, frame):
         """(whether width and height swap, then the steps of rows and of columns: -1 for mirrored)."""
         if frame.rotation not in self.matrices:
-            # A copy without the pixels stays in the reference cycle, not the frame and what converts it.
+            # Only a copy without pixels enters the reference cycle, not the frame.
             self.matrices[frame.rotation] = display_matrix(frame.reformat(width=16, height=16))
         matrix = self.matrices[frame.rotation]
         if matrix is None:
@@ -107,10 +107,10 @@ class Display:
 
 
 def display_matrix(frame):
-    """The first five of the nine numbers of a frame's display matrix (16.16 fixed point), or None."""
+    """The first five of the nine values of a frame's display matrix (16.16 fixed point), or None."""
     try:
         data = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV lists no side data where it does not know the type of one, as of EXIF
+    except ValueError:  # PyAV cannot list side data of which it does not know one type, such as EXIF
         turn = math.radians(frame.rotation)
         sine, cosine = round(math.sin(turn) * 65536), round(math.cos(turn) * 65536)
         return [cosine, -sine, 0, sine, cosine]
@@ -122,7 +122,7 @@ def has_alpha(frame):
 
 
 def sdr(frame, size):
-    """uint8 (H, W, 3) of `size`, of a frame in HDR: resized as it is coded, in 16 bits, and tone-mapped then."""
+    """uint8 (H, W, 3) in `size` of an HDR frame: resized in 16 bits, then tone-mapped."""
     height, width = size
     if frame.colorspace == UNSPECIFIED:
         frame.colorspace = BT2020
@@ -136,14 +136,14 @@ def sdr(frame, size):
 
 
 def deinterlaced(fields):
-    """The frame of an Interlaced one by FFmpeg's bwdif, from its own fields and those of its neighbours."""
+    """Deinterlaces a frame with FFmpeg's bwdif, from its fields and those of its neighbours."""
     from av.filter import Graph
 
     frame = fields.frame
     kind = (frame.width, frame.height, frame.format.name)
     near = [f if f and (f.width, f.height, f.format.name) == kind else None for f in (fields.before, fields.after)]
     graph = Graph()
-    ticks = frame.time_base or Fraction(1, 1000)  # of no consequence: one frame goes in, and its own comes out
+    ticks = frame.time_base or Fraction(1, 1000)  # any value works for a single frame
     source = graph.add_buffer(None, frame.width, frame.height, frame.format, time_base=ticks)
     graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink"))
     graph.configure()

@@ -1,4 +1,4 @@
-"""What an exception met while a file is read says: a fault of the system, or of what the file holds."""
+"""Tells faults of the system from faults of a file, for exceptions of reading and decoding."""
 
 import errno
 import os
@@ -17,9 +17,9 @@ ADVICE = {
 
 
 def system_fault(error, what):
-    """The IvliteError of a fault of the system (memory, permissions, descriptors, disk); None where it is another.
+    """The IvliteError for a fault of the system (memory, permissions, descriptors, disk); None for any other.
 
-    error: the exception. what: names what was being read, as in "image a.png". FFmpeg's own errors have other numbers.
+    error: the exception. what: the name of the input, such as "image a.png". FFmpeg's own errors have other numbers.
     """
     number = getattr(error, "errno", None)
     if isinstance(error, MemoryError) or number == errno.ENOMEM:
@@ -32,5 +32,5 @@ def system_fault(error, what):
 
 
 def reason(error):
-    """What a decoder's exception says, in one line of at most 120 characters."""
+    """The message of a decoder's exception, in one line of at most 120 characters."""
     return " ".join(str(error).split())[:120] or type(error).__name__

@@ -1,15 +1,15 @@
-"""A list of frames as a video."""
+"""Videos given as a list of frames."""
 
 import numpy as np
 
 from ivlite.media import timeline
-from ivlite.media.image import opened
+from ivlite.media.image import open_still
 from ivlite.media.medium import Medium
 from ivlite.media.resize import fitted
 
 
 class FrameList(Medium):
-    """Frames that a program gives, each decoded when it is needed."""
+    """A video of given frames, each decoded when it is needed."""
 
     def __init__(self, stills, *args, **more):
         super().__init__(*args, **more)
@@ -21,11 +21,11 @@ class FrameList(Medium):
 
 
 def open_list(source, limits, pixels, shape):
-    """A Medium of kind "video" of memory.Frames at their own times, or limits["fps"] a second; the first gives the shape.
+    """A Medium of kind "video" from memory.Frames, with their own times or at limits["fps"]; the first sets the shape.
 
-    Of more than max_frames, so many are used, evenly spread. Raises UsageError, MediaError.
+    If there are more than max_frames, that many are used, evenly spaced. Raises UsageError, MediaError.
     """
-    stills = [opened(frame, "frame") for frame in source.items]
+    stills = [open_still(frame, "frame") for frame in source.items]
     name = f"<{len(stills)} frames>"
     times = clock(source, limits["fps"])
     count = limits["max_frames"] if limits["nframes"] is None and source.times is None else limits["nframes"]
@@ -37,7 +37,7 @@ def open_list(source, limits, pixels, shape):
 
 
 def clock(source, fps):
-    """The Timeline of memory.Frames; of those without times, `fps` are taken a second."""
+    """The Timeline of memory.Frames; frames without times have the rate `fps`."""
     keys, count = np.zeros(1, np.int64), len(source.items)
     if source.times is None:
         return timeline.Timeline(np.arange(count) / fps, None, keys, fps, 1 / fps)

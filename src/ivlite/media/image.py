@@ -1,4 +1,4 @@
-"""Images: files, PIL images and arrays, as upright RGB."""
+"""Decodes images to upright RGB: files, PIL images and arrays."""
 
 from PIL import Image
 
@@ -10,12 +10,12 @@ from ivlite.media.medium import Medium
 from ivlite.media.resize import fitted, shown
 from ivlite.media.source import local_path
 
-SMALLEST = 1 / 64  # of each side, where only the shape and the damage of an image are asked for
-KEPT = 2  # how much larger than what it is resized to a large image is decoded at least: resizing smooths the rest
+SMALLEST = 1 / 64  # of each side: the reduction of a decoding that only checks shape and damage
+KEPT = 2  # a large image is decoded at no less than this times the target size; resizing does the rest
 
 
 class StillImage(Medium):
-    """An image: one picture, the same in every slot of its only pair."""
+    """An image: one frame pair with the same picture twice."""
 
     def __init__(self, still, *args, **more):
         super().__init__(*args, **more)
@@ -31,11 +31,10 @@ def open_image(source, *, min_pixels, max_pixels, factor=32, patch_size=16, temp
     source: a path, a file:// or data: URI, base64; bytes or an open binary file; a PIL image; an array or tensor (H, W),
     (H, W, C) or (C, H, W) with C 1, 3 or 4, of integers (0..255; uint16 0..65535) or floats (0..1).
 
-    min_pixels, max_pixels: of the resized image, whose sides are multiples of `factor`. The file is decoded once here,
-    so that damage is known before the model starts. Raises MediaError (the file), UsageError (the argument),
-    OutOfMemoryError.
+    min_pixels, max_pixels: of the resized image, whose sides are multiples of `factor`. Decodes the file once to find
+    damage before the model runs. Raises MediaError (the file), UsageError (the argument), OutOfMemoryError.
     """
-    still = opened(source, "image")
+    still = open_still(source, "image")
     notes = [*still.remarks(), *still.look()]
     size = fitted(*still.shape, factor, min_pixels, max_pixels, f"image {still.name}")
     return StillImage(
@@ -43,7 +42,7 @@ def open_image(source, *, min_pixels, max_pixels, factor=32, patch_size=16, temp
     )
 
 
-def opened(source, kind):
+def open_still(source, kind):
     """The Still of an image of any kind. Raises UsageError, MediaError."""
     if isinstance(source, Image.Image):
         return Given(source, kind)
@@ -57,18 +56,18 @@ def opened(source, kind):
 
 
 class Still:
-    """One picture that can be decoded. name: for people. shape: (height, width) upright, once look() has been called."""
+    """One picture that can be decoded. name: for messages. shape: (height, width) upright, set by look()."""
 
     def __init__(self, name, kind):
         self.name, self.what = name, f"{kind} {name}"
         self.shape = None
 
     def remarks(self):
-        """Sentences about what it holds beyond the picture that is used."""
+        """Sentences about other content of the file, which is not used."""
         return []
 
     def look(self):
-        """Decodes it to learn its shape and what is wrong with it; returns sentences. Raises MediaError."""
+        """Decodes the picture to find its shape and damage; returns sentences. Raises MediaError."""
         picture = self._read(SMALLEST)
         self.shape = picture.shape
         return picture.notes
@@ -82,17 +81,17 @@ class Still:
             return shown(picture.image, size, picture.turn, to_rgb(picture.image))
         except MemoryError as error:
             raise system_fault(error, self.what) from error
-        except Image.DecompressionBombError as error:  # parts of it are above what the program lets Pillow handle
+        except Image.DecompressionBombError as error:  # above the limit that the program sets in Pillow
             limit = f"Pillow's limit that this program has set ({Image.MAX_IMAGE_PIXELS} pixels)"
             raise MediaError(f"{self.what} is beyond {limit}: raise it, or make the image smaller") from error
 
     def _read(self, least):
-        """The stills.Picture, with at least that share of each side where it is reduced."""
+        """The stills.Picture; if reduced, with at least the fraction `least` of each side."""
         raise NotImplementedError
 
 
 class File(Still):
-    """A picture in a file, or in what opens like one: `open_file` returns a seekable binary file."""
+    """A picture in a file: `open_file` returns a seekable binary file."""
 
     def __init__(self, open_file, name, kind):
         super().__init__(name, kind)
@@ -116,7 +115,7 @@ class File(Still):
 
 
 class Given(Still):
-    """A PIL image that a program hands over."""
+    """A PIL image given by the caller."""
 
     def __init__(self, image, kind):
         super().__init__(f"<{image.width}x{image.height}>", kind)
@@ -129,7 +128,7 @@ class Given(Still):
             return stills.picture(self._image, size, self.what)
         except IvliteError:
             raise
-        except Exception as error:  # Pillow's, of a file that it reads only now
+        except Exception as error:  # of Pillow, which reads the file only now
             fault = system_fault(error, self.what)
             if fault:
                 raise fault from error
@@ -139,7 +138,7 @@ class Given(Still):
 
 
 class Array(Still):
-    """An array that a program hands over. It becomes an image when it is needed: a list of frames may hold hundreds."""
+    """An array given by the caller, converted to an image when needed: a list of frames may have hundreds."""
 
     def __init__(self, pixels, kind):
         super().__init__(f"<{pixels.shape[1]}x{pixels.shape[0]}>", kind)

@@ -1,4 +1,4 @@
-"""The native libraries inside PyAV and Pillow: which FFmpeg it is, and their own lines kept off standard error."""
+"""The native libraries in PyAV and Pillow: versions of FFmpeg, and silencing of libtiff."""
 
 import ctypes
 
@@ -14,14 +14,14 @@ def versions():
 def silence_libtiff():
     """Stops the libtiff that Pillow uses from writing about damaged files to standard error.
 
-    Its handlers belong to the process, and Pillow sets none. What is wrong with a file is in our own errors and
-    warnings; FFmpeg writes nothing as long as nobody turns PyAV's logging on.
+    Its handlers are global to the process, and Pillow sets none. Our own errors and warnings report faults of a file.
+    FFmpeg writes nothing unless PyAV's logging is turned on.
     """
     try:
-        libtiff = ctypes.CDLL(Image.core.__file__)  # finds the symbols of what Pillow's module is linked with
+        libtiff = ctypes.CDLL(Image.core.__file__)  # finds symbols of the libraries linked to Pillow's module
         for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
             function = getattr(libtiff, name)
             function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_void_p
             function(None)
-    except (OSError, AttributeError):  # a Pillow without libtiff, or with one that shows no symbols
+    except (OSError, AttributeError):  # a Pillow without libtiff, or one that hides its symbols
         pass

@@ -1,4 +1,4 @@
-"""What an opened image or video is to the rest: its plan, and its pixels pair by pair."""
+"""The interface of an opened image or video: its plan, and its pixels in frame pairs."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from ivlite.stop import checkpoint
 
 
 class Medium:
-    """An image or a video that is opened and not decoded.
+    """An image or a video that is open but not decoded.
 
-    kind: "image" or "video". source: its name for people. size: (H, W) after resizing. grid: (t, h, w) in patches, t
-    in frame pairs. frames: the indexes of the source frames in use, in order. timestamps: seconds of each pair ([] for
+    kind: "image" or "video". source: its name for messages. size: (H, W) after resizing. grid: (t, h, w) in patches, t
+    in frame pairs. frames: the indexes of the sampled source frames, in order. timestamps: seconds of each pair ([] for
     an image). duration: seconds of the whole video (None for an image). warnings: sentences; decoding may add some.
     """
 
@@ -26,9 +26,9 @@ class Medium:
         raise NotImplementedError
 
     def pairs(self):
-        """Yields contiguous uint8 (temporal, H, W, 3), one per t of the grid; can be called again.
+        """Yields contiguous uint8 (temporal, H, W, 3), one per t of the grid; may be called again.
 
-        Decodes as it goes and holds one pair. The last frame is repeated where the frames do not fill a pair.
+        Decodes lazily and holds one pair. If the last pair lacks a frame, the last frame is repeated.
         """
         pair = None
         for n, picture in enumerate(self.pictures()):
@@ -46,6 +46,6 @@ class Medium:
 
 
 def marks(times, temporal):
-    """Seconds of each pair: the middle of its first and last frame; a last frame alone stands for a pair."""
+    """Seconds of each pair: the mean of its first and last frame's time; an incomplete pair ends with the last frame."""
     pairs = [times[i : i + temporal] for i in range(0, len(times), temporal)]
     return [(p[0] + (p[-1] if len(p) == temporal else times[-1])) / 2 for p in pairs]

@@ -1,4 +1,4 @@
-"""Pictures and frames that a program holds: arrays and tensors, bytes and open files, data: URIs, lists of frames."""
+"""Media given as objects in memory: arrays and tensors, bytes and open files, data: URIs, lists of frames."""
 
 import base64
 import binascii
@@ -20,14 +20,14 @@ from ivlite.stop import checkpoint
 
 MOST_BYTES = 4 << 30  # of one medium in memory
 MOST_FRAMES = 1 << 20  # of one list
-MARGIN = 1 / 512  # by which resizing may carry a float beyond 0..1
+MARGIN = 1 / 512  # by which resized floats may exceed 0..1
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 TIMES = ("t", "time", "timestamp")  # keys of a frame's own time
 
 
 @dataclass
 class Data:
-    """The bytes of a file that is in memory: of an image, or of a video."""
+    """The bytes of an image or video file in memory."""
 
     content: bytes
 
@@ -41,14 +41,14 @@ class Data:
 
 @dataclass
 class Frames:
-    """The frames of a video, each of a form that an image may have; times: seconds of each, rising, or None."""
+    """The frames of a video, each an image source; times: ascending seconds of each, or None."""
 
     items: list
     times: list[float] | None = field(default=None)
 
 
 class Spooled(os.PathLike):
-    """The bytes of a video as a file without a name for others, as long as this object lives: FFmpeg seeks in it."""
+    """The bytes of a video in a temporary file, so that FFmpeg can seek; deleted with this object."""
 
     def __init__(self, content):
         self.name = f"<{len(content)} bytes>"
@@ -67,14 +67,14 @@ class Spooled(os.PathLike):
         if file := self.__dict__.get("_file"):
             file.close()
 
-    __del__ = close  # with the last Medium that decodes it
+    __del__ = close  # when the last Medium that uses it is deleted
 
 
 # ------------------------------------------------------------------------------------------------ files in memory
 
 
 def attribute(source, name):
-    """An attribute of somebody's object, None where it has none or where asking for it fails."""
+    """An attribute of any object; None if it has none or the access fails."""
     try:
         return getattr(source, name, None)
     except Exception:
@@ -82,7 +82,7 @@ def attribute(source, name):
 
 
 def named(source):
-    """The path of a file that a program has opened by its name; anything else as it is."""
+    """The path of an open file that still has its name; anything else unchanged."""
     name = attribute(source, "name")
     if isinstance(name, str | bytes) and callable(attribute(source, "fileno")):
         try:
@@ -120,7 +120,7 @@ def text_data(text, kind):
 
 
 def decoded(text, kind, what):
-    """The bytes of base64 in any of its spellings: percent-encoded, URL-safe, with white space, without padding."""
+    """Decodes base64 in any variant: percent-encoded, URL-safe, with white space, without padding."""
     try:
         plain = (unquote_to_bytes(text) if "%" in text else text.encode("ascii")).translate(None, b" \t\r\n\f\v")
         plain = plain.translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
@@ -130,7 +130,7 @@ def decoded(text, kind, what):
 
 
 def read_all(file, kind):
-    """What an open binary file holds, from its beginning where it can be sought; its position stays as it is."""
+    """The content of an open binary file, from its beginning if it can seek; restores its position."""
     try:
         at = file.tell()
         file.seek(0)
@@ -159,30 +159,30 @@ def checked_size(content, kind):
 
 
 def is_tensor(source):
-    """Whether it is a tensor of torch, which nobody here imports; files have a detach() as well."""
+    """Whether it is a torch tensor, found without importing torch; files have a detach() as well."""
     return callable(attribute(source, "detach")) and callable(attribute(source, "cpu"))
 
 
 def array(source, kind):
-    """A numpy array of what numpy or another library holds as one, or None. Raises UsageError."""
+    """An array of any library as a numpy array; None for anything else. Raises UsageError."""
     if isinstance(source, np.ndarray):
         return np.asarray(source)
-    if isinstance(source, Image.Image | str | bytes | os.PathLike):  # numpy has texts that are arrays as well
+    if isinstance(source, Image.Image | str | bytes | os.PathLike):  # numpy strings also have __array__
         return None
     if not callable(attribute(source, "__array__")) and not is_tensor(source):
         return None
     try:
-        if is_tensor(source):  # torch: without the graph, from wherever it is
+        if is_tensor(source):  # torch: without the autograd graph, from any device
             source = source.detach().cpu()
             source = source.float() if "bfloat16" in str(source.dtype) else source
         return np.asarray(source)
-    except Exception as error:  # of another library: sparse, quantised, without data, on a device that is gone
+    except Exception as error:  # of another library: sparse, quantized or meta tensors, a lost device
         reason = " ".join(str(error).split())[:120]
         raise UsageError(f"the {kind} is a {type(source).__name__} that gives no array ({reason})") from error
 
 
 def channels_last(values, kind, torch=False):
-    """The array as (..., height, width, channels) of a grey, RGB or RGBA picture with its channels first or last."""
+    """A grey, RGB or RGBA array with channels first or last as (..., height, width, channels)."""
     last, first = values.shape[-1] in CHANNELS, values.shape[-3] in CHANNELS
     if first and (torch or not last):
         return np.moveaxis(values, -3, -1)
@@ -195,7 +195,7 @@ def channels_last(values, kind, torch=False):
 class Pixels:
     """An array as a picture: (H, W), (H, W, C) or (C, H, W) with C 1, 3 or 4.
 
-    Integers are 0..255 (uint16: 0..65535), floats 0..1, bool black and white. Raises UsageError where a value is outside.
+    Integers are 0..255 (uint16: 0..65535), floats 0..1, bool black and white. Raises UsageError for values outside.
     """
 
     def __init__(self, values, kind, torch=False):
@@ -208,7 +208,7 @@ class Pixels:
         self.shape = self.values.shape[:2]
 
     def _range(self, kind):
-        """The value of white; all values are checked to be from 0 to it."""
+        """The value of white; checks that all values are from 0 to it."""
         dtype = self.values.dtype
         if dtype in (np.uint8, np.uint16, np.bool_):
             return {1: 255, 2: 65535}[dtype.itemsize] if dtype != np.bool_ else 1
@@ -246,9 +246,9 @@ def pixels(source, kind):
 
 
 def as_frames(source):
-    """The Frames of a list or iterator of frames, an array of them, or one picture; None for what is a file.
+    """The Frames of a list or iterator of frames, an array of frames, or one picture; None for a file.
 
-    A frame is what an image may be, or {"t": seconds, "image": ...}. Iterators are read once, here. Raises UsageError.
+    A frame is an image source, or {"t": seconds, "image": ...}. Reads an iterator to its end. Raises UsageError.
     """
     if isinstance(source, Frames):
         return source
@@ -292,7 +292,7 @@ def timed_frame(n, item):
 
 
 def array_frames(values, torch):
-    """The frames of (T, H, W), (T, H, W, C) or (T, C, H, W); of (H, W) and of one picture with channels, the only one."""
+    """The frames of (T, H, W), (T, H, W, C) or (T, C, H, W); a single picture, with or without channels, is one frame."""
     if values.ndim == 2 or (values.ndim == 3 and (values.shape[2] in CHANNELS or values.shape[0] in CHANNELS)):
         return [values]
     if values.ndim not in (3, 4) or not values.size:
@@ -304,7 +304,7 @@ def array_frames(values, torch):
 
 
 def gathered(source):
-    """The frames that an iterable yields, kept as long as the prompt. Raises UsageError, OutOfMemoryError for too many."""
+    """The frames of an iterable as a list. Raises UsageError, OutOfMemoryError for too many."""
     if isinstance(source, list | tuple):
         return list(source)
     items, held, free = [], 0, available_memory()

@@ -1,4 +1,4 @@
-"""To what size a picture is resized, and the resizing."""
+"""Resizing of pictures: the target size, and the resampling."""
 
 import math
 
@@ -14,15 +14,15 @@ QUARTERS = (
     Image.Transpose.TRANSVERSE,
     Image.Transpose.ROTATE_90,
     Image.Transpose.ROTATE_270,
-)  # the turns that swap width and height
-WHOLE = 1 << 24  # pixels of an image that is turned and converted as a whole; of larger ones
-BAND = 1 << 22  # at a time
+)  # the transpositions that swap width and height
+WHOLE = 1 << 24  # most pixels of an image that is turned and converted as a whole
+BAND = 1 << 22  # pixels at a time of a larger image
 
 
 def fitted(height, width, factor, min_pixels, max_pixels, what):
     """Height and width as multiples of `factor`, near the picture's shape, with min_pixels <= area <= max_pixels.
 
-    `what` names the picture in messages. Raises MediaError for shapes that make no sense.
+    `what` names the picture in messages. Raises MediaError for empty and for extreme shapes.
     """
     if min(height, width) < 1:
         raise MediaError(f"{what} has no pixels ({width}x{height}): give another file")
@@ -42,7 +42,7 @@ def fitted(height, width, factor, min_pixels, max_pixels, what):
 
 
 def check_pixels(height, width, what):
-    """Refuses a picture that is too large to decode, before it is decoded. Raises MediaError."""
+    """Raises MediaError for a picture that is too large to decode."""
     if height * width > MAX_PIXELS:
         limit = MAX_PIXELS >> 20
         raise MediaError(f"{what} is {width}x{height}, beyond the limit of {limit} megapixels: make it smaller first")
@@ -59,8 +59,8 @@ def resized(pixels, size):
 def shown(image, size, turn=None, convert=lambda part: part):
     """uint8 (H, W, 3) of `size`, of a PIL image of any mode that `turn` (a Transpose) and `convert` make upright RGB.
 
-    Images above WHOLE are turned, converted and made narrow in bands of rows, which takes little memory beside the
-    image; Pillow may resize the columns first, so their last bits can differ from those of the image as a whole.
+    Images above WHOLE are turned, converted and resized in width band by band, which takes little extra memory. The last
+    bits may differ from those of resizing at once, since Pillow may resize the columns first.
     """
     if image.width * image.height <= WHOLE:
         return resized(convert(image if turn is None else image.transpose(turn)), size)
@@ -76,7 +76,7 @@ def shown(image, size, turn=None, convert=lambda part: part):
 
 
 def stored_box(stored, top, bottom, turn):
-    """Where rows top..bottom of the upright image are in the stored one of (width, height)."""
+    """The box of the stored image, of size `stored` (width, height), that holds rows top..bottom of the upright one."""
     width, height = stored
     if turn in (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270):
         return top, 0, bottom, height

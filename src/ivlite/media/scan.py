@@ -1,14 +1,13 @@
-"""The Timeline of a video file, from its index or its packets; nothing is decoded but where packets' times may lie.
+"""Builds the Timeline of a video file from its index or its packets; decodes frames only if timestamps may be wrong.
 
-What a file says of time is not taken as clean:
+Timestamps of files are often not clean:
 
-- *Joints.* Where the decoding times of neighbouring packets go back, or ahead by more than 10 seconds in a format made for
-  streams (MPEG-TS and -PS, Ogg) or 30 hours in any other, segments were joined. They are laid end to end, as FFmpeg and
-  players do. Any other pause is a pause.
-- *Counting.* Where packets have no times, or times that cannot be those of the frames in them (AVI with B-frames, MP4
-  whose composition offsets are missing), frames are counted in the order in which the decoder gives them, and the n-th has
-  the n-th of the times.
-- *The last frame* stays as long as its packet says, or as long as a whole file declares.
+- *Discontinuities.* If the decoding times of neighbouring packets go back, or ahead by more than 10 seconds in streaming
+  formats (MPEG-TS and -PS, Ogg) or 30 hours in others, segments were concatenated. They are placed end to end, as FFmpeg
+  and players do. Any other gap is a pause.
+- *Counting.* If packets have no times, or times that cannot be those of their frames (AVI with B-frames, MP4 without
+  composition offsets), frames are counted in the order of the decoder's output, and the n-th frame has the n-th time.
+- *The last frame* lasts as long as its packet declares, or until the declared end of a complete file.
 """
 
 import os
@@ -21,24 +20,24 @@ import numpy as np
 
 from ivlite.errors import MediaError
 from ivlite.media import boxes
-from ivlite.media.container import ERRORS, RAW, decoded, opened, packets
+from ivlite.media.container import ERRORS, RAW, decoded, open_stream, packets
 from ivlite.media.timeline import Timeline, nearest
 
 NONE = -(1 << 63)
 STREAMED = 0x200  # FFmpeg's AVFMT_TS_DISCONT
 AHEAD, AHEAD_ELSEWHERE = 10, 30 * 3600  # seconds; FFmpeg's limits
-BACK = 1  # seconds that packets other than key frames may go back: times of decoding are often reckoned, and jitter
-PROBED = 48  # packets decoded to see whether their times lie
-JITTER = 0.1  # seconds that a frame of a constant rate may be off
-MAX_LISTED = 10_000_000  # frames of a timeline that was not read
-HEAD = 32  # packets read at the beginning where an index tells of the rest
+BACK = 1  # seconds that non-key packets may go back: decoding times are often estimated, and jitter
+PROBED = 48  # packets decoded to check their times
+JITTER = 0.1  # seconds that a frame may deviate from a constant rate
+MAX_LISTED = 10_000_000  # most frames of a timeline derived from an index
+HEAD = 32  # packets read at the beginning if an index covers the rest
 
 
 @dataclass
 class Packets:
-    """What is known of the packets of a stream, in file order: int64 ticks (NONE where there is no time), and flags.
+    """The packets of a stream in file order: times as int64 ticks (NONE if unknown), and flags.
 
-    missing: how many packets the index has that the file has not; None where there was no index.
+    missing: number of packets in the index that are beyond the end of the file; None without an index.
     """
 
     pts: np.ndarray
@@ -50,20 +49,20 @@ class Packets:
 
 
 def scan(path, name, number=None, start=None, end=None):
-    """The Timeline of the video in a file. start, end: seconds that will be asked for, or None. Raises MediaError."""
-    with opened(path, name, number) as (container, stream):
+    """The Timeline of the video in a file. start, end: the range that will be used in seconds, or None. Raises MediaError."""
+    with open_stream(path, name, number) as (container, stream):
         times = part(container, stream, path, start, end)
         if times:
             return times
         listed = from_index(container, stream, path)
         if listed:
             return build(listed, container, stream, path, name, number)
-    with opened(path, name, number) as (container, stream):
+    with open_stream(path, name, number) as (container, stream):
         return build(read(container, stream), container, stream, path, name, number)
 
 
 def read(container, stream, until=None):
-    """The Packets from where the container stands, to its end or to a packet for which until(packet) holds."""
+    """The Packets from the container's position to the end, or to the first for which until(packet) is true."""
     pts, dts, durations, keys, shown = array("q"), array("q"), array("q"), array("b"), array("b")
     for packet in packets(container, stream):
         if until and until(packet):
@@ -72,13 +71,13 @@ def read(container, stream, until=None):
         dts.append(NONE if packet.dts is None else packet.dts)
         durations.append(packet.duration or 0)
         keys.append(packet.is_keyframe)
-        shown.append(not packet.is_discard)  # cut away by an edit list: players do not show it
+        shown.append(not packet.is_discard)  # removed by an edit list: players do not show it
     times = [np.frombuffer(a, np.int64) if len(a) else np.zeros(0, np.int64) for a in (pts, dts, durations)]
     return Packets(*times, *(np.array(a, bool) for a in (keys, shown)))
 
 
 def from_index(container, stream, path):
-    """The Packets as the index of an mp4 lists them; None for other files, and where the index does not tell all."""
+    """The Packets from the index of an mp4; None for other files, and if the index is incomplete."""
     entries = stream.index_entries
     count = len(entries)
     if "mp4" not in container.format.name or not count or count != stream.frames:
@@ -88,12 +87,12 @@ def from_index(container, stream, path):
     with open(path, "rb") as file:
         later = boxes.compositions(file, stream.id, count)
         there = positions + sizes <= os.fstat(file.fileno()).st_size
-    if later is None or (flags & 2).any() or (sizes <= 0).any() or not there[0]:  # 2: cut away by an edit list
+    if later is None or (flags & 2).any() or (sizes <= 0).any() or not there[0]:  # 2: removed by an edit list
         return None
     first = [(p.pts, p.dts) for p in islice(packets(container, stream), min(8, int(there.sum())))]
     if not first or None in first[0]:
         return None
-    pts = dts + later + (first[0][0] - dts[0] - later[0])  # both are counted from where the edit list begins
+    pts = dts + later + (first[0][0] - dts[0] - later[0])  # both relative to the start of the edit list
     if first != list(zip(pts.tolist(), dts.tolist(), strict=True))[: len(first)]:
         return None
     end = (stream.duration or 0) + dts[0]
@@ -146,7 +145,7 @@ def build(found, container, stream, path, name, number):
 
 
 def filled(found, rates, tick):
-    """int64 ticks: when each packet is to be decoded, reckoned where it has no time."""
+    """int64 ticks: the decoding time of each packet, estimated if it has none."""
     known = found.dts != NONE
     source = found.dts
     if not known.any():
@@ -165,7 +164,7 @@ def filled(found, rates, tick):
 
 
 def joined(clock, keys, tick, streamed):
-    """The packets, but for the first, with which a segment begins."""
+    """Indexes of the packets at which a segment begins, without the first."""
     step = np.diff(clock.astype(float)) * tick
     usual = float(np.median(step[step > 0])) if (step > 0).any() else 0.0
     back = (step < 0) & (keys[1:] | (step < -max(BACK, 16 * usual)))
@@ -173,7 +172,7 @@ def joined(clock, keys, tick, streamed):
 
 
 def lay(ticks, found, joints):
-    """float64 ticks, where each segment begins when the last frame of the one before is over."""
+    """float64 ticks with the segments placed end to end."""
     ticks = ticks.astype(float)
     if not len(joints):
         return ticks
@@ -192,10 +191,10 @@ def lay(ticks, found, joints):
 
 
 def settled(times, rates, length, claimed, entire):
-    """A Timeline with its rate, and with the length of its last frame or what a file cut off declares.
+    """The Timeline completed with its rate, the duration of its last frame, and the declared duration of a truncated file.
 
-    length: seconds of the last packet, 0 if unknown. claimed: seconds the file claims, 0 if it does not. entire: whether
-    it is whole, None if unknown.
+    length: seconds of the last packet, 0 if unknown. claimed: declared seconds of the file, 0 if unknown. entire: whether
+    the file is complete, None if unknown.
     """
     seconds = times.times
     steps = np.diff(seconds)
@@ -216,7 +215,7 @@ def settled(times, rates, length, claimed, entire):
 
 
 def constant_rate(seconds, rates):
-    """The one of `rates` at which all frames are within half a frame, and JITTER, of where they should be, or None."""
+    """The first of `rates` from which all frames deviate by less than half a frame, and JITTER, or None."""
     span = float(seconds[-1])
     measured = [(len(seconds) - 1) / span] if span > 0 else []
     for rate in rates + measured:
@@ -226,31 +225,31 @@ def constant_rate(seconds, rates):
 
 
 def declared_seconds(container, stream):
-    """Seconds of video that the file says it has, 0 where it does not say."""
-    if container.format.flags & STREAMED:  # FFmpeg reckons it from the first and the last time
+    """The duration that the file declares in seconds, 0 if it does not."""
+    if container.format.flags & STREAMED:  # FFmpeg computes it from the first and the last time
         return 0.0
     if stream.duration:
         return float(stream.duration * stream.time_base)
     tag = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", "").strip())
-    if tag:  # as Matroska writes it for each stream
+    if tag:  # Matroska has one per stream
         return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
-    alone = len(container.streams) == 1  # the file's own length may be that of its sound
+    alone = len(container.streams) == 1  # else the duration of the file may be that of its audio
     return container.duration / 1e6 if container.duration and alone else 0.0
 
 
 def lies(path, name, number):
-    """Whether the times of the first packets, in the order of decoding, are not those of their frames."""
-    with opened(path, name, number) as (container, stream):
+    """Whether the times of the first packets differ from those of their decoded frames."""
+    with open_stream(path, name, number) as (container, stream):
         some = islice(packets(container, stream), PROBED)
         order = [f.pts for f in decoded(stream, some, lambda packet: packet.pts) if f.pts is not None]
     return any(b < a for a, b in zip(order, order[1:], strict=False))
 
 
 def part(container, stream, path, start, end):
-    """The Timeline of a Matroska file of which only a part is asked for, where its index spares reading the rest.
+    """The Timeline of a Matroska file of which only a range is used, from its index, without reading the rest.
 
-    None unless the rate is constant wherever it was read: at the beginning, around the part, at the end, and at every key
-    frame of the index.
+    None unless the rate is constant at all places that are read: the beginning, the range, the end, and every key frame
+    of the index.
     """
     form = container.format.name
     rates = [float(r) for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r]
@@ -292,7 +291,7 @@ def stop_after(count):
 
 
 def on_grid(parts, keys, first, tick, rate, reorders, size):
-    """The Timeline of frames at a constant rate from `first` on, if all times in `parts` and `keys` agree; or None."""
+    """The Timeline of frames at a constant rate from `first`, if all times in `parts` and `keys` agree; else None."""
     frames = int(round((int(parts[-1].max()) - first) * tick * rate)) + 1
     if not 0 < frames <= min(MAX_LISTED, size):
         return None
@@ -309,6 +308,6 @@ def on_grid(parts, keys, first, tick, rate, reorders, size):
 
 
 def contiguous(indexes, late):
-    """Whether no frame is absent, but among the last `late`, where some may come later in the file."""
+    """Whether no frame is missing, except among the last `late`, which may come later in the file."""
     steps = np.diff(np.sort(indexes))
     return bool((steps > 0).all() and (steps[: max(0, len(steps) - late)] == 1).all())

@@ -1,4 +1,4 @@
-"""What a person names as an image or a video: a path, a file:// URI, and whether a regular file is there."""
+"""Paths and file:// URIs of images and videos, and checks of the files they name."""
 
 import os
 import re
@@ -11,16 +11,16 @@ from ivlite.numbers import number, whole
 
 ADDRESSES = ("http", "https", "ftp", "rtsp", "rtmp", "s3", "gs")
 DATA = re.compile(r"\s*data:([^,]{0,1000}),", re.IGNORECASE)
-# How the usual files begin, in base64.
+# First bytes of common file types, in base64.
 BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk0", "SUkqA", "TU0AK", "AAAA", "GkXfo", "T2dnUw", "R0AR")
 SLOWEST = 1e-6  # frames a second: one in eleven days
 MAX_PIXELS = 64 << 20  # of one picture; 8K video has half as many
 
 
 def limits(given, file):
-    """The settings in force: those `given` (checked) over the model file's. Both are dicts with some of the names.
+    """The limits in force: those `given` (checked), else the model file's. Both are dicts, {name: value}.
 
-    A bound that is given pushes the file's other bound along; two given bounds must not cross. Raises UsageError.
+    A given minimum above the file's maximum raises it, and the reverse; two given ones must not cross. Raises UsageError.
     """
     out = dict(file)
     for name in file:
@@ -53,7 +53,7 @@ def local_path(source, kind):
         if "\0" in path:
             raise FileNotFoundError
         info = os.stat(path)
-    except (FileNotFoundError, UnicodeEncodeError):  # surrogates are bytes of a name, or belong to none
+    except (FileNotFoundError, UnicodeEncodeError):  # a name with surrogates that stand for no bytes
         raise MediaError(f"{kind} {name} does not exist: check the path") from None
     except OSError as error:
         raise MediaError(f"{kind} {name} cannot be reached ({error.strerror}): check the path") from error
@@ -69,14 +69,14 @@ def local_path(source, kind):
 
 
 def is_base64(text):
-    """Whether a text is what it stands for: a data: URI, or the base64 of a file of a usual kind."""
+    """Whether a text holds data itself: a data: URI, or base64 of a file of a common type."""
     if is_file(text):
         return False
     return DATA.match(text[:1200]) is not None or (text.startswith(BASE64) and len(text) >= 64)
 
 
 def is_file(source):
-    """Whether a text or bytes name a file that is there."""
+    """Whether a text or bytes name an existing file."""
     try:
         return len(source) < 4096 and os.path.isfile(source)
     except (ValueError, UnicodeError):  # NUL, surrogates
@@ -84,7 +84,7 @@ def is_file(source):
 
 
 def named_path(name, kind):
-    """The path that a person means by a path or URI. Raises MediaError for what is not on this machine."""
+    """The path of a path or URI. Raises MediaError for a network address."""
     if is_file(name):
         return name
     if name.startswith("~"):
@@ -98,7 +98,7 @@ def named_path(name, kind):
 
 
 def uri_path(rest, has_host, name, kind):
-    """The path of a file: URI without its scheme; one that was not percent-encoded is taken as it is."""
+    """The path of a file: URI without its scheme; accepts URIs that are not percent-encoded."""
     host, slash, path = rest.partition("/") if has_host else ("", "/", rest[1:])
     if host.lower() not in ("", "localhost", "127.0.0.1"):
         raise MediaError(f"{kind} {name} is on another machine: copy it here and give its path")

@@ -1,7 +1,7 @@
-"""Image files read by Pillow, damaged ones as far as they go, and by FFmpeg where Pillow does not know them.
+"""Reads image files with Pillow, damaged ones up to the damage, and with FFmpeg if Pillow does not know the format.
 
-Nothing that belongs to the process is changed for it (Pillow's limits, its tolerance of damage, Python's warning
-filters): other threads use them at the same time.
+Does not change global state (Pillow's limits, its tolerance of damage, Python's warning filters), which other threads
+use at the same time.
 """
 
 import io
@@ -27,14 +27,14 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM
 MODULES = ("Jpeg", "Png", "WebP", "Gif", "Bmp", "Tiff", "Avif", "Jpeg2K", "Ppm")
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands of ISO/IEC 23008-12
-# What FFmpeg may take a file for when Pillow knows none of it: formats of one picture that name no other file.
+# FFmpeg's formats for files that Pillow does not know: single pictures, without references to other files.
 PIPES = "bmp dds dpx exr gif hdr j2k jpeg jpegls jpegxl jpegxs pam pbm pcx pfm pgm phm png ppm psd qoi sgi sunrast tiff"
 FFMPEG = ",".join([f"{name}_pipe" for name in PIPES.split()] + ["webp_pipe", "xbm_pipe", "xpm_pipe", "xwd_pipe", "ico"])
 MAX_BYTES = 10**9  # of one decoded image: 250 megapixels in colour
 BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # of a pixel in memory; others take 4
 PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
 ORIENTATION = 0x0112  # the EXIF tag
-TURNS = {  # by its values
+TURNS = {  # by the value of ORIENTATION
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -49,7 +49,7 @@ silence_libtiff()
 
 @dataclass
 class Picture:
-    """A decoded image as it is stored.
+    """A decoded image in its stored orientation.
 
     image: of any mode. shape: (height, width) upright, before any reduction while decoding. turn: the Transpose that
     makes it upright, or None. notes: sentences about the file.
@@ -64,8 +64,8 @@ class Picture:
 def read(file, what, least=1.0):
     """The Picture of an image file, open in binary and seekable. `what` names it in messages.
 
-    Images above MAX_PIXELS are decoded reduced where the format can (JPEG, JPEG 2000), to no less than `least` of each
-    side. Raises MediaError, and OutOfMemoryError before decoding what would not fit.
+    Images above MAX_PIXELS are decoded at reduced size if the format supports it (JPEG, JPEG 2000), with at least the
+    fraction `least` of each side. Raises MediaError, and OutOfMemoryError before decoding what would not fit.
     """
     first = None
     for attempt in (whole, patched, begun, foreign):
@@ -90,7 +90,7 @@ def read(file, what, least=1.0):
 def whole(file, what, least):
     image, shape = prepared(file, what, least)
     if image.format == "WEBP" and image.width * image.height > WHOLE and not image.is_animated:
-        del image  # Pillow would hold four copies of it
+        del image  # else there are four copies in memory
         file.seek(0)
         return by_ffmpeg(file, what, least)
     image.load()
@@ -98,32 +98,32 @@ def whole(file, what, least):
 
 
 def begun(file, what, least):
-    """The rows of an image that come before its damage or its end."""
+    """The rows of an image before the damage or the end of the file."""
     image, shape = prepared(trimmed(file) or file, what, least)
     try:
         image.load()
     except MemoryError:
         raise
     except Exception:
-        image.tile = []  # keeps what has been decoded; load() would start again
+        image.tile = []  # keeps the decoded rows; load() would start again
         return damaged(picture(image, shape, what), what)
     return picture(image, shape, what)
 
 
 def patched(file, what, least):
-    """An image without what Pillow stumbles over and pixels do not need, or with an end where it has none."""
+    """An image decoded again without the chunks that its pixels do not need, or with an end marker added."""
     clean = trimmed(file)
     if clean:
         return whole(clean, what, least)
     data = file.read(MAX_BYTES)
     length = 8 + int.from_bytes(data[4:8], "little")
     if data.startswith(b"\xff\xd8"):
-        ends = b"\xff\xd9" * 40000  # for a decoder that is anywhere in a segment
+        ends = b"\xff\xd9" * 40000  # enough for a decoder anywhere in a segment
         found = whole(io.BytesIO(data + ends), what, least)
         if found.image.width * found.image.height <= WHOLE:  # a second copy of a large one would take too much memory
             other = whole(io.BytesIO(data + bytes(range(1, 250)) * 99 + ends), what, least)
             if ImageChops.difference(found.image, other.image).getbbox() is None:
-                return found  # no pixel depends on what follows: only the mark of the end is missing
+                return found  # only the end marker is missing: no pixel depends on the rest
         return damaged(found, what)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) < length <= 4 * len(data):
         return damaged(whole(io.BytesIO(data + bytes(length - len(data))), what, least), what)
@@ -131,7 +131,7 @@ def patched(file, what, least):
 
 
 def prepared(file, what, least):
-    """(image, (width, height)) of an image of Pillow whose header has been read: reduced if it is large, and checked."""
+    """(PIL image, (width, height)) after reading the header: set to reduced decoding if it is large, and checked."""
     image = identified(file, what)
     width, height = image.size
     once = 1
@@ -145,9 +145,9 @@ def prepared(file, what, least):
 
 
 def halvings(file, size, most):
-    """How often a JPEG 2000 file of that size can be halved while it is decoded, up to `most`.
+    """How often decoding can halve a JPEG 2000 image of that size, at most `most` times.
 
-    No more than the levels that its COD marker gives, and where Pillow and OpenJPEG round the sides alike.
+    Limited by the levels in its COD marker, and to sizes that Pillow and OpenJPEG round alike.
     """
     file.seek(0)
     head = file.read(1 << 16)
@@ -157,7 +157,7 @@ def halvings(file, size, most):
 
 
 def identified(file, what):
-    """An image of Pillow whose header has been read. As Image.open, without its limits and warnings of size."""
+    """Like Image.open, which reads the header only, but without its limits and warnings of size."""
     for name in MODULES:
         with suppress(ImportError):  # Pillow before 11.3 has no AVIF
             import_module(f"PIL.{name}ImagePlugin")
@@ -168,7 +168,7 @@ def identified(file, what):
         if accepts and accepts(head) is True:
             file.seek(0)
             try:
-                return factory(file, "")  # given a name, Pillow may map the file, which ends the process if it shrinks
+                return factory(file, "")  # with a name Pillow may map the file: the process dies if the file shrinks
             except (SyntaxError, IndexError, TypeError, struct.error) as error:
                 failed = error
     if head[4:8] == b"ftyp" and head[8:12] in HEIC:
@@ -187,7 +187,7 @@ def heif_class(what):
 
 
 def check_memory(pixels, image, what):
-    """Refuses an image whose decoding would take too much memory. Raises MediaError, OutOfMemoryError."""
+    """Raises MediaError or OutOfMemoryError for an image whose decoding would take too much memory."""
     need = pixels * BYTES.get(image.mode, 4)
     if image.info.get("progression"):
         need += image.width * image.height * 3  # the coefficients of all blocks
@@ -201,7 +201,7 @@ def check_memory(pixels, image, what):
 
 
 def picture(image, size, what):
-    """The Picture of a decoded image of Pillow whose full size is (width, height). Raises MediaError."""
+    """The Picture of a decoded PIL image with the full size (width, height). Raises MediaError."""
     if image.mode not in MODES:
         raise MediaError(f"{what} has colours of the kind {image.mode}, which ivlite does not read: convert it to RGB")
     notes = []
@@ -209,14 +209,14 @@ def picture(image, size, what):
         turn = TURNS.get(image.getexif().get(ORIENTATION))
     except MemoryError:
         raise
-    except Exception:  # whatever a broken block makes of its parser
+    except Exception:  # the EXIF parser may raise anything for a damaged block
         turn = None
         notes.append(f"{what} has EXIF data that cannot be read: it is shown as it is stored")
     return Picture(image, size if turn in QUARTERS else size[::-1], turn, notes)
 
 
 def damaged(found, what):
-    """The Picture with a note that a part is missing. Raises ValueError if it shows nothing at all."""
+    """The Picture with a note that a part is missing. Raises ValueError if nothing was decoded."""
     extrema = found.image.getextrema()
     if all(low == high for low, high in (extrema if isinstance(extrema[0], tuple) else (extrema,))):
         raise ValueError("nothing could be decoded")
@@ -225,9 +225,9 @@ def damaged(found, what):
 
 
 def trimmed(file):
-    """A PNG file in memory with the chunks that its pixels need and sound EXIF data, or None where it is no PNG.
+    """A PNG file in memory with the chunks that its pixels need and valid EXIF data; None if it is no PNG.
 
-    Texts and colour profiles may be of any size, and wrong: Pillow refuses such files, viewers show them.
+    Text chunks and colour profiles may be huge or wrong: Pillow refuses such files, viewers show them.
     """
     file.seek(0)
     signature = file.read(8)
@@ -251,7 +251,7 @@ def trimmed(file):
 
 
 def foreign(file, what, least):
-    """An image that Pillow does not open, as kinds of BMP; what it opens and cannot decode is damaged."""
+    """An image that Pillow cannot identify, such as some kinds of BMP, decoded with FFmpeg."""
     try:
         prepared(file, what, least)
     except (IvliteError, MemoryError):
@@ -263,7 +263,7 @@ def foreign(file, what, least):
 
 
 def by_ffmpeg(file, what, least):
-    """The first picture of a file that FFmpeg recognises as an image."""
+    """The first picture of a file that FFmpeg identifies as an image."""
     import av
 
     head = file.read(12)
@@ -282,7 +282,7 @@ def by_ffmpeg(file, what, least):
 
 
 def reduced(frame, least):
-    """A large frame of FFmpeg at no less than `least` of its sides: by then it takes little memory."""
+    """A large FFmpeg frame scaled down, with at least the fraction `least` of each side, to save memory."""
     if frame.width * frame.height <= WHOLE or least >= 1:
         return frame
     size = {"width": math.ceil(frame.width * least), "height": math.ceil(frame.height * least)}
@@ -290,7 +290,7 @@ def reduced(frame, least):
 
 
 def remarks(file, name):
-    """Sentences about what an image file holds beyond the picture that is used."""
+    """Sentences about other content of an image file, which is not used."""
     try:
         image = identified(file, name)
         if image.format in ANIMATED and getattr(image, "is_animated", False):
@@ -299,5 +299,5 @@ def remarks(file, name):
             yield f"image {name} has {image.n_frames} pages: only the first is used"
     except (IvliteError, MemoryError):
         raise
-    except Exception:  # the pages that follow are damaged, or Pillow does not know the file
+    except Exception:  # further pages are damaged, or Pillow does not know the file
         return

@@ -1,4 +1,4 @@
-"""When the frames of a video are, and which of them are used."""
+"""The times of a video's frames, and the sampling of frames."""
 
 from dataclasses import dataclass
 
@@ -7,21 +7,20 @@ import numpy as np
 from ivlite.errors import UsageError
 from ivlite.numbers import number, whole
 
-SLACK = 1e-6  # seconds by which a given time may miss a frame's
-REFINEMENTS = 40  # how often the spacing of samples is halved to find enough frames
+SLACK = 1e-6  # seconds of tolerance between a given time and a frame's time
+REFINEMENTS = 40  # bisection steps for the spacing of samples that gives enough frames
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """The frames of a video in the order they are shown.
+    """The frames of a video in presentation order.
 
-    times: float64 (N,), seconds from the first frame. pts: int64 (N,) in ticks, rising, or None where these do not name
-    a frame. keys: indexes of frames from which decoding can begin. rate: frames per second where it is constant, else
-    None. interval: usual seconds between frames. declared: seconds that a file cut off claims, or 0. last: seconds that
-    the last frame stays on screen, None for the interval. places: int64 (packets,), the index of the frame in each
-    packet of the file, -1 for one that is not shown; None where `pts` says it, or where frames are counted as they are
-    decoded. ordered: whether the frames of a codec that reorders have times in the order of decoding, which may be a
-    lie. notes: sentences for people.
+    times: float64 (N,), seconds from the first frame. pts: int64 (N,) in ticks, ascending; None if they do not identify
+    frames. keys: indexes of key frames. rate: frames per second if constant, else None. interval: median seconds between
+    frames. declared: the declared duration of a truncated file in seconds, or 0. last: seconds that the last frame stays
+    on screen, None for the interval. places: int64 (packets,), the index of the frame in each packet of the file, -1 for
+    one that is not shown; None if `pts` identifies frames, or if frames are counted during decoding. ordered: the frames
+    of a codec that reorders have times in decoding order, which may be wrong. notes: warnings.
     """
 
     times: np.ndarray
@@ -37,14 +36,14 @@ class Timeline:
 
     @property
     def duration(self):
-        """Seconds until the last frame is over."""
+        """Seconds until the end of the last frame."""
         if self.rate:
             return len(self.times) / self.rate + max(0.0, (self.last or 0) - 1 / self.rate)
         return float(self.times[-1]) + (self.interval if self.last is None else self.last)
 
 
 def within(timeline, start, end, name):
-    """(first, last) index of the frames that are on screen between two moments."""
+    """(first, last) index of the frames on screen between two times."""
     start = 0.0 if start is None else number("start", start, 0)
     if start >= timeline.duration:
         raise UsageError(f"start ({start:g} s) is after the end of {name} ({timeline.duration:.1f} s)")
@@ -59,15 +58,15 @@ def within(timeline, start, end, name):
 
 
 def choose(timeline, name, *, fps, min_frames, max_frames, nframes=None, start=None, end=None, temporal=1):
-    """The indexes of the frames to use, int64 (n,), rising.
+    """The indexes of the sampled frames, int64 (n,), ascending.
 
-    At a constant rate: n = (frames of the range / their rate) * fps, within the bounds, spread evenly from the first
+    At a constant rate: n = (frames of the range / their rate) * fps, within the limits, evenly spaced from the first
     frame of the range to its last.
 
-    Where the rate varies: samples are laid evenly over the time of the range, `fps` a second, and each takes the frame
-    that is on screen then. A frame that several samples meet is taken once, and once more if it would otherwise share a
-    group of `temporal` frames with one that follows after a pause. Where this gives fewer than min_frames or nframes,
-    samples are laid more closely until there are enough.
+    At a variable rate: sample times are evenly spaced over the range, `fps` per second, and each takes the frame on
+    screen at that time. A frame with several samples is taken once, and once more if it would otherwise share a group of
+    `temporal` frames with one after a pause. If this gives fewer than min_frames or nframes, samples get closer until
+    there are enough.
     """
     first, last = within(timeline, start, end, name)
     total = last - first + 1
@@ -90,15 +89,15 @@ def choose(timeline, name, *, fps, min_frames, max_frames, nframes=None, start=N
 
 
 def spread(total, count):
-    """int64 (count,): indexes spread evenly from 0 to total - 1."""
+    """int64 (count,): evenly spaced indexes from 0 to total - 1."""
     return np.linspace(0, total - 1, count).round().astype(np.int64)
 
 
 def sampled(times, begin, final, count, least, most):
-    """Indexes of the frames on screen at `count` or more moments from `begin` to `final`, each once, rising.
+    """Indexes of the frames on screen at `count` or more times from `begin` to `final`, each once, ascending.
 
-    times: seconds, rising, the first no later than `begin`, the last no later than `final`. At least `least` if there
-    are so many frames of any length, at most `most`.
+    times: ascending seconds, the first no later than `begin`, the last no later than `final`. At least `least` indexes
+    if there are so many frames with a duration, at most `most`.
     """
     found = np.zeros(1, np.int64)
     for _ in range(REFINEMENTS):
@@ -116,7 +115,7 @@ def sampled(times, begin, final, count, least, most):
 
 
 def grouped(chosen, times, pause, temporal):
-    """`chosen`, where no group of `temporal` frames reaches over more than `pause` seconds: its frame before repeats."""
+    """`chosen`, with frames repeated so that no group of `temporal` frames spans a pause of more than `pause` seconds."""
     out = []
     for index in chosen.tolist():
         while len(out) % temporal and times[index] - times[out[-1]] > pause:
@@ -126,7 +125,7 @@ def grouped(chosen, times, pause, temporal):
 
 
 def nearest(times, moments):
-    """Indexes of the entries of rising `times` nearest to each of `moments`, the earlier where two are as near."""
+    """Indexes of the entries of ascending `times` nearest to each of `moments`; of two equally near, the earlier."""
     after = np.clip(np.searchsorted(times, moments), 1, max(1, len(times) - 1))
     if len(times) == 1:
         return np.zeros(np.shape(moments), np.int64)

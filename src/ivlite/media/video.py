@@ -1,28 +1,28 @@
 """Video files."""
 
 from ivlite.errors import MediaError
+from ivlite.media.decode import FrameDecoder
 from ivlite.media.display import Display
 from ivlite.media.medium import Medium
 from ivlite.media.resize import fitted
 from ivlite.media.scan import scan
 from ivlite.media.source import local_path
 from ivlite.media.timeline import choose
-from ivlite.media.walk import Walk
 from ivlite.numbers import number, whole
 
-MISSING = 0.02  # share of the declared time that may be absent without a word: files round it
+MISSING = 0.02  # fraction of the declared duration that may be missing without a warning: files round it
 
 
 def open_video(source, *, fps, min_frames, max_frames, min_pixels, max_pixels, nframes=None, start=None, end=None,
                stream=None, factor=32, patch_size=16, temporal=2):  # fmt: skip
     """Opens a video file by its path or file: URI; returns a Medium.
 
-    fps: frames taken per second, between min_frames and max_frames of them; nframes: that many instead. start, end:
-    seconds; time marks stay those of the whole video. stream: the index of the file's stream to use, as FFmpeg counts
+    fps: frames sampled per second, at least min_frames and at most max_frames; nframes: exactly that many instead.
+    start, end: seconds; timestamps stay those of the whole video. stream: the stream index in the file, as FFmpeg numbers
     them; None for the one that a player shows. min_pixels, max_pixels: of each resized frame, whose sides are multiples
     of `factor`.
 
-    Reads the file's index, or all packets where it has none, and decodes one frame. Raises MediaError (the file),
+    Reads the file's index, or all packets if there is none, and decodes one frame. Raises MediaError (the file),
     UsageError (an argument).
     """
     limits = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
@@ -34,11 +34,11 @@ def open_video(source, *, fps, min_frames, max_frames, min_pixels, max_pixels, n
     track = None if stream is None else whole("stream", stream, 0)
     times = scan(path, name, track, *part)
     chosen = choose(times, f"video {name}", **limits, temporal=temporal)
-    with Walk(path, name, times, track) as walk:
-        _, picture = walk.at(int(chosen[0]))
+    with FrameDecoder(path, name, times, track) as decoder:
+        _, picture = decoder.at(int(chosen[0]))
         if picture is None:
             raise MediaError(f"video {name} has no frame that can be decoded (it is damaged or too large): convert it")
-        display = Display(walk.stream)
+        display = Display(decoder.stream)
         height, width = display.shape(picture)
     size = fitted(height, width, *pixels, f"video {name}")
     marks = times.times[chosen]
@@ -49,7 +49,7 @@ def open_video(source, *, fps, min_frames, max_frames, min_pixels, max_pixels, n
 
 
 def remarks(name, times):
-    """What is to be said about a video before it is decoded."""
+    """Warnings about a video that are known before it is decoded."""
     yield from times.notes
     missing = times.declared - times.duration
     if missing > max(MISSING * times.declared, 2 * times.interval):
@@ -57,7 +57,7 @@ def remarks(name, times):
 
 
 class VideoFile(Medium):
-    """A video file, decoded from disk each time its pairs are asked for."""
+    """A video file; every call of pairs() decodes it from disk."""
 
     def __init__(self, path, track, times, display, *args, **more):
         super().__init__(*args, **more)
@@ -66,9 +66,9 @@ class VideoFile(Medium):
     def pictures(self):
         lost = damaged = 0
         last = None
-        with Walk(self.path, self.source, self.times, self.track) as walk:
+        with FrameDecoder(self.path, self.source, self.times, self.track) as decoder:
             for index in self.frames:
-                found, frame = walk.at(index)
+                found, frame = decoder.at(index)
                 if frame is not None:
                     last = self.display.rgb(frame, self.size)
                     damaged += bool(frame.is_corrupt)
@@ -83,6 +83,6 @@ class VideoFile(Medium):
             self.warn(f"{damaged} {of} are damaged and may show wrong things")
 
     def _far(self, found, index):
-        """Whether another frame than the wanted one was found, beyond packets that never show (hidden frames)."""
+        """Whether the found frame differs from the wanted one by more than hidden frames (packets that are never shown)."""
         times = self.times.times
         return abs(times[min(found, len(times) - 1)] - times[index]) > 1.5 * self.times.interval

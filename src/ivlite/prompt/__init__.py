@@ -1,4 +1,4 @@
-"""Messages as the model reads them: token ids, multimodal positions, and media planned but not yet decoded."""
+"""Turns messages into a Prompt: token ids, multimodal positions, and opened media that are not yet decoded."""
 
 from ivlite.prompt.layout import TOOLS_AFTER, TOOLS_BEFORE, Prompt, build
 from ivlite.prompt.messages import check_message

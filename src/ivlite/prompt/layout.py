@@ -1,4 +1,4 @@
-"""Plain messages to a Prompt: token ids, positions, and media that are opened and not yet decoded."""
+"""Applies the chat template: turns normalized messages into a Prompt, and opens their media without decoding them."""
 
 from dataclasses import dataclass, field
 
@@ -25,12 +25,12 @@ THOUGHT = ("<think>", "</think>")
 
 @dataclass
 class Prompt:
-    """What the model is given.
+    """The input of the model.
 
     token_ids: T ids. positions: int64 (3, T), of each token in time, height and width. next_position: of the first token
     of the answer. grid_thw: int64 (n, 3), patches of each of the n media, t in frame pairs. timestamps: per medium,
-    seconds of each frame pair, floats ([] for an image). frames: per medium, the indexes of the source frames in use.
-    media: the media (media.medium.Medium), to be decoded by `pairs()`. warnings: sentences about the prompt (a medium has
+    seconds of each frame pair, floats ([] for an image). frames: per medium, the indexes of the sampled source frames.
+    media: the media (media.medium.Medium); `pairs()` decodes them. warnings: sentences about the prompt (each medium has
     its own). spans: (index of the medium, first token, count) of every block of vision tokens. thinks: the answer begins
     inside <think>.
     """
@@ -50,20 +50,20 @@ class Prompt:
 def build(messages, tokenizer, config, *, tools=None, enable_thinking=False, add_vision_id=False,
           continue_final_message=False, fps=None, min_frames=None, max_frames=None, min_pixels=None,
           max_pixels=None):  # fmt: skip
-    """Turns a conversation into a Prompt that ends where the assistant's next answer begins.
+    """Turns a conversation into a Prompt for the assistant's next answer.
 
     messages: an iterable of {"role": "system" | "user" | "assistant" | "tool", "content": text or parts}. Parts: a text;
     {"type": "text", "text"}; {"type": "image", "image": source, "min_pixels", "max_pixels"}; {"type": "video", "video":
     source, "fps", "nframes", "min_frames", "max_frames", "min_pixels", "max_pixels", "start", "end" (seconds), "stream"}. Sources
-    are those of `media.open_image` and `media.open_video`; the forms of other clients are in `prompt.messages`. An
+    are those of `media.open_image` and `media.open_video`; `prompt.messages` accepts the forms of other clients, too. An
     assistant message may have "tool_calls".
-    tools: function signatures as JSON data. enable_thinking: opens the answer as the model's chat template does, which
-    InternVideo3's has no switch for. add_vision_id: writes "Picture 1: ", "Video 1: " before the media.
+    tools: function signatures as JSON data. enable_thinking: begins the answer as the model's chat template does (that
+    of InternVideo3 does not support it). add_vision_id: writes "Picture 1: ", "Video 1: " before the media.
     continue_final_message: the last message is the beginning of the answer, and the prompt ends with its text. fps,
-    min_frames, max_frames: for videos whose part says nothing; min_pixels, max_pixels: for images and for each frame of
-    videos; None takes the model file's. Text never becomes a control token, whatever it spells.
+    min_frames, max_frames: defaults for videos; min_pixels, max_pixels: defaults for images and each frame of videos;
+    None takes the model file's. Plain text never becomes a control token.
 
-    Raises UsageError (a message, by its index from 0), MediaError (a file).
+    Raises UsageError (names a message by its index from 0), MediaError (a file).
     """
     defaults = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
     defaults |= {"min_pixels": min_pixels, "max_pixels": max_pixels}
@@ -81,7 +81,7 @@ def build(messages, tokenizer, config, *, tools=None, enable_thinking=False, add
 
 
 class Builder:
-    """Lays out one conversation. Neighbouring text is kept together and encoded as one, as the template implies."""
+    """Lays out one conversation. Adjacent texts are joined and encoded as one, as with the chat template."""
 
     def __init__(self, tokenizer, config, defaults, add_vision_id):
         self.tokenizer, self.config, self.defaults, self.add_vision_id = tokenizer, config, defaults, add_vision_id
@@ -95,12 +95,12 @@ class Builder:
     # -------------------------------------------------------------------------------------------- tokens and text
 
     def text(self, text, allowed=()):
-        """Text; those added tokens that `allowed` names become tokens."""
-        for piece in self.tokenizer.split(text, allowed):
-            if isinstance(piece, int):
-                self.token(piece)
+        """Appends text; the added tokens named in `allowed` become tokens."""
+        for part in self.tokenizer.split(text, allowed):
+            if isinstance(part, int):
+                self.token(part)
             else:
-                self.waiting.append(piece)
+                self.waiting.append(part)
 
     def token(self, *ids):
         if self.waiting:
@@ -117,13 +117,13 @@ class Builder:
         self.text("\n")
 
     def answer(self, opening):
-        """The Prompt, up to where the answer begins; `opening` is what the template puts there."""
+        """The Prompt up to the beginning of the answer; `opening` is the text with which the template begins it."""
         self.open("assistant\n")
         self.text(opening, [name for name in THOUGHT if name in self.tokenizer.added])
         return self.finished(opening.endswith(f"{THOUGHT[0]}\n"))
 
     def continued(self, message):
-        """The Prompt, up to the end of an answer's beginning."""
+        """The Prompt up to the end of `message`, the beginning of the answer."""
         self.open("assistant\n")
         self.content(message, self.history)
         said = "".join(part.value for part in message.parts)
@@ -143,7 +143,7 @@ class Builder:
     # -------------------------------------------------------------------------------------------- messages
 
     def conversation(self, messages, tools):
-        """Plain messages (prompt.messages), and tools as JSON texts."""
+        """Lays out normalized messages (prompt.messages), and tools as JSON texts."""
         roles = [message.role for message in messages]
         self.system(messages[0] if roles[:1] == ["system"] else None, tools)
         for index, message in enumerate(messages):
@@ -153,7 +153,7 @@ class Builder:
                 self.close()
             elif roles[index] == "assistant":
                 self.assistant(message)
-            elif roles[index] == "tool":  # results that follow one another share a turn
+            elif roles[index] == "tool":  # consecutive results share a turn
                 if index == 0 or roles[index - 1] != "tool":
                     self.open("user")
                 self.text("\n<tool_response>\n", self.structure)
@@ -187,7 +187,7 @@ class Builder:
         self.close()
 
     def content(self, message, allowed=()):
-        """The content of a message; `allowed` are the added tokens that its text may spell."""
+        """Lays out the content of a message; `allowed` are the added tokens that its text may contain."""
         for part in message.parts:
             if part.kind == "text":
                 self.text(part.value, allowed)
@@ -238,12 +238,12 @@ class Builder:
                 f"{part.where}: a video is a list of frames without fps, so its time marks "
                 f"assume {settings['fps']:g} frames per second"
             )
-        if frames.times is not None and "fps" not in given:  # all of them, as of a list
+        if frames.times is not None and "fps" not in given:  # all of them, as for a list without times
             settings = {"nframes": settings["max_frames"]} | settings
         return media.open_video(frames, **settings, **shape)
 
     def limits(self, part, defaulted):
-        """The bounds for a medium: the part's own, then the caller's for the names in `defaulted`, then the file's."""
+        """The limits for a medium: those of the part, else the caller's for the names in `defaulted`, else the file's."""
         wanted = {k: v for k, v in self.defaults.items() if k in defaulted} | part.settings
         names = PIXELS if part.kind == "image" else (*RATE, *PIXELS)
         return media.limits(wanted, {name: getattr(getattr(self.config, part.kind), name) for name in names})

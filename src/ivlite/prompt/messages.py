@@ -1,7 +1,7 @@
-"""Messages as people hand them over, made plain: every accepted form becomes one, everything else one sentence.
+"""Normalizes messages: accepts the forms of several clients and turns them into one; all others raise UsageError.
 
-Accepted beside the published form: the parts of OpenAI's, vLLM's, llama.cpp's, transformers', Anthropic's and Ollama's
-clients, keys that are null, objects with model_dump() (as clients return them), any iterable where a list is meant.
+Besides the published form it accepts the parts of OpenAI's, vLLM's, llama.cpp's, transformers', Anthropic's and Ollama's
+clients, null values, objects with model_dump() (as clients return them), and any iterable in place of a list.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from itertools import islice
 from ivlite.errors import UsageError, shown
 from ivlite.numbers import scalar
 
-MOST = 1_000_000  # messages, parts or calls: an iterable without an end must not fill the memory
+MOST = 1_000_000  # messages, parts or calls: an infinite iterable must not fill the memory
 ROLES = {"developer": "system", "function": "tool"}  # other names of roles
 NOT_READ = {"name", "id", "type", "status", "annotations", "reasoning", "reasoning_content", "thinking"}
 MESSAGE_KEYS = {
@@ -48,7 +48,7 @@ DETAIL = {"auto": None, "high": None, "low": 512 * 512}  # most pixels of an ima
 
 @dataclass
 class Part:
-    """A piece of content. kind: "text", "image" or "video". value: the text, or what names or holds the medium."""
+    """A part of a message. kind: "text", "image" or "video". value: the text, or the source of the medium."""
 
     kind: str
     value: object
@@ -66,7 +66,7 @@ class Message:
 
 
 def plain_messages(messages):
-    """The Messages of a conversation, from any iterable of mappings. Raises UsageError, naming message and part."""
+    """The Messages of a conversation, an iterable of mappings. Raises UsageError, naming message and part."""
     given = listed(messages)
     if not given:
         raise UsageError("messages must be a list of at least one message")
@@ -74,7 +74,7 @@ def plain_messages(messages):
 
 
 def check_message(index, message):
-    """Raises UsageError for a message that is not as published, naming its index."""
+    """Raises UsageError for a malformed message, naming its index."""
     plain_message(index, message)
 
 
@@ -131,7 +131,7 @@ def plain_part(where, role, part):
 
 
 def source(where, kind, keys):
-    """(what names or holds the medium, settings that stand beside it), through the wrappings of all clients."""
+    """(source of the medium, settings beside it), unwrapped from the forms of all clients."""
     found = [key for key in SOURCES[kind] if key in keys]
     if not found:
         raise UsageError(f"{where} has a part of type {kind!r} without the key {kind!r}")
@@ -150,7 +150,7 @@ def source(where, kind, keys):
 
 
 def sharpness(where, settings):
-    """The settings with `detail`, as OpenAI's clients say it, as the most pixels."""
+    """The settings, with OpenAI's `detail` replaced by max_pixels."""
     detail = settings.pop("detail", "auto")
     if not isinstance(detail, str) or detail not in DETAIL:
         raise UsageError(f"{where}: detail is {shown(detail)}; it must be one of {', '.join(DETAIL)}")
@@ -159,11 +159,11 @@ def sharpness(where, settings):
 
 
 def tool_calls(where, keys):
-    """(name, arguments as JSON text) of each tool call of a message, in OpenAI's form or bare."""
+    """(name, arguments as JSON text) of each tool call of a message, in OpenAI's form or without its wrapper."""
     given = listed(keys.get("tool_calls", []))
     if given is None:
         raise UsageError(f"{where} has tool_calls that are {shown(keys['tool_calls'])}; they must be a list of calls")
-    if "function_call" in keys:  # before there were several
+    if "function_call" in keys:  # OpenAI's older form
         given.append(keys["function_call"])
     return [tool_call(where, call) for call in given]
 
@@ -192,11 +192,11 @@ def plain_tools(tools):
     return texts
 
 
-# ------------------------------------------------------------------------------------------------ of all forms
+# ------------------------------------------------------------------------------------------------ values
 
 
 def mapping(value):
-    """A dict, another mapping or an object of a client as a dict without what is null; None for anything else."""
+    """A mapping, or an object of a client, as a dict without its null values; None for anything else."""
     if not isinstance(value, Mapping) and callable(getattr(type(value), "model_dump", None)):
         value = value.model_dump()
     if not isinstance(value, Mapping):
@@ -205,18 +205,18 @@ def mapping(value):
 
 
 def listed(value):
-    """What an iterable yields, as a list; None for texts, mappings and what has no order or no end."""
+    """The items of an iterable as a list; None for texts, mappings, sets and more than MOST items."""
     if isinstance(value, str | bytes | bytearray | Mapping | set | frozenset) or not isinstance(value, Iterable):
         return None
     try:
         items = list(islice(value, MOST + 1))
-    except TypeError:  # numpy's arrays of no dimension only look iterable
+    except TypeError:  # 0-d arrays only look iterable
         return None
     return items if len(items) <= MOST else None
 
 
 def refuse_unknown(what, keys, known, unread=frozenset()):
-    """Raises UsageError for the first key that is in neither set, with the nearest one that is known."""
+    """Raises UsageError for the first key in neither set; suggests the most similar known one."""
     for key in keys:
         if not isinstance(key, str) or (key not in known and key not in unread):
             near = difflib.get_close_matches(key, known, 1) if isinstance(key, str) and len(key) < 80 else ()
@@ -225,7 +225,7 @@ def refuse_unknown(what, keys, known, unread=frozenset()):
 
 
 def text(where, value):
-    """A text that has a UTF-8 form; the halves of surrogate pairs are joined. Raises UsageError."""
+    """A text as valid Unicode: joins surrogate pairs. Raises UsageError for lone surrogates."""
     if not isinstance(value, str):
         raise UsageError(f"{where} has a text part whose text is {type(value).__name__}")
     value = str.__str__(value)
@@ -243,7 +243,7 @@ def text(where, value):
 
 
 def plain_number(value):
-    """A number of another library as JSON has it. Raises TypeError for anything else."""
+    """A number of another library as int or float. Raises TypeError for anything else."""
     found = scalar(value)
     if found is None:
         raise TypeError
@@ -251,7 +251,7 @@ def plain_number(value):
 
 
 def as_json(where, value):
-    """JSON text as the model's chat template writes it. Raises UsageError for what JSON does not have."""
+    """JSON text as the model's chat template writes it. Raises UsageError for values that JSON cannot represent."""
     try:
         return text(where, json.dumps(value, ensure_ascii=False, allow_nan=False, default=plain_number))
     except UsageError:

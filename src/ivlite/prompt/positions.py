@@ -1,4 +1,4 @@
-"""Multimodal rotary positions: what time, height and width each token of a prompt stands at, and the angles that follow."""
+"""Multimodal rotary positions (M-RoPE): time, height and width of each token of a prompt, and their rotary angles."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from ivlite.errors import UsageError
 
 
 def blocks(grids):
-    """Rows (t, h, w) as t rows (h, w): every frame pair is a vision block of its own, with its own time mark."""
+    """Expands rows (t, h, w) to t rows (h, w): every frame pair is a separate vision block with a timestamp."""
     return [(int(h), int(w)) for t, h, w in grids for _ in range(int(t))]
 
 
@@ -26,8 +26,8 @@ def mrope_positions(token_ids, grids, tokens, merge_size):
     """Positions int64 (3, T) on the axes time, height, width, and the position of the token after the prompt.
 
     token_ids: T ids. grids: rows (t, h, w) in patches, one per image or video in token order. tokens: Config.tokens.
-    merge_size: patches that one token covers along each side. Text counts up on all three axes alike; a vision block
-    stands at one time, and text resumes after its longer side. Raises UsageError when grids and tokens disagree.
+    merge_size: patches that one token covers along each side. Text advances all three axes by 1; a vision block has one
+    time, and the text after it continues past its longer side. Raises UsageError if grids and tokens disagree.
     """
     runs, shapes = vision_runs(token_ids, tokens), blocks(grids)
     if len(runs) != len(shapes):
@@ -51,9 +51,10 @@ def mrope_positions(token_ids, grids, tokens, merge_size):
 
 
 def mrope_axes(section, interleaved):
-    """Which position axis (0 time, 1 height, 2 width) turns each rotary frequency, an int array (sum(section),).
+    """The position axis (0 time, 1 height, 2 width) of each rotary frequency, an int array (sum(section),).
 
-    Interleaved: T H W T H W ... while H and W last, then T (apply_interleaved_mrope of Qwen3-VL); else three runs.
+    Interleaved: T H W T H W ... until H and W are used up, then T (apply_interleaved_mrope of Qwen3-VL); else three
+    sections.
     """
     if not interleaved:
         return np.repeat(np.arange(3), section)
@@ -64,7 +65,7 @@ def mrope_axes(section, interleaved):
 
 
 def rotary(positions, dim, theta):
-    """cos and sin, float32 (n, dim/2), of positions (n,) or (n, dim/2) times theta^(-2j/dim)."""
+    """cos and sin, float32 (n, dim/2), of the angles positions * theta^(-2j/dim); positions (n,) or (n, dim/2)."""
     inverse = (1.0 / np.float32(theta) ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim))).astype(np.float32)
     angles = positions.astype(np.float32).reshape(len(positions), -1) * inverse
     return np.cos(angles), np.sin(angles)

@@ -54,7 +54,7 @@ class Summary:
 
 def convert(src, out, settings, progress=None):
     """See ivlite.quantize.quantize."""
-    with source.opened(src) as origin:
+    with source.open_source(src) as origin:
         check_output(out, origin, settings)
         work = Work(origin, settings)
         metadata, mark = work.metadata, work.mark()
@@ -76,7 +76,7 @@ def convert(src, out, settings, progress=None):
 
 def dry_run(src, settings):
     """The Summary of a conversion that is not made."""
-    with source.opened(src) as origin:
+    with source.open_source(src) as origin:
         work = Work(origin, settings)
         return work.summary("", 0, work.warnings())
 

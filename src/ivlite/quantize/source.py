@@ -70,7 +70,7 @@ class ModelFile:
 
 
 @contextmanager
-def opened(path):
+def open_source(path):
     """The Origin at a path while the block runs. Raises ModelFileError for whatever is missing or damaged."""
     found, path = located(path), Path(expanded(path))
     if os.path.isfile(found) and not os.path.isfile(path / "config.json"):  # of a name too long is_file() raises

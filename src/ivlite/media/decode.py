@@ -1,19 +1,19 @@
-"""A decoder that walks forward through a video file, from one wanted frame to the next."""
+"""Decodes selected frames of a video file in one forward pass, with seeks where they save time."""
 
 from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
 
-from ivlite.media.container import ERRORS, decoded, opened, packets
+from ivlite.media.container import ERRORS, decoded, open_stream, packets
 from ivlite.media.display import with_neighbours
 from ivlite.media.timeline import nearest
 
-SEEK_FROM = 64  # frames that must be saved before a jump pays: it empties the decoder's pipeline
+SEEK_FROM = 64  # a seek pays if it skips at least this many frames: it empties the decoder's pipeline
 
 
-class Walk:
-    """Decodes the frames of a Timeline. A context manager: decoder and file are closed at its end.
+class FrameDecoder:
+    """Decodes frames of a Timeline in ascending order. A context manager that closes decoder and file.
 
     number: the index of the stream in the file, None for the one a player shows.
     """
@@ -36,17 +36,17 @@ class Walk:
 
     def _open(self):
         self._close()
-        self.container, self.stream = self.stack.enter_context(opened(*self.file))
+        self.container, self.stream = self.stack.enter_context(open_stream(*self.file))
         self._read()
 
     def _read(self):
-        """Begins to decode where the container stands."""
+        """Starts decoding at the container's position."""
         self.taken = 0  # packets
         self.source = packets(self.container, self.stream)
         self._decode()
 
     def _decode(self, skip=0):
-        """Begins to decode with a new decoder's state, `skip` packets on."""
+        """Starts decoding with a flushed decoder, after `skip` packets."""
         self.stream.codec_context.flush_buffers()
         place = None if self.times.pts is None and self.times.places is None else self._place
         self.coming = with_neighbours(decoded(self.stream, self._counted(self.taken + skip), place))
@@ -54,23 +54,23 @@ class Walk:
         self.ahead = None  # (index, frame) decoded beyond the wanted one
 
     def _counted(self, first):
-        """Yields packets from the `first` of the file on."""
+        """Yields the packets of the file from index `first` on."""
         for packet in self.source:
             self.taken += 1
             if self.taken > first:
                 yield packet
 
     def _place(self, packet):
-        """The index of the frame in the packet that was taken last; None if it is not shown."""
+        """The index of the frame in the current packet; None if it is not shown."""
         if self.times.pts is not None:
             return None if packet.pts is None else int(nearest(self.times.pts, packet.pts))
         at = int(self.times.places[self.taken - 1]) if self.taken <= len(self.times.places) else -1
         return None if at < 0 else at
 
     def at(self, index):
-        """(index, frame) of the wanted frame, or of the one on screen then; (index, None) if nothing is left to show.
+        """(index, frame) of the wanted frame, or of the one on screen at its time; (index, None) if there is none.
 
-        Indexes must not fall from call to call.
+        Indexes must not decrease from call to call.
         """
         fresh = self._jump(index)
         while self.index < index:
@@ -82,10 +82,10 @@ class Walk:
                 self.ahead = following
                 return self.index, self.frame
             if following[0] > index and fresh:
-                return self._from_start(index)  # the jump landed behind the frame
+                return self._from_start(index)  # the seek ended after the frame
             if following[0] > self.index:
                 self.index, self.frame = following
-            elif self.times.ordered:  # the times of packets were not those of their frames
+            elif self.times.ordered:  # the packets' times are not those of their frames
                 self.times = replace(self.times, pts=None, places=None, ordered=False)
                 return self._from_start(index)
             fresh = False
@@ -98,12 +98,12 @@ class Walk:
         return None
 
     def _jump(self, index):
-        """Goes to the last key frame before `index` where that saves decoding; whether it did."""
+        """Seeks to the last key frame before `index` if that saves decoding; returns whether it did."""
         at = int(np.searchsorted(self.times.keys, index, "right")) - 1
         if not self.jumps or at < 0 or self.times.keys[at] < max(self.index, 0) + SEEK_FROM:
             return False
         key = int(self.times.keys[at])
-        if self.times.places is not None:  # times do not lead there, so packets are read, but not decoded
+        if self.times.places is not None:  # cannot seek by time: reads packets without decoding them
             skip = int(np.flatnonzero(self.times.places == key)[0]) - self.taken
             if skip > 0:
                 self._decode(skip)

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ivlite.cli import bench, doctor, inspect, probe, verify
+from ivlite.cli import bench, calibrate, doctor, inspect, probe, verify
 from ivlite.cli import eval as judge
+from ivlite.errors import sentence, shown
 from ivlite.evaluate import synthetic
 from ivlite.quantize import cli as quantize
 from ivlite.quantize.golden import Stage
@@ -264,3 +265,25 @@ def test_the_plan_of_a_conversion():
     assert quantize.closing(done) == "o: 3.00 GB, type q8_0, 6.00 bits per weight, from 16.00 GB in 4 tensors"
     done.resumed = 2
     assert quantize.closing(done).endswith("4 tensors, 2 of them from before")
+
+
+# ------------------------------------------------------------------------------------------------ calibrate, messages
+
+
+@pytest.mark.parametrize(
+    "interrupted, given, end",
+    [
+        (False, 2, "2 prompts, 1,234 tokens"),
+        (False, 3, "; 1 of the 3 given are not in it"),
+        (True, 3, "; the same command again continues"),
+    ],
+)
+def test_the_last_line_of_calibrate(interrupted, given, end):
+    stats = SimpleNamespace(prompts=["a", "b"], rows={"x": 1, "y": 2, "z": 3}, tokens=1234)
+    text = calibrate._closing("s.gguf", stats, [SimpleNamespace(key=key) for key in "abc"[:given]], interrupted)
+    assert text.startswith("s.gguf: 3 layers over 2 prompts, 1,234 tokens") and text.endswith(end)
+
+
+def test_what_is_shown_of_a_value():
+    assert len(shown("x" * 500)) == 80 and len(shown(["x" * 70] * 9)) == 80
+    assert len(sentence("y" * 900)) == 500 and sentence("y" * 500) == "y" * 500

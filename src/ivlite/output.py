@@ -1,9 +1,9 @@
-"""Outputs: where one may go, and the hidden file in which it grows until it is whole.
+"""Atomic output files: checks of their paths, and the hidden file that is written and then renamed.
 
-The hidden file is locked, recognised again after a kill, and renamed when it is complete. It has its final size from the
-start; what is not written yet takes no space. Behind its end stands a mark: MAGIC and 32 bytes that say what is being
-made of what. Before the mark is cut off, the file takes a second hidden name that repeats it, so that at every moment
-there is an older output, or a file that a resumed work recognises, or the new output.
+The hidden file is locked, can be resumed after a kill, and is renamed when it is complete. It is sparse and has its final
+size from the start. A mark follows its data: MAGIC and 32 bytes that identify the work. Before the mark is truncated,
+the file gets a second hidden name that contains it, so that at every moment there is the older output, a file that can be
+resumed, or the new output.
 """
 
 import errno
@@ -18,10 +18,10 @@ from ivlite.files import WRITING, expanded, identity, reason
 from ivlite.machine import gigabytes
 
 MAGIC = b"ivlite unfinished"
-NAME_LIMIT = 200  # bytes of an output's name that fit into the hidden one, whose limit is 255
+NAME_LIMIT = 200  # bytes of an output's name used in the hidden name, whose limit is 255
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.EPROTONOSUPPORT}
 UNLOCKABLE = UNSUPPORTED | {errno.ENOLCK}  # of flock: this filesystem has no locks
-# Of a folder's fsync: the filesystem, or the folder's permissions, do not allow it. The file itself is safe by then.
+# errno of a folder's fsync that filesystem or permissions do not allow; the file itself is synced by then
 UNSYNCED = UNSUPPORTED | {errno.EBADF, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR}
 
 
@@ -29,10 +29,10 @@ UNSYNCED = UNSUPPORTED | {errno.EBADF, errno.EACCES, errno.EPERM, errno.EROFS, e
 
 
 def check_outputs(outputs, inputs=()):
-    """Refuses outputs that cannot be written, or that would replace what the command reads, before any work.
+    """Checks before any work that outputs can be written and replace no input.
 
-    outputs, inputs: paths; None and inputs that do not exist are passed over. An output is refused when it, through
-    links too, or its hidden file is an input or another output. Raises UsageError, DiskError.
+    outputs, inputs: paths; None and missing inputs are skipped. An output, or its hidden file, must not be an input or
+    another output, also through links. Raises UsageError, DiskError.
     """
     outputs = [path for path in outputs if path]
     known = {identity(path): path for path in inputs if path}
@@ -50,7 +50,7 @@ def check_outputs(outputs, inputs=()):
 
 
 def check_place(name):
-    """The Path that the output `name` leads to, through links. Raises UsageError, DiskError where no file can be made."""
+    """The Path of the output `name`, with links resolved. Raises UsageError, DiskError if no file can be created there."""
     with disk(name):
         path = Path(os.path.realpath(expanded(name)))
         folder, found = _stat(path.parent), _stat(path)
@@ -66,7 +66,7 @@ def check_place(name):
 
 
 def _stat(path):
-    """What the system says of a path, None where there is nothing."""
+    """os.stat of a path, None if there is no file."""
     try:
         return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -74,7 +74,7 @@ def _stat(path):
 
 
 def partial_path(path):
-    """Where the output `path` grows: beside what it is or, through a link, what it points to."""
+    """The hidden file of the output `path`, in the same folder, or in that of a link's target."""
     real = Path(os.path.realpath(expanded(path)))
     name = real.name
     if len(os.fsencode(name)) > NAME_LIMIT:
@@ -83,29 +83,29 @@ def partial_path(path):
 
 
 def ready_path(path, mark):
-    """The second hidden name: of a whole output of this mark, while the mark behind its end is cut off."""
+    """The second hidden name: of a complete output with this mark, while the mark is truncated."""
     partial = partial_path(path)
     return partial.with_name(f"{partial.name}.{mark[:8].hex()}")
 
 
 def ready_paths(path):
-    """The files under such names beside an output, of any mark."""
+    """All files with such names beside an output, with any mark."""
     partial = partial_path(path)
     try:
         names = os.listdir(partial.parent)
-    except PermissionError:  # a folder that one may write to and not list
+    except PermissionError:  # a folder that can be written but not listed
         return []
     size = len(partial.name) + 17
     return [partial.with_name(n) for n in names if n.startswith(f"{partial.name}.") and len(n) == size]
 
 
 def unfinished(path):
-    """The hidden files of an output that its work has left behind, if any."""
+    """The hidden files left behind by unfinished work on an output."""
     return [p for p in (partial_path(path), *ready_paths(path)) if p.exists()]
 
 
 def marked(path, mark):
-    """Whether the file at `path` ends with the mark: an unfinished output of the same work."""
+    """Whether the file at `path` ends with the mark, so that the same work can resume it."""
     wanted = MAGIC + mark
     try:
         with open(path, "rb") as file:
@@ -116,7 +116,7 @@ def marked(path, mark):
 
 
 def write(path, data):
-    """Writes a whole small file; an older one is replaced at once or not at all. Raises UsageError, DiskError."""
+    """Writes a small file at once; replaces an older one atomically. Raises UsageError, DiskError."""
     file = Partial(path, len(data))
     try:
         file.put(data, 0)
@@ -129,11 +129,11 @@ def write(path, data):
 
 
 class Partial:
-    """An output of `size` bytes that grows in a hidden file. Raises UsageError, DiskError (the place, the disk).
+    """An output of `size` bytes, written to a hidden file. Raises UsageError, DiskError.
 
-    mark: bytes (32,) of work that can be resumed, or None. resume: go on where an unfinished file with the mark is.
-    `resumed` says whether there was one; any other unfinished file of this output is dropped. notes: sentences about
-    what the filesystem does not offer.
+    mark: 32 bytes that identify resumable work, or None. resume: continue an unfinished file with the mark; `resumed`
+    is whether there was one. Any other unfinished file of this output is deleted. notes: sentences about what the
+    filesystem does not support.
     """
 
     def __init__(self, path, size, mark=None, resume=False):
@@ -165,14 +165,14 @@ class Partial:
                 view, offset = view[done:], offset + done
 
     def get(self, count, offset):
-        """`count` bytes from an offset; fewer at the end of the file."""
+        """Reads `count` bytes from an offset; fewer at the end of the file."""
         with disk(self.name):
             return os.pread(self.fd, count, offset)
 
     def finish(self):
-        """Gives the file its name, in place of an older one: whole, and safe from a power cut."""
+        """Syncs the complete file to the disk and renames it, replacing an older one."""
         with disk(self.name):
-            self._sync()  # with the mark still on: this takes long, and until it is done the work can be resumed
+            self._sync()  # takes long; the mark is still there, so that the work can be resumed
             if self.mark:
                 self._rename(ready_path(self.name, self.mark))
                 os.ftruncate(self.fd, self.size)
@@ -183,7 +183,7 @@ class Partial:
         except DiskError as error:
             if self.mark is None:
                 raise
-            self.close(keep=True)  # hours of work, and whole: only its name is missing
+            self.close(keep=True)  # the file is complete and only lacks its name
             raise DiskError(
                 f"{error}; {self.partial.name} beside it is finished, and --resume gives it the name"
             ) from None
@@ -191,14 +191,14 @@ class Partial:
         self._sync_folder()
 
     def close(self, keep):
-        """Ends the work and the lock; removes the hidden file unless it is kept. A second call does nothing."""
+        """Closes and unlocks the hidden file; deletes it unless `keep`. A second call does nothing."""
         if self.fd is None:
             return
         try:
             if not keep and self._in_place():
                 self.partial.unlink()
         except OSError:
-            pass  # what ends the work is the error to report
+            pass  # the error that ended the work is the one to report
         finally:
             os.close(self.fd)
             self.fd = None
@@ -210,12 +210,12 @@ class Partial:
         self.partial = path
 
     def _clear_ready(self, resume):
-        """Makes a finished file of this work that lacks its name an unfinished one again; removes those of other works."""
+        """Turns a complete file of this work under its second name back into an unfinished one; deletes those of other works."""
         with disk(self.name):
             for found in ready_paths(self.name):
                 try:
                     fd = os.open(found, os.O_RDWR | os.O_NOFOLLOW)
-                except FileNotFoundError:  # it got its name just now
+                except FileNotFoundError:  # it was renamed meanwhile
                     continue
                 try:
                     self._flock(fd)
@@ -229,7 +229,7 @@ class Partial:
                     os.close(fd)
 
     def _in_place(self):
-        """Whether the hidden name still stands for the open file: not once that is finished or dropped."""
+        """Whether the hidden name still refers to the open file: not after it is finished or deleted."""
         try:
             return os.path.samestat(os.fstat(self.fd), os.stat(self.partial))
         except FileNotFoundError:
@@ -238,7 +238,7 @@ class Partial:
     # -------------------------------------------------------------------------------------------- the system
 
     def _lock(self):
-        """Opens the hidden file and locks it. A lock ends with its process, so that none is ever stale."""
+        """Opens the hidden file and locks it. A lock ends with its process, so it is never stale."""
         while True:
             with disk(self.name):
                 self.fd = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -249,7 +249,7 @@ class Partial:
                 except BaseException as error:
                     self.close(keep=isinstance(error, Busy) or os.fstat(self.fd).st_size > 0)
                     raise
-            self.close(keep=True)  # another process has just finished or dropped it
+            self.close(keep=True)  # another process has just finished or deleted it
 
     def _flock(self, fd):
         try:
@@ -276,7 +276,7 @@ class Partial:
             )
 
     def _sync_folder(self):
-        """So that the new name, too, survives a power cut."""
+        """Syncs the folder, so that the new name survives a power failure."""
         try:
             folder = os.open(self.path.parent, os.O_RDONLY)
             try:
@@ -294,7 +294,7 @@ class Partial:
             self.notes.append(sentence)
 
     def _check_space(self):
-        """Refuses what the disk cannot hold, where the filesystem says how much that is."""
+        """Raises DiskError if the disk has too little free space; not if the filesystem does not report it."""
         try:
             info = os.statvfs(self.path.parent)
         except OSError:

@@ -1,1 +1,1 @@
-"""How good a model file is: prompts to measure with, divergence from a reference, the importance of channels."""
+"""Evaluation of model files: prompts, divergence from a reference, importance of channels, random models."""

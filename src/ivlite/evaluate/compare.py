@@ -1,8 +1,8 @@
-"""How far a model is from a reference: both read the same prompts, and the same answer that the reference gives.
+"""Compares a model with a reference: both run the same prompts, followed by the reference's greedy answer.
 
-The reference is kept as its likeliest tokens at every position and one number for the rest, so that two models are
-never in memory together and a file of it stays small. KL is then that of the likeliest tokens and the rest as one: at
-most the true one, and equal to it where the vocabulary is not larger.
+Of the reference, only the likeliest tokens of every position are stored. So two models are never in memory together,
+and the file is small. KL is computed over these tokens and one for all others: a lower bound of the true KL, and equal
+to it if the vocabulary is not larger.
 """
 
 import math
@@ -22,11 +22,11 @@ TOP = 256  # tokens kept per position
 
 @dataclass
 class Record:
-    """What the reference says of one sample.
+    """The reference's output for one sample.
 
-    tokens: int32 (T,), the prompt and the greedy answer; given: how many of them are the prompt. ids, logp (n, top):
-    the likeliest next tokens at each counted position, likeliest first, and their log-probabilities. loss (n,): minus
-    the log-probability of the token that follows, NaN after the last.
+    tokens: int32 (T,), the prompt and the greedy answer; given: the number of prompt tokens. ids, logp (n, top): the
+    likeliest next tokens at each evaluated position, likeliest first, and their log-probabilities. loss (n,): the
+    negative log-probability of the actual next token, NaN after the last.
     """
 
     key: str
@@ -44,7 +44,7 @@ class Record:
 
 @dataclass
 class Scores:
-    """Distances gathered over samples, one number per counted position; answers and flips are counts of samples."""
+    """Metrics over samples, one value per evaluated position; answers and flips are counts of samples."""
 
     prompts: int = 0
     answers: int = 0
@@ -60,7 +60,8 @@ class Scores:
             setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
 
     def summary(self):
-        """Plain data: counts, mean_kl, p99_kl, answer_kl (of the answers alone), top1 (share), perplexity and reference_perplexity of the prompts."""
+        """Plain data: counts, mean_kl, p99_kl, answer_kl (answers only), top1 (agreement, 0 to 1), and perplexity and
+        reference_perplexity of the prompts."""
         kl, answers = np.concatenate(self.kl), np.concatenate(self.answer_kl)
         losses = [np.concatenate(x) for x in (self.loss, self.reference_loss)]
         own, reference = (math.exp(min(x.mean(), 700)) if len(x) else None for x in losses)
@@ -76,7 +77,7 @@ class Scores:
 
 
 def counted(prompt, tokens):
-    """Positions whose next token is judged, int (n,): text, the answer and its end; no media and no time marks."""
+    """The evaluated positions, int (n,): their next token is text, the answer or its end, not media or a timestamp."""
     keep = np.ones(tokens, bool)
     for medium in range(len(prompt.media)):
         spans = [(start, start + count) for index, start, count in prompt.spans if index == medium]
@@ -85,7 +86,7 @@ def counted(prompt, tokens):
 
 
 def followed(prompt, answer):
-    """The Prompt with the answer's tokens after it."""
+    """The Prompt followed by the tokens of the answer."""
     at = np.tile(prompt.next_position + np.arange(len(answer)), (3, 1))
     return replace(
         prompt, token_ids=[*prompt.token_ids, *answer], positions=np.concatenate([prompt.positions, at], 1),
@@ -94,7 +95,7 @@ def followed(prompt, answer):
 
 
 def greedy(model, prompt, limit, progress=None):
-    """Up to `limit` token ids of the model's likeliest answer."""
+    """The token ids of the model's greedy answer, at most `limit`."""
     limit = min(limit, model.context - len(prompt.token_ids))
     if limit < 1:
         return []
@@ -109,7 +110,7 @@ def log_probabilities(logits):
 
 
 def rows(model, prompt, positions, progress=None):
-    """Yields (slice of positions, log-probabilities (n, vocab)) over the counted positions of a Prompt."""
+    """Yields (slice of positions, log-probabilities (n, vocab)) for the evaluated positions of a Prompt."""
     done = 0
     for first, logits in model.each_logits(prompt, progress=progress):
         count = int(np.searchsorted(positions, first + len(logits))) - done
@@ -128,14 +129,14 @@ def likeliest(logp, top):
 
 
 def losses(logp, tokens, positions):
-    """Minus the log-probability of the token that follows each position, NaN after the last."""
+    """The negative log-probability of the next token at each position, NaN after the last."""
     following = np.append(tokens, -1)[positions + 1]
     loss = -logp[np.arange(len(positions)), following]
     return np.where(following < 0, np.nan, loss).astype(np.float32)
 
 
 def record(model, sample, answer_tokens, progress=None):
-    """The Record of a sample: a greedy answer where the conversation waits for one, and what the model says of all."""
+    """The Record of a sample: a greedy answer if the conversation ends with a question, and the model's predictions."""
     prompt = model.prepare(sample.messages)
     waits = sample.messages[-1]["role"] != "assistant"
     answer = greedy(model, prompt, answer_tokens, progress) if waits else []
@@ -156,7 +157,7 @@ def divergence(reference, logq, ids):
 
 
 def score(model, sample, reference, progress=None):
-    """The Scores of one sample against its Record. Raises UsageError where the two read different tokens."""
+    """The Scores of one sample against its Record. Raises UsageError if the token ids differ."""
     prompt = model.prepare(sample.messages)
     if prompt.token_ids != reference.tokens[: reference.given].tolist():
         raise UsageError(
@@ -170,7 +171,7 @@ def score(model, sample, reference, progress=None):
         same.append(values.argmax(1) == reference.ids[part, 0])
         loss.append(losses(values, reference.tokens, positions[part]))
     kl, same, loss = (np.concatenate(x) for x in (kl, same, loss))
-    text = positions < reference.given - 1  # the reference likes its own answer, whatever it is worth
+    text = positions < reference.given - 1  # no perplexity of the answer: it is the reference's own
     answered = len(reference.tokens) > reference.given
     flipped = answered and not same[~text].all()
     own = kl[~text] if answered else kl[:0]
@@ -182,13 +183,13 @@ def score(model, sample, reference, progress=None):
 
 @dataclass
 class Reference:
-    """The Records of a model by their samples' keys. model: its name."""
+    """The Records of a model, by the keys of the samples. model: its name."""
 
     model: str
     records: dict = field(default_factory=dict)
 
     def save(self, path):
-        """Writes the file; an older one is replaced at once or not at all. Returns notes on the disk. Raises DiskError."""
+        """Writes the file; replaces an older one atomically. Returns notes about the disk. Raises DiskError."""
         prefix, found = ARCHITECTURE + ".", list(self.records.values())
         metadata = {
             "general.architecture": ARCHITECTURE, prefix + "model": self.model,
@@ -204,7 +205,7 @@ class Reference:
 
     @classmethod
     def load(cls, path):
-        """The reference in a file, or None where the file holds something else. Raises ModelFileError."""
+        """The reference in a file, or None if it is a file of another kind. Raises ModelFileError."""
         with GGUFFile(path) as file:
             meta = file.metadata
             if file.architecture != ARCHITECTURE:
@@ -221,7 +222,7 @@ class Reference:
 
 
 def _checked(r):
-    """A Record whose arrays fit together. Raises ValueError."""
+    """Returns a Record. Raises ValueError if its arrays are inconsistent."""
     n = len(r.loss)
     whole = isinstance(r.key, str) and isinstance(r.kind, str) and 0 <= r.given <= len(r.tokens) == r.tokens.size
     if not whole or r.ids.shape != r.logp.shape or r.ids.ndim != 2 or len(r.ids) != n or r.loss.ndim != 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ivlite.errors import MediaError, UsageError, shown
 
-# What reads messages and media is imported where it is needed: ASK is part of `ivlite --help`, which must not wait.
+# Modules for messages and media are imported lazily: `ivlite --help` imports this module for ASK, and must be fast.
 
 ASK = {
     "video": "Please describe this video in detail.",
@@ -22,30 +22,30 @@ SUFFIXES = {
     "image": """.png .jpg .jpeg .jpe .jfif .mpo .webp .bmp .dib .tif .tiff .avif .heic .heif .hif .jp2 .j2k .j2c .jpc .jpx
         .jpf .ppm .pgm .pbm .pnm""".split(),
 }
-WHOLE = 1 << 24  # bytes of a file that its digest covers; of larger ones BLOCKS pieces, spread evenly
+WHOLE = 1 << 24  # bytes; the digest of a larger file covers BLOCKS blocks, evenly spaced
 BLOCKS, BLOCK = 64, 1 << 18
-NAMED = 8  # files that a sentence names
+NAMED = 8  # most files named in a sentence
 KINDS = ("text", "image", "video")
 FORM = 'a line is {"messages": [...]} or {"video" or "image": path, "prompt": text} or {"prompt": text}'
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One conversation as Model.prepare takes it. label: where it comes from. key: the same for the same content."""
+    """One conversation for Model.prepare. label: its origin. key: equal for equal content."""
 
     messages: list
     label: str
 
     @property
     def kind(self):
-        """ "video" where there is one, else "image" where there is one, else "text"."""
+        """ "video" if there is one, else "image" if there is one, else "text"."""
         kinds = {part.get("type") for part in self._parts()}
         return next((kind for kind in ("video", "image") if kind in kinds), "text")
 
     @property
     def key(self):
-        """A digest of the messages, in which a file counts by what it holds, wherever it is."""
-        import hashlib  # with OpenSSL behind it, for which --help does not wait
+        """A digest of the messages; files count by their content, not by their path."""
+        import hashlib  # loads OpenSSL, which --help does not need
 
         plain = json.loads(json.dumps(self.messages))
         for part in parts(plain):
@@ -58,14 +58,14 @@ class Sample:
 
 
 def parts(messages):
-    """Every part of every message that has parts."""
+    """Yields all parts of all messages that have parts."""
     for message in messages:
         content = message.get("content")
         yield from (p for p in content if isinstance(p, dict)) if isinstance(content, list) else ()
 
 
 def each_source(source, change):
-    """The source of a medium with every path in it changed: of a list of frames those of all."""
+    """Applies `change` to the path of a medium's source, or to those of all frames in a list."""
     if isinstance(source, list):
         return [each_source(frame, change) for frame in source]
     if isinstance(source, dict):
@@ -74,7 +74,7 @@ def each_source(source, change):
 
 
 def digest(source):
-    """A digest of the file at a path; of what stands in the message itself, itself."""
+    """A digest of the file at a path; a source that holds its data itself is returned unchanged."""
     from ivlite.media.source import is_base64
 
     if is_base64(source):
@@ -100,8 +100,8 @@ def _digest(path, size, _):
 def read(data=None, note=lambda sentence: None):
     """The Samples of a folder, of a .jsonl file, or (None) of the built-in texts.
 
-    note(sentence) is called about files of a folder that are passed over. Raises UsageError (no such data, or a
-    malformed line), MediaError (a file that a line names is missing).
+    note(sentence) is called for skipped files of a folder. Raises UsageError (no such data, or a malformed line),
+    MediaError (a file named in a line is missing).
     """
     if data is None:
         return built_in()
@@ -110,14 +110,14 @@ def read(data=None, note=lambda sentence: None):
     path = Path(named_path(os.fspath(data), "data"))
     if "\0" in str(path):
         raise UsageError(f"{path} cannot be read: no name holds a zero; give a folder or a file of JSON lines")
-    found = folder(path, note) if os.path.isdir(path) else json_lines(path)  # of a path too long is_dir() raises
+    found = folder(path, note) if os.path.isdir(path) else json_lines(path)  # Path.is_dir() raises for long paths
     if not found:
         raise UsageError(f"{data} holds no prompts: give a folder of videos and images, or a file of JSON lines")
     return found
 
 
 def built_in():
-    """A text per sample: questions, most with an answer, in a dozen languages and some code."""
+    """The built-in texts, one per Sample: questions, most with an answer, in a dozen languages, and some code."""
     samples = []
     for number, entry in enumerate((Path(__file__).parent / "texts.txt").read_text("utf-8").split("\n----\n")):
         question, _, answer = entry.strip().removeprefix("? ").partition("\n")
@@ -129,9 +129,9 @@ def built_in():
 
 
 def folder(path, note=lambda sentence: None):
-    """One Sample per video and image in a folder and those below it, in the order of their names; hidden ones are not.
+    """One Sample per video and image in a folder and its subfolders, sorted by name, without hidden ones.
 
-    note(sentence) tells which files are neither, and which folders cannot be read.
+    note(sentence) reports files of other types, and folders that cannot be read.
     """
     samples, others, closed = [], [], []
     files = []
@@ -166,7 +166,7 @@ def json_lines(path):
     samples = []
     try:
         with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):  # of bytes: only a line feed ends a line of JSON
+            for number, line in enumerate(file, 1):  # in binary: only a line feed ends a line of JSON
                 line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
                 if line.strip():
                     samples.append(_line(path, number, line))
@@ -194,7 +194,7 @@ def _line(path, number, line):
 
 
 def plain(messages, folder):
-    """The messages in the published form, with every path absolute. Raises UsageError, MediaError."""
+    """The messages in normalized form, with absolute paths. Raises UsageError, MediaError."""
     from ivlite.prompt.messages import plain_message
 
     found = []
@@ -212,7 +212,7 @@ def plain(messages, folder):
 
 
 def located(source, kind, folder):
-    """The absolute path of a file that a line names; a data: URI as it is. Raises UsageError, MediaError."""
+    """The absolute path of a file named in a line; a data: URI unchanged. Raises UsageError, MediaError."""
     from ivlite.media.source import is_base64, named_path
 
     if not isinstance(source, str):
@@ -226,7 +226,7 @@ def located(source, kind, folder):
 
 
 def _messages(record):
-    """The messages of a line, or None where it has another form."""
+    """The messages of a line, or None if it is malformed."""
     if not isinstance(record, dict):
         return None
     record = {key: value for key, value in record.items() if value is not None}

@@ -13,7 +13,7 @@ from ivlite.model import CACHE_KINDS, Model, check_memory
 from ivlite.prompt import Prompt
 from ivlite.quantize import recipes
 
-# hidden, layers, heads, ranks, rope = nope = v, ffn, vocabulary, then the tower: depth, hidden, heads, ffn, positions, taps
+# hidden, layers, heads, rank, rope = nope = v, ffn, vocabulary; vision: depth, hidden, heads, ffn, positions, DeepStack layers
 SIZES = {
     "8b": (4096, 36, 32, 896, 128, 12288, 151936, 27, 1152, 16, 4304, 2304, (8, 16, 24)),
     "4b": (2560, 36, 32, 896, 128, 9728, 151936, 24, 1024, 16, 4096, 2304, (5, 11, 17)),
@@ -22,13 +22,13 @@ SIZES = {
 
 
 def config(size):
-    """The Config of one of SIZES, "8b" is InternVideo3-8B, the others have its shape at other widths; "demo", the package's model."""
+    """The Config of one of SIZES, or of the package's "demo". "8b" is InternVideo3-8B, the others are smaller versions."""
     if size == "demo":
         with GGUFFile("demo") as file:
             return replace(Config.from_metadata(file.metadata, file.path), name="random-demo")
     if size not in SIZES:
         raise UsageError(f"no random model of size {size!r}; there are {', '.join((*SIZES, 'demo'))}")
-    hidden, layers, heads, rank, head, ffn, vocab, depth, width, vheads, vffn, places, taps = SIZES[size]
+    hidden, layers, heads, rank, head, ffn, vocab, depth, width, vheads, vffn, places, deepstack = SIZES[size]
     height = width_axis = (head // 2 - 4) // 3 if head == 128 else 5
     section = (head // 2 - height - width_axis, height, width_axis)
     text = TextConfig(
@@ -40,7 +40,7 @@ def config(size):
     vision = VisionConfig(
         depth=depth, hidden_size=width, num_heads=vheads, intermediate_size=vffn, patch_size=16,
         temporal_patch_size=2, spatial_merge_size=2, in_channels=3, num_position_embeddings=places,
-        deepstack_indexes=taps, out_hidden_size=hidden,
+        deepstack_indexes=deepstack, out_hidden_size=hidden,
     )  # fmt: skip
     half = (0.5, 0.5, 0.5)
     return Config(
@@ -52,11 +52,11 @@ def config(size):
     )  # fmt: skip
 
 
-PIECE = 1 << 18  # weights, whole blocks of every format
+CHUNK = 1 << 18  # weights that are generated; a matrix repeats them. A multiple of every block size
 
 
 class RandomSource:
-    """Looks like a model file whose every block holds random codes, at the scale that keeps activations near 1."""
+    """A source of weights like a model file, with random values scaled to keep activations near 1."""
 
     def __init__(self, cfg, type_name, seed=0):
         self.random = np.random.default_rng(seed)
@@ -68,7 +68,7 @@ class RandomSource:
             self.tensors[name] = TensorInfo(name, choice.shape, choice.format, 0, nbytes)
 
     def close(self):
-        """Nothing is open."""
+        """Does nothing: no file is open."""
 
     def read(self, name, first=0, count=None):
         info = self.tensors[name]
@@ -78,20 +78,20 @@ class RandomSource:
         return self._blocks(info.format, (count or info.shape[0]) * info.shape[1], info.shape[1])
 
     def read_rows(self, name, rows):
-        if self.table is None:  # one row of codes serves every token: the values do not matter
+        if self.table is None:  # all tokens share one row: the values do not affect the time
             info = self.tensors[name]
             self.table = self._blocks(info.format, info.shape[1], 1)
         return np.repeat(self.table[None], len(rows), 0)
 
     def _blocks(self, fmt, count, cols):
-        """`count` weights: one piece of normal numbers, encoded, over and over. What they are does not change the time."""
-        piece = self.random.standard_normal(min(count, PIECE), np.float32) / np.float32(math.sqrt(cols))
+        """`count` weights: quantized normal numbers, repeated. The values do not affect the time."""
+        chunk = self.random.standard_normal(min(count, CHUNK), np.float32) / np.float32(math.sqrt(cols))
         info = self.formats[fmt]
-        return np.resize(_C.encode(fmt, piece), count // info["block"] * info["block_bytes"])
+        return np.resize(_C.encode(fmt, chunk), count // info["block"] * info["block_bytes"])
 
 
 def random_model(size="8b", type="q4_k_m", *, threads=None, context=8192, kv="q8", seed=0, progress=None):
-    """A Model of random weights in the quantiser's format for `type`. Raises UsageError, OutOfMemoryError."""
+    """A Model with random weights, in the formats of the quantizer's `type`. Raises UsageError, OutOfMemoryError."""
     cfg, kv = config(size), CACHE_KINDS[kv]
     source = RandomSource(cfg, type, seed)
     check_memory(sum(t.nbytes for t in source.tensors.values()), cfg.text, context, kv)
@@ -100,7 +100,7 @@ def random_model(size="8b", type="q4_k_m", *, threads=None, context=8192, kv="q8
 
 
 def text_prompt(tokens):
-    """A Prompt of those token ids without any medium."""
+    """A Prompt of token ids without media."""
     positions = np.tile(np.arange(len(tokens), dtype=np.int64), (3, 1))
     return Prompt(
         token_ids=list(tokens), positions=positions, next_position=len(tokens), grid_thw=np.zeros((0, 3), np.int64),
@@ -109,7 +109,7 @@ def text_prompt(tokens):
 
 
 def fill(cache, config, tokens, random):
-    """Puts `tokens` random rows into every layer of an empty cache: what they hold does not change the time."""
+    """Fills every layer of an empty cache with `tokens` random rows: the values do not affect the time."""
     text = config.text
     widest = max((*text.kv_lora_rank, text.qk_rope_head_dim))
     rows = random.standard_normal((min(tokens, 2048), widest), np.float32)
@@ -121,7 +121,7 @@ def fill(cache, config, tokens, random):
 
 
 def usual_pair(config):
-    """Width, height and frames of a pair at the default size of a video frame."""
+    """(width, height, frames) of a frame pair at the default size of video frames."""
     unit = config.vision.patch_size * config.vision.spatial_merge_size
     side = max(1, int(math.sqrt(config.video.max_pixels)) // unit) * unit
     return side, side, config.vision.temporal_patch_size

@@ -215,7 +215,7 @@ def settled(times, rates, length, claimed, entire):
 
 
 def constant_rate(seconds, rates):
-    """The first of `rates` from which all frames deviate by less than half a frame, and JITTER, or None."""
+    """The first of `rates`, or the mean rate, from which all frames deviate by at most half a frame and JITTER; or None."""
     span = float(seconds[-1])
     measured = [(len(seconds) - 1) / span] if span > 0 else []
     for rate in rates + measured:

@@ -111,7 +111,7 @@ def begun(file, what, least):
 
 
 def patched(file, what, least):
-    """An image decoded again without the chunks that its pixels do not need, or with an end marker added."""
+    """A damaged image decoded after a repair: a PNG without spare chunks, a JPEG or WebP extended to its end."""
     clean = trimmed(file)
     if clean:
         return whole(clean, what, least)

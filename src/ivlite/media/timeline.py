@@ -8,7 +8,7 @@ from ivlite.errors import UsageError
 from ivlite.numbers import number, whole
 
 SLACK = 1e-6  # seconds of tolerance between a given time and a frame's time
-REFINEMENTS = 40  # bisection steps for the spacing of samples that gives enough frames
+REFINEMENTS = 40  # how often the number of samples is doubled to find enough frames
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""Turns a checkpoint of InternVideo3, or another model file, into one GGUF file: weights, tokenizer, every setting."""
+"""Converts an InternVideo3 checkpoint, or another model file, to one GGUF file: weights, tokenizer, configuration."""
 
 import pathlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # they import numpy, for which --help does not wait
+if TYPE_CHECKING:  # these modules import numpy, which --help does not need
     from ivlite.quantize.check import Report
     from ivlite.quantize.convert import Summary
     from ivlite.stop import Stop
@@ -22,19 +22,19 @@ def quantize(
     """Converts `src`, a Hugging Face folder or a model file, to the file `out`; returns a Summary of what was written.
 
     type: one of ivlite.quantize.recipes.TYPES. recipe: a .toml or .json file instead. vision: the format of the whole
-    vision tower. tensor_types: "REGEX=FORMAT" each, which go before the recipe. calibration: a file of
-    `ivlite calibrate`. golden: store reference activations for `verify`. allow_nan: weights that are no numbers become
-    zeros. resume: go on where an interrupted conversion of the same source with the same settings stopped; the result
-    is the same byte for byte. progress(stage, done, total): stages "golden" and "convert", in bytes of the source.
-    stop: a Stop that ends the conversion.
+    vision tower. tensor_types: "REGEX=FORMAT" each, with precedence over the recipe. calibration: a file of
+    `ivlite calibrate`. golden: store reference activations for `verify`. allow_nan: replace weights that are not finite
+    by zeros. resume: continue an interrupted conversion of the same source with the same settings; the result is the
+    same byte for byte. progress(stage, done, total): stages "golden" and "convert", in bytes of the source. stop: a Stop
+    that ends the conversion.
 
-    The file appears under its name only when it is complete; an older one stays as it is until then. After Ctrl-C
-    or a Stop the unfinished file stays beside it for `resume`; after an error it is removed. Memory stays below 1.5 GiB.
+    The file gets its name only when it is complete; until then an older one is unchanged. After Ctrl-C or a Stop the
+    unfinished file stays beside it for `resume`; after an error it is deleted. Memory stays below 1.5 GiB.
 
     Raises UsageError (settings, an output that is an input), ModelFileError (the source, the statistics), DiskError
     (the output, also where another process is writing it), Stopped.
     """
-    from ivlite.quantize.convert import Settings, convert  # imports numpy, for which --help does not wait
+    from ivlite.quantize.convert import Settings, convert  # imports numpy, which --help does not need
     from ivlite.stop import using, within
 
     settings = Settings(type, recipe, vision, tuple(tensor_types), calibration, golden, allow_nan, resume)
@@ -45,7 +45,7 @@ def quantize(
 def verify(
     path: Path, threads: int | None = None, progress: Progress | None = None, *, stop: "Stop | None" = None
 ) -> "Report":
-    """Checks a model file against the checksums and the golden values in it; returns a Report.
+    """Checks a model file against its checksums and golden values; returns a Report.
 
     threads: None for one per usable physical core. progress(stage, done, total): stages "read" and "golden", in bytes.
     stop: a Stop that ends the work. Raises ModelFileError for a file that cannot be read or holds nothing to check it

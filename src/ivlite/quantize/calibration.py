@@ -1,4 +1,4 @@
-"""Importance of columns for the encoders, from the file that `ivlite calibrate` writes."""
+"""The importance of weight columns for the quantizer, from a file of `ivlite calibrate`."""
 
 import zlib
 from pathlib import Path
@@ -14,7 +14,7 @@ from ivlite.gguf.statistics import ADVICE
 class Calibration:
     """The statistics of one model: `get(name, columns)`, `metadata` for the model file, `checksum` of the vectors.
 
-    specs: TensorSpecs of the model to convert. Raises ModelFileError for a file that is damaged or of another model.
+    specs: TensorSpecs of the model to convert. Raises ModelFileError if the file is damaged or of another model.
     """
 
     def __init__(self, path, specs):
@@ -36,7 +36,7 @@ class Calibration:
             self.checksum = zlib.crc32(self.vectors[name], zlib.crc32(name.encode(), self.checksum))
 
     def get(self, name, columns):
-        """float32 (columns,) of a weight, zeros where rows are padded; None for one without statistics or of zeros."""
+        """float32 (columns,) of a weight, zero for padding; None if it has no statistics or only zeros."""
         values = self.vectors.get(name)
         if values is None or not values.any():
             return None

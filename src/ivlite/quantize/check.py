@@ -1,4 +1,4 @@
-"""Checks a model file against what its conversion noted: checksums of header and tensors, golden activations."""
+"""Checks a model file against the checksums and golden activations that its conversion stored."""
 
 import struct
 import zlib
@@ -21,7 +21,7 @@ CHUNK = 1 << 22  # bytes read at a time
 
 @dataclass(frozen=True)
 class Report:
-    """What was found: the parts whose checksums are wrong, and the Stages that were computed again (none: no golden)."""
+    """The result: the parts with wrong checksums, and the recomputed golden Stages (none if the file has no golden)."""
 
     path: Path
     tensors: int
@@ -54,7 +54,7 @@ def check(path, threads=None, progress=None):
 
 
 def _header_sum(weights):
-    """CRC-32 of all bytes before the data, with the checksums in it as zeros."""
+    """CRC-32 of all bytes before the data, with the stored checksums zeroed."""
     start = bytearray(weights.header())
     for key, before, count in ((TENSOR_SUMS, 16, 4 * len(weights.tensors)), (HEADER_SUM, 4, 4)):
         name = struct.pack("<Q", len(key)) + key.encode()
@@ -64,12 +64,12 @@ def _header_sum(weights):
 
 
 def _damaged_tensors(weights, expected, progress):
-    """Names of the tensors whose bytes do not have their checksum."""
+    """Names of the tensors whose bytes do not match their checksums."""
     if getattr(expected, "dtype", None) != "uint32" or len(expected) != len(weights.tensors):
         return ["the list of checksums"]
     tensors = list(weights.tensors.values())
     total, done, out = sum(t.nbytes for t in tensors), 0, []
-    with Workers(ops.get("cpu").threads) as pool:  # zlib lets other threads run
+    with Workers(ops.get("cpu").threads) as pool:  # zlib releases the GIL
         sums = pool.map(bound(lambda t: _sum(weights, t)), tensors)
         for t, found, wanted in zip(tensors, sums, expected, strict=True):
             done += t.nbytes

@@ -1,4 +1,4 @@
-"""Reads a Hugging Face checkpoint folder: its JSON files and its safetensors, single or in shards, in slices."""
+"""Reads a Hugging Face checkpoint folder: its JSON files and ranges of its safetensors, single or in shards."""
 
 import os
 import stat
@@ -12,13 +12,13 @@ from ivlite.gguf.reader import Reader
 from ivlite.quantize import safetensors
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-TEXT_LIMIT = 1 << 26  # bytes; the largest tokenizer.json have some 35 MB
+TEXT_LIMIT = 1 << 26  # bytes; the largest known tokenizer.json has about 35 MB
 
 
 class Checkpoint:
     """An open checkpoint folder: `tensors` (name -> Source), `json(name)`, `text(name)`, `raw(...)`.
 
-    Use as a context manager, or close(). Raises ModelFileError for whatever is missing or damaged.
+    Use as a context manager, or close(). Raises ModelFileError for missing and damaged files.
     """
 
     def __init__(self, folder):
@@ -48,13 +48,13 @@ class Checkpoint:
 
     @property
     def stamps(self):
-        """What tells that a weight file was written to, see Reader."""
+        """The stamps of the weight files (see Reader): they differ after a file is written to."""
         return [reader.stamp for reader in self._files.values()]
 
     # -------------------------------------------------------------------------------------------- text files
 
     def text(self, name, required=True):
-        """The text of a file of the folder; None for one that need not be there and is not."""
+        """The text of a file of the folder; None if it is missing and not required."""
         path = self.folder / name
         if not os.path.lexists(path):
             if required:
@@ -71,7 +71,7 @@ class Checkpoint:
             reader.close()
 
     def json(self, name, required=True):
-        """A JSON object of the folder as a dict; {} for a file that need not be there and is not."""
+        """A JSON object of the folder as a dict; {} if the file is missing and not required."""
         text = self.text(name, required)
         return {} if text is None else parse(text, self.folder / name)
 
@@ -108,7 +108,7 @@ class Checkpoint:
             self.tensors |= held
 
     def _index(self):
-        """tensor name -> file name, none of them outside the folder."""
+        """{tensor name: file name}; checks that no file is outside the folder."""
         path = self.folder / INDEX
         table = self.json(INDEX).get("weight_map")
         if not isinstance(table, dict) or not table:

@@ -1,4 +1,4 @@
-"""`ivlite quantize`: makes one model file of a Hugging Face checkpoint or of another model file."""
+"""`ivlite quantize`: converts a Hugging Face checkpoint, or another model file, to a model file."""
 
 import argparse
 import sys
@@ -35,7 +35,7 @@ Exit code 3 when SRC cannot be used, 6 when OUT cannot be written or another pro
 def add_parser(commands):
     parser = commands.add_parser(
         "quantize",
-        help="make a model file of a checkpoint",
+        help="convert a checkpoint to a model file",
         description="Converts a Hugging Face checkpoint of InternVideo3 (safetensors), or a model file, to one GGUF file.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -82,7 +82,7 @@ def run(args):
 
 
 def convert(args):
-    """The Summary of the conversion; after Ctrl-C, says how to go on."""
+    """The Summary of the conversion; after Ctrl-C, prints how to resume."""
     from ivlite.errors import Stopped
     from ivlite.quantize import quantize
 
@@ -113,7 +113,7 @@ def warn(sentence):
 
 
 def closing(done):
-    """What was written, in one line."""
+    """The result in one line."""
     from ivlite.machine import gigabytes
 
     bits = 8 * done.nbytes / done.parameters
@@ -134,7 +134,7 @@ def _progress(live):
 
 
 def show_plan(args):
-    """Prints what each tensor would become; layers that are treated alike share a line."""
+    """Prints the format of each tensor; layers with the same formats share a line."""
     from ivlite.cli import printable
     from ivlite.quantize.convert import Settings, dry_run
 
@@ -166,7 +166,7 @@ def plan_lines(done):
 
 
 def grouped(plans):
-    """Plans of one name, shape, format and note, whatever the layer."""
+    """Groups plans by name, shape, format and note, over all layers."""
     out = {}
     for p in plans:
         out.setdefault((layer_of(p.name)[0], p.shape, p.format, p.note), []).append(p)
@@ -174,7 +174,7 @@ def grouped(plans):
 
 
 def layer_of(name):
-    """ "blk.3.ffn_up.weight" as ("blk.*.ffn_up.weight", 3); None for a tensor that is in no layer."""
+    """("blk.*.ffn_up.weight", 3) for "blk.3.ffn_up.weight"; None for a tensor outside layers."""
     parts = name.split(".")
     at = next((i for i, part in enumerate(parts) if part.isdigit()), None)
     if at is None:
@@ -183,7 +183,7 @@ def layer_of(name):
 
 
 def ranges(numbers):
-    """[0, 1, 2, 5] as "0-2,5"."""
+    """Formats [0, 1, 2, 5] as "0-2,5"."""
     if numbers[0] is None:
         return ""
     runs = []

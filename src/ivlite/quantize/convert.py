@@ -1,4 +1,4 @@
-"""The conversion: plans every tensor, then streams each in slices from the source to the encoder to the file."""
+"""The conversion: plans every tensor, then reads, quantizes and writes it slice by slice."""
 
 import hashlib
 from collections import Counter
@@ -16,7 +16,7 @@ from ivlite.quantize.partial import check_output, golden_of_unfinished
 
 @dataclass(frozen=True)
 class Settings:
-    """How to convert: what `ivlite.quantize.quantize` takes."""
+    """The settings of a conversion: the arguments of `ivlite.quantize.quantize`."""
 
     type: str | None = None
     recipe: str | Path | None = None
@@ -30,9 +30,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Summary:
-    """What was written, or would be: path, recipe's name, plans, bytes of the source's weights and of the file.
+    """The result of a conversion or dry run: path, recipe's name, plans, bytes of the source's weights and of the file.
 
-    resumed: tensors that an interrupted conversion had written already. warnings: sentences.
+    resumed: number of tensors that an interrupted conversion had already written. warnings: sentences.
     """
 
     path: Path
@@ -75,14 +75,14 @@ def convert(src, out, settings, progress=None):
 
 
 def dry_run(src, settings):
-    """The Summary of a conversion that is not made."""
+    """The Summary of a conversion, without converting."""
     with source.open_source(src) as origin:
         work = Work(origin, settings)
         return work.summary("", 0, work.warnings())
 
 
 class Work:
-    """A conversion that has been thought through: recipe, plans, calibration, metadata."""
+    """A planned conversion: recipe, plans, calibration, metadata."""
 
     def __init__(self, origin, settings):
         self.origin, self.settings = origin, settings
@@ -103,7 +103,7 @@ class Work:
         }
 
     def mark(self):
-        """32 bytes that are equal where a conversion can go on: same source, plan, calibration, version."""
+        """A digest, 32 bytes, of source, plan, calibration and version: a conversion with an equal mark can be resumed."""
         facts = [
             __version__, self.settings.golden, self.settings.allow_nan, self.tensors,
             sorted((key, repr(value)) for key, value in self.metadata.items()),
@@ -122,7 +122,7 @@ class Work:
         )
 
     def warnings(self):
-        """Sentences about what the settings make of the source."""
+        """Warnings about these settings for this source."""
         yield from self.origin.notes
         twice = Counter(
             p.source.format for p in self.plans if p.source.format != p.format and p.source.format not in encode.BITS
@@ -138,7 +138,7 @@ class Work:
                 yield f"{len(missing)} layers have no statistics and are encoded unweighted, {missing[0]} for one"
 
     def _searches(self, p):
-        """Whether importance matters to a tensor: a linear layer (the embedding table is none) in a searching format."""
+        """Whether importance affects a tensor: a linear layer (not the embedding table) in a format of SEARCHING."""
         table = p.name == "token_embd.weight" and not self.origin.config.text.tie_word_embeddings
         return p.format in recipes.SEARCHING and not table
 

@@ -1,4 +1,4 @@
-"""One tensor's way from the source's bytes to the bytes of its format, a slice of rows at a time."""
+"""Converts tensors from the source's format to their target format, a slice of rows at a time."""
 
 import math
 from collections import deque
@@ -12,20 +12,20 @@ from ivlite.quantize.safetensors import Source
 from ivlite.stop import bound, checkpoint
 from ivlite.workers import Workers
 
-SLICE = 1 << 20  # weights at a time: 4 MiB of float32, which stay in a core's cache from step to step
-# Magnitudes from which on a format may turn weights into infinity or nothing: in the weights themselves, or in the scale
-# of their block, which is a float16. Encoders that search try scales up to twice the plain one.
+SLICE = 1 << 20  # weights at a time: 4 MiB of float32, which stay in a core's cache
+# Magnitudes from which a format may overflow to infinity or underflow: of the weights themselves, or of the float16 scale
+# of their block. Quantizers that search for the best scale try up to twice the plain one.
 OVERFLOW = {
     "bf16": 3.396e38, "f16": 65520.0, "q8_0": 65520.0 * 127, "q4_0": 65520.0 * 4,
     "q6_k": 65520.0 * 127 * 8, "q5_k": 65520.0 * 31, "q4_k": 65520.0 * 31,
 }  # fmt: skip
-# Float formats as whole numbers: signed type, unsigned type, the bits of infinity. Their order is that of magnitudes.
+# Float formats viewed as integers: signed type, unsigned type, the bits of infinity. Integers order like magnitudes.
 BITS = {"bf16": ("<i2", "<u2", 0x7F80), "f16": ("<i2", "<u2", 0x7C00), "f32": ("<i4", "<u4", 0x7F800000)}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One tensor on its way: its source, GGUF name, logical shape, and as what it is stored."""
+    """The conversion of one tensor: its source, GGUF name, logical shape, target format and stored shape."""
 
     source: Source
     name: str
@@ -37,12 +37,12 @@ class Plan:
 
     @property
     def source_columns(self):
-        """Columns as the source stores them: padded in a model file."""
+        """Columns in the source: padded in a model file."""
         return math.prod(self.source.shape) // self.rows
 
 
 def slices(p):
-    """(first row, rows) of pieces of about SLICE weights."""
+    """Yields (first row, number of rows) of slices of about SLICE weights."""
     step = max(1, SLICE // p.columns)
     return [(first, min(step, p.rows - first)) for first in range(0, p.rows, step)]
 
@@ -50,8 +50,8 @@ def slices(p):
 class Encoder:
     """Encodes slices of tensors: encode(plan, first, count) -> uint8 of those rows. Any thread may call it.
 
-    weights: what `raw` reads from. calibration: a Calibration or None. allow_nan: weights that are no numbers become
-    zero, counted in `replaced`, instead of a ModelFileError.
+    weights: the source, with `raw`. calibration: a Calibration or None. allow_nan: weights that are not finite become
+    zero and are counted in `replaced`, instead of a ModelFileError.
     """
 
     def __init__(self, weights, calibration=None, allow_nan=False):
@@ -64,7 +64,7 @@ class Encoder:
         as_it_is = p.source.format == p.format and p.source_columns == p.shape[-1]
         if p.source.format in BITS:
             largest, values = self._largest(p, raw), None
-        else:  # blocks: only their decoded values tell
+        else:  # block formats: check the dequantized values
             values = _C.decode(p.source.format, raw, count * p.source_columns)
             largest = float(max(values.max(), -values.min()))
         if not math.isfinite(largest):
@@ -81,7 +81,7 @@ class Encoder:
         return self._blocks(p, values.reshape(count, -1)[:, : p.columns])
 
     def _blocks(self, p, values):
-        """float32 (rows, columns) in the plan's format, rows padded with zeros."""
+        """Quantizes float32 (rows, columns) to the plan's format; pads rows with zeros."""
         padding = p.shape[-1] - p.columns
         values = np.pad(values, ((0, 0), (0, padding))) if padding else np.ascontiguousarray(values)
         importance = self.calibration.get(p.name, p.shape[-1]) if self.calibration else None
@@ -89,7 +89,7 @@ class Encoder:
 
     @staticmethod
     def _largest(p, raw):
-        """The largest magnitude among floats, infinity where one is no number: found without a pass in floats."""
+        """The largest magnitude of raw floats, infinity if one is NaN; computed on integers, without conversion."""
         signed, unsigned, infinity = BITS[p.source.format]
         numbers = raw.view(unsigned)
         sign = 1 << (8 * numbers.itemsize - 1)
@@ -100,7 +100,7 @@ class Encoder:
         return float(_C.decode(p.source.format, np.array([bits], unsigned).view(np.uint8), 1)[0])
 
     def _repaired(self, p, raw, count):
-        """The slice's floats with zeros for what is no number, and their largest magnitude."""
+        """The floats of the slice, with zeros in place of values that are not finite, and their largest magnitude."""
         if not self.allow_nan:
             raise ModelFileError(
                 f"{p.source.file}: tensor {p.source.name} holds values that are no numbers (NaN or infinite); "
@@ -109,16 +109,16 @@ class Encoder:
         values = _C.decode(p.source.format, raw, count * p.source_columns)
         bad = ~np.isfinite(values)
         values[bad] = 0
-        self.replaced.append(int(bad.sum()))  # from any thread
+        self.replaced.append(int(bad.sum()))  # append is thread-safe
         return values, float(max(values.max(), -values.min()))
 
 
 def stream(encoder, plans, writer, progress=None):
-    """Writes every tensor that the writer has not yet. Slices are read, checked and encoded in several threads."""
+    """Writes all tensors that the writer does not have yet. Several threads read, check and encode slices."""
     left = [p for i, p in enumerate(plans) if i not in writer.written]
-    jobs = ((p, *piece) for p in left for piece in slices(p))
+    jobs = ((p, *rows) for p in left for rows in slices(p))
     total, done = sum(p.source.nbytes for p in left), 0
-    threads = _C.num_threads() + 1  # one writes, the others read and encode
+    threads = _C.num_threads() + 1  # one thread writes, the others read and encode
     waiting, encode = deque(), bound(encoder.encode)
     with Workers(threads) as pool:
         try:
@@ -134,7 +134,7 @@ def stream(encoder, plans, writer, progress=None):
 
 
 def _written(item, writer, progress, done, total):
-    """Writes one slice when it is ready; returns the bytes of the source that it was."""
+    """Waits for one slice and writes it; returns its size in the source in bytes."""
     (p, _, count), future = item
     writer.write(future.result())
     size = p.source.nbytes // p.rows * count

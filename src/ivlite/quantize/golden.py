@@ -1,10 +1,10 @@
-"""A small input whose activations are stored in a model file, and the same run again: does it compute what it should?
+"""Golden values: stored activations of a small input, which `ivlite verify` computes again and compares.
 
-The input is a picture made by a formula and a short conversation about it. The reference is the model over the CPU
-operations with the weights as the source has them; for a checkpoint these are floats, and so is all arithmetic. Layers
-are loaded one at a time, so that an 8B checkpoint takes 1.5 GB and a minute, not 20 GB. Stages are the vision tower's
-output, each DeepStack tap, and the logits of the last POSITIONS tokens: of each the TOP largest, and the logarithm of
-the sum of all exponentials, from which the divergence follows up to what the rest does among itself.
+The input is a computed picture and a short conversation about it. The reference is the model on the CPU backend with the
+source's weights; for a checkpoint these are floats, and so is all arithmetic. Layers are loaded one at a time, so that an
+8B checkpoint takes 1.5 GB and a minute, not 20 GB. Stages are the vision tower's output, the output of each DeepStack
+layer, and the logits of the last POSITIONS tokens: of each position the TOP largest logits and the log-sum-exp of all,
+which give a lower bound of the KL divergence.
 """
 
 import math
@@ -29,18 +29,18 @@ KEYS = {
 }  # fmt: skip
 QUESTION, ANSWER = "What is in the picture?", "A pattern of small squares over a gradient of red and green."
 POSITIONS, TOP = 16, 64
-# Per format: relative error of a vision stage, mean KL of the logits. Three times or more what random weights show, which
-# amplify rounding more than trained ones (docs/numerics.md); a wrong kernel or a wrong weight is off by about one.
+# Per format: relative error of a vision stage, mean KL of the logits. At least three times the error with random weights,
+# which amplify rounding more than trained ones (docs/numerics.md); a wrong kernel or weight gives an error of about one.
 LIMITS = {
     "f32": (1e-3, 1e-4), "f16": (1e-2, 1e-3), "bf16": (3e-2, 3e-3), "q8_0": (0.06, 0.01),
     "q6_k": (0.1, 0.03), "q5_k": (0.2, 0.05), "q4_k": (0.4, 0.2), "q4_0": (0.6, 0.3),
 }  # fmt: skip
-SHARE = 0.1  # of the weights of the tower or the decoder that a format must have to set the limit
+SHARE = 0.1  # a format sets the limit if at least this fraction of the tower's or decoder's weights has it
 
 
 @dataclass(frozen=True)
 class Stage:
-    """error: root mean square of the difference over that of the reference; of the logits, the mean KL in nats."""
+    """error: RMS of the difference divided by RMS of the reference; for logits, the mean KL in nats."""
 
     name: str
     error: float
@@ -55,7 +55,7 @@ class Stage:
 
 
 def picture(height, width):
-    """uint8 (2, height, width, 3): two equal frames of a checkered gradient."""
+    """uint8 (2, height, width, 3): two equal frames with a checkered gradient."""
     y, x = np.mgrid[0:height, 0:width]
     frame = np.stack([x * 255 // width, y * 255 // height, (x // 8 + y // 8) % 2 * 255], -1).astype(np.uint8)
     return np.stack([frame, frame])
@@ -73,7 +73,7 @@ def conversation(config, tokenizer, count):
 
 
 class Weights:
-    """An Origin's tensors under their GGUF names, as a Network reads them."""
+    """The tensors of an Origin under their GGUF names, as a source for a Network."""
 
     def __init__(self, origin):
         self.origin = origin
@@ -95,12 +95,12 @@ class Weights:
 
 
 def _stored_shape(source, spec):
-    """The source's own, padded perhaps, or that of a convolution as a matrix."""
+    """The shape in the source, which may be padded; a convolution as a matrix."""
     return spec.shape if math.prod(source.shape) == math.prod(spec.shape) else source.shape
 
 
 def run(config, source, size, tokens, threads=None, progress=None):
-    """(vision (n, hidden), deepstack (K, n, hidden), logits (POSITIONS, vocab)), float32, of a source of weights."""
+    """Runs the input: float32 (vision (n, hidden), deepstack (K, n, hidden), logits (POSITIONS, vocab))."""
     counted = progress and (lambda _, done, total: progress("golden", done, total))
     network = Network(config, source, ops.get("cpu", threads), counted, loader=StreamingLoader)
     patch = config.vision.patch_size
@@ -115,7 +115,7 @@ def run(config, source, size, tokens, threads=None, progress=None):
 
 
 def make(origin, progress=None):
-    """The golden metadata of an Origin; what a model file already has is kept."""
+    """The golden metadata of an Origin; keeps that of a model file."""
     have = {key: value for key, value in origin.metadata.items() if key.startswith(PREFIX)}
     if have:
         return have
@@ -133,7 +133,7 @@ def make(origin, progress=None):
 
 
 def typed(metadata):
-    """Golden metadata, of a file or new, as flat arrays of the types in which they are stored."""
+    """Golden metadata as flat arrays with their stored types."""
     with np.errstate(invalid="ignore"):  # what becomes of NaN as a whole number is checked where it is used
         return {
             key: np.ascontiguousarray(value, KEYS[key.removeprefix(PREFIX)]).reshape(-1)
@@ -142,7 +142,7 @@ def typed(metadata):
 
 
 def stored(metadata, path):
-    """The golden values in a file's metadata, {} without any. Raises ModelFileError for what is none."""
+    """The golden values in a file's metadata, {} without any. Raises ModelFileError for malformed ones."""
     try:
         return typed({key: value for key, value in metadata.items() if key.startswith(PREFIX)})
     except (KeyError, ValueError, TypeError, OverflowError):
@@ -153,7 +153,7 @@ def stored(metadata, path):
 
 
 def compare(config, file, threads=None, progress=None):
-    """The Stages of a model file that holds golden values. Raises ModelFileError where these make no sense."""
+    """The Stages of a model file with golden values. Raises ModelFileError if these are malformed."""
     g = _checked(config, file)
     vision, deep, logits = run(config, file, g["size"].tolist(), g["tokens"].tolist(), threads, progress)
     n, limit = g["vision"].size, _limit(file, "v.", 0)
@@ -166,7 +166,7 @@ def compare(config, file, threads=None, progress=None):
 
 
 def _checked(config, file):
-    """Golden values by their short names, of the right sizes and within the model's."""
+    """Golden values by their short names; checks their sizes and ranges against the model."""
     path, keys = file.path, [PREFIX + key for key in KEYS]
     try:
         g = {key.removeprefix(PREFIX): v for key, v in typed({key: file.metadata[key] for key in keys}).items()}
@@ -190,7 +190,7 @@ def _checked(config, file):
 
 
 def _limit(file, start, which):
-    """The widest limit among the formats of the tensors whose names begin so."""
+    """The widest limit among the formats of the tensors whose names begin with `start`."""
     sizes = {}
     for t in file.tensors.values():
         if t.name.startswith(start):
@@ -204,11 +204,11 @@ def _relative(got, expected):
 
 
 def log_sums(logits):
-    """float32 (T,): logarithm of the sum of the exponentials of each row."""
+    """The log-sum-exp of each row, float32 (T,)."""
     most = logits.max(1)
     return most + np.log(np.exp(logits - most[:, None]).sum(1))
 
 
 def divergence(expected, got):
-    """Mean KL in nats between rows of log-probabilities of the same tokens, all other tokens being one."""
+    """Mean KL in nats between rows of log-probabilities of the same tokens, with all other tokens counted as one."""
     return float(kl_of_likeliest(expected, got).mean())

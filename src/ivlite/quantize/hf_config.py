@@ -1,7 +1,7 @@
-"""Reads the JSON settings of a Hugging Face checkpoint into an ivlite Config, and holds them against the tensors.
+"""Reads the JSON settings of a Hugging Face checkpoint into an ivlite Config, and checks them against the tensors.
 
-Where a setting and the tensors can both tell (ranks, biases, the latent norm, tied embeddings), the tensors decide, and
-a setting that says otherwise is an error: one of the two files belongs to another model.
+Tensors determine ranks, biases, the latent norm and tied embeddings. A setting that contradicts them is an error: one of
+the two files belongs to another model.
 """
 
 import re
@@ -22,15 +22,15 @@ from ivlite.gguf.config import (
 MODEL = "internvideo3"
 LAYER = "model.language_model.layers.{}.self_attn."
 HALF = (0.5, 0.5, 0.5)
-# The model card's settings for videos: one frame per second, each of 128 patches of 32 x 32 pixels. The checkpoint's
-# own are a budget of pixels over the whole video, which makes a short clip cost as much as a long one.
+# The model card's settings for videos: one frame per second, each with 128 patches of 32 x 32 pixels. The checkpoint sets
+# a total of pixels per video instead, with which a short clip would cost as much as a long one.
 VIDEO_FPS = 1.0
 VIDEO_PIXELS = 128 * 32 * 32
 REQUIRED = object()
 
 
 class Section:
-    """One JSON object of one file: looks values up, and names file and key where they are missing or wrong."""
+    """One JSON object of a file: its errors for missing or wrong values name file and key."""
 
     def __init__(self, path, data, prefix=""):
         self.path, self.data, self.prefix = path, data, prefix
@@ -39,7 +39,7 @@ class Section:
         return self.data.get(key) is not None
 
     def get(self, key, default=REQUIRED):
-        """The value of a key; `default` where it is missing or null."""
+        """The value of a key; `default` if it is missing or null."""
         if self.has(key):
             return self.data[key]
         if default is REQUIRED:
@@ -53,19 +53,19 @@ class Section:
         return Section(self.path, value, f"{self.prefix}{key}.")
 
     def listed(self, key):
-        """The values of a key that may hold one or a list; none where it is missing."""
+        """The values of a key with one value or a list; empty if it is missing."""
         value = self.get(key, [])
         return value if isinstance(value, list) else [value]
 
     def text(self, key):
-        """A text; an empty one where the key is missing."""
+        """A string; "" if the key is missing."""
         value = self.get(key, "")
         if not isinstance(value, str):
             raise self.wrong(key, value, "a text")
         return value
 
     def texts(self, key):
-        """A list of texts; an empty one where the key is missing."""
+        """A list of strings; empty if the key is missing."""
         value = self.get(key, [])
         if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
             raise self.wrong(key, value, "a list of texts")
@@ -76,7 +76,7 @@ class Section:
         return checked(part, self.path, self.prefix, **values)
 
     def only(self, key, *allowed):
-        """Raises ModelFileError for a value that is given and not one of `allowed`."""
+        """Raises ModelFileError if the key has a value that is not in `allowed`."""
         if self.has(key) and self.data[key] not in allowed:
             raise self.wrong(key, self.data[key], " or ".join(map(repr, allowed)) or "absent")
 
@@ -103,13 +103,13 @@ def read(checkpoint, tokenizer):
 
 
 def _name(folder, top):
-    """What to call the model: its repository's name, where the folder is a snapshot of one, else the folder's."""
+    """The model's name: that of the repository if the folder is a snapshot, else the folder's."""
     name, above = folder.name, folder.parent
     if above.name == "snapshots" and above.parent.name.startswith("models--"):  # models--OWNER--NAME/snapshots/HASH
         name = above.parent.name.split("--", 2)[-1]
     elif re.fullmatch("[0-9a-f]{12,64}", name):
         name = top.text("_name_or_path").rstrip("/").split("/")[-1] or name
-    return name.encode("utf-8", "replace").decode()[:200]  # a folder's name may be no text
+    return name.encode("utf-8", "replace").decode()[:200]  # a folder's name may be invalid UTF-8
 
 
 def _check_model(top):
@@ -154,7 +154,7 @@ def _text(top, text, tensors):
 
 
 def _ranks(text, layers, rope_dim, tensors):
-    """The latent rank of every layer, as the settings give it and the tensors confirm it."""
+    """The latent rank of every layer from the settings, checked against the tensors."""
     key = "kv_lora_rank_list" if text.has("kv_lora_rank_list") else "kv_lora_rank"
     if not _count(layers) or not _count(rope_dim):
         raise ModelFileError(f"{text.path}: text_config has {layers!r:.20} layers, rotary dimension {rope_dim!r:.20}")
@@ -181,7 +181,7 @@ def _count(value):
 
 
 def _present(text, key, tensor, tensors):
-    """Whether a kind of tensor exists in the attention layers; a setting that is given must agree."""
+    """Whether the attention layers have a tensor; a setting, if given, must agree."""
     found = any(name.endswith(f".self_attn.{tensor}") for name in tensors)
     if text.has(key) and text.data[key] is not found:
         raise ModelFileError(
@@ -193,8 +193,8 @@ def _present(text, key, tensor, tensors):
 
 
 def _tied(top, text, tensors):
-    """Whether the head is the embedding table. Where no setting says, the absence of a head does."""
-    for section in (top, text):  # the outer one counts where both are given
+    """Whether the embedding table is also the head: by the settings, else by the absence of a head tensor."""
+    for section in (top, text):  # the outer setting has precedence
         if section.has("tie_word_embeddings"):
             return section.get("tie_word_embeddings")
     return "lm_head.weight" not in tensors
@@ -222,7 +222,7 @@ def _vision(vision):
 
 
 def _processor(checkpoint, top, name, part):
-    """The settings of an image or video processor: a file of its own, or a part of processor_config.json."""
+    """The settings of an image or video processor: a separate file, or a part of processor_config.json."""
     path = checkpoint.folder / name
     section = Section(path, checkpoint.json(name, required=False))
     if not section.data:
@@ -272,7 +272,7 @@ def _video(checkpoint, top):
 
 
 def _tokens(checkpoint, top, text, added):
-    """Ids by the tokenizer's own names; an id that config.json gives must be the same."""
+    """Token ids by name from the tokenizer; ids in config.json must agree."""
     names = ("image_pad", "video_pad", "vision_start", "vision_end", "im_start", "im_end")
     missing = [f"<|{name}|>" for name in names if f"<|{name}|>" not in added]
     if missing:
@@ -297,7 +297,7 @@ def _generation_file(checkpoint):
 
 
 def _generation(checkpoint):
-    """Sampling defaults; what is not given is what transformers takes."""
+    """Sampling defaults; missing ones are those of transformers."""
     section = _generation_file(checkpoint)
     section.only("do_sample", True, False)
     greedy = not section.get("do_sample", False)
@@ -313,7 +313,7 @@ def _generation(checkpoint):
 
 
 def _thinking(checkpoint):
-    """How the chat template lets the model think, a key of THINKING."""
+    """The kind of the chat template, a key of THINKING."""
     template = checkpoint.text("chat_template.jinja", required=False)
     if template is None:
         texts = (checkpoint.json(n, required=False) for n in ("chat_template.json", "tokenizer_config.json"))

@@ -1,4 +1,4 @@
-"""The output of a conversion: where it may not go, and what of an unfinished one is used again."""
+"""The output of a conversion: checks of its path, and reuse of golden values from an unfinished file."""
 
 import os
 
@@ -10,7 +10,7 @@ from ivlite.quantize import golden
 
 
 def check_output(out, origin, settings):
-    """Refuses to write over what is being read: a source file, also by another name, or a checkpoint's other files."""
+    """Raises UsageError if the output would overwrite an input: a source file, through links too, or any file of a checkpoint."""
     check_outputs([out], [*origin.files, settings.calibration, settings.recipe])
     path, folder = os.path.realpath(expanded(out)), os.path.realpath(origin.path)
     inside = os.path.isdir(folder) and os.path.commonpath([folder, path]) == folder
@@ -19,7 +19,7 @@ def check_output(out, origin, settings):
 
 
 def golden_of_unfinished(out, mark):
-    """The golden values in an unfinished file of the same work, which took long to make; {} without one."""
+    """The golden values in an unfinished file of the same work, which saves computing them; {} without one."""
     for path in unfinished(out):
         if path == ready_path(out, mark) or marked(path, mark):
             try:

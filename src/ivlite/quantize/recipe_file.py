@@ -1,4 +1,4 @@
-"""Recipes as text: a TOML or JSON file in, JSON in a model file's metadata out and in again."""
+"""Reads recipes from TOML or JSON files, and stores them as JSON in the metadata of model files."""
 
 import json
 import tomllib
@@ -13,9 +13,9 @@ LIMIT = 1 << 20  # bytes
 
 
 def read(path):
-    """The Recipe of a .toml or .json file: name, rows, and a `base` --type whose rows follow them.
+    """The Recipe in a .toml or .json file: name, rows, and a `base` type whose rows follow them.
 
-    Raises UsageError for a file that cannot be read or is no recipe.
+    Raises UsageError for a file that cannot be read or is not a recipe.
     """
     path = Path(expanded(path))
     try:
@@ -31,7 +31,7 @@ def read(path):
 
 
 def parsed(data, path, name):
-    """The Recipe that parsed text describes; `path` names it in errors."""
+    """The Recipe in parsed TOML or JSON; `path` names it in errors."""
     strange = sorted(set(data) - KEYS) if isinstance(data, dict) else None
     if strange is None or strange:
         raise UsageError(f"the recipe {path} {f'has the key {strange[0]!r:.40}' if strange else 'is no table'}; "
@@ -60,7 +60,7 @@ def text(recipe):
 
 
 def from_text(line):
-    """The Recipe of such a line. Raises UsageError for one that is no recipe."""
+    """The Recipe of a line written by `text`. Raises UsageError."""
     try:
         return parsed(json.loads(line), "in the model file", "")
     except (ValueError, TypeError, RecursionError) as error:

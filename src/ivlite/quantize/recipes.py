@@ -1,11 +1,11 @@
-"""Which format each tensor gets. A recipe is a table that a person can read; adding a type is one entry of TYPES.
+"""Quantization recipes: tables that choose the format of each tensor. A new type is one entry of TYPES.
 
-A row is (pattern, layers, format), and the first row that fits a tensor decides. The pattern is a regular expression
-that is searched in the tensor's GGUF name; layers says in which decoder layers or vision blocks the row holds:
+A row is (pattern, layers, format); the first row that matches a tensor applies. The pattern is a regular expression,
+searched in the tensor's GGUF name. layers limits the row to some decoder layers or vision blocks:
 
-    all                            everywhere, and in tensors that are in no layer
-    first 4, last 1/8, every 3     any of these: the first four, the last eighth (one at least), every third
-    0-3, 17                        numbers from 0 on
+    all                            all layers, and tensors outside layers
+    first 4, last 1/8, every 3     any of these: the first four, the last eighth (at least one), every third
+    0-3, 17                        indexes, from 0
 """
 
 import math
@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 
 from ivlite.errors import UsageError
 
-# What quantize writes, the best first, and the number that GGUF gives a file made mostly of it in general.file_type.
+# The target formats, best first, with GGUF's general.file_type for files that consist mostly of one.
 WRITTEN = {"f32": 0, "bf16": 32, "f16": 1, "q8_0": 7, "q6_k": 18, "q5_k": 17, "q4_k": 15, "q4_0": 2}
 FLOATS = ("f32", "bf16", "f16")
-SEARCHING = ("q6_k", "q5_k", "q4_k", "q4_0")  # their encoders weigh errors by the importance of a column
-MOST_PADDING = 0.02  # of a row: 4304 columns become 4320, and 896 do not become 1024
-NEXT_BETTER = ("q8_0", "bf16")  # for rows that a format's blocks do not divide
+SEARCHING = ("q6_k", "q5_k", "q4_k", "q4_0")  # their quantizers minimize errors weighted by column importance
+MOST_PADDING = 0.02  # of a row: 4304 columns are padded to 4320, but not 896 to 1024
+NEXT_BETTER = ("q8_0", "bf16")  # fallbacks for rows that are not whole blocks of a format
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Recipe:
-    """rows: the table. file_type: general.file_type, as llama.cpp numbers it; None for that of most weights.
+    """rows: the table. file_type: general.file_type as in llama.cpp; None for that of most weights.
 
-    own: how many of the first rows a person wrote, each of which must fit a tensor.
+    own: the number of rows at the beginning that the user wrote; each must match a tensor.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Choice:
-    """What becomes of one tensor: format, stored shape, and where that is not the row's word for word, a note."""
+    """The decision for one tensor: format, stored shape, and a note if they differ from the row."""
 
     spec: object
     format: str
@@ -67,8 +67,8 @@ def _table(name, file_type, help, *rows):
     return Recipe(name, tuple(Row(*row) for row in rows), file_type, help)
 
 
-# The latent projections multiply each other, and the first one's output is what the cache keeps: q8_0 throughout. The
-# tower takes little space and text in pictures breaks first: q8_0 as well. The head decides between near-equal tokens.
+# The latent projections multiply each other, and the cache stores the output of the first: always q8_0. The vision tower
+# is small, and reading text in pictures suffers first: q8_0, too. The head decides between nearly equal tokens.
 DELICATE = (("attn_kv_[ab]", "all", "q8_0"), (r"^v\.", "all", "q8_0"))
 TABLES = (r"^(token_embd|output)\.", "all")
 
@@ -124,7 +124,7 @@ TYPES = {
 
 
 def named(type):
-    """The Recipe of a --type. Raises UsageError for a name that TYPES has not."""
+    """The Recipe of a --type. Raises UsageError for an unknown name."""
     found = TYPES.get(type.lower()) if isinstance(type, str) else None
     if found is None:
         raise UsageError(f"there is no type {type!r:.40}; there are {', '.join(TYPES)}")
@@ -132,7 +132,7 @@ def named(type):
 
 
 def adjusted(recipe, tensor_types=(), vision=None):
-    """A Recipe with rows before its own: one for each "REGEX=TYPE" in order, then `vision` for the whole tower."""
+    """A Recipe with further rows before its own: one per "REGEX=TYPE" in order, then `vision` for the whole tower."""
     rows = [_override(text) for text in tensor_types]
     rows += [row(r"^v\.", "all", vision)] if vision else []
     return replace(recipe, rows=(*rows, *recipe.rows), own=len(rows) + recipe.own) if rows else recipe
@@ -146,7 +146,7 @@ def _override(text):
 
 
 def row(pattern, layers, fmt):
-    """The Row that somebody wrote, formats in upper or lower case. Raises UsageError for one no tensor could follow."""
+    """A Row from user input, formats in upper or lower case. Raises UsageError for an invalid one."""
     if fmt.lower() not in WRITTEN:
         raise UsageError(f"there is no format {fmt!r:.40} for tensors; there are {', '.join(WRITTEN)}")
     try:
@@ -158,7 +158,7 @@ def row(pattern, layers, fmt):
 
 
 def check_used(specs, rows):
-    """Raises UsageError for a row that fits none of the tensors that can have a format: a typing error, most likely."""
+    """Raises UsageError for a row that matches no tensor with a choice of format: most likely a typing error."""
     names = [spec.gguf for spec in specs if spec.kind != "vector"]
     for row in rows:
         if not any(re.search(row.pattern, name) for name in names):
@@ -168,7 +168,7 @@ def check_used(specs, rows):
 
 
 def _layers(text, count):
-    """The numbers below `count` that a row's layers name, as a set; None for all."""
+    """The indexes below `count` of a row's layers, as a set; None for all."""
     if text == "all":
         return None
     out = set()
@@ -194,7 +194,7 @@ def _term(match, count):
 
 
 def plan(specs, recipe):
-    """A Choice for every TensorSpec, in their order. Raises UsageError for a tensor that no row fits."""
+    """A Choice for every TensorSpec, in their order. Raises UsageError for a tensor that no row matches."""
     places = [_place(spec.gguf) for spec in specs]
     counts = {}
     for stack, layer in places:
@@ -204,13 +204,13 @@ def plan(specs, recipe):
 
 
 def _place(name):
-    """("blk" or "v.blk", layer) of a tensor's name; (None, 0) of one that is in no layer."""
+    """("blk" or "v.blk", layer) of a tensor's name; (None, 0) outside layers."""
     found = re.match(r"((?:v\.)?blk)\.(\d+)\.", name)
     return (found[1], int(found[2])) if found else (None, 0)
 
 
 def _format(spec, place, counts, recipe):
-    """The format of the first row that fits."""
+    """The format of the first row that matches."""
     if spec.kind == "vector":
         return "f32"
     stack, layer = place
@@ -223,7 +223,7 @@ def _format(spec, place, counts, recipe):
 
 
 def _choose(spec, wanted):
-    """The wanted format where the tensor can have it, else the next better one; rows padded to whole blocks."""
+    """The wanted format if the tensor can have it, else the next better one; pads rows to whole blocks."""
     columns = spec.shape[-1]
     if spec.kind == "float_matrix" and wanted not in FLOATS:
         return Choice(spec, "bf16", spec.shape, "kept in floats")
@@ -237,14 +237,14 @@ def _choose(spec, wanted):
 
 
 def block(fmt):
-    """Weights in a block of a format."""
-    from ivlite.gguf import FORMATS  # here, because --help reads TYPES and must not wait for numpy
+    """Weights per block of a format."""
+    from ivlite.gguf import FORMATS  # imports numpy, which --help does not need
 
     return FORMATS[fmt].block
 
 
 def file_type(recipe, choices):
-    """general.file_type: the recipe's own, else that of the format that most weights have."""
+    """general.file_type: that of the recipe, else that of the format of most weights."""
     if recipe.file_type is not None:
         return recipe.file_type
     sizes = {}

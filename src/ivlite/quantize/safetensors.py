@@ -1,7 +1,7 @@
-"""Reads the header of a safetensors file: which tensors it holds, and where.
+"""Reads the header of a safetensors file: its tensors and their offsets.
 
-A file is a u64 length, a JSON header of that length (name -> dtype, shape, data_offsets) and the data that the header
-describes without gaps. As with model files, nothing is believed before it is checked.
+A file is a u64 length, a JSON header of that length (name -> dtype, shape, data_offsets) and the data, without gaps. As
+with model files, everything is checked before use.
 """
 
 import math
@@ -11,8 +11,8 @@ from pathlib import Path
 from ivlite.errors import ModelFileError
 from ivlite.gguf.jsontext import AGAIN, parse
 
-HEADER_LIMIT = 1 << 25  # bytes; a checkpoint of 100,000 tensors in one file has some 15 MB
-# Bytes of a number of each type; of weights ivlite converts FLOATS.
+HEADER_LIMIT = 1 << 25  # bytes; a file with 100,000 tensors has a header of about 15 MB
+# Bytes per element of each type; ivlite converts weights in FLOATS.
 DTYPES = {
     "BF16": 2, "F16": 2, "F32": 4, "F64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1, "I8": 1, "U8": 1, "I16": 2, "U16": 2,
     "I32": 4, "U32": 4, "I64": 8, "U64": 8,
@@ -22,9 +22,9 @@ FLOATS = ("bf16", "f16", "f32")
 
 @dataclass(frozen=True)
 class Source:
-    """One tensor of what is converted: where its bytes are, and their format.
+    """One tensor of the source: its location and format.
 
-    A name of ivlite.gguf.FORMATS, or of DTYPES in lower case, which only spare buffers have.
+    The format is a name of ivlite.gguf.FORMATS, or of DTYPES in lower case, which only unused buffers have.
     """
 
     name: str
@@ -77,7 +77,7 @@ def _whole_numbers(value):
 
 
 def _check_cover(sources, path, base, size):
-    """Tensors follow one another and fill the file."""
+    """Raises ModelFileError unless the tensors fill the file without gaps."""
     end = base
     for source in sorted(sources, key=lambda s: (s.offset, s.nbytes)):
         if source.offset != end:

@@ -1,4 +1,4 @@
-"""What is converted: the folder of a checkpoint or a model file, as one thing with tensors and settings."""
+"""The source of a conversion: a checkpoint folder or a model file, behind one interface."""
 
 import os
 from contextlib import contextmanager
@@ -15,13 +15,13 @@ from ivlite.quantize import golden, hf_config, tokenizer
 from ivlite.quantize.checkpoint import Checkpoint
 from ivlite.quantize.safetensors import FLOATS, Source
 
-# Of a model file's metadata, what a conversion writes anew. The rest stays true: golden values, statistics, who made it.
+# Metadata of a model file that a conversion writes again. The rest is copied: golden values, statistics, authorship.
 ANEW = (
     "internvideo3.", "ivlite.checksum.", "ivlite.recipe", golden.PREFIX, "general.architecture", "general.alignment",
     "general.name", "general.file_type", "general.quantization_version",
 )  # fmt: skip
 INTEGERS = ("bool", "i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64")
-BUFFERS = ("inv_freq", "original_inv_freq")  # what a program computes when it begins, and some checkpoints hold
+BUFFERS = ("inv_freq", "original_inv_freq")  # computed buffers that some checkpoints contain
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Origin:
     """An open source of weights.
 
     path: as given. weights: `tensors` (name -> Source), `raw(name, start, count)`, `stamps` of its files. config: a Config.
-    metadata: what goes into the new file besides the config. specs: TensorSpecs of what is there, in order. names: the
-    source's name of each, by GGUF name. notes: sentences about what was left out.
+    metadata: metadata for the new file besides the config. specs: TensorSpecs of its tensors, in order. names: GGUF name
+    -> name in the source. notes: sentences about skipped tensors.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class Origin:
 
 
 class ModelFile:
-    """The bytes of an open GGUFFile with the reading interface of a Checkpoint."""
+    """An open GGUFFile with the interface of a Checkpoint."""
 
     def __init__(self, file):
         self.file, self.stamps = file, [file.reader.stamp]
@@ -71,7 +71,7 @@ class ModelFile:
 
 @contextmanager
 def open_source(path):
-    """The Origin at a path while the block runs. Raises ModelFileError for whatever is missing or damaged."""
+    """Context manager: the Origin at a path. Raises ModelFileError for missing and damaged files."""
     found, path = located(path), Path(expanded(path))
     if os.path.isfile(found) and not os.path.isfile(path / "config.json"):  # of a name too long is_file() raises
         with GGUFFile(found) as file:
@@ -120,7 +120,7 @@ def _of_checkpoint(checkpoint):
 def _check_shape(source, spec, vision):
     conv = (vision.in_channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
     allowed = [spec.shape]
-    if spec.gguf == "v.patch_embd.weight":  # a convolution that steps by its own size is a matrix
+    if spec.gguf == "v.patch_embd.weight":  # a convolution whose stride is its kernel size: a matrix product
         allowed.append((spec.shape[0], *conv))
     if source.format not in FLOATS:
         raise ModelFileError(

@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint as the text of one tokenizer.json: its own, or the same built from vocab and merges."""
+"""The tokenizer of a checkpoint as one tokenizer.json: its own, or one built from vocab.json and merges.txt."""
 
 import json
 
@@ -6,7 +6,7 @@ from ivlite.errors import ModelFileError
 from ivlite.gguf.jsontext import AGAIN
 from ivlite.gguf.tokenizer import Tokenizer
 
-# How Qwen2's tokenizers cut text into words before they merge bytes.
+# The pre-tokenizer pattern of Qwen2.
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -14,7 +14,7 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 
 
 def read(checkpoint):
-    """(text of tokenizer.json, its Tokenizer) of a Checkpoint; raises ModelFileError for one that no run could load."""
+    """(text of tokenizer.json, its Tokenizer) of a Checkpoint. Raises ModelFileError for one that cannot be loaded."""
     path = checkpoint.folder / "tokenizer.json"
     text = checkpoint.text("tokenizer.json", required=False)
     if text is None:
@@ -62,7 +62,7 @@ def _added_tokens(checkpoint):
 
 
 def _token(i, entry):
-    """One entry of added_tokens, or None where the file's is damaged."""
+    """One entry of added_tokens, or None if it is malformed."""
     number = str(i)
     if not isinstance(entry, dict) or not number.isascii() or not number.isdecimal() or len(number) > 9:
         return None
@@ -71,6 +71,6 @@ def _token(i, entry):
 
 
 def _looks_special(content):
-    """added_tokens.json does not say: <|...|> are control tokens, the code markers among them are plain text."""
+    """Guesses, since added_tokens.json does not record it: <|...|> is a control token, except for code markers."""
     plain = ("<|fim_", "<|repo_name|>", "<|file_sep|>")
     return content.startswith("<|") and not content.startswith(plain)

@@ -1,4 +1,4 @@
-"""The operation sets against one another: whatever the CPU set computes, the torch reference must agree."""
+"""Compares the CPU backend with the torch reference backend."""
 
 import importlib.util
 
@@ -11,13 +11,13 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reaso
 
 
 @pytest.fixture(scope="module")
-def sets():
+def backends():
     return ops.get("cpu"), ops.get("reference")
 
 
-def both(sets, call):
-    """call(o) on both sets as numpy arrays."""
-    return [o.numpy(call(o)) for o in sets]
+def both(backends, call):
+    """call(o) with both backends, as numpy arrays."""
+    return [o.numpy(call(o)) for o in backends]
 
 
 def normal(rng, *shape):
@@ -25,7 +25,7 @@ def normal(rng, *shape):
 
 
 @pytest.mark.parametrize("fmt, limit", [("f32", 1e-5), ("f16", 1e-5), ("bf16", 1e-5), ("q8_0", 0.02), ("q4_0", 0.02)])
-def test_linear(sets, rng, fmt, limit):
+def test_linear(backends, rng, fmt, limit):
     x, m, b, y = normal(rng, 7, 70), normal(rng, 33, 70), normal(rng, 33), normal(rng, 7, 33)
     for bias, into in ((None, None), (b, None), (b, y)):
 
@@ -34,22 +34,22 @@ def test_linear(sets, rng, fmt, limit):
             given = (None if a is None else o.array(a.copy()) for a in (bias, into))
             return o.linear(o.array(x), w, *given)
 
-        got, expected = both(sets, call)
+        got, expected = both(backends, call)
         assert np.abs(got - expected).max() < limit * expected.std()
 
 
 @pytest.mark.parametrize("activation", ["gelu_tanh", "gelu_erf", "silu_mul"])
-def test_activations_of_a_product(sets, rng, activation):
+def test_activations_of_a_product(backends, rng, activation):
     x, m, b = normal(rng, 7, 70), normal(rng, 34, 70), normal(rng, 34)
 
     def call(o):
         return o.linear(o.array(x), o.weight("f32", o.encode("f32", m), m.shape), o.array(b), activation=activation)
 
-    got, expected = both(sets, call)
+    got, expected = both(backends, call)
     assert np.allclose(got, expected, rtol=1e-5, atol=1e-4)
 
 
-def test_mlp(sets, rng):
+def test_mlp(backends, rng):
     x, m, n, b, y = (
         normal(rng, 7, 70),
         normal(rng, 2100, 70),
@@ -63,19 +63,19 @@ def test_mlp(sets, rng):
             up, down = (o.weight(fmt, o.encode(fmt, w), w.shape) for w in (m, n))
             return o.mlp(o.array(x), (up, None), "silu_mul", (down, o.array(b)), o.array(y.copy()))
 
-        got, expected = both(sets, call)  # the plain kernels, too, are 1.1 % away with 8-bit activations
+        got, expected = both(backends, call)  # the plain kernels, too, are 1.1 % away with 8-bit activations
         assert np.sqrt(((got - expected) ** 2).mean()) < limit * expected.std()
 
 
-def test_linear_heads(sets, rng):
+def test_linear_heads(backends, rng):
     x, m = normal(rng, 4, 3, 40), normal(rng, 3, 24, 40)
     got, expected = both(
-        sets, lambda o: o.linear_heads(o.array(x), o.weight("f32", o.encode("f32", m.reshape(-1, 40)), m.shape))
+        backends, lambda o: o.linear_heads(o.array(x), o.weight("f32", o.encode("f32", m.reshape(-1, 40)), m.shape))
     )
     assert np.allclose(got, expected, atol=1e-4)
 
 
-def test_norms_rope_activations(sets, rng):
+def test_norms_rope_activations(backends, rng):
     x, w, b = normal(rng, 5, 24), normal(rng, 24), normal(rng, 24)
     angles = normal(rng, 5, 4)
     for call in (
@@ -86,21 +86,21 @@ def test_norms_rope_activations(sets, rng):
         lambda o: o.silu_mul(o.array(x)),
         lambda o: o.concat([o.array(x), o.array(x)]),
     ):
-        got, expected = both(sets, call)
+        got, expected = both(backends, call)
         assert np.allclose(got, expected, atol=1e-5)
 
 
-def test_patchify_and_attention(sets, rng):
+def test_patchify_and_attention(backends, rng):
     frames = rng.integers(0, 256, (2, 64, 96, 3), np.uint8)
-    got, expected = both(sets, lambda o: o.patchify(frames, 16, 2, (0.5, 0.4, 0.3), (0.5, 0.2, 0.1)))
+    got, expected = both(backends, lambda o: o.patchify(frames, 16, 2, (0.5, 0.4, 0.3), (0.5, 0.2, 0.1)))
     assert np.allclose(got, expected, atol=1e-5)
     q, k, v = normal(rng, 3, 30, 2, 12)
-    got, expected = both(sets, lambda o: o.attention(o.array(q), o.array(k), o.array(v), 0.3, 15, True))
+    got, expected = both(backends, lambda o: o.attention(o.array(q), o.array(k), o.array(v), 0.3, 15, True))
     assert np.allclose(got, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["f32", "bf16", "q8"])
-def test_latent_attention_in_two_turns(sets, rng, kind):
+def test_latent_attention_in_two_turns(backends, rng, kind):
     heads, rank, rope, nope, v = 3, 40, 8, 12, 10
     kv_b = normal(rng, heads, nope + v, rank) / np.float32(rank**0.5)
     turns = [
@@ -126,7 +126,7 @@ def test_latent_attention_in_two_turns(sets, rng, kind):
         assert cache.length == 23
         return out
 
-    for got, expected in zip(*([o.numpy(x) for x in call(o)] for o in sets), strict=True):
+    for got, expected in zip(*([o.numpy(x) for x in call(o)] for o in backends), strict=True):
         if kind == "q8" and _C.isa() in ("avx512vnni", "amx"):  # integers on both sides: docs/numerics.md
             error, size = np.abs(got - expected), np.sqrt((expected**2).mean())
             assert error.mean() < 0.015 * size and error.max() < 0.1 * size

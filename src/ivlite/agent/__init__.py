@@ -1,1 +1,1 @@
-"""The video agent's room; so far it holds the tools that models are told about."""
+"""The video agent; so far its tool definitions."""

@@ -1,4 +1,4 @@
-"""Tools in the form that chat(tools=...) takes: one place for their names and arguments."""
+"""Tool definitions for chat(tools=...): their names and arguments."""
 
 ZOOM = {
     "type": "function",

@@ -1,6 +1,6 @@
-"""The command line: parses arguments, runs one command, turns every error into one sentence and an exit code.
+"""The command line: parses arguments, runs one command, and turns errors into one sentence and an exit code.
 
-Nothing here imports numpy or the model before a command needs it, so that help and usage errors are immediate.
+Imports numpy and the model only when a command needs them, so that help and usage errors are immediate.
 """
 
 import argparse
@@ -62,19 +62,19 @@ def parser():
 
 
 def printable(text):
-    """The text with control characters escaped: a file's name or metadata must not steer the terminal."""
+    """Escapes control characters, so that file names and metadata cannot control the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def say(kind, sentence):
-    """One line on standard error: "ivlite: error: ..." or "ivlite: warning: ..."."""
+    """Prints one line on standard error: "ivlite: error: ..." or "ivlite: warning: ..."."""
     print(printable(f"ivlite: {kind}: {sentence}"), file=sys.stderr, flush=True)
 
 
 def main(argv=None):
     """Runs the command line of `argv` (default: sys.argv) and returns the exit code.
 
-    Ctrl-C and SIGTERM end the command in order, unless the program that calls handles them itself.
+    Ctrl-C and SIGTERM stop the command cleanly, unless the calling program handles them itself.
     """
     signals = Interrupts()
     try:
@@ -84,7 +84,7 @@ def main(argv=None):
 
 
 def command(argv, signals):
-    """Runs the command line of `argv` under the Stop that signals set; returns the exit code."""
+    """Runs the command line of `argv` under the Stop of `signals`; returns the exit code."""
     code = _run(argv, signals.stop)
     return signals.exit_code or code  # also where a signal came when there was nothing left to stop
 
@@ -116,26 +116,26 @@ def _run(argv, stop):
 
 
 def _open_missing_streams():
-    """Started with standard output or error closed, Python has None for it: what is printed there goes nowhere."""
+    """Replaces closed standard streams, which are None in Python, so that output to them is discarded."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))
 
 
 def _quiet_pillow():
-    """Pillow warns of odd metadata in images; what matters of it is in our own warnings."""
+    """Silences Pillow's warnings of odd metadata; our own warnings report what matters."""
     import warnings  # not needed for help
 
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _drop_output():
-    """Python flushes standard output once more at exit; after a failure to write, that must go nowhere."""
+    """After a failed write, redirects standard output, so that Python's flush at exit does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _pipe_closed():
-    """Nobody reads on: leave quietly."""
+    """The reader closed the pipe: exits without a message."""
     _drop_output()
     return 0
 

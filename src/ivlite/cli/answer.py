@@ -1,4 +1,4 @@
-"""How an answer is shown: text as it streams, the closing line, the JSON object."""
+"""Output of an answer: streamed text, the closing line, the JSON object."""
 
 import json
 
@@ -8,7 +8,7 @@ STAGES = ("load", "decode", "vision", "prefill", "generate")
 
 
 class Screen:
-    """Prints the deltas of an answer to `out`. Thinking is dimmed on a terminal; elsewhere it goes to `aside` or nowhere."""
+    """Prints the deltas of an answer to `out`. Thinking is dimmed on a terminal; otherwise it goes to `aside`, if given."""
 
     def __init__(self, out, aside=None):
         self.out, self.aside = out, aside
@@ -36,13 +36,13 @@ class Screen:
         self.out.flush()
 
     def end(self):
-        """Leaves the terminal undimmed and at the start of a line."""
+        """Resets the dimming and ends the line."""
         self.write(("\x1b[0m" if self.dim else "") + ("\n" if self.open_line else ""))
         self.dim = self.open_line = False
 
 
 def media_info(prompt):
-    """What became of each medium of a prompt, as plain data."""
+    """The media of a prompt (frames, sizes, timestamps, warnings) as plain data."""
     out = []
     for index, medium in enumerate(prompt.media):
         out.append(
@@ -73,7 +73,7 @@ def description(model, prompt):
 
 
 def rates(reply):
-    """Tokens per second of prefill and of generation, 0 where nothing was timed."""
+    """Tokens per second of prefill and of generation, 0 if not timed."""
     usage, spent = reply.usage, reply.timings
     steps = usage["new_tokens"] - (reply.finish_reason != "stop")  # the last token was not run through the model
     generation = steps / spent["generate"] if steps > 0 and spent["generate"] > 0 else 0.0
@@ -82,7 +82,7 @@ def rates(reply):
 
 
 def as_json(model, prompt, reply):
-    """The reply as the one JSON object that --json prints."""
+    """The reply as the JSON object of --json."""
     prefill, generation = rates(reply)
     data = {
         "text": reply.text,
@@ -108,7 +108,7 @@ def as_json(model, prompt, reply):
 
 
 def span(seconds):
-    """Seconds as a person reads them: "2.31 s", "14 ms"."""
+    """Formats seconds: "2.31 s", "14 ms"."""
     return f"{seconds:.2f} s" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"
 
 

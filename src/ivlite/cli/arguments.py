@@ -1,4 +1,4 @@
-"""Command-line arguments that several commands share: their types, and a table of those that mean the same everywhere."""
+"""Argument types, and a table of the arguments that several commands share."""
 
 import argparse
 import sys
@@ -53,14 +53,14 @@ def moment(text):
 
 
 def path(text):
-    """An argparse type: a path in which a leading ~ is the home folder, as shells have it where it is not quoted."""
+    """An argparse type: a path with a leading ~ expanded, as shells do if it is not quoted."""
     if not text:
         raise argparse.ArgumentTypeError("the path is empty")
     return expanded(text)
 
 
 class InOrder(argparse.Action):
-    """Appends (option name, value) to one list, so that --video and --image keep their order among each other."""
+    """Appends (option name, value) to one list, which keeps the order of --video and --image."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         items = getattr(namespace, self.dest) or []
@@ -83,7 +83,7 @@ SHARED = {
 
 
 def add_shared(parser, *names, **helps):
-    """Adds arguments of SHARED to a parser or a group; `helps` are other words for some, by name without dashes."""
+    """Adds arguments of SHARED to a parser or a group; `helps` replaces help texts, by name without dashes."""
     for name in names:
         more = SHARED[name]
         own = helps.get(name.lstrip("-").replace("-", "_"))
@@ -91,13 +91,13 @@ def add_shared(parser, *names, **helps):
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line."""
+    """Reports usage errors in one line."""
 
     def error(self, message):
         self.exit(2, f"ivlite: error: {sentence(message, 400)}; see `{self.prog} --help`\n")
 
     def _print_message(self, message, file=None):
-        """As argparse does, but help that cannot be written (a full disk) is an error like any other."""
+        """Like argparse, but a failure to write the help (a full disk) raises an error."""
         if file is not sys.stdout:
             super()._print_message(message, file)
         elif message:
@@ -106,12 +106,12 @@ class Parser(argparse.ArgumentParser):
 
 
 class CommandParser(Parser):
-    """Lets options stand between positional arguments: `run MODEL --video F PROMPT`, which plain argparse refuses."""
+    """Allows options between positional arguments: `run MODEL --video F PROMPT`."""
 
     inside = False
 
     def parse_known_args(self, args=None, namespace=None):
-        if self.inside:  # the intermixed parser calls this very method for its two passes
+        if self.inside:  # the intermixed parser calls this method again for its two passes
             return super().parse_known_args(args, namespace)
         self.inside = True
         try:

@@ -1,4 +1,4 @@
-"""`ivlite bench`: how fast a model decodes, prefills and sees, beside what this machine's memory and cores allow."""
+"""`ivlite bench`: the speed of decoding, prefill and vision, compared with the machine's probed limits."""
 
 import argparse
 import json
@@ -31,7 +31,7 @@ Tokens of --depth are random rows put into the cache: the time is that of real o
 def add_parser(commands):
     parser = commands.add_parser(
         "bench",
-        help="measure speed beside the machine's limits",
+        help="measure speed against the machine's limits",
         description="Measures prefill, decoding and vision of a model file, or of a random model built in memory.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -53,12 +53,12 @@ def add_parser(commands):
 
 
 def depths(text):
-    """ "0,4096" as (0, 4096)."""
+    """Parses "0,4096" to (0, 4096)."""
     return tuple(arguments.whole(0, 2**20)(part) for part in text.split(","))
 
 
 def frames(text):
-    """ "640x352x8" as (640, 352, 8)."""
+    """Parses "640x352x8" to (640, 352, 8)."""
     parts = tuple(arguments.whole(1, 2**16)(part) for part in text.split("x"))
     if len(parts) != 3:
         raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHTxFRAMES")
@@ -100,7 +100,7 @@ def loaded(args, progress):
 def measure(model, args):
     """Runs every stage once after a short warm-up; returns plain data: seconds, rates, and the probed limits.
 
-    Stages that the Stop left out are missing: "prefill" and "vision" None, "decode" shorter.
+    After a Stop, the remaining stages are missing: "prefill" and "vision" are None, "decode" is shorter.
     """
     import numpy as np
 
@@ -133,7 +133,7 @@ def measure(model, args):
 
 
 class Limits:
-    """The machine's limits, probed beside what they limit: neighbours move them within seconds."""
+    """The machine's limits, probed next to each measurement: other guests of the machine change them within seconds."""
 
     EVERY = 0.1  # seconds of decoding between two probes of the bandwidth
 
@@ -153,7 +153,7 @@ class Limits:
         return self.peaks[-1][0]
 
     def timed(self, run):
-        """Seconds of run(), and the rate of operations that was possible around it."""
+        """Seconds of run(), and the peak rate of operations probed before and after it."""
         before, start = self.peak(), time.perf_counter()
         run()
         seconds = time.perf_counter() - start
@@ -176,7 +176,7 @@ class Limits:
 
 
 def text_stages(model, args, tokens, random, limits, stages):
-    """Prefill after the first depth, and decoding after each, into `stages`."""
+    """Measures prefill at the first depth and decoding at each; writes the results to `stages`."""
     from ivlite.evaluate.synthetic import fill, text_prompt
 
     for depth in args.depth:
@@ -193,7 +193,7 @@ def text_stages(model, args, tokens, random, limits, stages):
 
 
 def computed(count, seconds, ops, peak):
-    """A stage that is bound by arithmetic, as plain data."""
+    """The result of a compute-bound stage, as plain data."""
     rate = ops / seconds
     share = rate / peak if peak else None
     return {"count": count, "seconds": seconds, "per_second": count / seconds, "ops": ops, "ops_per_second": rate,
@@ -201,7 +201,7 @@ def computed(count, seconds, ops, peak):
 
 
 def read(took, nbytes, reads):
-    """Steps that are bound by reading, as a stage: the rate is that of the median step, which one hiccup does not move."""
+    """The result of memory-bound steps, as plain data: the rate is that of the median step, robust to outliers."""
     step = statistics.median(took)
     share = statistics.median(nbytes / t / r for t, r in zip(took, reads, strict=True))
     return {"count": len(took), "seconds": sum(took), "per_second": 1 / step, "bytes": nbytes,
@@ -209,7 +209,7 @@ def read(took, nbytes, reads):
 
 
 def vision_stage(model, size, random, limits):
-    """Encodes random frames, the second time is the one that counts; pairs go together as in a video."""
+    """Encodes random frames twice and reports the second time; batches frame pairs as for a video."""
     import numpy as np
 
     from ivlite.engine.vision import PATCHES
@@ -233,7 +233,7 @@ def vision_stage(model, size, random, limits):
 
 
 def matrices(model, *prefixes):
-    """The matrices whose names begin so, as their records."""
+    """The TensorInfos of the matrices whose names begin with one of `prefixes`."""
     tensors = model.network.source.tensors.values()
     return [t for t in tensors if len(t.shape) == 2 and t.name.startswith(prefixes)]
 
@@ -243,7 +243,7 @@ def head(model):
 
 
 def decode_bytes(model, cached):
-    """Bytes that decoding one token reads after so many."""
+    """Bytes that decoding one token reads, with that many cached tokens."""
     from ivlite.model import cache_bytes_per_token
 
     weights = sum(t.nbytes for t in matrices(model, "blk.")) + head(model).nbytes
@@ -251,11 +251,11 @@ def decode_bytes(model, cached):
 
 
 def prefill_ops(model, before, prompt):
-    """Operations, a multiplication and an addition being two, of a prompt after `before` tokens."""
+    """Operations (a multiply-add counts as two) of a prompt after `before` tokens."""
     text = model.config.text
     per_token = sum(math.prod(t.shape) for t in matrices(model, "blk."))
     attention = text.num_heads * (text.qk_nope_head_dim + text.qk_rope_head_dim + text.v_head_dim) * text.num_layers
-    seen = before * prompt + prompt * (prompt + 1) // 2  # pairs of a query and a key it sees
+    seen = before * prompt + prompt * (prompt + 1) // 2  # query-key pairs of causal attention
     return 2 * (per_token * prompt + math.prod(head(model).shape) + attention * seen)
 
 

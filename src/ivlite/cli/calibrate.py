@@ -1,4 +1,4 @@
-"""`ivlite calibrate`: runs prompts through a model and stores how much each channel of its inputs carries."""
+"""`ivlite calibrate`: runs prompts through a model and stores the importance of each input channel."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ built-in set of texts is used; calibrate on what the model will see. Ctrl-C keep
 130); the same command again continues there.
 """
 
-SAVE_EVERY = 60  # seconds: what a crash may cost
+SAVE_EVERY = 60  # seconds of work that a crash may lose
 
 
 def add_parser(commands):
@@ -76,7 +76,7 @@ def _continued(before, new, args):
 
 
 def _calibrate(model, stats, samples, path, progress):
-    """Runs the samples and saves what they gave, whatever ends it; true when that is the Stop."""
+    """Runs the samples and saves the statistics, however it ends; returns whether a Stop ended it."""
     saved, skipped = time.monotonic(), prompts.Skipped()
     kept = len(stats.prompts)
     try:
@@ -86,7 +86,7 @@ def _calibrate(model, stats, samples, path, progress):
                 for _ in model.each_logits(prompt, progress=progress):
                     pass  # the head, too, has inputs
                 stats.keep(sample.key, len(prompt.token_ids))
-            stats.drop()  # of a prompt that was left out half way
+            stats.drop()  # of an unfinished prompt
             if progress:
                 progress.finished()
             if time.monotonic() - saved > SAVE_EVERY:

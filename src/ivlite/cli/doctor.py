@@ -1,4 +1,4 @@
-"""`ivlite doctor`: what this machine offers, what ivlite makes of it, and what is worth changing."""
+"""`ivlite doctor`: shows the machine's features, what ivlite uses of them, and advice."""
 
 import argparse
 import json
@@ -66,7 +66,7 @@ def examine():
 
 
 def advice(facts):
-    """A sentence for each thing that is off."""
+    """A sentence for each problem."""
     found, usable = facts["isas"], facts["physical_cores"]
     if set(found) <= {"ref"}:
         yield "this processor has neither AVX2 nor ARM's dot products: the plain kernels run, about a hundred times slower"

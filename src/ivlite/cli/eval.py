@@ -1,4 +1,4 @@
-"""`ivlite eval`: how far models are from a reference, on text, images and videos."""
+"""`ivlite eval`: compares models with a reference, on text, images and videos."""
 
 import argparse
 import json
@@ -49,7 +49,7 @@ def add_parser(commands):
 
 
 def check(args):
-    """Refuses arguments that cannot work. Raises UsageError."""
+    """Raises UsageError for arguments that cannot work."""
     if not args.models and not args.save_reference:
         raise UsageError("there is nothing to do: give a MODEL, or --save-reference FILE")
     if args.report and not args.report.lower().endswith((".html", ".png")):
@@ -90,7 +90,7 @@ def run(args):
 
 
 def _reference(args, samples, progress):
-    """The stored reference, or a new one of the model that --against names; saved where that is asked for."""
+    """The stored reference, or a new one of the --against model; saved with --save-reference."""
     from ivlite.evaluate import compare
 
     reference = compare.Reference.load(args.against)
@@ -118,7 +118,7 @@ def _reference(args, samples, progress):
 
 
 def _evaluated(args, path, samples, reference, progress):
-    """Scores by kind of one model, and whether the Stop cut them short."""
+    """(Scores of one model by kind, whether a Stop cut them short)."""
     from ivlite.evaluate import compare
 
     scores, skipped = {}, prompts.Skipped()
@@ -143,7 +143,7 @@ def _evaluated(args, path, samples, reference, progress):
 
 
 def _kinds(scores):
-    """Summaries of the kinds there are, and of all together where there are several."""
+    """Summaries per kind, and of all together if there are several kinds."""
     from ivlite.evaluate.compare import Scores
     from ivlite.evaluate.dataset import KINDS
 

@@ -18,7 +18,7 @@ Exit code 3 when the file cannot be read as GGUF. A readable file that ivlite ca
 
 SHOWN = 96  # characters of a metadata value that are shown; a tokenizer has millions
 
-# the first that a tensor's name begins with decides its group
+# group, prefixes of tensor names; the first match applies
 GROUPS = (
     ("embeddings", ("token_embd",)),
     ("head", ("output.",)),
@@ -56,7 +56,7 @@ def run(args):
 
 
 def group(name):
-    """Which part of the model a tensor belongs to."""
+    """The group of a tensor."""
     found = next((g for g, starts in GROUPS if name.startswith(starts)), "other")
     if found != "text":
         return found
@@ -64,7 +64,7 @@ def group(name):
 
 
 def describe(file, tensors=False):
-    """Everything shown, as plain data; `config` or the sentence `problem` that says why there is none."""
+    """All facts as plain data; with `config`, or with `problem`, the reason why there is none."""
     from ivlite.gguf.file import text_of
 
     meta = file.metadata
@@ -145,7 +145,7 @@ def configuration(file):
 
 
 def shortened(value):
-    """A metadata value as it is shown: long text and long arrays as their beginning and length."""
+    """A metadata value for display: long texts and arrays are shortened to their beginning and length."""
     if isinstance(value, (list, tuple)) or getattr(value, "ndim", 0):
         items = value[:17].tolist() if hasattr(value, "tolist") else list(value[:17])
         return items if len(value) <= 16 else f"{len(value)} values: {str(items[:6])[1:-1][:SHOWN]}, ..."
@@ -191,7 +191,7 @@ def lines(facts):
 
 
 def remarks(notes):
-    """A line for each way in which tensors differ from what the recipe's rows say, with how many and one of them."""
+    """A line for each kind of deviation of tensors from the recipe, with their number and an example."""
     from collections import Counter
 
     for note, count in Counter(notes.values()).most_common():
@@ -200,7 +200,7 @@ def remarks(notes):
 
 
 def shown(value):
-    """A default as it is shown: numbers shortly."""
+    """Formats a default for display."""
     return f"{value:g}" if isinstance(value, float) else value
 
 

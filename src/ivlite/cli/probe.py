@@ -1,4 +1,4 @@
-"""What this machine is and how fast it can be: the denominators of `ivlite bench`, the facts of `ivlite doctor`."""
+"""Probes the machine: its speed limits for `ivlite bench`, its features for `ivlite doctor`."""
 
 import math
 import os
@@ -8,7 +8,7 @@ from ivlite import _C
 
 
 def read(threads):
-    """Bytes per second read now with that many threads, from memory that no cache holds."""
+    """Read bandwidth in bytes per second with that many threads, from uncached memory."""
     _C.set_num_threads(threads)
     return _C.probe_read_bandwidth(128 << 20, 2)
 
@@ -16,8 +16,8 @@ def read(threads):
 def peaks(threads):
     """Operations per second now with that many threads: (int8, matrix).
 
-    The int8 rate is that of the instructions the kernels in use multiply with, operands in registers; "matrix" that of
-    the matrix unit that they use for many tokens, of bytes, 0 without one.
+    int8: the multiply instructions of the selected kernels, with operands in registers. matrix: int8 on the matrix unit
+    that they use for many tokens, 0 without one.
     """
     _C.set_num_threads(threads)
     return _C.probe_int8_peak(0.1), _C.probe_matrix_peak(0.1)
@@ -35,7 +35,7 @@ def machine(threads):
 
 
 def default_threads():
-    """What ivlite takes when nothing is said: IVLITE_NUM_THREADS, or one per usable physical core."""
+    """The default number of threads: IVLITE_NUM_THREADS, or one per usable physical core."""
     return _C.wanted_threads()
 
 
@@ -59,13 +59,13 @@ def physical_cores():
 
 
 def cpu_quota():
-    """Processors that the control groups of this process are paid for, or None."""
+    """The CPU quota of this process's control groups in processors, or None."""
     quota = _C.cpu_quota()
     return None if quota == math.inf else quota
 
 
 def huge_pages():
-    """The mode of transparent huge pages, "always", "madvise" or "never", or None where there are none."""
+    """The mode of transparent huge pages, "always", "madvise" or "never"; None without support."""
     modes = _line("/sys/kernel/mm/transparent_hugepage/enabled")
     return modes.partition("[")[2].partition("]")[0] or None
 

@@ -1,4 +1,4 @@
-"""Shows how far loading, conversion, decoding, vision and prefill are: one line that rewrites itself, or plain lines."""
+"""Progress of loading, conversion, decoding, vision and prefill: one updated line, or plain lines."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ UNITS = {"decode": "frames", "vision": "frame pairs", "prefill": "tokens"}
 
 
 def seconds(value):
-    """A duration as a person reads it: "8 s", "2:05", "1:02:05"."""
+    """Formats a duration: "8 s", "2:05", "1:02:05"."""
     whole = int(value + 0.5)
     if whole < 60:
         return f"{whole} s"
@@ -54,7 +54,7 @@ class Progress:
         return f"{stage} {done:,} of {total:,} {UNITS.get(stage, '')}".rstrip()
 
     def line(self, now):
-        """All stages under way and the time left, judged by the last stage of the pipeline that has begun."""
+        """All running stages, and the time left, estimated from the last stage that has started."""
         text = " · ".join(self.describe(stage) for stage in self.stages)
         done, total = self.stages[[s for s in (*FILES, "decode", "vision", "prefill") if s in self.stages][-1]]
         elapsed = now - self.started

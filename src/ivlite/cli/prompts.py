@@ -1,4 +1,4 @@
-"""What the commands share that run a model over many prompts: their arguments, their progress, their way of loading."""
+"""Shared by the commands that run a model over many prompts: arguments, progress, loading."""
 
 import sys
 import time
@@ -38,9 +38,9 @@ def samples(args):
 
 
 def check_outputs(outputs, models, args, samples):
-    """Refuses outputs that cannot be written, before the hours that fill them, and those that the command reads.
+    """Checks before hours of work that outputs can be written and replace no input.
 
-    models: paths or names of models and what else is read besides --data and its samples' media. Raises UsageError, DiskError.
+    models: paths or names of models and other inputs, besides --data and its samples' media. Raises UsageError, DiskError.
     """
     from ivlite import output
     from ivlite.evaluate.dataset import SUFFIXES, parts
@@ -51,7 +51,7 @@ def check_outputs(outputs, models, args, samples):
 
 
 def load(args, path, progress=None, observe=None):
-    """The model at `path` under the arguments. The cache is exact: what is measured is the weights."""
+    """Loads the model at `path` with the arguments. The cache is exact, so that only the weights are measured."""
     import ivlite
 
     return ivlite.load(
@@ -61,7 +61,7 @@ def load(args, path, progress=None, observe=None):
 
 
 class Skipped:
-    """with skipped(sample): ... says a warning about a prompt whose media or length do not work, and goes on."""
+    """with skipped(sample): ... prints a warning for a prompt with unusable media or length, and continues."""
 
     def __init__(self):
         self.count = 0
@@ -84,13 +84,13 @@ class Skipped:
 
 
 def meter(args, verb):
-    """A PromptProgress for the terminal, plain lines with --verbose, or None where nobody looks."""
+    """A PromptProgress for a terminal, with plain lines for --verbose; None if there is no terminal."""
     live = sys.stderr.isatty() and not args.verbose
     return None if args.quiet or not (live or args.verbose) else PromptProgress(live, verb)
 
 
 class PromptProgress(Progress):
-    """How far a command is through its prompts, and within the one under way; also counts a model's loading."""
+    """Progress over the prompts and within the current one, and of loading a model."""
 
     def __init__(self, live, verb, out=None, clock=time.monotonic):
         super().__init__(live, out, clock)

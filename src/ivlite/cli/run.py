@@ -102,7 +102,7 @@ def _sampling_arguments(group):
 
 
 def check(args):
-    """Refuses arguments that contradict one another. Raises UsageError, MediaError."""
+    """Raises UsageError or MediaError for contradictory arguments and unusable media."""
     media = args.media or []
     kinds = {kind for kind, _ in media}
     for name in VIDEO_ONLY if "video" not in kinds else ():
@@ -125,7 +125,7 @@ def check(args):
 
 
 def question(args):
-    """The prompt of the command line, of standard input, or the default for the media there are."""
+    """The prompt from the command line or standard input, or the default for the given media."""
     if args.prompt == "-":
         return standard_input()
     if args.prompt is not None:
@@ -137,7 +137,7 @@ def question(args):
 
 
 def standard_input():
-    """The text of standard input. Raises UsageError where there is none, Stopped while it is waited for."""
+    """The text of standard input. Raises UsageError if there is none, Stopped while waiting for it."""
     data = b""
     try:
         source = sys.stdin.fileno()
@@ -165,7 +165,7 @@ def _unreadable(error):
 
 
 def messages(args):
-    """The conversation that the command line describes, as ivlite.Model.chat takes it."""
+    """The messages for ivlite.Model.chat from the command line."""
     content = []
     for kind, path in args.media or []:
         names = (*VIDEO_ONLY, *PIXELS) if kind == "video" else PIXELS
@@ -232,7 +232,7 @@ def _answer(args, conversation, progress):
 
 
 def _show(stream, args, progress):
-    """Prints the answer as it comes, unless --json."""
+    """Streams the answer to standard output, unless --json."""
     screen = answer.Screen(sys.stdout, sys.stderr if args.verbose else None)
     try:
         for delta in stream:

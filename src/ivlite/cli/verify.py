@@ -79,7 +79,7 @@ def lines(report):
 
 
 def failure(report):
-    """The sentence about what is off."""
+    """The error message for a failed check."""
     if report.damaged:
         names = ", ".join(report.damaged[:3])
         more = f" and {len(report.damaged) - 3} more" if len(report.damaged) > 3 else ""

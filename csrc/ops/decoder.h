@@ -7,7 +7,7 @@
 namespace ivlite {
 
 // One layer of M2LA and a SwiGLU MLP. With H heads: q (H (nope + rope), hidden), kv_a (rank + rope, hidden),
-// uk_t (H, rank, nope), uv (H, v, rank), o (hidden, H v), up (2 inner, hidden), down (hidden, inner).
+// uk_t = W_UK^T (H, rank, nope), uv = W_UV (H, v, rank), o (hidden, H v), up (2 inner, hidden), down (hidden, inner).
 struct DecoderLayer {
   const float *attn_norm, *ffn_norm;  // (hidden,)
   const float* latent_norm;           // (rank,) or null
@@ -17,7 +17,7 @@ struct DecoderLayer {
   float eps, scale;
 };
 
-// Runs x (T, hidden), changed in place, through a layer in the absorbed form, to the same bits as its operations one by one:
+// Runs x (T, hidden), changed in place, through a layer with absorbed attention; bit-identical to its separate operations:
 //   x += o(uv absorbed_attention(uk_t q_nope, rope(q_rope))),  x += mlp(rms_norm(x))
 // and appends T rows to that layer of the cache. cos, sin (T, rope / 2). Between two products of one token, a caller's
 // interpreter would take longer than the arithmetic does. Throws std::invalid_argument when shapes differ.

@@ -107,7 +107,7 @@ def made(folder, videos, pictures):
 
 @dataclass
 class Question:
-    """group: its row of the table. kind: how its answer is judged. item: index of the clip or picture, None for none."""
+    """group: its row of the table. kind: how its answer is checked. item: index of the clip or picture, None for none."""
 
     group: str
     kind: str

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at every stage of every command: an exit code, what there is, and no traceback."""
+"""Ctrl-C and SIGTERM at every stage of every command: an exit code, the result so far, and no traceback."""
 
 import json
 import os

@@ -23,7 +23,7 @@ def normal(rng, *shape, scale=1):
 
 # Sets that multiply in bf16 or in 8 bits, and how far that may lead: in the mean, and at most.
 ROUNDING = {"amx": (0.02, 0.2), "avx512vnni": (0.03, 0.5)}
-# The same for the absorbed form over 8-bit latents, which AVX2 and AVX-VNNI multiply in words.
+# The same for absorbed attention over 8-bit latents, which AVX2 and AVX-VNNI multiply as int16.
 ABSORBED = ROUNDING | {"avx2": (0.001, 0.01), "avxvnni": (0.001, 0.01)}
 
 

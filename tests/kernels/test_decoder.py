@@ -23,7 +23,7 @@ def network(request):
 
 
 def run(network, kind, depth, tokens, absorbed):
-    """The hidden states of new tokens behind a synthetic cache of `depth`, and the rows they appended."""
+    """The hidden states of new tokens after a synthetic cache of `depth` tokens, and the rows they appended."""
     rng = np.random.default_rng(depth + tokens)
     config = network.config
     cache = network.cache(depth + 2 * tokens, kind)

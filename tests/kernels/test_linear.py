@@ -179,7 +179,7 @@ def test_activations_of_a_product(isa, guarded, rng, fmt, rows, tokens):
     "up_fmt, down_fmt", [("f32", "f32"), ("q8_0", "q8_0"), ("q4_k", "q6_k"), ("bf16", "q4_k"), ("q4_0", "bf16")]
 )
 def test_mlp_is_linear_of_linear(isa, threads, guarded, rng, up_fmt, down_fmt, activation, inner, tokens):
-    """To the last bit, whether what lies between is rounded where it is made, from 1024 columns a thread on, or apart."""
+    """Bit-identical whether activations are quantized in place (from 1024 columns per thread) or in a separate step."""
     rows = inner * 2 if activation == "silu_mul" else inner
     x, before = normal(rng, tokens, 40), normal(rng, tokens, 20)
     up, down = weight(up_fmt, normal(rng, rows, 40)), weight(down_fmt, normal(rng, 20, inner))

@@ -25,7 +25,7 @@ examples:
   echo "Is it raining?" | ivlite run model.gguf --video street.mp4 -
 
 The answer goes to standard output; progress, warnings and the closing line of figures go to standard error.
-Ctrl-C stops the answer and keeps what there is (exit code 130).
+Ctrl-C stops the answer and keeps the text so far (exit code 130).
 """
 
 

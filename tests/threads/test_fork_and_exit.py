@@ -85,10 +85,10 @@ print(os.waitstatus_to_exitcode(os.waitpid(one, 0)[1]), normed(pool=pool))
 WORK = {
     "kernel": "rows = 256\ndef work():\n    while True: attend(rows)",
     "short kernels": "def work():\n    while True: normed()",
-    "own pool": "pool = _C.ThreadPool(3)\ndef work():\n    while True: attend(256, pool=pool)",
+    "own pool": "pool = _C.ThreadPool(3)\ndef work(pool=pool):\n    while True: attend(256, pool=pool)",
     "long kernel": "def work():\n    attend(1 << 15)",
     "loads": "def work():\n    while True: ivlite.load('demo', threads=2)",
-    "chat": "model = ivlite.load('demo')\ndef work():\n    while True: model.chat([{'role': 'user', 'content': 'a'}], max_new_tokens=9)",
+    "chat": "model = ivlite.load('demo')\ndef work(model=model):\n    while True: model.chat([{'role': 'user', 'content': 'a'}], max_new_tokens=9)",
     "waiting": """
 pool = _C.ThreadPool(2)
 threading.Thread(target=attend, args=(1 << 14,), kwargs={"pool": pool}, daemon=True).start()

@@ -1,21 +1,23 @@
 """Python threads for reading, decoding and encoding, where the system allows them."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, thread
 
 
 class Workers(ThreadPoolExecutor):
     """A ThreadPoolExecutor that does with fewer threads where the system refuses more (ulimit -u, pids.max).
 
-    Without any, the calling thread runs each function in submit().
+    Without any, and while the interpreter exits (daemon threads, atexit), the calling thread runs each function in
+    submit().
     """
 
     def submit(self, fn, /, *args, **kwargs):
         try:
             return super().submit(fn, *args, **kwargs)
-        except RuntimeError:  # "can't start new thread"
-            if self._threads or self._shutdown:
+        except RuntimeError:  # "can't start new thread", or "cannot schedule new futures after shutdown"
+            if not thread._shutdown and (self._threads or self._shutdown):
                 raise
-        self._work_queue.get_nowait()  # the item that no thread will take
+        if not thread._shutdown:
+            self._work_queue.get_nowait()  # the item that no thread will take
         future = Future()
         try:
             future.set_result(fn(*args, **kwargs))

@@ -82,6 +82,11 @@ print(os.waitstatus_to_exitcode(os.waitpid(one, 0)[1]), normed(pool=pool))
     assert program(text)[:2] == (0, "0 True\n")
 
 
+PICTURE = """
+from PIL import Image
+picture = {"type": "image", "image": Image.new("RGB", (64, 64))}
+asked = [{"role": "user", "content": [picture, {"type": "text", "text": "What?"}]}]
+"""
 WORK = {
     "kernel": "rows = 256\ndef work():\n    while True: attend(rows)",
     "short kernels": "def work():\n    while True: normed()",
@@ -89,12 +94,30 @@ WORK = {
     "long kernel": "def work():\n    attend(1 << 15)",
     "loads": "def work():\n    while True: ivlite.load('demo', threads=2)",
     "chat": "model = ivlite.load('demo')\ndef work(model=model):\n    while True: model.chat([{'role': 'user', 'content': 'a'}], max_new_tokens=9)",
+    "decode": f"model = ivlite.load('demo')\n{PICTURE}def work(model=model):\n    while True: model.encode_vision(model.prepare(asked))",
+    "verify": "from ivlite.quantize import verify\ndef work():\n    while True: verify('demo')",
     "waiting": """
 pool = _C.ThreadPool(2)
 threading.Thread(target=attend, args=(1 << 14,), kwargs={"pool": pool}, daemon=True).start()
 def work():
     attend(512, pool=pool)""",
 }
+
+
+def test_answers_while_the_interpreter_exits(program):
+    text = f"""
+import atexit
+{PICTURE}
+model = ivlite.load('demo')
+whole = model.chat(asked, max_new_tokens=4, temperature=0).text
+@atexit.register
+def work():
+    assert model.chat(asked, max_new_tokens=4, temperature=0).text == whole
+    from ivlite.quantize import verify
+    assert verify('demo').ok
+    print('done')
+"""
+    assert program(text) == (0, "done\n", "")
 
 
 @pytest.mark.parametrize("name", WORK)

@@ -98,6 +98,11 @@ class Stopped(IvliteError):
     exit_code = EXIT_INTERRUPTED
     reason = "interrupted"
 
+    @property
+    def word(self) -> str:
+        """How the work ended: "interrupted" and "terminated" (by a signal), "stopped (deadline)" and the like."""
+        return self.reason if self.reason in ("interrupted", "terminated") else f"stopped ({self.reason})"
+
     @classmethod
     def because(cls, reason: str) -> "Stopped":
         error = cls(f"the work was stopped ({reason})")

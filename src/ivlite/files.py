@@ -16,7 +16,7 @@ READING = (
 WRITING = (
     MANY,
     DISK,
-    ((errno.ENOSPC, errno.EDQUOT), "free some space or write elsewhere"),
+    ((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space or write elsewhere"),
     ((errno.EACCES, errno.EPERM, errno.EROFS), "check its permissions or write elsewhere"),
 )
 

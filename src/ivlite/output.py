@@ -53,7 +53,7 @@ def check_place(name):
     """The Path of the output `name`, with links resolved. Raises UsageError, DiskError if no file can be created there."""
     with disk(name):
         path = Path(os.path.realpath(expanded(name)))
-        folder, found = _stat(path.parent), _stat(path)
+        folder, found = _stat(path.parent), _stat(expanded(name))  # /dev/stdout leads to a pipe that has no path
         if folder is None or not stat.S_ISDIR(folder.st_mode):
             raise DiskError(f"{name} cannot be written: there is no folder {Path(name).parent}; make it first")
         if found and stat.S_ISDIR(found.st_mode):

@@ -311,3 +311,76 @@ def test_a_job_in_the_background_goes_on(place):
     began.send_signal(signal.SIGINT)
     began.communicate(timeout=60)
     assert began.returncode == 0
+
+
+EARLY = [
+    RUN, [*RUN, "--json"], ["inspect", "model.gguf"], ["doctor"], ["verify", "model.gguf"],
+    ["calibrate", "model.gguf", "-o", "early.out"], ["eval", "model.gguf", "--against", "model.gguf", "--json"],
+    ["bench", "model.gguf"], ["quantize", "checkpoint", "-o", "early.out"], ["quantize", "checkpoint", "--dry-run"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+@pytest.mark.parametrize("command", EARLY, ids=" ".join)
+def test_a_signal_before_the_command_begins(place, monkeypatch, capsys, default_handlers, command, number, code, word):
+    monkeypatch.chdir(place)
+    signals = Interrupts()
+    try:
+        os.kill(os.getpid(), number)
+        assert cli.command(command, signals) == code
+    finally:
+        signals.restore()
+    out, err = capsys.readouterr()
+    assert word in err and "error" not in err and len(err.splitlines()) == 1
+    if command[0] == "run" and "--json" in command:
+        data = json.loads(out)
+        assert (data["text"], data["finish_reason"], data["model"], data["media"]) == ("", word, None, [])
+    elif command[0] == "eval":
+        assert json.loads(out) == {"reference": "model.gguf", "interrupted": True, "models": []}
+    else:
+        assert not out
+    assert not (place / "early.out").exists()
+
+
+def test_the_object_of_an_answer_whose_model_was_loading(place, monkeypatch, capsys, interrupted_in):
+    monkeypatch.chdir(place)
+    sent = interrupted_in("load")
+    assert cli.main([*RUN, "--json"]) == 130 and sent
+    data = json.loads(capsys.readouterr().out)
+    assert data["text"] == "" and data["finish_reason"] == "interrupted" and data["usage"]["new_tokens"] == 0
+
+
+def test_the_object_of_an_answer_whose_media_were_opened(place, monkeypatch, capsys, default_handlers):
+    from ivlite import prompt
+    from ivlite.stop import checkpoint
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(
+        prompt, "build", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT) or time.sleep(0.2) or checkpoint()
+    )
+    assert cli.main([*RUN, "--json"]) == 130
+    data = json.loads(capsys.readouterr().out)
+    assert data["finish_reason"] == "interrupted" and data["model"]["threads"] >= 1
+
+
+def test_a_stop_while_prompts_are_read(tmp_path, monkeypatch):
+    from ivlite.errors import Stopped
+    from ivlite.evaluate import dataset
+    from ivlite.stop import Stop, using
+
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "lines.jsonl").write_text('{"prompt": "a"}\n')
+    stop = Stop()
+    with using(stop):
+        sample = dataset.read(tmp_path)[0]
+        assert dataset.read(tmp_path / "lines.jsonl")
+        stop.set()
+        for read in (
+            lambda: dataset.read(tmp_path),
+            lambda: dataset.read(tmp_path / "lines.jsonl"),
+            lambda: sample.key,
+        ):
+            with pytest.raises(Stopped):
+                read()

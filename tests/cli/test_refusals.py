@@ -1,7 +1,11 @@
 """Bad settings, files, media and disks: one sentence and the documented exit code."""
 
+import errno
 import importlib
+import io
 import os
+import subprocess
+import sys
 import wave
 
 import pytest
@@ -109,3 +113,73 @@ def test_a_file_that_cannot_be_written_is_code_6(toy):
 def test_a_prompt_beyond_the_context_is_code_7(toy):
     done = ivlite("run", "model.gguf", "word " * 100, "--context", 64, cwd=toy)
     refused(done, 7, "64", "tokens")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_standard_error_that_cannot_be_written_costs_no_answer(toy):
+    asked = ["run", "model.gguf", "Hi", "--max-new-tokens", "2", "--verbose"]
+    whole = ivlite(*asked, cwd=toy).stdout
+    with open("/dev/full", "w") as full:
+        done = ivlite(*asked, cwd=toy, capture_output=False, stdout=subprocess.PIPE, stderr=full)
+        assert (done.returncode, done.stdout) == (0, whole)
+        assert ivlite("run", "none.gguf", cwd=toy, capture_output=False, stderr=full).returncode == 3
+        assert ivlite("bench", "--nope", cwd=toy, capture_output=False, stderr=full).returncode == 2
+        refused(ivlite(*asked, cwd=toy, capture_output=False, stdout=full, stderr=subprocess.PIPE), 6, "No space left")
+        done = ivlite(*asked, cwd=toy, capture_output=False, stdout=full, stderr=full)
+        assert done.returncode == 6
+    read, write = os.pipe()
+    os.close(read)
+    done = ivlite(*asked, cwd=toy, capture_output=False, stdout=subprocess.PIPE, stderr=write)
+    os.close(write)
+    assert (done.returncode, done.stdout) == (0, whole)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EROFS, errno.EFBIG, errno.EDQUOT, errno.ESTALE])
+def test_what_keeps_the_output_from_being_written_is_named(toy, monkeypatch, capsys, number):
+    class Broken(io.StringIO):
+        def write(self, text):
+            raise OSError(number, os.strerror(number))
+
+        def fileno(self):
+            return os.dup(2)
+
+    monkeypatch.chdir(toy)
+    monkeypatch.setattr(sys, "stdout", Broken())
+    assert cli.main(["inspect", "model.gguf"]) == 6
+    assert f"cannot write the output: {os.strerror(number)}; " in capsys.readouterr().err
+
+
+def test_files_that_the_limit_leaves_out_are_no_outputs(toy, tmp_path, capsys):
+    data, frames = tmp_path / "data", tmp_path / "frames.jsonl"
+    data.mkdir()
+    for name in ("a.png", "b.png"):
+        (data / name).write_bytes(b"stays")
+    frames.write_text('{"prompt": "a"}\n{"video": ["data/a.png", {"t": 1, "image": "data/b.png"}]}\n')
+    os.link(data / "b.png", tmp_path / "link.png")
+    calibrate = ["calibrate", str(toy / "model.gguf"), "--restart", "--limit", "1", "-o"]
+    evaluate = ["eval", str(toy / "model.gguf"), "--against", str(toy / "model.gguf"), "--limit", "1"]
+    for given in (data, frames):
+        for output in ([*calibrate, tmp_path / "link.png"], [*evaluate, "--report", tmp_path / "link.png"]):
+            assert cli.main([*map(str, output), "--data", str(given)]) == 2
+            assert "which is being read" in capsys.readouterr().err
+    assert (data / "b.png").read_bytes() == b"stays"
+
+
+def test_prompts_without_an_end_are_refused(toy, tmp_path, monkeypatch, capsys):
+    for device in ("/dev/zero", "/dev/full"):
+        assert cli.main(["calibrate", str(toy / "model.gguf"), "-o", str(tmp_path / "s"), "--data", device]) == 2
+        assert "is a device" in capsys.readouterr().err
+    monkeypatch.setattr("ivlite.evaluate.dataset.LINE", 10)
+    (tmp_path / "long.jsonl").write_text('{"prompt": "a question"}')
+    assert (
+        cli.main(
+            ["calibrate", str(toy / "model.gguf"), "-o", str(tmp_path / "s"), "--data", str(tmp_path / "long.jsonl")]
+        )
+        == 2
+    )
+    assert "line 1 is longer" in capsys.readouterr().err
+
+
+def test_a_pipe_is_no_output(toy):
+    for command in (["quantize", "checkpoint", "-o"], ["calibrate", "model.gguf", "-o"]):
+        refused(ivlite(*command, "/dev/stdout", cwd=toy), 2, "/dev/stdout is not a regular file")

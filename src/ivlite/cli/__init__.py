@@ -5,7 +5,6 @@ Imports numpy and the model only when a command needs them, so that help and usa
 
 import argparse
 import contextlib
-import errno
 import importlib
 import os
 import sys
@@ -13,6 +12,7 @@ import sys
 from ivlite._version import __version__
 from ivlite.cli.arguments import CommandParser, Parser
 from ivlite.errors import EXIT_INTERRUPTED, DiskError, IvliteError, OutOfMemoryError, Stopped, sentence
+from ivlite.files import MANY, WRITING, reason
 from ivlite.interrupt import Interrupts
 from ivlite.stop import using
 
@@ -66,9 +66,9 @@ def printable(text):
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
-def say(kind, sentence):
-    """Prints one line on standard error: "ivlite: error: ..." or "ivlite: warning: ..."."""
-    print(printable(f"ivlite: {kind}: {sentence}"), file=sys.stderr, flush=True)
+def say(kind, sentence=""):
+    """One line on standard error: "ivlite: error: ...", "ivlite: warning: ...", "ivlite: interrupted"."""
+    print(printable(f"ivlite: {kind}: {sentence}" if sentence else f"ivlite: {kind}"), file=sys.stderr, flush=True)
 
 
 def main(argv=None):
@@ -84,13 +84,33 @@ def main(argv=None):
 
 
 def command(argv, signals):
-    """Runs the command line of `argv` under the Stop of `signals`; returns the exit code."""
-    code = _run(argv, signals.stop)
+    """Runs the command line of `argv` under the Stop that signals set; returns the exit code."""
+    _open_missing_streams()
+    with contextlib.redirect_stderr(Aside(sys.stderr)):
+        code = _run(argv, signals.stop)
     return signals.exit_code or code  # also where a signal came when there was nothing left to stop
 
 
+class Aside:
+    """Standard error whose failures to write are passed over (a full disk, a closed pipe): the answer goes on."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text):
+        with contextlib.suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self):
+        with contextlib.suppress(OSError):
+            self.stream.flush()
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
 def _run(argv, stop):
-    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):  # a character the terminal lacks must not end an answer
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
@@ -98,7 +118,6 @@ def _run(argv, stop):
     try:
         args = parser().parse_args(argv)
         _quiet_pillow()
-        stop.check()
         with using(stop):
             code = importlib.import_module(COMMANDS[args.command]).run(args)
         sys.stdout.flush()
@@ -107,9 +126,11 @@ def _run(argv, stop):
         return end.code or 0
     except BrokenPipeError:
         return _pipe_closed()
-    except (Stopped, KeyboardInterrupt):  # the latter of a program that calls main() and raises it itself
-        with contextlib.suppress(OSError):
-            print("ivlite: interrupted", file=sys.stderr)
+    except Stopped as stopped:
+        say(stopped.word)
+        return EXIT_INTERRUPTED
+    except KeyboardInterrupt:  # of a program that calls main() and raises it itself
+        say("interrupted")
         return EXIT_INTERRUPTED
     except Exception as error:
         return _failed(error, getattr(args, "verbose", False))
@@ -150,15 +171,10 @@ def _failed(error, verbose):
             "memory ran out; use a smaller --context, fewer or smaller frames, or a smaller --type",
         )
         return OutOfMemoryError.exit_code
-    if isinstance(error, OSError) and error.errno in (
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EROFS,
-        errno.EFBIG,
-    ):
-        where = f"{error.filename}: " if error.filename else "cannot write the output: "
+    if isinstance(error, OSError) and any(error.errno in numbers for numbers, _ in WRITING):
+        output = "" if error.errno in MANY[0] else "cannot write the output: "
         _drop_output()
-        say("error", f"{where}{error.strerror or error}; free some space or write elsewhere")
+        say("error", f"{f'{error.filename}: ' if error.filename else output}{reason(error, WRITING)}")
         return DiskError.exit_code
     if verbose:
         import traceback

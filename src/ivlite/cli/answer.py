@@ -82,7 +82,7 @@ def rates(reply):
 
 
 def as_json(model, prompt, reply):
-    """The reply as the JSON object of --json."""
+    """The reply as the one JSON object that --json prints. model, prompt: None where a Stop came before them."""
     prefill, generation = rates(reply)
     data = {
         "text": reply.text,
@@ -94,17 +94,22 @@ def as_json(model, prompt, reply):
         "tokens_per_second": {"prefill": round(prefill, 3), "generate": round(generation, 3)},
         "peak_memory": peak_memory(),
         "warnings": reply.warnings,
-        "media": media_info(prompt),
-        "model": {
-            "path": str(model.path),
-            "name": model.config.name,
-            "weights": model.nbytes,
-            "kv": model.kv,
-            "context": model.context,
-            "threads": model.threads,
-        },
+        "media": media_info(prompt) if prompt else [],
+        "model": model and model_info(model),
     }
     return json.dumps(data, ensure_ascii=False, allow_nan=False)
+
+
+def model_info(model):
+    """The model that answered, as plain data."""
+    return {
+        "path": str(model.path),
+        "name": model.config.name,
+        "weights": model.nbytes,
+        "kv": model.kv,
+        "context": model.context,
+        "threads": model.threads,
+    }
 
 
 def span(seconds):

@@ -44,6 +44,7 @@ def run(args):
 
     samples = prompts.samples(args)
     prompts.check_outputs([args.output], [args.model], args, samples)
+    samples = samples[: args.limit]
     before = Statistics.load(args.output) if os.path.exists(args.output) and not args.restart else None
     progress = prompts.meter(args, "calibrate")
     stats = Statistics("")
@@ -56,13 +57,13 @@ def run(args):
             todo = [s for s in samples if s.key not in done]
             if progress:
                 progress.begin(len(samples) - len(todo), len(samples))
-            interrupted = _calibrate(model, stats, todo, args.output, progress)
+            stopped = _calibrate(model, stats, todo, args.output, progress)
     finally:
         if progress:
             progress.clear()
     if not args.quiet:
-        print(printable(_closing(args.output, stats, samples, interrupted)), file=sys.stderr)
-    return EXIT_INTERRUPTED if interrupted else 0
+        print(printable(_closing(args.output, stats, samples, stopped)), file=sys.stderr)
+    return EXIT_INTERRUPTED if stopped else 0
 
 
 def _continued(before, new, args):
@@ -76,7 +77,7 @@ def _continued(before, new, args):
 
 
 def _calibrate(model, stats, samples, path, progress):
-    """Runs the samples and saves the statistics, however it ends; returns whether a Stop ended it."""
+    """Runs the samples and saves what they gave, whatever ends it; the Stopped that did, or None."""
     saved, skipped = time.monotonic(), prompts.Skipped()
     kept = len(stats.prompts)
     try:
@@ -92,8 +93,8 @@ def _calibrate(model, stats, samples, path, progress):
             if time.monotonic() - saved > SAVE_EVERY:
                 stats.save(path)
                 saved = time.monotonic()
-    except Stopped:
-        return True
+    except Stopped as stopped:
+        return stopped
     finally:
         stats.drop()
         if len(stats.prompts) > kept:
@@ -101,14 +102,14 @@ def _calibrate(model, stats, samples, path, progress):
                 say("warning", note)
     if skipped.count and not stats.prompts:
         raise skipped.last
-    return False
+    return None
 
 
-def _closing(path, stats, samples, interrupted):
+def _closing(path, stats, samples, stopped):
     done = sum(sample.key in set(stats.prompts) for sample in samples)
-    if interrupted and not stats.prompts:
-        return f"interrupted before the first prompt ended; {path} was not written"
+    if stopped and not stats.prompts:
+        return f"{stopped.word} before the first prompt ended; {path} was not written"
     text = f"{path}: {len(stats.rows)} layers over {len(stats.prompts)} prompts, {stats.tokens:,} tokens"
     if done < len(samples):
         text += f"; {len(samples) - done} of the {len(samples)} given are not in it"
-    return text + ("; the same command again continues" if interrupted else "")
+    return text + ("; the same command again continues" if stopped else "")

@@ -6,6 +6,7 @@ import platform
 from importlib import metadata
 
 from ivlite._version import __version__
+from ivlite.stop import checkpoint
 
 EPILOG = """\
 examples:
@@ -30,6 +31,7 @@ def add_parser(commands):
 
 
 def run(args):
+    checkpoint()
     facts = examine()
     print(json.dumps(facts) if args.json else "\n".join(lines(facts)))
     return 0

@@ -60,11 +60,12 @@ def check(args):
 
 def run(args):
     check(args)
-    samples = prompts.samples(args)
-    prompts.check_outputs([args.save_reference, args.report], [*args.models, args.against], args, samples)
     progress = prompts.meter(args, "eval")
     results, interrupted = [], False
     try:
+        samples = prompts.samples(args)
+        prompts.check_outputs([args.save_reference, args.report], [*args.models, args.against], args, samples)
+        samples = samples[: args.limit]
         reference = _reference(args, samples, progress)
         for path in args.models:
             scores, interrupted = _evaluated(args, path, samples, reference, progress)
@@ -72,8 +73,8 @@ def run(args):
                 results.append({"file": path, "bits_per_weight": _bits(path), "kinds": _kinds(scores)})
             if interrupted:
                 break
-    except Stopped:
-        say("note", f"interrupted before all was known of {args.against}")
+    except Stopped as stopped:
+        say("note", f"{stopped.word} before all was known of {args.against}")
         interrupted = True
     finally:
         if progress:
@@ -134,8 +135,8 @@ def _evaluated(args, path, samples, reference, progress):
                     scores.setdefault(sample.kind, compare.Scores()).add(found)
                 if progress:
                     progress.finished()
-    except Stopped:
-        say("note", f"interrupted after {sum(s.prompts for s in scores.values())} of {len(todo)} prompts of {path}")
+    except Stopped as stopped:
+        say("note", f"{stopped.word} after {sum(s.prompts for s in scores.values())} of {len(todo)} prompts of {path}")
         return scores, True
     if not scores:
         raise skipped.last

@@ -6,6 +6,7 @@ import math
 
 from ivlite.cli.arguments import path
 from ivlite.errors import IvliteError
+from ivlite.stop import checkpoint
 
 EPILOG = """\
 examples:
@@ -46,6 +47,7 @@ def add_parser(commands):
 def run(args):
     from ivlite.gguf import GGUFFile
 
+    checkpoint()
     with GGUFFile(args.file) as file:
         facts = describe(file, tensors=args.tensors)
     if args.json:

@@ -6,6 +6,7 @@ import time
 from ivlite.cli import arguments, say
 from ivlite.cli.progress import UNITS, Progress, seconds
 from ivlite.errors import ContextError, MediaError, UsageError
+from ivlite.stop import checkpoint
 
 
 def add_arguments(parser, data_help):
@@ -22,13 +23,13 @@ def add_arguments(parser, data_help):
 
 
 def samples(args):
-    """The Samples that the arguments name. Raises UsageError, MediaError."""
+    """All Samples of --data, of which --limit takes the first. Raises UsageError, MediaError, Stopped."""
     from ivlite.evaluate.dataset import read
     from ivlite.prompt import check_message
 
     found = read(args.data, lambda sentence: args.quiet or say("note", sentence))
-    found = found[: args.limit] if args.limit else found
     for sample in found:
+        checkpoint()
         for index, message in enumerate(sample.messages):
             try:
                 check_message(index, message)
@@ -40,14 +41,14 @@ def samples(args):
 def check_outputs(outputs, models, args, samples):
     """Checks before hours of work that outputs can be written and replace no input.
 
-    models: paths or names of models and other inputs, besides --data and its samples' media. Raises UsageError, DiskError.
+    models: paths or names of models and what else is read besides --data and its samples' media, which count though
+    --limit leaves them out. Raises UsageError, DiskError, Stopped.
     """
     from ivlite import output
-    from ivlite.evaluate.dataset import SUFFIXES, parts
     from ivlite.gguf.file import located
 
-    media = [part.get(kind) for s in samples for part in parts(s.messages) for kind in SUFFIXES]
-    output.check_outputs(outputs, [*map(located, models), args.data, *(m for m in media if isinstance(m, str))])
+    media = [source for sample in samples for source in sample.sources()]
+    output.check_outputs(outputs, [*map(located, models), args.data, *media])
 
 
 def load(args, path, progress=None, observe=None):

@@ -7,7 +7,8 @@ import sys
 
 from ivlite.cli import answer, arguments, say
 from ivlite.cli.progress import Progress
-from ivlite.errors import UsageError
+from ivlite.engine.reply import Reply
+from ivlite.errors import Stopped, UsageError
 from ivlite.evaluate.dataset import ASK
 from ivlite.stop import checkpoint
 
@@ -178,20 +179,27 @@ def messages(args):
 
 def run(args):
     check(args)
-    conversation = messages(args)
     live = sys.stderr.isatty() and not args.verbose
     progress = None if args.quiet or not (live or args.verbose) else Progress(live)
+    model = None
     try:
-        return _answer(args, conversation, progress)
+        checkpoint()  # a signal may have come while modules were imported
+        conversation = messages(args)
+        model = _loaded(args, progress)
+        return _answer(args, model, conversation, progress)
+    except Stopped as stopped:  # before there was a prompt
+        if args.json:
+            print(answer.as_json(model, None, Reply.empty(stopped.reason)), flush=True)
+        raise
     finally:
         if progress:
             progress.clear()
 
 
-def _answer(args, conversation, progress):
+def _loaded(args, progress):
     import ivlite
 
-    model = ivlite.load(
+    return ivlite.load(
         args.model,
         device=args.device,
         threads=args.threads,
@@ -201,6 +209,9 @@ def _answer(args, conversation, progress):
         load=args.load,
         progress=progress,
     )
+
+
+def _answer(args, model, conversation, progress):
     sampling = {name: getattr(args, name) for name in SAMPLING}
     stream = model.stream(
         conversation,

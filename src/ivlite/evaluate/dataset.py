@@ -2,11 +2,13 @@
 
 import json
 import os
+import stat
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from ivlite.errors import MediaError, UsageError, shown
+from ivlite.stop import checkpoint
 
 # Modules for messages and media are imported lazily: `ivlite --help` imports this module for ASK, and must be fast.
 
@@ -24,7 +26,8 @@ SUFFIXES = {
 }
 WHOLE = 1 << 24  # bytes; the digest of a larger file covers BLOCKS blocks, evenly spaced
 BLOCKS, BLOCK = 64, 1 << 18
-NAMED = 8  # most files named in a sentence
+LINE = 1 << 28  # bytes of a line of JSON, which may hold images as data: URIs
+NAMED = 8  # files that a sentence names
 KINDS = ("text", "image", "video")
 FORM = 'a line is {"messages": [...]} or {"video" or "image": path, "prompt": text} or {"prompt": text}'
 
@@ -53,6 +56,14 @@ class Sample:
                 part[part["type"]] = each_source(part[part["type"]], digest)
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
+    def sources(self):
+        """Every path and data: URI of its media; of a list of frames those of all."""
+        found = []
+        for part in self._parts():
+            if part.get("type") in SUFFIXES:
+                each_source(part[part["type"]], found.append)
+        return found
+
     def _parts(self):
         return parts(self.messages)
 
@@ -79,6 +90,7 @@ def digest(source):
 
     if is_base64(source):
         return source
+    checkpoint()
     info = os.stat(source)
     return _digest(source, info.st_size, info.st_mtime_ns)
 
@@ -136,9 +148,11 @@ def folder(path, note=lambda sentence: None):
     samples, others, closed = [], [], []
     files = []
     for here, below, names in os.walk(path, onerror=lambda error: closed.append(error.filename)):
+        checkpoint()
         below[:] = [name for name in below if not name.startswith(".")]
         files += [Path(here, name) for name in names if not name.startswith(".")]
     for file in sorted(files):
+        checkpoint()
         kind = next((kind for kind, ends in SUFFIXES.items() if file.suffix.lower() in ends), None)
         if kind and file.is_file():
             samples.append(Sample(question(kind, str(file), ASK[kind]), str(file.relative_to(path))))
@@ -166,7 +180,13 @@ def json_lines(path):
     samples = []
     try:
         with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):  # in binary: only a line feed ends a line of JSON
+            if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):  # /dev/zero has no end
+                raise UsageError(f"{path} is a device: give a folder or a file of JSON lines")
+            lines = iter(lambda: file.readline(LINE + 1), b"")  # of bytes: only a line feed ends a line of JSON
+            for number, line in enumerate(lines, 1):
+                checkpoint()
+                if len(line) > LINE:
+                    raise UsageError(f"{path} line {number} is longer than {LINE >> 20} MB: {FORM}")
                 line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
                 if line.strip():
                     samples.append(_line(path, number, line))

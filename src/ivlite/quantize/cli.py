@@ -137,7 +137,9 @@ def show_plan(args):
     """Prints the format of each tensor; layers with the same formats share a line."""
     from ivlite.cli import printable
     from ivlite.quantize.convert import Settings, dry_run
+    from ivlite.stop import checkpoint
 
+    checkpoint()
     settings = Settings(args.type or DEFAULT, args.recipe, args.vision, tuple(args.tensor_type), args.calibration)
     done = dry_run(args.src, settings)
     for line in plan_lines(done):

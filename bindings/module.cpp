@@ -15,7 +15,9 @@ void translate(std::exception_ptr error) {
     py::set_error(py::module_::import("ivlite.errors").attr("Stopped"), e.what());
   } catch (const std::invalid_argument& e) {
     if (strncmp(e.what(), "IVLITE_", 7) != 0) throw;
-    py::set_error(py::module_::import("ivlite.errors").attr("UsageError"), e.what());
+    // What a variable holds may be no UTF-8, which py::set_error asks for.
+    const auto text = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(e.what(), strlen(e.what()), "backslashreplace"));
+    if (text) PyErr_SetObject(py::object(py::module_::import("ivlite.errors").attr("UsageError")).ptr(), text.ptr());
   }
 }
 

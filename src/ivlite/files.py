@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 
 # (error numbers, advice); the first row with the number applies. One table for reading, one for writing.
 MANY = ((errno.EMFILE, errno.ENFILE), "close other files or models, or raise the limit (`ulimit -n`)")
@@ -27,6 +28,15 @@ def reason(error, table=READING, otherwise="check the path"):
     advice = next((advice for numbers, advice in table if number in numbers), otherwise)
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return f"{words:.200}; {advice}"
+
+
+def opened(path):
+    """Opens a regular file for reading bytes. Raises OSError for anything else: pipes and devices may have no end."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # a pipe would wait
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "It is not a regular file", path)
+    return file
 
 
 def expanded(path):

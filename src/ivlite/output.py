@@ -60,6 +60,7 @@ def check_place(name):
             raise UsageError(f"{name} is a folder: name the file to write")
         if found and not stat.S_ISREG(found.st_mode):
             raise UsageError(f"{name} is not a regular file: name a file on a disk")
+        _stat(partial_path(name))  # a path may be too long with its hidden name only
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise DiskError(f"{name} cannot be written: its folder allows no new files; write elsewhere")
         return path

@@ -290,8 +290,8 @@ def test_the_main_thread_may_be_elsewhere(tmp_path):
 def test_nothing_is_left_behind(place, monkeypatch, default_handlers):
     monkeypatch.chdir(place)
     cli.main([*RUN, "--quiet"])
-    for listener in (t for t in threading.enumerate() if t.name == "ivlite-signals"):
-        listener.join()  # it ends by itself, a moment after the command
+    for listener in [t for t in threading.enumerate() if t.name == "ivlite-signals"]:
+        listener.join()
     files, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
     for _ in range(3):
         signals = Interrupts()

@@ -21,6 +21,7 @@ from ivlite.cli import run
 def test_settings_that_cannot_be_obeyed_are_code_2(toy, name, value):
     for command in (["run", "model.gguf", "Hi"], ["doctor"], ["bench", "--random", "tiny"]):
         refused(ivlite(*command, cwd=toy, env={**os.environ, name: value}), 2, name, value)
+        refused(ivlite(*command, cwd=toy, env={**os.environ, name: f"{value}\udcff"}), 2, name, value, "\\xff")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is here")
@@ -166,9 +167,12 @@ def test_files_that_the_limit_leaves_out_are_no_outputs(toy, tmp_path, capsys):
 
 
 def test_prompts_without_an_end_are_refused(toy, tmp_path, monkeypatch, capsys):
-    for device in ("/dev/zero", "/dev/full"):
-        assert cli.main(["calibrate", str(toy / "model.gguf"), "-o", str(tmp_path / "s"), "--data", device]) == 2
-        assert "is a device" in capsys.readouterr().err
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/zero", "/dev/full", str(tmp_path / "pipe")):
+        assert cli.main(["calibrate", str(toy / "model.gguf"), "-o", str(tmp_path / "s"), "--data", path]) == 2
+        assert "not a regular file" in capsys.readouterr().err
+        assert cli.main(["quantize", str(toy / "model.gguf"), "--dry-run", "--recipe", path]) == 2
+        assert "not a regular file" in capsys.readouterr().err
     monkeypatch.setattr("ivlite.evaluate.dataset.LINE", 10)
     (tmp_path / "long.jsonl").write_text('{"prompt": "a question"}')
     assert (
@@ -183,3 +187,31 @@ def test_prompts_without_an_end_are_refused(toy, tmp_path, monkeypatch, capsys):
 def test_a_pipe_is_no_output(toy):
     for command in (["quantize", "checkpoint", "-o"], ["calibrate", "model.gguf", "-o"]):
         refused(ivlite(*command, "/dev/stdout", cwd=toy), 2, "/dev/stdout is not a regular file")
+
+
+def test_names_that_are_no_names_of_reports_and_outputs(toy, tmp_path, capsys):
+    evaluate = ["eval", str(toy / "model.gguf"), "--against", str(toy / "model.gguf"), "--limit", "1", "--report"]
+    for name in (".html", f"{tmp_path}/.png", "report.pdf"):
+        assert cli.main([*evaluate, name]) == 2
+        assert "must end in .html or .png" in capsys.readouterr().err
+    deep = str(tmp_path)
+    while len(deep) < 4000:
+        deep += "/" + "d" * min(200, 4049 - len(deep))
+    os.makedirs(deep)
+    calibrate = ["calibrate", str(toy / "model.gguf"), "--limit", "1", "-o"]
+    for name in ("n" * 300, f"{deep}/{'n' * 40}", "n/" * 3000):  # the second is too long with its hidden file only
+        assert cli.main([*calibrate, name]) == 6
+        err = capsys.readouterr().err
+        assert "too long" in err and len(err) < 520
+
+
+def test_a_line_break_in_a_name_breaks_no_line(toy, tmp_path):
+    made = ivlite("quantize", toy / "model.gguf", "-o", "a\nb.gguf", "--type", "q8_0", cwd=tmp_path)
+    assert (made.returncode, made.stderr.splitlines()[-1][:10]) == (0, r"a\nb.gguf:"), made.stderr
+    assert ivlite("verify", "a\nb.gguf", cwd=tmp_path).stdout.startswith(r"a\nb.gguf: ")
+    assert ivlite("calibrate", "a\nb.gguf", "-o", "c\nd", "--limit", 1, cwd=tmp_path).stderr.startswith(r"c\nd: ")
+
+
+@pytest.mark.parametrize("name", ["q8", "Q8", "F16", "BF16", "f32"])
+def test_cache_formats_in_any_case(toy, name):
+    assert ivlite("run", "model.gguf", "Hi", "--max-new-tokens", 1, "--kv", name, cwd=toy).returncode == 0

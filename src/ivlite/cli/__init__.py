@@ -12,7 +12,7 @@ import sys
 from ivlite._version import __version__
 from ivlite.cli.arguments import CommandParser, Parser
 from ivlite.errors import EXIT_INTERRUPTED, DiskError, IvliteError, OutOfMemoryError, Stopped, sentence
-from ivlite.files import MANY, WRITING, reason
+from ivlite.files import WRITING, reason
 from ivlite.interrupt import Interrupts
 from ivlite.stop import using
 
@@ -86,28 +86,44 @@ def main(argv=None):
 def command(argv, signals):
     """Runs the command line of `argv` under the Stop that signals set; returns the exit code."""
     _open_missing_streams()
-    with contextlib.redirect_stderr(Aside(sys.stderr)):
+    with contextlib.redirect_stderr(Aside(sys.stderr)), contextlib.redirect_stdout(Output(sys.stdout)):
         code = _run(argv, signals.stop)
     return signals.exit_code or code  # also where a signal came when there was nothing left to stop
 
 
-class Aside:
-    """Standard error whose failures to write are passed over (a full disk, a closed pipe): the answer goes on."""
+class Output:
+    """Standard output whose failures to write are DiskErrors; a pipe that nobody reads stays a BrokenPipeError."""
 
     def __init__(self, stream):
         self.stream = stream
 
+    @contextlib.contextmanager
+    def failures(self):
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            _drop_output()
+            raise DiskError(f"cannot write the output: {reason(error, WRITING, 'write elsewhere')}") from None
+
     def write(self, text):
-        with contextlib.suppress(OSError):
-            self.stream.write(text)
-        return len(text)
+        with self.failures():
+            return self.stream.write(text)
 
     def flush(self):
-        with contextlib.suppress(OSError):
+        with self.failures():
             self.stream.flush()
 
     def __getattr__(self, name):
         return getattr(self.stream, name)
+
+
+class Aside(Output):
+    """Standard error whose failures to write are passed over (a full disk, a closed pipe): the answer goes on."""
+
+    def failures(self):
+        return contextlib.suppress(OSError)
 
 
 def _run(argv, stop):
@@ -172,9 +188,7 @@ def _failed(error, verbose):
         )
         return OutOfMemoryError.exit_code
     if isinstance(error, OSError) and any(error.errno in numbers for numbers, _ in WRITING):
-        output = "" if error.errno in MANY[0] else "cannot write the output: "
-        _drop_output()
-        say("error", f"{f'{error.filename}: ' if error.filename else output}{reason(error, WRITING)}")
+        say("error", f"{f'{error.filename}: ' if error.filename else ''}{reason(error, WRITING)}")
         return DiskError.exit_code
     if verbose:
         import traceback

@@ -67,13 +67,18 @@ class InOrder(argparse.Action):
         setattr(namespace, self.dest, [*items, (self.option_strings[-1].lstrip("-"), values)])
 
 
+def cache_kind(text):
+    """An argparse type: the name of a cache format, in lower case; bf16 is f16."""
+    return {"bf16": "f16"}.get(text.lower(), text.lower())
+
+
 SHARED = {
     "--fps": {"type": number(0, 1000, above=True), "help": "frames taken per second of video (default: the file's)"},
     "--max-frames": {"type": whole(1), "metavar": "N", "help": "most frames taken from one video"},
     "--max-pixels": {"type": whole(1), "metavar": "N", "help": "most pixels of a frame or an image"},
     "--context": {"type": whole(1), "default": 8192, "metavar": "N", "help": "tokens of prompt and answer (default: 8192)"},
     "--threads": {"type": whole(1, 1024), "metavar": "N", "help": "default: one per usable physical core"},
-    "--kv": {"choices": ("f32", "f16", "q8"), "type": lambda kind: "f16" if kind == "bf16" else kind, "default": "q8",
+    "--kv": {"choices": ("f32", "f16", "q8"), "type": cache_kind, "default": "q8",
              "help": "how the cache is stored (default: q8, int8)"},
     "--device": {"choices": ("auto", "cpu", "reference"), "default": "auto", "help": "reference: float32 torch, slow"},
     "--json": {"action": "store_true", "help": "print one JSON object and nothing else on standard output"},

@@ -6,7 +6,7 @@ import sys
 import time
 
 from ivlite.cli import arguments, printable, prompts, say
-from ivlite.errors import EXIT_INTERRUPTED, Stopped, UsageError
+from ivlite.errors import EXIT_INTERRUPTED, Stopped, UsageError, sentence
 
 EPILOG = """\
 examples:
@@ -106,6 +106,7 @@ def _calibrate(model, stats, samples, path, progress):
 
 
 def _closing(path, stats, samples, stopped):
+    path = sentence(path)
     done = sum(sample.key in set(stats.prompts) for sample in samples)
     if stopped and not stats.prompts:
         return f"{stopped.word} before the first prompt ended; {path} was not written"

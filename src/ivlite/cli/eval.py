@@ -2,9 +2,10 @@
 
 import argparse
 import json
+import os
 
 from ivlite.cli import arguments, printable, prompts, say
-from ivlite.errors import EXIT_INTERRUPTED, Stopped, UsageError
+from ivlite.errors import EXIT_INTERRUPTED, Stopped, UsageError, sentence
 
 EPILOG = """\
 examples:
@@ -52,7 +53,7 @@ def check(args):
     """Raises UsageError for arguments that cannot work."""
     if not args.models and not args.save_reference:
         raise UsageError("there is nothing to do: give a MODEL, or --save-reference FILE")
-    if args.report and not args.report.lower().endswith((".html", ".png")):
+    if args.report and os.path.splitext(args.report)[1].lower() not in (".html", ".png"):
         raise UsageError(f"--report {args.report} must end in .html or .png")
     if args.report and not args.models:
         raise UsageError("--report draws models, and there is no MODEL")
@@ -171,9 +172,9 @@ def _bits(path):
 def _lines(args, results):
     """The table of every model."""
     if not results:
-        yield f"{args.save_reference or args.against}: the reference is ready"
+        yield f"{sentence(args.save_reference or args.against)}: the reference is ready"
     for result in results:
-        yield f"{result['file']}: {result['bits_per_weight']:.2f} bits per weight, against {args.against}"
+        yield f"{sentence(result['file'])}: {result['bits_per_weight']:.2f} bits per weight, against {args.against}"
         yield f"{'':<6}" + "".join(f"{name:>12}" for name in COLUMNS)
         for kind, s in result["kinds"].items():
             values = [

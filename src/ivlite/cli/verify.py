@@ -5,7 +5,7 @@ import json
 import sys
 
 from ivlite.cli import arguments
-from ivlite.errors import ModelFileError
+from ivlite.errors import ModelFileError, sentence
 
 EPILOG = """\
 examples:
@@ -68,7 +68,7 @@ def lines(report):
     from ivlite.machine import gigabytes
 
     state = f"{len(report.damaged)} damaged" if report.damaged else "as they were written"
-    yield f"{report.path}: {gigabytes(report.nbytes)}, {report.tensors} tensors, {state}"
+    yield f"{sentence(report.path)}: {gigabytes(report.nbytes)}, {report.tensors} tensors, {state}"
     if report.stages:
         yield ""
         yield f"  {'stage':<14}{'error':>12}{'limit':>10}"

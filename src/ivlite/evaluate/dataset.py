@@ -2,12 +2,12 @@
 
 import json
 import os
-import stat
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from ivlite.errors import MediaError, UsageError, shown
+from ivlite.files import opened, reason
 from ivlite.stop import checkpoint
 
 # Modules for messages and media are imported lazily: `ivlite --help` imports this module for ASK, and must be fast.
@@ -100,7 +100,7 @@ def _digest(path, size, _):
     import hashlib
 
     found = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as file:
+    with opened(path) as file:
         if size <= WHOLE:
             found.update(file.read())
         for n in range(BLOCKS if size > WHOLE else 0):
@@ -179,9 +179,7 @@ def json_lines(path):
     """One Sample per line; paths are relative to the file's folder. Raises UsageError, MediaError."""
     samples = []
     try:
-        with open(path, "rb") as file:
-            if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):  # /dev/zero has no end
-                raise UsageError(f"{path} is a device: give a folder or a file of JSON lines")
+        with opened(path) as file:
             lines = iter(lambda: file.readline(LINE + 1), b"")  # of bytes: only a line feed ends a line of JSON
             for number, line in enumerate(lines, 1):
                 checkpoint()
@@ -191,7 +189,8 @@ def json_lines(path):
                 if line.strip():
                     samples.append(_line(path, number, line))
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}; give a folder or a file of JSON lines") from None
+        advice = "give a folder or a file of JSON lines"
+        raise UsageError(f"{path} cannot be read: {reason(error, otherwise=advice)}") from None
     return samples
 
 

@@ -113,13 +113,14 @@ def warn(sentence):
 
 
 def closing(done):
-    """The result in one line."""
+    """What was written, in one line."""
+    from ivlite.errors import sentence
     from ivlite.machine import gigabytes
 
     bits = 8 * done.nbytes / done.parameters
     resumed = f", {done.resumed} of them from before" if done.resumed else ""
     return (
-        f"{done.path}: {gigabytes(done.nbytes)}, type {done.type}, {bits:.2f} bits per weight, "
+        f"{sentence(done.path)}: {gigabytes(done.nbytes)}, type {done.type}, {bits:.2f} bits per weight, "
         f"from {gigabytes(done.source_bytes)} in {done.tensors} tensors{resumed}"
     )
 

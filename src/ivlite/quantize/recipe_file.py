@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 from ivlite.errors import UsageError
-from ivlite.files import expanded, reason
+from ivlite.files import expanded, opened, reason
 from ivlite.quantize.recipes import Recipe, named, row
 
 KEYS = {"name", "base", "file_type", "rows"}
@@ -19,7 +19,7 @@ def read(path):
     """
     path = Path(expanded(path))
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             text = file.read(LIMIT + 1).decode()
         data = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except OSError as error:

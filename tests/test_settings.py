@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +139,35 @@ def test_the_sentence_names_file_and_setting(toy, key):
             convert.dry_run(toy / "hf", convert.Settings("q8_0"))
     finally:
         file.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("file", "place"),
+    [
+        *(("config.json", f"text_config.{key}") for key in (
+            "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "hidden_size", "kv_lora_rank_list",
+            "qk_latent_layernorm", "rope_scaling.mrope_section", "rms_norm_eps",
+        )),
+        ("config.json", "vision_config.deepstack_visual_indexes"),
+        ("config.json", "vision_config.depth"),
+        ("generation_config.json", "eos_token_id"),
+        ("generation_config.json", "top_k"),
+        ("preprocessor_config.json", "size.shortest_edge"),
+        ("preprocessor_config.json", "image_mean"),
+    ],
+)  # fmt: skip
+def test_a_setting_is_named_as_in_its_file(toy, tmp_path, file, place):
+    shutil.copytree(toy / "hf", tmp_path / "hf")
+    path = tmp_path / "hf" / file
+    data = json.loads(path.read_text()) if path.exists() else {}
+    *sections, key = place.split(".")
+    section = data
+    for name in sections:
+        section = section.setdefault(name, {})
+    section[key] = "text"
+    if key == "eos_token_id" or key == "top_k":
+        data["do_sample"] = True
+    path.write_text(json.dumps(data))
+    with pytest.raises(ModelFileError) as caught:
+        quantize(tmp_path / "hf", tmp_path / "m.gguf", type="q8_0")
+    assert key in str(caught.value) and "quantize" not in str(caught.value).replace(str(tmp_path), "")

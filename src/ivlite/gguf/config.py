@@ -161,17 +161,17 @@ class Config:
                 out |= {_full(f): _plain(getattr(value, f.name)) for f in fields(value)}
         return out
 
-    def check(self, path):
+    def check(self, path, advice=AGAIN):
         """Raises ModelFileError, naming `path`, if a value is out of range or contradicts another."""
         for part in fields(self):
             if part.name == "name":
                 continue
             value = getattr(self, part.name)
             for f in fields(value):
-                _check(getattr(value, f.name), f, f"{path}: {part.name}.{f.name}")
+                _check(getattr(value, f.name), f, f"{path}: {part.name}.{f.name}", advice)
         for holds, sentence in (*_text_rules(self), *_vision_rules(self), *_other_rules(self)):
             if not holds:
-                raise ModelFileError(f"{path}: {sentence}; {AGAIN}")
+                raise ModelFileError(f"{path}: {sentence}; {advice}")
 
 
 # ------------------------------------------------------------------------------------------------ values
@@ -197,15 +197,17 @@ def _read_part(part, metadata, path):
     return part(**values)
 
 
-def checked(part, path, prefix="", **values):
+def checked(part, path, prefix="", keys=None, advice=AGAIN, **values):
     """One of the dataclasses above from untrusted values. Raises ModelFileError for a value out of range.
 
-    path and prefix locate a value in the error: "config.json: text_config.hidden_size is ...".
+    path, prefix and keys locate a value in the error: "config.json: text_config.num_hidden_layers is ...". keys: the keys
+    of the file that have other names than the fields.
     """
+    keys = keys or {}
     known = {f.name: f for f in fields(part)}
     values = {name: _typed(value, known[name]) for name, value in values.items()}
     for name, value in values.items():
-        _check(value, known[name], f"{path}: {prefix}{name}")
+        _check(value, known[name], f"{path}: {prefix}{keys.get(name, name)}", advice)
     return part(**values)
 
 
@@ -224,19 +226,19 @@ def _float(value):
     return float(value) if type(value) is int and abs(value) < 1 << 1000 else value
 
 
-def _check(value, f, what):
+def _check(value, f, what, advice=AGAIN):
     """Raises ModelFileError unless the value has the kind, length and range of its field."""
     kind, low, high, length = (f.metadata[k] for k in ("kind", "low", "high", "length"))
     if length is None:
-        return _check_one(value, kind, low, high, what)
+        return _check_one(value, kind, low, high, what, advice)
     if not isinstance(value, tuple) or not length[0] <= len(value) <= length[1]:
         counts = str(length[0]) if length[0] == length[1] else f"{length[0]} to {length[1]}"
-        raise ModelFileError(f"{what} is {value!r:.80}; it must be a list of {counts} values; {AGAIN}")
+        raise ModelFileError(f"{what} is {value!r:.80}; it must be a list of {counts} values; {advice}")
     for item in value:
-        _check_one(item, kind, low, high, what)
+        _check_one(item, kind, low, high, what, advice)
 
 
-def _check_one(value, kind, low, high, what):
+def _check_one(value, kind, low, high, what, advice):
     allowed = (int, float) if kind is float else kind
     right = isinstance(value, allowed) and isinstance(value, bool) == (kind is bool)
     if right and low is not None:
@@ -244,7 +246,7 @@ def _check_one(value, kind, low, high, what):
     if not right:
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
         span = f" from {low} to {high}" if low is not None else ""
-        raise ModelFileError(f"{what} is {value!r:.80}; it must be {words}{span}; {AGAIN}")
+        raise ModelFileError(f"{what} is {value!r:.80}; it must be {words}{span}; {advice}")
 
 
 # ------------------------------------------------------------------------------------------------ rules

@@ -27,6 +27,7 @@ HALF = (0.5, 0.5, 0.5)
 VIDEO_FPS = 1.0
 VIDEO_PIXELS = 128 * 32 * 32
 REQUIRED = object()
+AGAIN = "download the checkpoint again"
 
 
 class Section:
@@ -71,9 +72,12 @@ class Section:
             raise self.wrong(key, value, "a list of texts")
         return value
 
-    def made(self, part, **values):
-        """One of the dataclasses of ivlite.gguf.config; raises ModelFileError for a value out of its range."""
-        return checked(part, self.path, self.prefix, **values)
+    def made(self, part, keys=None, **values):
+        """One of the dataclasses of ivlite.gguf.config; raises ModelFileError for a value out of its range.
+
+        keys: field -> the key of this section that it is read from, where that has another name.
+        """
+        return checked(part, self.path, self.prefix, keys, AGAIN, **values)
 
     def only(self, key, *allowed):
         """Raises ModelFileError if the key has a value that is not in `allowed`."""
@@ -98,7 +102,7 @@ def read(checkpoint, tokenizer):
         tokens=_tokens(checkpoint, top, text, tokenizer.added),
         generation=_generation(checkpoint),
     )
-    config.check(top.path)
+    config.check(top.path, AGAIN)
     return config
 
 
@@ -122,6 +126,16 @@ def _check_model(top):
 # ------------------------------------------------------------------------------------------------ text
 
 
+TEXT_KEYS = {
+    "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "latent_norm": "qk_latent_layernorm",
+    "context_length": "max_position_embeddings",
+}  # fmt: skip
+
+
+def _rank_key(text):
+    return "kv_lora_rank_list" if text.has("kv_lora_rank_list") else "kv_lora_rank"
+
+
 def _text(top, text, tensors):
     text.only("hidden_act", "silu")
     text.only("q_lora_rank")
@@ -132,6 +146,8 @@ def _text(top, text, tensors):
     rope_dim = text.get("qk_rope_head_dim")
     return text.made(
         TextConfig,
+        keys=TEXT_KEYS
+        | {"kv_lora_rank": _rank_key(text), "mrope_section": rope.prefix.removeprefix(text.prefix) + "mrope_section"},
         hidden_size=text.get("hidden_size"),
         num_layers=layers,
         num_heads=text.get("num_attention_heads"),
@@ -154,10 +170,11 @@ def _text(top, text, tensors):
 
 
 def _ranks(text, layers, rope_dim, tensors):
-    """The latent rank of every layer from the settings, checked against the tensors."""
-    key = "kv_lora_rank_list" if text.has("kv_lora_rank_list") else "kv_lora_rank"
-    if not _count(layers) or not _count(rope_dim):
-        raise ModelFileError(f"{text.path}: text_config has {layers!r:.20} layers, rotary dimension {rope_dim!r:.20}")
+    """The latent rank of every layer, as the settings give it and the tensors confirm it."""
+    key = _rank_key(text)
+    for name, value in (("num_hidden_layers", layers), ("qk_rope_head_dim", rope_dim)):
+        if not _count(value):
+            raise text.wrong(name, value, "a whole number from 1 to 65536")
     measured = [tensors.get(LAYER.format(i) + "kv_b_proj.weight") for i in range(layers)]
     measured = [t.shape[-1] if t and t.shape else None for t in measured]
     declared = text.get(key, None)
@@ -207,6 +224,7 @@ def _vision(vision):
     vision.only("hidden_act", "gelu_pytorch_tanh")
     return vision.made(
         VisionConfig,
+        keys={"deepstack_indexes": "deepstack_visual_indexes"},
         depth=vision.get("depth"),
         hidden_size=vision.get("hidden_size"),
         num_heads=vision.get("num_heads"),
@@ -242,11 +260,19 @@ def _processor(checkpoint, top, name, part):
     return section
 
 
+PIXEL_KEYS = {"mean": "image_mean", "std": "image_std"}
+
+
 def _image(checkpoint, top):
     section = _processor(checkpoint, top, "preprocessor_config.json", "image_processor")
     size = section.section("size", {})
     return section.made(
         ImageConfig,
+        keys=PIXEL_KEYS
+        | {
+            "min_pixels": "size.shortest_edge" if size.has("shortest_edge") else "min_pixels",
+            "max_pixels": "size.longest_edge" if size.has("longest_edge") else "max_pixels",
+        },
         min_pixels=size.get("shortest_edge", section.get("min_pixels", 65536)),
         max_pixels=size.get("longest_edge", section.get("max_pixels", 16777216)),
         mean=section.get("image_mean", HALF),
@@ -258,6 +284,7 @@ def _video(checkpoint, top):
     section = _processor(checkpoint, top, "video_preprocessor_config.json", "video_processor")
     return section.made(
         VideoConfig,
+        keys=PIXEL_KEYS,
         fps=VIDEO_FPS,
         min_frames=section.get("min_frames", 4),
         max_frames=section.get("max_frames", 768),
@@ -288,7 +315,9 @@ def _tokens(checkpoint, top, text, added):
     generation = _generation_file(checkpoint)
     ends = [added[name] for name in ("<|im_end|>", "<|endoftext|>") if name in added]
     found = next((s for s in (generation, top, text) if s.has("eos_token_id")), None)
-    return (found or top).made(TokenIds, **ids, eos=found.listed("eos_token_id") if found else ends)
+    return (found or top).made(
+        TokenIds, {"eos": "eos_token_id"}, **ids, eos=found.listed("eos_token_id") if found else ends
+    )
 
 
 def _generation_file(checkpoint):

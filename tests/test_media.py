@@ -1,11 +1,13 @@
 """Images and videos made here: which frames, at which times, how large, and every way in which files are bad."""
 
+import errno
 import gc
 import os
 import shutil
 import struct
 import wave
 from fractions import Fraction
+from itertools import islice
 
 import av
 import numpy as np
@@ -13,7 +15,8 @@ import pytest
 from PIL import Image
 
 from ivlite import media
-from ivlite.errors import MediaError, UsageError
+from ivlite.errors import MediaError, OutOfMemoryError, UsageError
+from ivlite.media import container
 from ivlite.media.resize import fitted
 
 VIDEO = {"fps": 1, "min_frames": 4, "max_frames": 768, "min_pixels": 1024, "max_pixels": 1 << 20}
@@ -402,3 +405,75 @@ def test_a_file_that_vanishes_before_it_is_decoded(tmp_path):
     path.unlink()
     with pytest.raises(MediaError, match="a.mkv"):
         next(medium.pairs())
+
+
+class BrokenDisk:
+    """A file whose bytes from `good` on the disk does not give."""
+
+    def __init__(self, file, good, number):
+        self.file, self.good, self.number = file, good, number
+
+    def read(self, *count):
+        if self.file.tell() >= self.good:
+            raise OSError(self.number, os.strerror(self.number))
+        return self.file.read(*count)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO])
+def test_a_disk_that_fails_is_no_damaged_video(tmp_path, monkeypatch, number):
+    """FFmpeg takes a file that it cannot read for a damaged one; a file that can be read is damaged."""
+    path = numbered(tmp_path / "clip.mkv", 20)
+    broken = av.FFmpegError(errno.EIO, os.strerror(errno.EIO))
+
+    class Demuxer:
+        name = f"file:{path}"
+
+        def demux(self, stream):
+            yield from islice(found.demux(stream), 5)
+            raise broken
+
+    plain, size = open, os.path.getsize(path)
+    with av.open(str(path)) as found:
+        assert len(list(container.packets(Demuxer(), found.streams.video[0]))) == 5
+    with pytest.raises(MediaError, match="damaged"):
+        bad = tmp_path / "bad.mp4"
+        bad.write_bytes(numbered(tmp_path / "whole.mp4", 20).read_bytes()[:2000])
+        opened(bad)
+
+    def partly(name, *args, **more):
+        file = plain(name, *args, **more)
+        return BrokenDisk(file, 1500, number) if str(name).startswith(str(tmp_path)) else file
+
+    monkeypatch.setattr("builtins.open", partly)
+    with av.open(str(path)) as found, pytest.raises(MediaError, match=os.strerror(number)):
+        list(container.packets(Demuxer(), found.streams.video[0]))
+    with pytest.raises(MediaError, match=os.strerror(number)):
+        opened(bad)
+    assert size > 1500
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")])
+def test_memory_that_runs_out_is_no_damaged_frame(monkeypatch, error):
+    class Stream:
+        class container:
+            name = "file:/dev/null"
+
+    class Decoder:
+        def decode(self, packet):
+            raise error
+
+    monkeypatch.setattr(container, "decoder", lambda stream: Decoder())
+    monkeypatch.setattr(container, "available_memory", lambda: 1 << 20)
+    with pytest.raises(OutOfMemoryError):
+        list(container.decoded(Stream, []))
+    monkeypatch.setattr(container, "available_memory", lambda: 1 << 40)
+    assert list(container.decoded(Stream, [])) == []  # an absurd size in the file

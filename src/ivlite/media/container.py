@@ -1,6 +1,7 @@
 """Opens video files safely: FFmpeg reads no other file, and decodes no picture that is too large."""
 
 import errno
+import os
 from contextlib import contextmanager
 from itertools import chain
 
@@ -8,9 +9,10 @@ import av
 from av.stream import Discard, Disposition
 
 from ivlite.errors import MediaError, UsageError
+from ivlite.machine import MARGIN, available_memory
 from ivlite.media import boxes
 from ivlite.media.display import decoder
-from ivlite.media.faults import system_fault
+from ivlite.media.faults import system_fault, system_faults
 from ivlite.media.resize import check_pixels
 from ivlite.media.source import MAX_PIXELS
 from ivlite.stop import checkpoint
@@ -21,6 +23,7 @@ RAW = "h264,hevc,vvc,obu,m4v,mpegvideo,mjpeg"  # raw streams without a container
 # Without the file: scheme FFmpeg takes "concat:..." or "http:..." as a protocol. The whitelist is for names in files.
 OPTIONS = {"protocol_whitelist": "file", "format_whitelist": f"{FORMATS},{RAW}", "max_pixels": str(MAX_PIXELS)}
 ERRORS = (av.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, LookupError)
+REREAD = 64 << 20  # bytes: more than one packet and what FFmpeg reads ahead
 JPEG = b"\xff\xd8\xff"
 NO_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 
@@ -37,11 +40,8 @@ def open_stream(path, name, number=None):
         form = "mjpeg" if head.startswith(JPEG) else None
         container = av.open("file:" + path, format=form, options=dict(OPTIONS), metadata_errors="replace")
     except (*ERRORS, MemoryError) as error:
-        # FFmpeg also raises these errors for truncated files and for absurd sizes.
-        unclear = isinstance(error, av.FFmpegError) and error.errno in (errno.EIO, errno.ENOMEM)
-        fault = None if unclear else system_fault(error, f"video {name}")
-        raise fault or MediaError(refusal(head, name)) from error
-    with container:
+        raise proven_fault(error, path, f"video {name}", 0) or MediaError(refusal(head, name)) from error
+    with container, system_faults(f"video {name}"):
         stream = pick(container, name) if number is None else numbered(container, name, number)
         prepare(container, stream, path, name)
         yield container, stream
@@ -120,19 +120,50 @@ def protected(container, stream, path):
 
 
 def packets(container, stream):
-    """Yields the packets of a stream up to its end or to damage."""
+    """Yields the packets of a stream up to its end or to damage. Raises MediaError, OutOfMemoryError: faults of the system."""
     theora = stream.codec_context.name == "theora"
+    at = 0
     try:
         for packet in container.demux(stream):
             checkpoint()
+            at = packet.pos or at
             if packet.size and not (theora and memoryview(packet)[0] & 128):  # headers repeated in chained files
                 yield packet
-    except ERRORS:
-        return
+    except (*ERRORS, MemoryError) as error:
+        path = container.name.removeprefix("file:")
+        if fault := proven_fault(error, path, f"video {path}", at):
+            raise fault from error
+
+
+def proven_fault(error, path, what, at):
+    """The IvliteError for an error of FFmpeg that is the system's fault; None for damage.
+
+    at: an offset in the file shortly before the error. FFmpeg takes a file that cannot be read for a damaged one, and
+    reports EIO for truncated files and ENOMEM for absurd sizes: the file is read again, and the memory is asked for.
+    """
+    if failed := reading_error(path, at):
+        return system_fault(failed, what)
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        left = available_memory()
+        return system_fault(error, what) if left is not None and left < MARGIN else None
+    return None if getattr(error, "errno", None) == errno.EIO else system_fault(error, what)
+
+
+def reading_error(path, at):
+    """The OSError of reading REREAD bytes of a file from an offset on, and as many at its end; None if they can be read."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            for place in (at, max(0, os.fstat(file.fileno()).st_size - REREAD)):
+                file.seek(place)
+                for _ in range(REREAD >> 20):
+                    file.read(1 << 20)
+    except OSError as error:
+        return error
+    return None
 
 
 def decoded(stream, packets, place=None):
-    """Yields the decoded frames of packets; skips damaged packets.
+    """Yields the decoded frames of packets; skips damaged packets. Raises OutOfMemoryError.
 
     The pts of a frame is place(packet), which may be None. Without `place` it is the number of frames before it, where
     a packet that cannot be decoded counts as a frame.
@@ -143,7 +174,10 @@ def decoded(stream, packets, place=None):
             packet.pts = place(packet) if place else None
         try:
             frames = using.decode(packet)
-        except ERRORS:
+        except (*ERRORS, MemoryError) as error:
+            memory = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+            if memory and (fault := proven_fault(error, stream.container.name.removeprefix("file:"), "the video", 0)):
+                raise fault from error
             shown += 1
             continue
         for frame in frames:

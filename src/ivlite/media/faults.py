@@ -2,8 +2,9 @@
 
 import errno
 import os
+from contextlib import contextmanager
 
-from ivlite.errors import MediaError, OutOfMemoryError
+from ivlite.errors import IvliteError, MediaError, OutOfMemoryError
 
 ADVICE = {
     errno.ENOENT: "check that it is still there", errno.ESTALE: "check that it is still there",
@@ -26,9 +27,23 @@ def system_fault(error, what):
         return OutOfMemoryError(
             f"there is not enough memory to decode {what}: close other programs, or make it smaller"
         )
-    if isinstance(error, OSError) and number in ADVICE:
-        return MediaError(f"{what} cannot be read ({os.strerror(number)}): {ADVICE[number]}")
+    ours = not type(error).__module__.startswith(
+        "av."
+    )  # FFmpeg gives damage the numbers of the system, EINVAL above all
+    if isinstance(error, OSError) and (number in ADVICE or (number and ours)):
+        return MediaError(f"{what} cannot be read ({os.strerror(number)}): {ADVICE.get(number, ADVICE[errno.EIO])}")
     return None
+
+
+@contextmanager
+def system_faults(what):
+    """Context manager: an OSError of the block becomes the IvliteError of system_fault."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, IvliteError) or not (fault := system_fault(error, what)):
+            raise
+        raise fault from error
 
 
 def reason(error):

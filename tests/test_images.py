@@ -226,6 +226,35 @@ def test_a_picture_cut_off_is_shown_as_far_as_it_goes(tmp_path, kind, share):
     assert np.abs(picture - expected).mean() < 120
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_cut_after_the_first_byte_of_a_marker(tmp_path, progressive):
+    noise = np.random.default_rng(7).integers(0, 256, (128, 128, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a", "JPEG", progressive=progressive, quality=95)
+    data = (tmp_path / "a").read_bytes()
+    for share in (0.4, 0.6, 0.8):
+        (tmp_path / "a").write_bytes(data[: data.index(b"\xff\0", int(share * len(data))) + 1])
+        assert any("cut off" in sentence for sentence in first(tmp_path / "a")[0].warnings)
+
+
+@pytest.mark.skipif("AVIF" not in Image.SAVE, reason="Pillow 11.3 writes AVIF")
+def test_an_avif_cut_off_is_shown_as_far_as_it_goes_and_said_so(tmp_path):
+    pictures = [Image.effect_noise((128, 96), 60).convert("RGB") for _ in range(3)]
+    pictures[0].save(tmp_path / "a.avif", save_all=True, append_images=pictures[1:], duration=500)
+    medium = first(cut(tmp_path / "a.avif", 0.9))[0]
+    assert any("cut off" in sentence for sentence in medium.warnings)
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_an_animated_webp_is_transparent_where_no_frame_covers_it(tmp_path, lossless):
+    """Pillow writes no flag of alpha for such files."""
+    frames = [Image.new("RGBA", (96, 64)) for _ in range(2)]
+    for left, frame in zip((0, 32), frames, strict=True):
+        frame.paste((255, 0, 0, 255), (left, 0, left + 32, 64))
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=100, lossless=lossless)
+    picture = first(tmp_path / "a.webp")[1]
+    assert picture[32, 90].tolist() == [255, 255, 255] and picture[32, 8, 0] > 240 and picture[32, 8, 1] < 20
+
+
 @pytest.mark.parametrize("kind", ["jpeg", "progressive", "gif"])
 def test_an_end_mark_that_is_missing_is_not_missed(tmp_path, kind):
     options = {"progressive": True} if kind == "progressive" else {}
@@ -425,7 +454,7 @@ def test_libraries_write_nothing_of_their_own(tmp_path):
     """libtiff prints about damage by itself; a process shows it on the real standard error."""
     code = f"""
 import io, numpy as np
-from PIL import Image
+from PIL import Image, features
 from ivlite import media
 from ivlite.errors import MediaError
 rng = np.random.default_rng(1)

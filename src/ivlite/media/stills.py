@@ -121,7 +121,8 @@ def patched(file, what, least):
         ends = b"\xff\xd9" * 40000  # enough for a decoder anywhere in a segment
         found = whole(io.BytesIO(data + ends), what, least)
         if found.image.width * found.image.height <= WHOLE:  # a second copy of a large one would take too much memory
-            other = whole(io.BytesIO(data + bytes(range(1, 250)) * 99 + ends), what, least)
+            noise = bytes(range(250)) * 99  # from 0 on: after 0xFF at the end of `data`, 1 would be a marker
+            other = whole(io.BytesIO(data + noise + ends), what, least)
             if ImageChops.difference(found.image, other.image).getbbox() is None:
                 return found  # only the end marker is missing: no pixel depends on the rest
         return damaged(found, what)
@@ -140,6 +141,9 @@ def prepared(file, what, least):
     elif width * height > MAX_PIXELS and image.format == "JPEG2000":
         image.reduce = halvings(file, image.size, int(-math.log2(least)))
         once = 4**image.reduce
+    if image.format == "WEBP" and image.is_animated and image.mode == "RGB":
+        # Frames that cover a part of the canvas leave the rest transparent, whatever the header says about alpha.
+        image.rawmode = image._mode = "RGBA"
     check_memory(image.width * image.height // once, image, what)
     return image, (width, height)
 
@@ -256,9 +260,12 @@ def foreign(file, what, least):
         prepared(file, what, least)
     except (IvliteError, MemoryError):
         raise
-    except Exception:
+    except Exception as error:
         file.seek(0)
-        return by_ffmpeg(file, what, least)
+        found = by_ffmpeg(file, what, least)
+        if isinstance(error, SyntaxError) and is_avif(file):  # Pillow knows the format, and finds it damaged
+            found.notes.append(f"{what} is damaged or cut off: what is missing of it is left out")
+        return found
     raise ValueError("damaged")
 
 
@@ -266,11 +273,10 @@ def by_ffmpeg(file, what, least):
     """The first picture of a file that FFmpeg identifies as an image."""
     import av
 
-    head = file.read(12)
+    webp = file.read(12)[8:] == b"WEBP"
+    limits = {"max_pixels": str(MAX_BYTES // 4 if webp else MAX_PIXELS)}
+    options = limits | {"protocol_whitelist": "", "format_whitelist": "mov" if is_avif(file) else FFMPEG}
     file.seek(0)
-    is_avif = head[4:12] in (b"ftypavif", b"ftypavis")
-    limits = {"max_pixels": str(MAX_BYTES // 4 if head[8:12] == b"WEBP" else MAX_PIXELS)}
-    options = limits | {"protocol_whitelist": "", "format_whitelist": "mov" if is_avif else FFMPEG}
     with av.open(file, options=options, metadata_errors="replace") as container:
         stream = container.streams.video[0]
         stream.codec_context.options = limits
@@ -279,6 +285,11 @@ def by_ffmpeg(file, what, least):
         shape = display.shape(frame)
         image = Image.fromarray(display.pixels(reduced(frame, least)))
     return Picture(image, shape)
+
+
+def is_avif(file):
+    file.seek(0)
+    return file.read(12)[4:] in (b"ftypavif", b"ftypavis")
 
 
 def reduced(frame, least):

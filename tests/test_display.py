@@ -1,6 +1,7 @@
 """What a decoded frame becomes on the screen: pixel aspect, rotation, transparency, fields, HDR, colour tags."""
 
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ivlite import media
+from ivlite.errors import MediaError
 from ivlite.media.color import HLG, PQ, tone_mapped
 from ivlite.media.display import Display, Interlaced, deinterlaced, with_neighbours
 
@@ -124,6 +126,27 @@ def test_what_is_transparent_is_white(tmp_path, name):
         for picture in pair:
             assert np.abs(picture[:, :40].astype(int) - (250, 10, 10)).max() < 24
             assert picture[:, 56:].min() > 245
+
+
+@pytest.mark.parametrize("name, codec", [("a.avi", "png"), ("a.mov", "png"), ("b.avi", "rawvideo")])
+def test_videos_with_a_palette(tmp_path, name, codec):
+    """As recordings of screens have; FFmpeg converts from palettes, but not to them."""
+    indexes = np.zeros((64, 96), np.uint8)
+    indexes[:, 48:] = 1
+    frame = av.VideoFrame(96, 64, "pal8")
+    rows = np.zeros((64, frame.planes[0].line_size), np.uint8)
+    rows[:, :96] = indexes
+    frame.planes[0].update(rows.tobytes())
+    colours = np.zeros(256, np.uint32)
+    colours[:2] = 0xFFFF0000, 0xFF0000FF  # opaque red, blue
+    frame.planes[1].update(colours.tobytes())
+    picture = first(write(tmp_path / name, [frame], codec, "pal8"))
+    assert picture[32, 10].tolist() == [255, 0, 0] and picture[32, 80].tolist() == [0, 0, 255]
+
+
+def test_pixels_that_ffmpeg_cannot_convert_are_named():
+    with pytest.raises(MediaError, match="a frame has pixels of the format gray32le"):
+        Display(SimpleNamespace(sample_aspect_ratio=None)).shape(av.VideoFrame(64, 64, "gray32le"))
 
 
 def test_what_is_half_transparent_is_mixed_with_white(tmp_path):

@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 from PIL import Image
 
+from ivlite.errors import MediaError
 from ivlite.media.color import HDR, on_white, tone_mapped
 from ivlite.media.resize import check_pixels, resized
 
@@ -95,8 +96,7 @@ class Display:
     def _turn(self, frame):
         """(whether width and height swap, then the steps of rows and of columns: -1 for mirrored)."""
         if frame.rotation not in self.matrices:
-            # Only a copy without pixels enters the reference cycle, not the frame.
-            self.matrices[frame.rotation] = display_matrix(frame.reformat(width=16, height=16))
+            self.matrices[frame.rotation] = display_matrix(small(frame))
         matrix = self.matrices[frame.rotation]
         if matrix is None:
             return False, 1, 1
@@ -104,6 +104,22 @@ class Display:
         quarter = abs(b) + abs(c) > abs(a) + abs(d)
         across, along = (c, b) if quarter else (a, d)
         return quarter, -1 if along < 0 else 1, -1 if across < 0 else 1
+
+
+def small(frame):
+    """A copy of a frame with hardly any pixels: it is this one that enters the reference cycle.
+
+    Grey, since FFmpeg does not write every format that it reads (of palettes). Raises MediaError.
+    """
+    import av
+
+    try:
+        return frame.reformat(width=16, height=16, format="gray")
+    except MemoryError:
+        raise
+    except (av.FFmpegError, OSError, ValueError) as error:
+        kind = f"pixels of the format {frame.format.name}, which FFmpeg cannot convert"
+        raise MediaError(f"a frame has {kind}: convert the video to H.264") from error
 
 
 def display_matrix(frame):

@@ -169,3 +169,18 @@ def test_help_that_cannot_be_written_is_code_6(option, tmp_path):
     with open("/dev/full", "w") as full:
         done = ivlite(option, cwd=tmp_path, capture_output=False, stdout=full, stderr=subprocess.PIPE)
     refused(done, 6, "No space left")
+
+
+@pytest.mark.parametrize("own", ["", r'warnings.filterwarnings("ignore", module=r"PIL\.")'])
+def test_a_program_that_calls_main_keeps_its_warning_filters(tmp_path, own):
+    program = f"""
+import warnings
+import ivlite.model  # numpy adds filters of its own
+from ivlite.cli import main
+{own}
+before = list(warnings.filters)
+assert main(["run", "missing.gguf", "?"]) == 3
+assert warnings.filters == before, warnings.filters[:3]
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

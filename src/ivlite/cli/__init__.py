@@ -133,8 +133,8 @@ def _run(argv, stop):
     args = None
     try:
         args = parser().parse_args(argv)
-        _quiet_pillow()
-        with using(stop):
+        stop.check()
+        with _quiet_pillow(), using(stop):
             code = importlib.import_module(COMMANDS[args.command]).run(args)
         sys.stdout.flush()
         return code or 0
@@ -159,11 +159,19 @@ def _open_missing_streams():
             setattr(sys, name, open(os.devnull, "w"))
 
 
+@contextlib.contextmanager
 def _quiet_pillow():
-    """Silences Pillow's warnings of odd metadata; our own warnings report what matters."""
+    """Context manager that silences Pillow's warnings of odd metadata; our own warnings report what matters."""
     import warnings  # not needed for help
 
+    before = list(warnings.filters)
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    added = warnings.filters[0]
+    try:
+        yield
+    finally:
+        if added not in before and added in warnings.filters:  # a program that calls main() goes on
+            warnings.filters.remove(added)
 
 
 def _drop_output():

@@ -261,7 +261,7 @@ def cut(path, share):
     return path
 
 
-@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.avi", "a.flv"])
 def test_a_video_cut_off_is_used_as_far_as_it_goes(tmp_path, name):
     path = cut(numbered(tmp_path / name, 200, container={"movflags": "faststart"}), 0.6)
     medium = opened(path, fps=2)

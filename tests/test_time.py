@@ -126,6 +126,17 @@ def test_a_pause_of_an_hour_in_a_file_is_one(tmp_path):
         assert medium.duration == pytest.approx(3602, abs=0.05) and not medium.warnings
 
 
+@pytest.mark.parametrize("codec, bf", [("libx264", 0), ("libx264", 3), ("mpeg2video", 0), ("mpeg4", 0)])
+def test_a_recording_that_begins_between_key_frames(tmp_path, codec, bf):
+    path = numbered(tmp_path / "a.ts", 100, codec=codec, options={"bf": str(bf)}, gop=20)
+    with av.open(str(path)) as file:
+        positions = [p.pos for p in file.demux(video=0) if p.pos is not None]
+    path.write_bytes(path.read_bytes()[positions[7] :])
+    found, medium = every(path)
+    assert found == list(range(found[0], 100)) and 7 < found[0] <= 24 and medium.warnings == []
+    assert medium.times.times[0] == 0 and medium.duration == pytest.approx(len(found) / 25, abs=0.01)
+
+
 def test_time_stamps_that_wrap(tmp_path):
     begin = (1 << 33) // 90 - 1000  # milliseconds; a second before 33 bits of 90 kHz are full
     found, medium = every(timed(tmp_path / "a.ts", [begin + 40 * i for i in range(100)], codec="libx264"))

@@ -7,6 +7,7 @@ Timestamps of files are often not clean:
   and players do. Any other gap is a pause.
 - *Counting.* If packets have no times, or times that cannot be those of their frames (AVI with B-frames, MP4 without
   composition offsets), frames are counted in the order of the decoder's output, and the n-th frame has the n-th time.
+- *The beginning* of a streaming format is its first key frame: nothing before it can be decoded.
 - *The last frame* lasts as long as its packet declares, or until the declared end of a complete file.
 """
 
@@ -103,6 +104,9 @@ def from_index(container, stream, path):
 
 def build(found, container, stream, path, name, number):
     """The Timeline of Packets."""
+    streamed = bool(container.format.flags & STREAMED)
+    late = int(found.keys.argmax()) if streamed and len(found.keys) else 0  # packets before the first key frame
+    found.shown[:late] = False
     shown = np.flatnonzero(found.shown)
     if not len(shown):
         raise MediaError(f"video {name} has no frames: copy or record it again")
@@ -114,7 +118,7 @@ def build(found, container, stream, path, name, number):
     reorders = bool(stream.codec_context.has_b_frames)
     pts = found.pts[shown]
     clock, notes = filled(found, rates[1:] or rates, tick), ()
-    joints = joined(clock, found.keys, tick, bool(container.format.flags & STREAMED))
+    joints = joined(clock, found.keys, tick, streamed)
     timed = bool((pts != NONE).all()) and not (form == "avi" and reorders)
     laid = lay(found.pts if timed else clock, found, joints)[shown]
     if len(np.unique(laid)) <= len(laid) // 2:  # no times at all
@@ -135,12 +139,14 @@ def build(found, container, stream, path, name, number):
         places = np.full(len(found.pts), -1)
         places[shown] = ranks
         keys = np.unique(ranks[found.keys[shown]])
-        clean = not len(joints) and bool((np.diff(laid[order]) > 0).all())
+        clean = not late and not len(joints) and bool((np.diff(laid[order]) > 0).all())
         times = replace(times, places=None if clean else places, keys=keys if len(keys) else times.keys)
         times = replace(times, pts=pts[order] if clean else None)
     begun = int(pts[order[0]]) * tick if timed and form.startswith(("matroska", "flv")) else 0.0
     claimed = 0.0 if len(joints) else declared_seconds(container, stream) - max(0.0, begun)
     entire = boxes.whole(path, form) if not found.missing else False
+    if form == "avi" and entire is False:  # without its index, FFmpeg declares what is there
+        claimed = max(claimed, stream.frames * tick)
     return settled(times, rates, length, claimed, entire)
 
 

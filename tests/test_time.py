@@ -126,6 +126,25 @@ def test_a_pause_of_an_hour_in_a_file_is_one(tmp_path):
         assert medium.duration == pytest.approx(3602, abs=0.05) and not medium.warnings
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.flv"])
+def test_times_shared_by_several_frames_are_still_times(tmp_path, name):
+    """Three frames each second, all with the time of the first of them: the last one stays on screen."""
+    codec = "mjpeg" if name == "a.mkv" else "flv1"
+    with av.open(str(tmp_path / name), "w") as out:
+        stream = out.add_stream(codec, rate=25, options={"g": "1"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for i in range(30):
+            frame = av.VideoFrame.from_ndarray(bits(i), format="rgb24")
+            frame.pts, frame.time_base = i * 40, Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                packet.pts = packet.dts = i // 3 * 1000
+                out.mux(packet)
+    found, medium = every(tmp_path / name)
+    assert sorted(set(found)) == list(range(2, 30, 3)) and not medium.warnings
+    assert medium.times.times[medium.frames[-1]] == pytest.approx(9, abs=1e-3)
+
+
 @pytest.mark.parametrize("codec, bf", [("libx264", 0), ("libx264", 3), ("mpeg2video", 0), ("mpeg4", 0)])
 def test_a_recording_that_begins_between_key_frames(tmp_path, codec, bf):
     path = numbered(tmp_path / "a.ts", 100, codec=codec, options={"bf": str(bf)}, gop=20)

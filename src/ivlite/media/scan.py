@@ -121,7 +121,7 @@ def build(found, container, stream, path, name, number):
     joints = joined(clock, found.keys, tick, streamed)
     timed = bool((pts != NONE).all()) and not (form == "avi" and reorders)
     laid = lay(found.pts if timed else clock, found, joints)[shown]
-    if len(np.unique(laid)) <= len(laid) // 2:  # no times at all
+    if len(laid) > 1 and laid.min() == laid.max():  # no times at all
         laid, timed = np.arange(len(laid)) / (rates[0] if rates else 24.0) / tick, False
     ordered = timed and reorders and len(pts) > 2 and bool((np.diff(laid) > 0).all())
     counted = not timed or (ordered and lies(path, name, number))

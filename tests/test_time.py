@@ -449,6 +449,9 @@ def test_protected_videos_are_named(tmp_path):
            "encryption_kid": "a7e61c373e219033c21091fa607bf3b8"}  # fmt: skip
     with pytest.raises(MediaError, match="encrypted"):
         opened(numbered(tmp_path / "a.mp4", 30, container=key))
+    key["movflags"] = "frag_keyframe+empty_moov"  # FFmpeg does not open what it writes so
+    with pytest.raises(MediaError, match="encrypted"):
+        opened(numbered(tmp_path / "fragments.mp4", 30, container=key))
     data = numbered(tmp_path / "b.mp4", 30).read_bytes()
     at = data.index(b"avc1", data.index(b"stsd"))
     (tmp_path / "b.mp4").write_bytes(data[:at] + b"drmi" + data[at + 4 :])

@@ -43,27 +43,32 @@ def find(file, part, *path):
     return part
 
 
-def track(file, number):
-    """(start, end) of the sample table of the track with that id, or None."""
+def tables(file):
+    """Yields (id, (start, end) of the sample table or None) of each track."""
     moov = find(file, (0, os.fstat(file.fileno()).st_size), b"moov")
     for kind, start, end in children(file, *moov) if moov else ():
         header = find(file, (start, end), b"tkhd") if kind == b"trak" else None
         if header:
             file.seek(header[0])
             data = file.read(24)
-            if len(data) == 24 and struct.unpack_from(">I", data, 20 if data[0] == 1 else 12)[0] == number:
-                return find(file, (start, end), *SAMPLE_TABLE)
-    return None
+            if len(data) == 24:
+                number = struct.unpack_from(">I", data, 20 if data[0] == 1 else 12)[0]
+                yield number, find(file, (start, end), *SAMPLE_TABLE)
 
 
-def encrypted(file, number):
-    """Whether the first sample entry of an mp4 track is encrypted."""
-    table = track(file, number)
-    entries = find(file, table, b"stsd") if table else None
-    if entries is None:
-        return False
-    first = next(children(file, entries[0] + 8, entries[1]), None)
-    return first is not None and first[0] in ENCRYPTED
+def track(file, number):
+    """(start, end) of the sample table of the track with that id, or None."""
+    return next((table for found, table in tables(file) if found == number), None)
+
+
+def encrypted(file, number=None):
+    """Whether the first sample entry of an mp4 track, or of any, is encrypted."""
+    for found, table in tables(file):
+        entries = find(file, table, b"stsd") if table and number in (None, found) else None
+        first = next(children(file, entries[0] + 8, entries[1]), None) if entries else None
+        if first is not None and first[0] in ENCRYPTED:
+            return True
+    return False
 
 
 def scrambled(file, number):

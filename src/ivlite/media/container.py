@@ -1,8 +1,7 @@
 """Opens video files safely: FFmpeg reads no other file, and decodes no picture that is too large."""
 
 import errno
-import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 
 import av
@@ -25,6 +24,7 @@ OPTIONS = {"protocol_whitelist": "file", "format_whitelist": f"{FORMATS},{RAW}",
 ERRORS = (av.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, LookupError)
 REREAD = 64 << 20  # bytes: more than one packet and what FFmpeg reads ahead
 JPEG = b"\xff\xd8\xff"
+ENCRYPTED = "video {} is encrypted (DRM), and ivlite cannot decrypt it: give an unprotected copy"
 NO_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
@@ -40,8 +40,11 @@ def open_stream(path, name, number=None):
         form = "mjpeg" if head.startswith(JPEG) else None
         container = av.open("file:" + path, format=form, options=dict(OPTIONS), metadata_errors="replace")
     except (*ERRORS, MemoryError) as error:
-        raise proven_fault(error, path, f"video {name}", 0) or MediaError(refusal(head, name)) from error
-    with container, system_faults(f"video {name}"):
+        # FFmpeg also raises these errors for truncated files and for absurd sizes.
+        unclear = isinstance(error, av.FFmpegError) and error.errno in (errno.EIO, errno.ENOMEM)
+        fault = None if unclear else system_fault(error, f"video {name}")
+        raise fault or MediaError(refusal(head, path, name)) from error
+    with container:
         stream = pick(container, name) if number is None else numbered(container, name, number)
         prepare(container, stream, path, name)
         yield container, stream
@@ -56,9 +59,12 @@ def first_bytes(path, name):
         raise system_fault(error, f"video {name}") or gone from error
 
 
-def refusal(head, name):
+def refusal(head, path, name):
     """The error for a file that FFmpeg does not open, by its first bytes."""
     is_mp4 = head[4:8] in (b"ftyp", b"mdat", b"moov", b"free", b"wide")
+    with suppress(OSError), open(path, "rb") as file:
+        if is_mp4 and boxes.encrypted(file):  # FFmpeg does not know all forms of encryption
+            return ENCRYPTED.format(name)
     if is_mp4 or head[:4] == b"\x1aE\xdf\xa3" or head[8:12] == b"AVI ":  # the middle one is Matroska
         return f"video {name} was cut off before its index, or is damaged: copy or record it again"
     return f"video {name} is not a video file ivlite reads (mp4, mov, mkv, webm, avi, ts and the like): convert it"
@@ -98,7 +104,7 @@ def prepare(container, stream, path, name):
     """Checks the stream before decoding, and configures the decoder. Raises MediaError."""
     codec = stream.codec_context
     if protected(container, stream, path):
-        raise MediaError(f"video {name} is encrypted (DRM), and ivlite cannot decrypt it: give an unprotected copy")
+        raise MediaError(ENCRYPTED.format(name))
     if codec is None:
         raise MediaError(f"video {name} uses a codec that this PyAV does not decode: convert it to H.264")
     if codec.width and codec.height:

@@ -1,6 +1,7 @@
 """Opens video files safely: FFmpeg reads no other file, and decodes no picture that is too large."""
 
 import errno
+import os
 from contextlib import contextmanager, suppress
 from itertools import chain
 
@@ -40,11 +41,9 @@ def open_stream(path, name, number=None):
         form = "mjpeg" if head.startswith(JPEG) else None
         container = av.open("file:" + path, format=form, options=dict(OPTIONS), metadata_errors="replace")
     except (*ERRORS, MemoryError) as error:
-        # FFmpeg also raises these errors for truncated files and for absurd sizes.
-        unclear = isinstance(error, av.FFmpegError) and error.errno in (errno.EIO, errno.ENOMEM)
-        fault = None if unclear else system_fault(error, f"video {name}")
+        fault = proven_fault(error, path, f"video {name}", 0)
         raise fault or MediaError(refusal(head, path, name)) from error
-    with container:
+    with container, system_faults(f"video {name}"):
         stream = pick(container, name) if number is None else numbered(container, name, number)
         prepare(container, stream, path, name)
         yield container, stream

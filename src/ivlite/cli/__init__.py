@@ -133,7 +133,6 @@ def _run(argv, stop):
     args = None
     try:
         args = parser().parse_args(argv)
-        stop.check()
         with _quiet_pillow(), using(stop):
             code = importlib.import_module(COMMANDS[args.command]).run(args)
         sys.stdout.flush()

@@ -339,6 +339,19 @@ def test_animated_images_are_videos(tmp_path, form, more):
     assert "animated" in first.warnings[0] and np.concatenate(list(first.pairs())).max() == 0
 
 
+def test_a_frame_of_an_apng_that_is_undone_is(tmp_path):
+    """Blended frames after which the one before comes back: each shows its own spot alone."""
+    frames = [Image.new("RGBA", (64, 64), (0, 200, 0, 255)), *(Image.new("RGBA", (64, 64)) for _ in range(3))]
+    for i, frame in enumerate(frames[1:]):
+        frame.paste((200, 0, 0, 255), (16 * i, 16 * i, 16 * i + 16, 16 * i + 16))
+        frame.putpixel((63, 0), (0, 0, 0, 1 + i))  # so that frames cover more than their spots
+    options = {"blend": 1, "disposal": [0, 2, 2, 2], "duration": 100}
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:], **options)
+    for i, picture in enumerate(shown(tmp_path / "a.png", nframes=4)[1:4]):
+        spots = [picture[16 * j + 8, 16 * j + 8, 0] > 100 for j in range(3)]
+        assert spots == [j == i for j in range(3)]
+
+
 def test_animations_are_composed(tmp_path):
     """Frames that cover a part only, and blend with what was there."""
     base = Image.new("RGBA", (64, 64), (200, 0, 0, 255))

@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+from PIL import PngImagePlugin
 
 from ivlite.errors import IvliteError, MediaError
 from ivlite.media import frames, memory, stills, timeline
@@ -90,8 +91,17 @@ def composed(file, what):
     for index in range(image.info.get("default_image", False), getattr(image, "n_frames", 1)):
         checkpoint()
         image.seek(index)
+        before = image._prev_im.copy() if undone(image) else None
         image.load()
+        if before is not None:  # Pillow composes a frame in its copy of the one before, which it needs again
+            image._prev_im = before
         yield image
+
+
+def undone(image):
+    """Whether the current frame of an APNG is replaced by the one before it when its time is over."""
+    disposal = image.info.get("disposal") if image.format == "PNG" else None
+    return disposal == PngImagePlugin.Disposal.OP_PREVIOUS and getattr(image, "_prev_im", None) is not None
 
 
 class Animation(Medium):

@@ -3,6 +3,7 @@
 import errno
 import importlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -215,3 +216,39 @@ def test_a_line_break_in_a_name_breaks_no_line(toy, tmp_path):
 @pytest.mark.parametrize("name", ["q8", "Q8", "F16", "BF16", "f32"])
 def test_cache_formats_in_any_case(toy, name):
     assert ivlite("run", "model.gguf", "Hi", "--max-new-tokens", 1, "--kv", name, cwd=toy).returncode == 0
+
+
+def test_data_in_part(toy, picture, tmp_path, monkeypatch, capsys):
+    """Files that cannot be read are left out, errors of prepared prompts name their line, joined files keep their BOMs."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("a.png", "b.png"):
+        (data / name).write_bytes(picture.read_bytes())
+    plain = open
+
+    def refuse(name, *args, **more):
+        if str(name).endswith("b.png"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+        return plain(name, *args, **more)
+
+    calibrate = ["calibrate", str(toy / "model.gguf"), "--restart", "-o", str(tmp_path / "out"), "--data"]
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", refuse)
+        assert cli.main([*calibrate, str(data)]) == 0
+        err = capsys.readouterr().err
+        assert "b.png is left out: " in err and "Permission denied" in err and "over 1 prompts" in err
+    lines = tmp_path / "lines.jsonl"
+    lines.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\n\xef\xbb\xbf{"prompt": "b"}\n')
+    assert cli.main([*calibrate, str(lines)]) == 0
+    part = {"type": "image", "image": str(data / "a.png"), "max_pixels": "x"}
+    lines.write_text('{"prompt": "a"}\n' + json.dumps({"messages": [{"role": "user", "content": [part]}]}))
+    assert cli.main([*calibrate, str(lines)]) == 2
+    assert "lines.jsonl line 2: " in capsys.readouterr().err.splitlines()[-1]
+
+    def closed(path, onerror):
+        onerror(PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path)))
+        return []
+
+    monkeypatch.setattr(os, "walk", closed)
+    assert cli.main([*calibrate, str(data)]) == 2
+    assert "data cannot be read: Permission denied" in capsys.readouterr().err

@@ -76,6 +76,8 @@ class Skipped:
         return self
 
     def __exit__(self, kind, error, _):
+        if isinstance(error, UsageError):  # such as a setting of the line
+            raise UsageError(f"{self.sample.label}: {error}") from None
         if not isinstance(error, (MediaError, ContextError)):
             return False
         self.count += 1

@@ -91,8 +91,11 @@ def digest(source):
     if is_base64(source):
         return source
     checkpoint()
-    info = os.stat(source)
-    return _digest(source, info.st_size, info.st_mtime_ns)
+    try:
+        info = os.stat(source)
+        return _digest(source, info.st_size, info.st_mtime_ns)
+    except OSError:  # the prompt will be left out when the file is opened, with the reason
+        return source
 
 
 @cache
@@ -147,7 +150,13 @@ def folder(path, note=lambda sentence: None):
     """
     samples, others, closed = [], [], []
     files = []
-    for here, below, names in os.walk(path, onerror=lambda error: closed.append(error.filename)):
+
+    def unread(error):
+        if error.filename == os.fspath(path):
+            raise UsageError(f"{path} cannot be read: {reason(error)}") from None
+        closed.append(error.filename)
+
+    for here, below, names in os.walk(path, onerror=unread):
         checkpoint()
         below[:] = [name for name in below if not name.startswith(".")]
         files += [Path(here, name) for name in names if not name.startswith(".")]
@@ -185,7 +194,7 @@ def json_lines(path):
                 checkpoint()
                 if len(line) > LINE:
                     raise UsageError(f"{path} line {number} is longer than {LINE >> 20} MB: {FORM}")
-                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                line = line.removeprefix(b"\xef\xbb\xbf")  # files laid end to end have several
                 if line.strip():
                     samples.append(_line(path, number, line))
     except OSError as error:

@@ -29,7 +29,7 @@ def torch():
 
 
 @pytest.fixture(scope="module")
-def sets(torch):
+def backends(torch):
     return ops.get("cpu"), ops.get("reference")
 
 
@@ -55,10 +55,10 @@ def test_an_answer(converted):  # noqa: F811
 
 
 @pytest.mark.parametrize("kind, values, keys", [("f32", 0, 0), ("bf16", 1e-3, 1e-3), ("q8", 5e-3, 1e-3)])
-def test_a_cache_stores_what_its_kind_says(sets, rng, kind, values, keys):
+def test_a_cache_stores_what_its_kind_says(backends, rng, kind, values, keys):
     latent, rope = rng.standard_normal((5, 16), np.float32), rng.standard_normal((5, 4), np.float32)
     latent[2] = 0
-    for o in sets:
+    for o in backends:
         cache = o.cache([16, 16], 4, 8, kind)
         assert (cache.length, cache.capacity) == (0, 8) and cache.nbytes > 0
         cache.append(1, o.array(latent[:3]), o.array(rope[:3]))
@@ -72,7 +72,7 @@ def test_a_cache_stores_what_its_kind_says(sets, rng, kind, values, keys):
         assert (got[0][2] == 0).all() and [len(x) for x in cache.read(1, 1, 4)] == [3, 3]
         cache.truncate(2)
         assert cache.length == 2
-    reference = sets[1].cache([16, 16], 4, 8, kind)
+    reference = backends[1].cache([16, 16], 4, 8, kind)
     assert reference.nbytes == 4 * 8 * 2 * (16 + 4)
 
 

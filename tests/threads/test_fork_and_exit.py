@@ -92,10 +92,11 @@ WORK = {
     "short kernels": "def work():\n    while True: normed()",
     "own pool": "pool = _C.ThreadPool(3)\ndef work(pool=pool):\n    while True: attend(256, pool=pool)",
     "long kernel": "def work():\n    attend(1 << 15)",
-    "loads": "def work():\n    while True: ivlite.load('demo', threads=2)",
+    # Imported first: Python refuses the first import of concurrent.futures while the interpreter exits.
+    "loads": "load = ivlite.load\ndef work():\n    while True: load('demo', threads=2)",
     "chat": "model = ivlite.load('demo')\ndef work(model=model):\n    while True: model.chat([{'role': 'user', 'content': 'a'}], max_new_tokens=9)",
     "decode": f"model = ivlite.load('demo')\n{PICTURE}def work(model=model):\n    while True: model.encode_vision(model.prepare(asked))",
-    "verify": "from ivlite.quantize import verify\ndef work():\n    while True: verify('demo')",
+    "verify": "from ivlite.quantize import check, verify\ndef work():\n    while True: verify('demo')",
     "waiting": """
 pool = _C.ThreadPool(2)
 threading.Thread(target=attend, args=(1 << 14,), kwargs={"pool": pool}, daemon=True).start()

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from ivlite.errors import sentence
+from ivlite.errors import UsageError, sentence
 from ivlite.files import expanded
 
 
@@ -93,6 +93,115 @@ def add_shared(parser, *names, **helps):
         more = SHARED[name]
         own = helps.get(name.lstrip("-").replace("-", "_"))
         parser.add_argument(name, **(more | {"help": own} if own else more))
+
+
+# ------------------------------------------------------------------------------------------------ run and chat
+
+VIDEO_ONLY = ("fps", "max_frames", "start", "end", "stream")  # settings of a message's video part, named as the flags
+PIXELS = ("min_pixels", "max_pixels")
+MACHINE = (
+    ("--vit", ("file", "fp32"),
+     "how the vision tower computes: in the file's types (default), or in float32, slower"),
+    ("--load", ("repack", "mmap"),
+     "repack: all weights in memory (default); mmap: one layer at a time, where memory matters more than speed, a pass "
+     "over the file per token"),
+)  # fmt: skip
+ANSWER = (
+    ("--temperature", number(0, 100), "T", "0 always takes the likeliest token"),
+    ("--top-k", whole(0, 2**31), "K", "draw among the K likeliest tokens (0: all)"),
+    ("--top-p", number(0, 1), "P", "draw among the likeliest that add up to P"),
+    ("--min-p", number(0, 1), "P", "drop tokens less likely than P times the likeliest"),
+    ("--repetition-penalty", number(0.01, 100), "R", "above 1 discourages repetition"),
+)
+
+
+def add_media(group):
+    """Adds --video, --image and their settings to a group of arguments."""
+    add = group.add_argument
+    for article, kind in (("a", "video"), ("an", "image")):
+        add(f"--{kind}", dest="media", type=path, action=InOrder, metavar="FILE",
+            help=f"{article} {kind}; may be repeated")  # fmt: skip
+    add_shared(group, "--fps", "--max-frames", fps="frames taken per second of video (default: 1)")
+    add("--min-pixels", type=whole(1), metavar="N", help="fewest pixels of a frame or an image")
+    add_shared(group, "--max-pixels", max_pixels="most pixels of a frame (default: 131072) or an image")
+    add("--start", type=moment, metavar="TIME", help="where in the video to begin, seconds or HH:MM:SS")
+    add("--end", type=moment, metavar="TIME", help="where in the video to stop")
+    add(
+        "--stream",
+        type=whole(0),
+        metavar="N",
+        help="the video track to use, by its stream number in the file (default: the largest of those marked as default)",
+    )
+
+
+def add_answer(group):
+    """Adds the settings of an answer to a group of arguments."""
+    add = group.add_argument
+    add("--max-new-tokens", type=whole(1), default=1024, metavar="N", help="longest answer (default: 1024)")
+    for name, kind, metavar, text in ANSWER:
+        add(name, type=kind, metavar=metavar, help=text)
+    add("--seed", type=whole(0, 2**64 - 1), default=0,
+        help="same seed, same threads: same text (default: 0)")  # fmt: skip
+    add("--stop", action="append", metavar="TEXT",
+        help="end the answer before this text; may be given several times")  # fmt: skip
+    add("--system", metavar="TEXT", help="a system message")
+    add("--think", action="store_true", help="let the model think before it answers")
+
+
+def add_machine(group):
+    """Adds the settings with which a model is loaded to a group of arguments."""
+    add_shared(group, "--context", "--kv")
+    for name, choices, text in MACHINE:
+        group.add_argument(name, choices=choices, default=choices[0], help=text)
+    add_shared(group, "--threads", "--device")
+
+
+def check_media(args):
+    """Raises UsageError for contradictory settings of media, MediaError for media that cannot be found."""
+    media = args.media or []
+    kinds = {kind for kind, _ in media}
+    for name in VIDEO_ONLY if "video" not in kinds else ():
+        if getattr(args, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} is about videos, and there is no --video")
+    for name in PIXELS if not media else ():
+        if getattr(args, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} is about videos and images, and there are none")
+    if args.end is not None and args.end <= (args.start or 0):
+        raise UsageError(f"--end ({args.end:g} s) must come after --start ({args.start or 0:g} s)")
+    if None not in (args.min_pixels, args.max_pixels) and args.min_pixels > args.max_pixels:
+        raise UsageError(f"--min-pixels ({args.min_pixels}) is above --max-pixels ({args.max_pixels})")
+    if media:
+        from ivlite.media.source import is_base64, local_path
+    for kind, path in media:  # before the minutes that loading may take
+        if not is_base64(path):
+            local_path(path, kind)
+
+
+def media_parts(args):
+    """The media of the command line as parts of a message, with their settings."""
+    parts = []
+    for kind, path in args.media or []:
+        names = (*VIDEO_ONLY, *PIXELS) if kind == "video" else PIXELS
+        settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+        parts.append({"type": kind, kind: path, **settings})
+    return parts
+
+
+def answer_settings(args):
+    """The settings of an answer on the command line, as arguments of Model.stream."""
+    names = [flag.lstrip("-").replace("-", "_") for flag, *_ in ANSWER]
+    given = {name: getattr(args, name) for name in (*names, "seed", "max_new_tokens", "stop")}
+    return {**given, "enable_thinking": args.think}
+
+
+def load(args, progress):
+    """Loads the model of the command line."""
+    import ivlite
+
+    return ivlite.load(
+        args.model, device=args.device, threads=args.threads, context=args.context, kv=args.kv, vit=args.vit,
+        load=args.load, progress=progress,
+    )  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):

@@ -12,9 +12,6 @@ from ivlite.errors import Stopped, UsageError
 from ivlite.evaluate.dataset import ASK
 from ivlite.stop import checkpoint
 
-VIDEO_ONLY = ("fps", "max_frames", "start", "end", "stream")  # settings of a message's video part, named as the flags
-PIXELS = ("min_pixels", "max_pixels")
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 INPUT_LIMIT = 64 << 20  # bytes of a question
 
 EPILOG = """\
@@ -42,87 +39,20 @@ def add_parser(commands):
     add("model", metavar="MODEL", type=arguments.path, help="a GGUF file made by `ivlite quantize`")
     add("prompt", metavar="PROMPT", nargs="?",
         help='the question; "-" reads it from standard input (default: describe)')  # fmt: skip
-    _media_arguments(parser.add_argument_group("media, in the order given"))
-    _sampling_arguments(parser.add_argument_group("answer (defaults: the model file's)"))
-    group = parser.add_argument_group("machine")
-    arguments.add_shared(group, "--context", "--kv")
-    for name, choices, text in MACHINE:
-        group.add_argument(name, choices=choices, default=choices[0], help=text)
-    arguments.add_shared(group, "--threads", "--device")
+    arguments.add_media(parser.add_argument_group("media, in the order given"))
+    arguments.add_answer(parser.add_argument_group("answer (defaults: the model file's)"))
+    arguments.add_machine(parser.add_argument_group("machine"))
     arguments.add_shared(
         parser.add_argument_group("output"), "--json", "--quiet", "--verbose",
         verbose="plain progress lines, what each video became, tracebacks of defects",
     )  # fmt: skip
 
 
-MACHINE = (
-    ("--vit", ("file", "fp32"),
-     "how the vision tower computes: in the file's types (default), or in float32, slower"),
-    ("--load", ("repack", "mmap"),
-     "repack: all weights in memory (default); mmap: one layer at a time, where memory matters more than speed, a pass "
-     "over the file per token"),
-)  # fmt: skip
-ANSWER = (
-    ("--temperature", arguments.number(0, 100), "T", "0 always takes the likeliest token"),
-    ("--top-k", arguments.whole(0, 2**31), "K", "draw among the K likeliest tokens (0: all)"),
-    ("--top-p", arguments.number(0, 1), "P", "draw among the likeliest that add up to P"),
-    ("--min-p", arguments.number(0, 1), "P", "drop tokens less likely than P times the likeliest"),
-    ("--repetition-penalty", arguments.number(0.01, 100), "R", "above 1 discourages repetition"),
-)
-
-
-def _media_arguments(group):
-    add = group.add_argument
-    for article, kind in (("a", "video"), ("an", "image")):
-        add(f"--{kind}", dest="media", type=arguments.path, action=arguments.InOrder, metavar="FILE",
-            help=f"{article} {kind}; may be repeated")  # fmt: skip
-    arguments.add_shared(group, "--fps", "--max-frames", fps="frames taken per second of video (default: 1)")
-    add("--min-pixels", type=arguments.whole(1), metavar="N", help="fewest pixels of a frame or an image")
-    arguments.add_shared(group, "--max-pixels", max_pixels="most pixels of a frame (default: 131072) or an image")
-    add("--start", type=arguments.moment, metavar="TIME", help="where in the video to begin, seconds or HH:MM:SS")
-    add("--end", type=arguments.moment, metavar="TIME", help="where in the video to stop")
-    add(
-        "--stream",
-        type=arguments.whole(0),
-        metavar="N",
-        help="the video track to use, by its stream number in the file (default: the largest of those marked as default)",
-    )
-
-
-def _sampling_arguments(group):
-    add = group.add_argument
-    add("--max-new-tokens", type=arguments.whole(1), default=1024, metavar="N", help="longest answer (default: 1024)")
-    for name, kind, metavar, text in ANSWER:
-        add(name, type=kind, metavar=metavar, help=text)
-    add("--seed", type=arguments.whole(0, 2**64 - 1), default=0,
-        help="same seed, same threads: same text (default: 0)")  # fmt: skip
-    add("--stop", action="append", metavar="TEXT",
-        help="end the answer before this text; may be given several times")  # fmt: skip
-    add("--system", metavar="TEXT", help="a system message")
-    add("--think", action="store_true", help="let the model think before it answers")
-
-
 def check(args):
     """Raises UsageError or MediaError for contradictory arguments and unusable media."""
-    media = args.media or []
-    kinds = {kind for kind, _ in media}
-    for name in VIDEO_ONLY if "video" not in kinds else ():
-        if getattr(args, name) is not None:
-            raise UsageError(f"--{name.replace('_', '-')} is about videos, and there is no --video")
-    for name in PIXELS if not media else ():
-        if getattr(args, name) is not None:
-            raise UsageError(f"--{name.replace('_', '-')} is about videos and images, and there are none")
-    if args.end is not None and args.end <= (args.start or 0):
-        raise UsageError(f"--end ({args.end:g} s) must come after --start ({args.start or 0:g} s)")
-    if None not in (args.min_pixels, args.max_pixels) and args.min_pixels > args.max_pixels:
-        raise UsageError(f"--min-pixels ({args.min_pixels}) is above --max-pixels ({args.max_pixels})")
+    arguments.check_media(args)
     if args.quiet and args.verbose:
         raise UsageError("--quiet and --verbose contradict each other")
-    if media:
-        from ivlite.media.source import is_base64, local_path
-    for kind, path in media:  # before the minutes that loading may take
-        if not is_base64(path):
-            local_path(path, kind)
 
 
 def question(args):
@@ -167,12 +97,7 @@ def _unreadable(error):
 
 def messages(args):
     """The messages for ivlite.Model.chat from the command line."""
-    content = []
-    for kind, path in args.media or []:
-        names = (*VIDEO_ONLY, *PIXELS) if kind == "video" else PIXELS
-        settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-        content.append({"type": kind, kind: path, **settings})
-    content.append({"type": "text", "text": question(args)})
+    content = [*arguments.media_parts(args), {"type": "text", "text": question(args)}]
     system = [{"role": "system", "content": args.system}] if args.system else []
     return [*system, {"role": "user", "content": content}]
 
@@ -185,7 +110,7 @@ def run(args):
     try:
         checkpoint()  # a signal may have come while modules were imported
         conversation = messages(args)
-        model = _loaded(args, progress)
+        model = arguments.load(args, progress)
         return _answer(args, model, conversation, progress)
     except Stopped as stopped:  # before there was a prompt
         if args.json:
@@ -196,31 +121,8 @@ def run(args):
             progress.clear()
 
 
-def _loaded(args, progress):
-    import ivlite
-
-    return ivlite.load(
-        args.model,
-        device=args.device,
-        threads=args.threads,
-        context=args.context,
-        kv=args.kv,
-        vit=args.vit,
-        load=args.load,
-        progress=progress,
-    )
-
-
 def _answer(args, model, conversation, progress):
-    sampling = {name: getattr(args, name) for name in SAMPLING}
-    stream = model.stream(
-        conversation,
-        max_new_tokens=args.max_new_tokens,
-        stop=args.stop,
-        enable_thinking=args.think,
-        progress=progress,
-        **sampling,
-    )
+    stream = model.stream(conversation, progress=progress, **arguments.answer_settings(args))
     warned = list(stream.reply.warnings)  # what was found when the files were opened is said before the answer
     if progress:
         progress.clear()

@@ -68,6 +68,12 @@ class ModelFileError(IvliteError):
     exit_code = 3
 
 
+class SessionFileError(IvliteError):
+    """A session file is missing or damaged, or belongs to another model, cache kind or version of the format."""
+
+    exit_code = 3
+
+
 class MediaError(IvliteError):
     """An image or video cannot be opened, decoded, or used."""
 

@@ -1,4 +1,4 @@
-"""Expands paths, and explains the system's errors of reading and writing files."""
+"""Expands paths, finds the folder of caches, and explains the system's errors of reading and writing files."""
 
 import errno
 import os
@@ -62,3 +62,39 @@ def identity(path):
     except (OSError, ValueError):
         return None
     return info.st_dev, info.st_ino
+
+
+def cache_folder(warn=None):
+    """The Path of ivlite's own folder, $XDG_CACHE_HOME/ivlite or ~/.cache/ivlite, made if it is missing.
+
+    It holds only what can be computed again. None where nothing can be kept: no HOME, a read-only or full disk; then
+    warn(sentence) is called with the reason.
+    """
+    try:
+        return _cache_folder()
+    except (OSError, ValueError) as error:  # ValueError: a null in a path
+        if warn is not None:
+            name = f"{error.filename:.200}: " if isinstance(getattr(error, "filename", None), str) else ""
+            words = getattr(error, "strerror", None) or str(error)
+            warn(
+                f"nothing is kept for later commands: {name}{words}; set XDG_CACHE_HOME to a folder that can be written"
+            )
+        return None
+
+
+def _cache_folder():
+    from pathlib import Path  # not needed for --help
+
+    home, base = os.environ.get("HOME"), os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # unset, or to be ignored
+        if not home:
+            raise OSError(errno.ENOENT, "HOME is not set")
+        if not os.path.isdir(home):  # never made here: it may be mounted later
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), home)
+        base = os.path.join(home, ".cache")
+    folder = Path(base) / "ivlite"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # 0o700: it tells what was watched and asked
+    if not os.access(folder, os.W_OK | os.X_OK):
+        number = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(number, os.strerror(number), str(folder))
+    return folder

@@ -41,8 +41,8 @@ exit codes:
   0 done                    4 an image or video cannot be used
   1 a defect of ivlite      5 does not fit in memory
   2 wrong usage             6 a file cannot be written
-  3 a model file cannot     7 the prompt is longer than the context
-    be used               130 interrupted (Ctrl-C), 143 by SIGTERM
+  3 a model or session      7 the prompt is longer than the context
+    file cannot be used   130 interrupted (Ctrl-C), 143 by SIGTERM
 """
 
 

@@ -10,7 +10,8 @@ from ivlite.media import frames, memory, stills, timeline
 from ivlite.media.color import to_rgb
 from ivlite.media.faults import reason, system_fault
 from ivlite.media.medium import Medium
-from ivlite.media.resize import fitted, shown
+from ivlite.media.probe import Probe
+from ivlite.media.resize import shown
 from ivlite.stop import checkpoint
 
 HEADS = (b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
@@ -46,23 +47,32 @@ def several(file):
     return False
 
 
-def open_images(open_file, source, name, limits, pixels, shape):
-    """A Medium of kind "video" of an image file. Raises MediaError, UsageError, OutOfMemoryError.
+def probe_images(open_file, source, name, fps, start=None, end=None):
+    """The Probe of an image file as a video. Raises MediaError, UsageError, OutOfMemoryError.
 
     open_file: opens it in binary. source: the same file in a form that open_image takes. Decodes each frame once.
     """
-    what = f"video {name}"
-    ends, size, notes = scan(open_file, what)
+    ends, shape, notes = scan(open_file, f"video {name}")
     if len(ends) < 2:
-        return frames.open_list(memory.Frames([source]), limits, pixels, shape)
+        return frames.FrameListProbe(memory.Frames([source]), fps, start, end)
     times = np.array([0.0, *ends[:-1]])
     lengths = np.diff(ends, prepend=0)
     clock = timeline.Timeline(
         times, None, np.zeros(1, np.int64), None, float(np.median(lengths)), last=float(lengths[-1])
     )
-    chosen = timeline.choose(clock, what, **limits, temporal=shape["temporal"])
-    size = fitted(*size, *pixels, what)
-    return Animation(open_file, "video", name, size, chosen, times[chosen], ends[-1], warnings=notes, **shape)
+    return AnimationProbe(open_file, notes, name, shape, clock, start, end)
+
+
+class AnimationProbe(Probe):
+    """An animated image file."""
+
+    def __init__(self, open_file, notes, *known):
+        super().__init__(*known)
+        self._open, self._notes = open_file, notes
+
+    def open(self, chosen, size, **shape):
+        marks, length = self.times.times[chosen], self.times.duration
+        return Animation(self._open, "video", self.name, size, chosen, marks, length, warnings=self._notes, **shape)
 
 
 def scan(open_file, what):

@@ -5,7 +5,7 @@ import numpy as np
 from ivlite.media import timeline
 from ivlite.media.image import open_still
 from ivlite.media.medium import Medium
-from ivlite.media.resize import fitted
+from ivlite.media.probe import Probe
 
 
 class FrameList(Medium):
@@ -20,20 +20,20 @@ class FrameList(Medium):
             yield self._stills[index].rgb(self.size)
 
 
-def open_list(source, limits, pixels, shape):
-    """A Medium of kind "video" from memory.Frames, with their own times or at limits["fps"]; the first sets the shape.
+class FrameListProbe(Probe):
+    """A list of frames. The first of the range sets the shape."""
 
-    If there are more than max_frames, that many are used, evenly spaced. Raises UsageError, MediaError.
-    """
-    stills = [open_still(frame, "frame") for frame in source.items]
-    name = f"<{len(stills)} frames>"
-    times = clock(source, limits["fps"])
-    count = limits["max_frames"] if limits["nframes"] is None and source.times is None else limits["nframes"]
-    chosen = timeline.choose(times, f"video {name}", **limits | {"nframes": count}, temporal=shape["temporal"])
-    first = stills[chosen[0]]
-    notes = first.look()
-    size = fitted(*first.shape, *pixels, f"video {name}")
-    return FrameList(stills, "video", name, size, chosen, times.times[chosen], times.duration, warnings=notes, **shape)
+    def __init__(self, source, fps, start=None, end=None):
+        self._stills = [open_still(frame, "frame") for frame in source.items]
+        times = clock(source, fps)
+        super().__init__(f"<{len(self._stills)} frames>", None, times, start, end, every=source.times is None)
+        first = self._stills[timeline.within(times, start, end, self.what)[0]]
+        self._notes = first.look()
+        self.shape = first.shape
+
+    def open(self, chosen, size, **shape):
+        marks, length = self.times.times[chosen], self.times.duration
+        return FrameList(self._stills, "video", self.name, size, chosen, marks, length, warnings=self._notes, **shape)
 
 
 def clock(source, fps):

@@ -51,15 +51,21 @@ class Packets:
 
 def scan(path, name, number=None, start=None, end=None):
     """The Timeline of the video in a file. start, end: the range that will be used in seconds, or None. Raises MediaError."""
+    times = indexed(path, name, number, start, end)
+    if times:
+        return times
+    with open_stream(path, name, number) as (container, stream):
+        return build(read(container, stream), container, stream, path, name, number)
+
+
+def indexed(path, name, number=None, start=None, end=None):
+    """The Timeline from the file's index, without reading its packets; None if it has none to rely on. Raises MediaError."""
     with open_stream(path, name, number) as (container, stream):
         times = part(container, stream, path, start, end)
         if times:
             return times
         listed = from_index(container, stream, path)
-        if listed:
-            return build(listed, container, stream, path, name, number)
-    with open_stream(path, name, number) as (container, stream):
-        return build(read(container, stream), container, stream, path, name, number)
+        return build(listed, container, stream, path, name, number) if listed else None
 
 
 def read(container, stream, until=None):

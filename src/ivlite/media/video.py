@@ -1,51 +1,100 @@
 """Video files."""
 
+import numpy as np
+
 from ivlite.errors import MediaError
+from ivlite.media import timeline
+from ivlite.media.container import RAW, decoded, open_stream, packets
 from ivlite.media.decode import FrameDecoder
 from ivlite.media.display import Display
 from ivlite.media.medium import Medium
-from ivlite.media.resize import fitted
-from ivlite.media.scan import scan
+from ivlite.media.probe import Probe
+from ivlite.media.scan import declared_seconds, indexed, scan
 from ivlite.media.source import local_path
-from ivlite.media.timeline import choose
-from ivlite.numbers import number, whole
+from ivlite.numbers import whole
 
 MISSING = 0.02  # fraction of the declared duration that may be missing without a warning: files round it
+LONGEST = 400 * 24 * 3600  # seconds: a declared length beyond it is damage
+MOST_ESTIMATED = 4_000_000  # frames of an estimated timeline
 
 
-def open_video(source, *, fps, min_frames, max_frames, min_pixels, max_pixels, nframes=None, start=None, end=None,
-               stream=None, factor=32, patch_size=16, temporal=2):  # fmt: skip
-    """Opens a video file by its path or file: URI; returns a Medium.
+class VideoProbe(Probe):
+    """A video file. stream: the stream index in the file, as FFmpeg numbers them; None for the one that a player shows.
 
-    fps: frames sampled per second, at least min_frames and at most max_frames; nframes: exactly that many instead.
-    start, end: seconds; timestamps stay those of the whole video. stream: the stream index in the file, as FFmpeg numbers
-    them; None for the one that a player shows. min_pixels, max_pixels: of each resized frame, whose sides are multiples
-    of `factor`.
-
-    Reads the file's index, or all packets if there is none, and decodes one frame. Raises MediaError (the file),
-    UsageError (an argument).
+    Reads the file's index; without one, the times are those that the container declares until settle() reads all packets.
     """
-    limits = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
-    limits |= {"nframes": nframes, "start": start, "end": end}
-    shape = {"patch_size": patch_size, "temporal": temporal}
-    pixels = (factor, min_pixels, max_pixels)
-    path, name = local_path(source, "video")
-    part = (None if moment is None else number(what, moment, 0) for what, moment in (("start", start), ("end", end)))
-    track = None if stream is None else whole("stream", stream, 0)
-    times = scan(path, name, track, *part)
-    chosen = choose(times, f"video {name}", **limits, temporal=temporal)
-    with FrameDecoder(path, name, times, track) as decoder:
-        _, picture = decoder.at(int(chosen[0]))
+
+    def __init__(self, source, start=None, end=None, stream=None):
+        self.held = source  # of bytes in memory: the temporary file
+        self.path, name = local_path(source, "video")
+        self.track = None if stream is None else whole("stream", stream, 0)
+        times = indexed(self.path, name, self.track, start, end)
+        super().__init__(name, None, times, start, end)
+        self._display = self._shape = None
+        if times is None:
+            self.times, self.estimated = self._declared(), True
+            if self.times is None or (start or 0) >= self.times.duration:
+                self.settle()
+
+    def _declared(self):
+        with open_stream(self.path, self.name, self.track) as (container, stream):
+            return declared(container, stream)
+
+    def settle(self, progress=None):
+        if self.estimated:
+            self.times, self.estimated = scan(self.path, self.name, self.track, self.start, self.end), False
+            self._shape = None
+
+    @property
+    def shape(self):
+        """(height, width) of the first frame of the range; of the file's first while the times are estimated."""
+        if self._shape is None:
+            self._look()
+        return self._shape
+
+    @shape.setter
+    def shape(self, value):
+        self._shape = value
+
+    def _look(self):
+        if self.estimated:
+            with open_stream(self.path, self.name, self.track) as (container, stream):
+                picture = next(decoded(stream, packets(container, stream)), None)
+                self._seen(stream, picture)
+            return
+        first, _ = timeline.within(self.times, self.start, self.end, self.what)
+        with FrameDecoder(self.path, self.name, self.times, self.track) as decoder:
+            _, picture = decoder.at(first)
+            self._seen(decoder.stream, picture)
+
+    def _seen(self, stream, picture):
         if picture is None:
-            raise MediaError(f"video {name} has no frame that can be decoded (it is damaged or too large): convert it")
-        display = Display(decoder.stream)
-        height, width = display.shape(picture)
-    size = fitted(height, width, *pixels, f"video {name}")
-    marks = times.times[chosen]
-    medium = VideoFile(path, track, times, display, "video", name, size, chosen, marks, times.duration, **shape)
-    for sentence in remarks(name, times):
-        medium.warn(sentence)
-    return medium
+            raise MediaError(f"{self.what} has no frame that can be decoded (it is damaged or too large): convert it")
+        self._display = Display(stream)
+        self._shape = self._display.shape(picture)
+
+    def open(self, chosen, size, **shape):
+        if self._display is None:
+            self._look()
+        marks, length = self.times.times[chosen], self.times.duration
+        medium = VideoFile(
+            self.path, self.track, self.times, self._display, "video", self.name, size, chosen, marks, length, **shape
+        )
+        medium.held = self.held
+        for sentence in remarks(self.name, self.times):
+            medium.warn(sentence)
+        return medium
+
+
+def declared(container, stream):
+    """The Timeline that a container declares, at a constant rate; None where it declares no length or no rate."""
+    rates = [float(r) for r in (stream.average_rate, stream.guessed_rate) if r]
+    seconds = declared_seconds(container, stream) or (container.duration or 0) / 1e6
+    if container.format.name in RAW.split(",") or not rates or not 0 < seconds < LONGEST:
+        return None
+    rate = min(rates[0], MOST_ESTIMATED / seconds)
+    count = max(1, round(seconds * rate))
+    return timeline.Timeline(np.arange(count) / rate, None, np.zeros(1, np.int64), rate, 1 / rate)
 
 
 def remarks(name, times):

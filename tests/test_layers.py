@@ -23,6 +23,7 @@ LAYERS = (
     {"prompt"},
     {"models"},
     {"engine"},
+    {"plan", "session"},
     {"model", "quantize"},
     {"evaluate", "agent"},
     {"cli"},

@@ -203,7 +203,7 @@ def test_a_prompt_may_fill_the_context_and_not_more(tiny):
     with pytest.raises(ContextError):
         run.prefill(prompt(9))
     run.prefill(prompt(8, next_position=5))
-    assert run.cache.length == 8 and run.shift == -3
+    assert run.cache.length == 8 and run.held.next == 5
 
 
 def test_token_ids_are_of_the_vocabulary(tiny):
@@ -263,8 +263,8 @@ class Pairs(Medium):
     def __init__(self, frames, size, kind="video"):
         super().__init__(kind, "m", size, range(frames), np.arange(frames), frames, patch_size=16, temporal=2)
 
-    def pictures(self):
-        for i in self.frames:
+    def pictures(self, first=0):
+        for i in self.frames[first:]:
             yield np.full((*self.size, 3), i, np.uint8)
 
 

@@ -1,8 +1,12 @@
-"""Expands paths, finds the folder of caches, and explains the system's errors of reading and writing files."""
+"""Expands paths, finds the folder of caches, explains the system's errors of reading and writing, tells contents apart."""
 
 import errno
 import os
 import stat
+import threading
+import time
+
+from ivlite.stop import checkpoint
 
 # (error numbers, advice); the first row with the number applies. One table for reading, one for writing.
 MANY = ((errno.EMFILE, errno.ENFILE), "close other files or models, or raise the limit (`ulimit -n`)")
@@ -98,3 +102,74 @@ def _cache_folder():
         number = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
         raise OSError(number, os.strerror(number), str(folder))
     return folder
+
+
+# ------------------------------------------------------------------------------------------------ contents of files
+
+
+PIECE = 4 << 20  # bytes read at a time
+RACY = 2_000_000_000  # nanoseconds: a file that changed so recently may change again under the same times
+REMEMBERED = 4096  # files
+_digests: dict[tuple[int, ...], bytes] = {}  # by signature, the oldest first
+_hashing: dict[tuple[int, ...], threading.Event] = {}  # signatures of files that a thread is reading
+_lock = threading.Lock()
+
+
+def _forked():
+    global _lock
+    _lock = threading.Lock()
+    _hashing.clear()  # their threads stayed with the parent
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def signature(path):
+    """(device, inode, size, mtime_ns, ctime_ns) of the file at a path or descriptor: changes when its content does."""
+    info = os.stat(path)
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+def content_digest(path, report=None):
+    """The BLAKE2b digest (32 bytes) of a file's content; remembered while the file's signature stays the same.
+
+    A file that changed less than 2 seconds ago is read again at every call. Two threads that want the same file read it
+    once. report(done, total) counts bytes. Raises OSError, Stopped.
+    """
+    while True:
+        mark = signature(path)
+        with _lock:
+            if (found := _digests.get(mark)) is not None:
+                return found
+            other = _hashing.get(mark)
+            if other is None:
+                mine = _hashing[mark] = threading.Event()
+                break
+        while not other.wait(0.02):
+            checkpoint()
+    try:
+        return _hashed(path, mark, report)
+    finally:
+        with _lock:
+            _hashing.pop(mark, None)
+        mine.set()
+
+
+def _hashed(path, mark, report):
+    import hashlib  # --help does without it
+
+    began, done, digest = time.time_ns(), 0, hashlib.blake2b(digest_size=32)
+    with opened(path) as file:
+        while piece := file.read(PIECE):
+            checkpoint()
+            digest.update(piece)
+            done += len(piece)
+            if report:
+                report(min(done, mark[2]), mark[2])
+        steady = signature(file.fileno()) == mark
+    if steady and began - max(mark[3], mark[4]) > RACY:
+        with _lock:
+            _digests[mark] = digest.digest()
+            while len(_digests) > REMEMBERED:
+                del _digests[next(iter(_digests))]
+    return digest.digest()

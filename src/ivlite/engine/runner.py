@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from ivlite.engine.held import Held, Span
 from ivlite.engine.meter import Meter
-from ivlite.engine.vision import Features
+from ivlite.engine.vision import Features, wanted_media
 from ivlite.errors import ContextError, ModelFileError, UsageError
 from ivlite.stop import checkpoint
 
@@ -11,26 +12,49 @@ CHUNK = 2048  # tokens per prefill chunk; every chunk expands all cached latents
 
 
 class Runner:
-    """The state of one conversation: its cache, and the offset of its rotary positions.
+    """One network and one cache.
 
-    meter: a Meter for times and progress. Every method raises Stopped when the Stop of its thread is set.
+    held: what the rows of the cache stand for (Held). meter: a Meter for times and progress. Every method raises Stopped
+    when the Stop of its thread is set; the rows that are complete by then stay.
     """
 
     def __init__(self, network, capacity, kv, meter=None):
         self.network, self.ops = network, network.ops
         self.cache = network.cache(capacity, kv)
         self.meter = meter or Meter()
-        self.shift = 0  # position minus index of a token after the prompt: images take fewer positions than tokens
+        self.held = Held()
+
+    def extend(self, prompt):
+        """Makes the cache hold a prompt: keeps the longest prefix that it shares and runs the rest.
+
+        Returns float32 logits (vocab,) of the last token. `meter.cached`: the number of tokens that were kept. The same
+        prompt again gives the same bits. If the prompt does not fit, nothing changes.
+        """
+        tokens = len(prompt.token_ids)
+        shared = self.held.shared(prompt)
+        kept = self.held.logits(tokens) if shared == tokens else None
+        if shared == tokens and kept is None:  # a prompt ends with text
+            shared -= 1
+        self._check(prompt, shared, self.cache.capacity)
+        self.truncate(shared)
+        self.meter.cached = shared
+        return self._run(prompt, shared) if kept is None else kept
 
     def prefill(self, prompt, every_logit=False):
         """Runs the whole prompt. Returns float32 logits of its last token (vocab,), or of every token (T, vocab)."""
         if every_logit:
             return np.concatenate([logits for _, logits in self.each_logits(prompt, 256)])
-        for _, x in self._hidden(prompt):
+        return self._run(prompt, 0)
+
+    def _run(self, prompt, start):
+        """Runs the tokens of a prompt from `start` on; returns the logits (vocab,) of the last."""
+        for _, x in self._hidden(prompt, start):
             last = x[-1:]
         checkpoint()
         with self.meter.timed("prefill"):
-            return finite(self.ops.numpy(self.network.logits(last))[0])
+            logits = finite(self.ops.numpy(self.network.logits(last))[0])
+        self.held.keep_logits(logits)
+        return logits
 
     def each_logits(self, prompt, rows):
         """Runs the whole prompt; yields (index of the first token, logits (at most `rows`, vocab)) chunk by chunk."""
@@ -41,23 +65,41 @@ class Runner:
                     logits = self.ops.numpy(self.network.logits(x[at : at + rows]))
                 yield first + at, finite(logits)
 
-    def _hidden(self, prompt):
-        """Runs the whole prompt; yields (index of the first token, hidden states (n, hidden)) of each chunk."""
+    def _check(self, prompt, start, capacity):
+        """Raises ContextError or UsageError for a prompt whose tokens from `start` on cannot run."""
         tokens, vocabulary = len(prompt.token_ids), self.network.config.text.vocab_size
-        if self.cache.length + tokens > self.cache.capacity:
-            raise ContextError(too_long(tokens, self.cache.capacity - self.cache.length))
+        if tokens > capacity:
+            raise ContextError(too_long(tokens, capacity))
         if not 0 <= min(prompt.token_ids) <= max(prompt.token_ids) < vocabulary:
             raise UsageError(f"the prompt has token ids beyond the vocabulary of {vocabulary}")
-        features = Features(self.network, prompt.media, self.meter)
-        for first in range(0, tokens, CHUNK):
+
+    def _hidden(self, prompt, start=0):
+        """Runs the tokens from `start` on; yields (index of the first token, hidden states (n, hidden)) of each chunk."""
+        tokens, offset = len(prompt.token_ids), self.cache.length - start
+        self._check(prompt, start, self.cache.capacity - offset)
+        firsts = [0] * len(prompt.media)
+        for medium, first, count in prompt.spans:
+            firsts[medium] += first + count <= start
+        for medium, _ in wanted_media(prompt.media, firsts):
+            medium.identify()
+        features = Features(self.network, prompt.media, self.meter, firsts)
+        for first in range(start, tokens, CHUNK):
             checkpoint()
             last = min(first + CHUNK, tokens)
             x, deepstack = self._embedded(prompt, first, last, features)
             with self.meter.timed("prefill"):
                 x = self.network.forward(x, prompt.positions[:, first:last], self.cache, deepstack)
+            self._record(prompt, first, last, offset)
             self.meter.progress("prefill", last, tokens)
             yield first, x
-        self.shift = prompt.next_position - self.cache.length
+
+    def _record(self, prompt, first, last, offset):
+        """Notes that the cache holds tokens [first, last) of a prompt, `offset` rows after their indexes."""
+        following = prompt.next_position if last == len(prompt.token_ids) else None
+        self.held.append(prompt.token_ids[first:last], prompt.positions[:, first:last], following)
+        for (_, at, count), (medium, pair) in zip(prompt.spans, prompt.pairs(), strict=True):
+            if first < at + count <= last:
+                self.held.spans.append(Span(at + offset, count, medium=prompt.media[medium], pair=pair))
 
     def _embedded(self, prompt, first, last, vision):
         """Inputs of tokens [first, last): x (T, hidden), and their DeepStack features as (row, features) pairs."""
@@ -74,14 +116,24 @@ class Runner:
                 a += len(features)
         return x, deepstack
 
+    def truncate(self, length):
+        """Forgets all tokens from `length` on."""
+        self.cache.truncate(length)
+        self.held.truncate(length)
+
     def step(self, token):
         """Runs one token; returns float32 logits (vocab,) of the next."""
+        return self.steps([token])[0]
+
+    def steps(self, tokens):
+        """Runs some tokens of text; returns float32 logits (n, vocab), row i those after token i."""
         checkpoint()
         with self.meter.timed("generate"):
-            x = self.network.embed([token])
-            positions = np.full((3, 1), self.cache.length + self.shift, np.int64)
+            x = self.network.embed(tokens)
+            positions = np.tile(self.held.next + np.arange(len(tokens), dtype=np.int64), (3, 1))
             x = self.network.forward(x, positions, self.cache)
-            logits = self.ops.numpy(self.network.logits(x))[0]
+            self.held.append(tokens, positions)
+            logits = self.ops.numpy(self.network.logits(x))
         return finite(logits)
 
     def answer(self, prompt, sampler, eos, limit):
@@ -89,7 +141,7 @@ class Runner:
 
         The generator returns "stop" or "length".
         """
-        logits = self.prefill(prompt)
+        logits = self.extend(prompt)
         for made in range(1, limit + 1):
             with self.meter.timed("generate"):
                 token = sampler(logits)

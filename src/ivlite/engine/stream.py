@@ -23,7 +23,7 @@ class Stream(Work[Delta]):
 
     def __init__(self, prompt: Prompt, tokens: Generator[int, None, str], text: Any, strings: Sequence[str], stop: Stop,
                  meter: Meter, *, began: float, load_seconds: float) -> None:  # fmt: skip
-        self.prompt, self._seconds = prompt, meter.seconds
+        self.prompt, self._meter = prompt, meter
         self._began, self._load_seconds = began, load_seconds
         self._opened = time.perf_counter() - began
         self._reply = Reply(usage=usage(prompt))
@@ -37,10 +37,11 @@ class Stream(Work[Delta]):
     @property
     def reply(self) -> Reply:
         """The Reply so far."""
-        reply, seconds = self._reply, dict(self._seconds)
+        reply, seconds = self._reply, dict(self._meter.seconds)
         seconds["decode"] += self._opened  # opening the files and scanning their packet timestamps
         reply.timings = {"load": self._load_seconds, **seconds, "total": time.perf_counter() - self._began}
         reply.usage["new_tokens"] = len(reply.token_ids)
+        reply.usage["cached_tokens"] = self._meter.cached
         reply.warnings = list(self.prompt.warnings) + [w for m in self.prompt.media for w in m.warnings]
         return reply
 
@@ -51,6 +52,7 @@ def usage(prompt: Prompt) -> dict[str, int]:
         "prompt_tokens": len(prompt.token_ids),
         "vision_tokens": sum(count for _, _, count in prompt.spans),
         "new_tokens": 0,
+        "cached_tokens": 0,
         "frames": sum(len(m.frames) if m.kind == "video" else 1 for m in prompt.media),
     }
 

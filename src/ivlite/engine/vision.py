@@ -10,10 +10,13 @@ PATCHES = 2048  # patches per batch of the vision tower; a frame pair with more 
 
 
 class Features:
-    """The features of all media of a prompt, taken a given number of rows at a time."""
+    """The features of the media of a prompt, taken a given number of rows at a time.
 
-    def __init__(self, network, media, meter):
-        self.batches = encoded(network, media, meter)
+    firsts: the first frame pair of each medium that is wanted; the pairs before it are not decoded.
+    """
+
+    def __init__(self, network, media, meter, firsts=None):
+        self.batches = encoded(network, media, meter, firsts)
         self.merged, self.deep = (), []
 
     def take(self, most):
@@ -26,10 +29,11 @@ class Features:
         return out
 
 
-def encoded(network, media, meter):
+def encoded(network, media, meter, firsts=None):
     """Yields merged (n, hidden) and the list of DeepStack features (n, hidden) of each batch of frame pairs."""
-    total, done = sum(m.grid[0] for m in media), 0
-    for medium, pairs in _batches(media, meter):
+    wanted = wanted_media(media, firsts)
+    total, done = sum(m.grid[0] - first for m, first in wanted), 0
+    for medium, pairs in _batches(wanted, meter):
         checkpoint()
         settings = network.config.video if medium.kind == "video" else network.config.image
         with meter.timed("vision"):
@@ -53,12 +57,18 @@ def together(network, media, meter):
     yield np.concatenate(merged), np.concatenate(deep, 1)
 
 
-def _batches(media, meter):
+def wanted_media(media, firsts=None):
+    """(medium, first wanted frame pair) of the media of which any is wanted."""
+    pairs = zip(media, firsts or [0] * len(media), strict=True)
+    return [(medium, first) for medium, first in pairs if first < medium.grid[0]]
+
+
+def _batches(wanted, meter):
     """Yields (medium, list of frame pairs), one batch of the vision tower at a time."""
-    total, done = sum(2 * m.grid[0] if m.kind == "video" else 1 for m in media), 0
-    for medium in media:
+    total, done = sum(2 * (m.grid[0] - first) if m.kind == "video" else 1 for m, first in wanted), 0
+    for medium, first in wanted:
         size = max(1, PATCHES // (medium.grid[1] * medium.grid[2]))
-        batch, stream = [], ahead(medium.pairs())
+        batch, stream = [], ahead(medium.pairs(first))
         while True:
             with meter.timed("decode"):
                 pair = next(stream, None)

@@ -9,6 +9,7 @@ from ivlite.errors import IvliteError, MediaError
 from ivlite.media import frames, memory, stills, timeline
 from ivlite.media.color import to_rgb
 from ivlite.media.faults import reason, system_fault
+from ivlite.media.image import content_of
 from ivlite.media.medium import Medium
 from ivlite.media.probe import Probe
 from ivlite.media.resize import shown
@@ -60,19 +61,20 @@ def probe_images(open_file, source, name, fps, start=None, end=None):
     clock = timeline.Timeline(
         times, None, np.zeros(1, np.int64), None, float(np.median(lengths)), last=float(lengths[-1])
     )
-    return AnimationProbe(open_file, notes, name, shape, clock, start, end)
+    return AnimationProbe(open_file, content_of(source, "video"), notes, name, shape, clock, start, end)
 
 
 class AnimationProbe(Probe):
     """An animated image file."""
 
-    def __init__(self, open_file, notes, *known):
+    def __init__(self, open_file, content, notes, *known):
         super().__init__(*known)
-        self._open, self._notes = open_file, notes
+        self._open, self._content, self._notes = open_file, content, notes
 
     def open(self, chosen, size, **shape):
         marks, length = self.times.times[chosen], self.times.duration
-        return Animation(self._open, "video", self.name, size, chosen, marks, length, warnings=self._notes, **shape)
+        named = "video", self.name, size, chosen, marks, length
+        return Animation(self._open, self._content, *named, warnings=self._notes, **shape)
 
 
 def scan(open_file, what):
@@ -117,12 +119,15 @@ def undone(image):
 class Animation(Medium):
     """An animated image file; every call of pairs() decodes it from the beginning."""
 
-    def __init__(self, open_file, *args, **more):
+    def __init__(self, open_file, content, *args, **more):
         super().__init__(*args, **more)
-        self._open = open_file
+        self._open, self._content = open_file, content
 
-    def pictures(self):
-        what, wanted = f"video {self.source}", iter(self.frames)
+    def content(self):
+        return self._content
+
+    def pictures(self, first=0):
+        what, wanted = f"video {self.source}", iter(self.frames[first:])
         try:
             with self._open() as file:
                 index = next(wanted)

@@ -15,8 +15,12 @@ class FrameList(Medium):
         super().__init__(*args, **more)
         self._stills = stills
 
-    def pictures(self):
-        for index in self.frames:
+    def content(self):
+        found = [still.content() for still in self._stills]
+        return None if None in found else found
+
+    def pictures(self, first=0):
+        for index in self.frames[first:]:
             yield self._stills[index].rgb(self.size)
 
 

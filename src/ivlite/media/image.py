@@ -6,7 +6,7 @@ from ivlite.errors import IvliteError, MediaError, UsageError
 from ivlite.media import memory, stills
 from ivlite.media.color import to_rgb
 from ivlite.media.faults import reason, system_fault
-from ivlite.media.medium import Medium
+from ivlite.media.medium import Bytes, Content, Medium
 from ivlite.media.resize import fitted, shown
 from ivlite.media.source import local_path
 
@@ -21,7 +21,11 @@ class StillImage(Medium):
         super().__init__(*args, **more)
         self._still = still
 
-    def pictures(self):
+    def content(self):
+        content = self._still.content()
+        return None if content is None else [content]
+
+    def pictures(self, first=0):
         yield self._still.rgb(self.size)
 
 
@@ -50,9 +54,14 @@ def open_still(source, kind):
         return Array(pixels, kind)
     source = memory.named(source)
     if data := memory.file_data(source, kind):
-        return File(data.open, data.name, kind)
+        return File(data.open, data.name, kind, content_of(data, kind))
     path, name = local_path(source, kind)
-    return File(lambda: open(path, "rb"), name, kind)
+    return File(lambda: open(path, "rb"), name, kind, content_of(path, kind))
+
+
+def content_of(source, kind):
+    """The Content of a file: memory.Data or a path."""
+    return Bytes(source.content) if isinstance(source, memory.Data) else Content(local_path(source, kind)[0])
 
 
 class Still:
@@ -61,6 +70,10 @@ class Still:
     def __init__(self, name, kind):
         self.name, self.what = name, f"{kind} {name}"
         self.shape = None
+
+    def content(self):
+        """The media.medium.Content of a file; None for pixels in memory."""
+        return None
 
     def remarks(self):
         """Sentences about other content of the file, which is not used."""
@@ -93,9 +106,12 @@ class Still:
 class File(Still):
     """A picture in a file: `open_file` returns a seekable binary file."""
 
-    def __init__(self, open_file, name, kind):
+    def __init__(self, open_file, name, kind, content):
         super().__init__(name, kind)
-        self._open = open_file
+        self._open, self._content = open_file, content
+
+    def content(self):
+        return self._content
 
     def _file(self):
         try:

@@ -1,8 +1,18 @@
-"""The interface of an opened image or video: its plan, and its pixels in frame pairs."""
+"""The interface of an opened image or video: its plan, its identity, and its pixels in frame pairs."""
+
+import hashlib
+import os
+import struct
+import threading
 
 import numpy as np
 
+from ivlite import files
+from ivlite.errors import MediaError
 from ivlite.stop import checkpoint
+
+FORM = b"ivlite frame pair 1"  # part of every key; changes when the same file gives other pixels
+LARGE = 32 << 20  # bytes: a file that is read in a thread of its own, while it is decoded
 
 
 class Medium:
@@ -20,29 +30,154 @@ class Medium:
         self.timestamps = marks([float(t) for t in times], temporal) if kind == "video" else []
         self.grid = (-(-len(self.frames) // temporal), size[0] // patch_size, size[1] // patch_size)
         self.warnings = list(warnings)
+        self._keys = None
 
-    def pictures(self):
-        """Yields uint8 (H, W, 3) for each of `frames`. Raises MediaError."""
+    def pictures(self, first=0):
+        """Yields uint8 (H, W, 3) for each of `frames` from number `first` on. Raises MediaError."""
         raise NotImplementedError
 
-    def pairs(self):
-        """Yields contiguous uint8 (temporal, H, W, 3), one per t of the grid; may be called again.
+    def pairs(self, first=0):
+        """Yields contiguous uint8 (temporal, H, W, 3), one per t of the grid from `first` on; may be called again.
 
         Decodes lazily and holds one pair. If the last pair lacks a frame, the last frame is repeated.
         """
-        pair = None
-        for n, picture in enumerate(self.pictures()):
+        pair, keys = None, []
+        for n, picture in enumerate(self.pictures(first * self.temporal), first * self.temporal):
             checkpoint()
             at = n % self.temporal
             if at == 0:
                 pair = np.empty((self.temporal, *self.size, 3), np.uint8)
             pair[at:] = picture
             if at == self.temporal - 1 or n == len(self.frames) - 1:
+                if self._keys is None and self.content() is None:
+                    keys.append(pixel_key(self.kind, pair))
+                    self._keys = keys if len(keys) == self.grid[0] else None
                 yield pair
+
+    def content(self):
+        """What the pixels come from, to tell sources apart: a Content, or a list of one per frame of the source.
+
+        None for pixels in memory, which are their own identity.
+        """
+        return None
+
+    def identify(self):
+        """Begins to read large files for pair_keys, in threads of their own."""
+        content = self.content()
+        if isinstance(content, Content):
+            content.begin()
+
+    def pair_keys(self):
+        """16 bytes for each frame pair. Equal keys: equal pixels, at any time and place. Raises MediaError, Stopped.
+
+        Of files, the key is a digest of content, frames and size; of pixels in memory, a digest of the resized pixels.
+        Reads the files once, or the pixels.
+        """
+        if self._keys is None:
+            content = self.content()
+            if content is None:
+                for _ in self.pairs():
+                    pass
+                return self._keys
+            pictures = [self._picture_key(content, n) for n in range(len(self.frames))]
+            pairs = [pictures[i : i + self.temporal] for i in range(0, len(pictures), self.temporal)]
+            self._keys = [digest(self.kind.encode(), struct.pack("<3q", self.temporal, *self.size), *p) for p in pairs]
+        return self._keys
+
+    def _picture_key(self, content, n):
+        if isinstance(content, list):
+            return content[self.frames[n]].digest()
+        return content.digest() + struct.pack("<q", self.frames[n])
 
     def warn(self, sentence):
         if sentence not in self.warnings:
             self.warnings.append(sentence)
+
+
+class Seen(Medium):
+    """A medium that a model has seen: its plan and its keys, without its pixels."""
+
+    def __init__(self, kind, source, size, grid, frames, timestamps, duration, temporal, keys):
+        self.kind, self.source, self.size, self.grid, self.frames = kind, source, tuple(size), tuple(grid), list(frames)
+        self.timestamps, self.duration, self.temporal = list(timestamps), duration, temporal
+        self.warnings, self._keys = [], list(keys)
+
+    @classmethod
+    def of(cls, medium):
+        return cls(
+            medium.kind, str(medium.source), medium.size, medium.grid, medium.frames, medium.timestamps,
+            medium.duration, medium.temporal, medium.pair_keys(),
+        )  # fmt: skip
+
+    def pictures(self, first=0):
+        raise MediaError(f"the pixels of {self.kind} {self.source} are no longer there: give it again")
+
+
+class Content:
+    """The content of a file as it was when this object was made. more: bytes that distinguish parts of the file."""
+
+    def __init__(self, path, more=b""):
+        self.path, self.more, self.signature = os.fspath(path), more, signature(path)
+        self._digest = None
+
+    def begin(self):
+        """Reads a large file in a thread, which outlives the call: the next question needs the digest."""
+        if self._digest is None and self.signature and self.signature[2] >= LARGE:
+            try:
+                threading.Thread(target=self._warm, name="ivlite-digest", daemon=True).start()
+            except RuntimeError:  # no more threads: read when it is needed
+                pass
+
+    def _warm(self):
+        try:
+            files.content_digest(self.path)
+        except OSError:
+            pass  # the next reader reports it
+
+    def digest(self):
+        """16 bytes. Those of a file that has changed since, or is gone, equal no other's."""
+        if self._digest is None:
+            try:
+                found = files.content_digest(self.path) if signature(self.path) == self.signature else None
+            except OSError:
+                found = None
+            same = found is not None and signature(self.path) == self.signature
+            self._digest = digest(found, self.more) if same else os.urandom(16)
+        return self._digest
+
+
+class Bytes:
+    """The content of a file in memory."""
+
+    def __init__(self, content):
+        self._content, self._digest = content, None
+
+    def digest(self):
+        if self._digest is None:
+            self._digest = digest(hashlib.blake2b(self._content, digest_size=32).digest(), b"")
+        return self._digest
+
+
+def signature(path):
+    """files.signature, None where there is no file."""
+    try:
+        return files.signature(path)
+    except (OSError, ValueError):
+        return None
+
+
+def digest(*parts):
+    """16 bytes for byte strings: their lengths count as well."""
+    out = hashlib.blake2b(FORM, digest_size=16)
+    for part in parts:
+        out.update(struct.pack("<q", len(part)))
+        out.update(part)
+    return out.digest()
+
+
+def pixel_key(kind, pair):
+    """16 bytes for uint8 (temporal, H, W, 3), the pixels that a medium of that kind shows."""
+    return digest(b"pixels", kind.encode(), struct.pack("<3q", *pair.shape[:3]), memoryview(pair).cast("B"))
 
 
 def marks(times, temporal):

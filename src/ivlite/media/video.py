@@ -1,5 +1,7 @@
 """Video files."""
 
+import struct
+
 import numpy as np
 
 from ivlite.errors import MediaError
@@ -7,7 +9,7 @@ from ivlite.media import timeline
 from ivlite.media.container import RAW, decoded, open_stream, packets
 from ivlite.media.decode import FrameDecoder
 from ivlite.media.display import Display
-from ivlite.media.medium import Medium
+from ivlite.media.medium import Content, Medium
 from ivlite.media.probe import Probe
 from ivlite.media.scan import declared_seconds, indexed, scan
 from ivlite.media.source import local_path
@@ -111,12 +113,19 @@ class VideoFile(Medium):
     def __init__(self, path, track, times, display, *args, **more):
         super().__init__(*args, **more)
         self.path, self.track, self.times, self.display = path, track, times, display
+        self._content = Content(path, repr(track).encode())
 
-    def pictures(self):
+    def content(self):
+        return self._content
+
+    def _picture_key(self, content, n):  # with a start or an end, a file's index may be read in part
+        return super()._picture_key(content, n) + struct.pack("<d", self.times.times[self.frames[n]])
+
+    def pictures(self, first=0):
         lost = damaged = 0
         last = None
         with FrameDecoder(self.path, self.source, self.times, self.track) as decoder:
-            for index in self.frames:
+            for index in self.frames[first:]:
                 found, frame = decoder.at(index)
                 if frame is not None:
                     last = self.display.rgb(frame, self.size)

@@ -46,6 +46,18 @@ class Prompt:
     spans: list[tuple[int, int, int]] = field(default_factory=list)
     thinks: bool = False
 
+    @property
+    def keys(self):
+        """16 bytes per span: equal keys mean equal pixels. Text is compared by token ids."""
+        return [self.media[medium].pair_keys()[pair] for medium, pair in self.pairs()]
+
+    def pairs(self):
+        """(index of the medium, index of the frame pair) of each span."""
+        seen = [0] * len(self.media)
+        for medium, _, _ in self.spans:
+            yield medium, seen[medium]
+            seen[medium] += 1
+
 
 def build(messages, tokenizer, config, *, tools=None, enable_thinking=False, add_vision_id=False,
           continue_final_message=False, fps=None, min_frames=None, max_frames=None, min_pixels=None,

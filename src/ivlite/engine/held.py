@@ -1,0 +1,122 @@
+"""What the rows of a cache stand for: token ids, rotary positions, frame pairs, and the logits where prompts ended."""
+
+import numpy as np
+
+ENDS = 4  # prompts whose last logits are kept: 0.6 MB each for a vocabulary of 150,000
+
+
+class Held:
+    """The tokens whose rows a cache holds, in order.
+
+    Two prompts share the rows of a prefix where token ids, positions and the keys of the frame pairs are equal.
+    """
+
+    def __init__(self):
+        self.length = 0
+        self._ids, self._positions = np.empty(0, np.int64), np.empty((3, 0), np.int64)
+        self.spans: list[Span] = []
+        self._ends: dict[int, np.ndarray] = {}  # length -> logits after it, the one used last at the end
+        self.next = 0  # position of the next token
+
+    @property
+    def token_ids(self):
+        return self._ids[: self.length].tolist()
+
+    @property
+    def positions(self):
+        """int64 (3, length)."""
+        return self._positions[:, : self.length]
+
+    @property
+    def keys(self):
+        """16 bytes per span."""
+        return [span.key for span in self.spans]
+
+    def append(self, ids, positions, following=None):
+        """Adds tokens with their positions (3, n); `following`: the position of the next one, if it is not one more."""
+        end = self.length + len(ids)
+        if end > len(self._ids):
+            room = max(end, 2 * len(self._ids), 256)
+            self._ids = np.concatenate([self._ids[: self.length], np.empty(room - self.length, np.int64)])
+            more = np.empty((3, room - self.length), np.int64)
+            self._positions = np.concatenate([self._positions[:, : self.length], more], 1)
+        self._ids[self.length : end] = ids
+        self._positions[:, self.length : end] = positions
+        self.length = end
+        self.next = self._following() if following is None else following
+
+    def truncate(self, length):
+        """Forgets all tokens from `length` on."""
+        if length == self.length:
+            return
+        self.length = length
+        self.next = self._following()
+        while self.spans and self.spans[-1].end > length:
+            self.spans.pop()
+        self._ends = {n: logits for n, logits in self._ends.items() if n <= length}
+
+    def _following(self):
+        # A vision block's last token has its last row and column; text goes on after the longer side.
+        return int(self._positions[:, self.length - 1].max()) + 1 if self.length else 0
+
+    def shared(self, prompt):
+        """The number of leading tokens of a Prompt whose rows are held. Never ends within a frame pair. Raises Stopped."""
+        n = min(self.length, len(prompt.token_ids))
+        same = self._ids[:n] == np.asarray(prompt.token_ids[:n], np.int64)
+        same &= (self._positions[:, :n] == prompt.positions[:, :n]).all(0)
+        n = n if same.all() else int(same.argmin())
+        mine = iter(self.spans)
+        for (_, first, count), (medium, pair) in zip(prompt.spans, prompt.pairs(), strict=True):
+            if first >= n:
+                break
+            span = next(mine, None)
+            if first + count > n or span is None or (span.first, span.end) != (first, first + count):
+                return first
+            if span.key != prompt.media[medium].pair_keys()[pair]:
+                return first
+        following = next(mine, None)  # a frame pair here, and plain text there
+        return n if following is None else min(n, following.first)
+
+    def logits(self, length):
+        """The logits kept after `length` tokens, or None."""
+        found = self._ends.pop(length, None)
+        if found is not None:
+            self._ends[length] = found
+        return found
+
+    def keep_logits(self, logits):
+        """Keeps the logits (vocab,) after the last token."""
+        self._ends.pop(self.length, None)
+        self._ends[self.length] = logits
+        while len(self._ends) > ENDS:
+            del self._ends[next(iter(self._ends))]
+
+    @property
+    def ends(self):
+        """(length, logits) of the prompts that ended here, the one used last at the end."""
+        return list(self._ends.items())
+
+    def copy(self, length):
+        """The first `length` tokens of these."""
+        out = Held()
+        out.append(self._ids[:length], self._positions[:, :length])
+        out.spans = [span for span in self.spans if span.end <= length]
+        out._ends = {n: logits for n, logits in self._ends.items() if n <= length}
+        if length == self.length:
+            out.next = self.next
+        return out
+
+
+class Span:
+    """A block of vision tokens. key: 16 bytes, or None to ask a medium for that of its n-th frame pair when needed."""
+
+    def __init__(self, first, count, key=None, medium=None, pair=0):
+        self.first, self.end = first, first + count
+        self._key, self._medium, self._pair = key, medium, pair
+
+    @property
+    def key(self):
+        if self._key is None:
+            self._key = self._medium.pair_keys()[self._pair]
+            self._medium = None
+        return self._key

@@ -133,12 +133,12 @@ class Partial:
     """An output of `size` bytes, written to a hidden file. Raises UsageError, DiskError.
 
     mark: 32 bytes that identify resumable work, or None. resume: continue an unfinished file with the mark; `resumed`
-    is whether there was one. Any other unfinished file of this output is deleted. notes: sentences about what the
-    filesystem does not support.
+    is whether there was one. Any other unfinished file of this output is deleted. sync: flush the complete file to the
+    disk, so that it survives a power failure. notes: sentences about what the filesystem does not support.
     """
 
-    def __init__(self, path, size, mark=None, resume=False):
-        self.name, self.size, self.mark = expanded(path), size, mark
+    def __init__(self, path, size, mark=None, resume=False, sync=True):
+        self.name, self.size, self.mark, self.sync = expanded(path), size, mark, sync
         self.path = check_place(self.name)  # through a link: replace what it points to, not the link
         self.partial, self.notes = partial_path(self.name), []
         self._clear_ready(resume)
@@ -253,31 +253,16 @@ class Partial:
             self.close(keep=True)  # another process has just finished or deleted it
 
     def _flock(self, fd):
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(
-                f"{self.name} is being written by another process: wait for it, or choose another name"
-            ) from None
-        except OSError as error:
-            if error.errno not in UNLOCKABLE:
-                raise DiskError(f"{self.name} cannot be locked: {reason(error, WRITING, 'write elsewhere')}") from None
-            self._note(
-                f"the filesystem of {self.name} has no locks ({error.strerror}): write it with one command at a time"
-            )
+        self._note(lock(fd, self.name))
 
     def _sync(self):
-        try:
-            os.fsync(self.fd)
-        except OSError as error:
-            if error.errno not in UNSUPPORTED:
-                raise
-            self._note(
-                f"the filesystem of {self.name} cannot flush files ({error.strerror}): a power cut may damage it"
-            )
+        if self.sync:
+            self._note(flush(self.fd, self.name))
 
     def _sync_folder(self):
         """Syncs the folder, so that the new name survives a power failure."""
+        if not self.sync:
+            return
         try:
             folder = os.open(self.path.parent, os.O_RDONLY)
             try:
@@ -291,7 +276,7 @@ class Partial:
                 ) from None
 
     def _note(self, sentence):
-        if sentence not in self.notes:
+        if sentence and sentence not in self.notes:
             self.notes.append(sentence)
 
     def _check_space(self):
@@ -311,6 +296,28 @@ class Partial:
 
 class Busy(DiskError):
     """Another process writes the output."""
+
+
+def lock(fd, name):
+    """Locks an open file until it is closed; returns a sentence if the filesystem has no locks. Raises Busy, DiskError."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Busy(f"{name} is being written by another process: wait for it, or choose another name") from None
+    except OSError as error:
+        if error.errno not in UNLOCKABLE:
+            raise DiskError(f"{name} cannot be locked: {reason(error, WRITING, 'write elsewhere')}") from None
+        return f"the filesystem of {name} has no locks ({error.strerror}): write it with one command at a time"
+
+
+def flush(fd, name):
+    """Flushes an open file to the disk; returns a sentence if the filesystem cannot. Raises OSError."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        return f"the filesystem of {name} cannot flush files ({error.strerror}): a power cut may damage it"
 
 
 class disk:

@@ -1,0 +1,61 @@
+"""A cache of plain bytes, for tests of session files."""
+
+import hashlib
+
+import numpy as np
+
+from ivlite.session.table import Layout
+
+
+class PlainCache:
+    """Has the methods of a latent cache that session files use; a row is `token_bytes` bytes."""
+
+    def __init__(self, token_bytes=40):
+        self.token_bytes, self.data = token_bytes, np.zeros((0, token_bytes), np.uint8)
+
+    @property
+    def length(self):
+        return len(self.data)
+
+    def grow(self, count, seed=0):
+        """Appends rows that depend on their index and the seed."""
+        rows = [hashlib.shake_128(f"{seed} {self.length + i}".encode()).digest(self.token_bytes) for i in range(count)]
+        self.restore(self.length, np.frombuffer(b"".join(rows), np.uint8))
+        return self
+
+    def truncate(self, length):
+        assert 0 <= length <= self.length
+        self.data = self.data[:length]
+
+    def dump(self, first, last):
+        assert 0 <= first < last <= self.length
+        return self.data[first:last].reshape(-1).copy()
+
+    def restore(self, first, data):
+        assert first == self.length and data.dtype == np.uint8
+        self.data = np.concatenate([self.data, data.reshape(-1, self.token_bytes)])
+
+
+def layout(cache, **changes):
+    facts = {
+        "model": "a" * 64,
+        "kind": "q8",
+        "ranks": (8, 8),
+        "rope_dim": 4,
+        "token_bytes": cache.token_bytes,
+        "name": "tiny",
+    }
+    return Layout(**facts | changes)
+
+
+def rest(cache, note=""):
+    """What a session saves beside its rows."""
+    return {"messages": [{"role": "user", "content": note}]}, {"tokens": np.arange(cache.length, dtype=np.int32)}
+
+
+def contents(file):
+    """The whole state in an open session file, to be compared."""
+    cache = PlainCache(file.table.layout.token_bytes)
+    file.restore(cache)
+    table = file.table
+    return table.layout, table.meta, {k: a.tolist() for k, a in table.arrays.items()}, cache.data.tobytes()

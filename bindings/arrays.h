@@ -4,12 +4,15 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <stdlib.h>
+
 #include <memory>
 #include <optional>
 #include <stdexcept>
 #include <utility>
 #include <vector>
 
+#include "core/memory.h"
 #include "ops/views.h"
 
 namespace py = pybind11;
@@ -56,10 +59,13 @@ struct Made {
     int64_t n = 1;
     for (int64_t size : shape) n = product({n, size});
     check(n <= INT64_MAX / (int64_t)sizeof(T), "an array is too large");
-    data.reset(new T[(size_t)n]);
+    data.reset((T*)allocate((size_t)n * sizeof(T)));
   }
+  struct Free {
+    void operator()(T* memory) const { free(memory); }
+  };
   std::vector<int64_t> shape;
-  std::unique_ptr<T[]> data;
+  std::unique_ptr<T[], Free> data;
 };
 
 inline int64_t stride(const py::array& a, int axis) { return a.strides(axis) / a.itemsize(); }
@@ -207,7 +213,7 @@ template <class T>
 struct type_caster<ivlite::Made<T>> {
   static constexpr auto name = const_name("numpy.ndarray");
   static handle cast(ivlite::Made<T>&& made, return_value_policy, handle) {
-    capsule owner(made.data.get(), [](void* data) { delete[](T*) data; });
+    capsule owner(made.data.get(), [](void* data) { free(data); });
     T* data = made.data.release();
     return array_t<T>(std::move(made.shape), data, owner).release();
   }

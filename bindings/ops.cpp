@@ -122,6 +122,17 @@ std::pair<Made<float>, Made<float>> read(const LatentCache& c, int64_t layer, in
   return {std::move(latent), std::move(rope)};
 }
 
+void reserve(LatentCache& c, int64_t capacity) { c.reserve(capacity); }
+
+Made<uint8_t> dump(const LatentCache& c, int64_t first, int64_t last) {
+  check(first >= 0 && first <= last && last <= c.length(), "there are no such rows in the cache");
+  Made<uint8_t> out({(last - first) * c.token_bytes()});
+  c.dump(out.data.get(), first, last);
+  return out;
+}
+
+void restore(LatentCache& c, int64_t first, const InBytes& data) { c.restore(first, data.data, data.size); }
+
 void py_patchify(const OutRows& y, const InFrames& frames, int64_t patch, int64_t merge, const std::vector<float>& mean,
                  const std::vector<float>& std) {
   check(mean.size() == 3 && std.size() == 3, "mean and std have three values");
@@ -153,10 +164,15 @@ void bind_cache(py::module_& m) {
   construct(cache, make_cache, py::arg("ranks"), py::arg("rope_dim"), py::arg("capacity"), py::arg("kind"));
   compute(cache, "append", append, py::arg("layer"), py::arg("latent"), py::arg("k_rope"));
   compute(cache, "read", read, py::arg("layer"), py::arg("s0"), py::arg("s1"), "Rows [s0, s1) as float32 (latent, k_rope).");
+  compute(cache, "reserve", reserve, py::arg("capacity"), "Room for at least so many tokens; rows stay.");
+  compute(cache, "dump", dump, py::arg("first"), py::arg("last"), "Rows [first, last) of all layers as uint8 (n,).");
+  compute(cache, "restore", restore, py::arg("first"), py::arg("data"), "Rows that dump gave, behind those there are.");
   hold(cache, "advance", &LatentCache::advance, py::arg("tokens"));
   hold(cache, "truncate", &LatentCache::truncate, py::arg("length"));
   cache.def_property_readonly("length", &LatentCache::length)
       .def_property_readonly("capacity", &LatentCache::capacity)
+      .def_property_readonly("kind", [](const LatentCache& c) { return cache_kind_name(c.kind()); })
+      .def_property_readonly("token_bytes", &LatentCache::token_bytes)
       .def_property_readonly("nbytes", &LatentCache::nbytes);
   const auto token_bytes = [](const std::vector<int64_t>& ranks, int64_t rope_dim, const std::string& kind) {
     return cache_token_bytes(ranks, rope_dim, cache_kind(kind));

@@ -72,8 +72,40 @@ def test_a_cache_stores_what_its_kind_says(backends, rng, kind, values, keys):
         assert (got[0][2] == 0).all() and [len(x) for x in cache.read(1, 1, 4)] == [3, 3]
         cache.truncate(2)
         assert cache.length == 2
-    reference = backends[1].cache([16, 16], 4, 8, kind)
-    assert reference.nbytes == 4 * 8 * 2 * (16 + 4)
+    assert len({o.cache([16, 16], 4, 8, kind).nbytes for o in backends}) == 1
+
+
+@pytest.mark.parametrize("kind", ops.CACHE_KINDS)
+def test_both_backends_store_the_same_bytes(backends, rng, kind):
+    """What one wrote the other restores, and reads alike."""
+    latent, rope = rng.standard_normal((2, 6, 33), np.float32), rng.standard_normal((6, 18), np.float32)
+    latent[0, 2] = 0
+    caches = [o.cache([33, 33], 18, 6, kind) for o in backends]
+    for o, cache in zip(backends, caches, strict=True):
+        for layer in (0, 1):
+            cache.append(layer, o.array(latent[layer]), o.array(rope))
+        cache.advance(6)
+    for got, other in (caches, caches[::-1]):
+        data = got.dump(1, 6)
+        assert data.dtype == np.uint8 and data.size == 5 * got.token_bytes and got.kind == kind
+        assert np.array_equal(data, other.dump(1, 6))
+        other.truncate(0)
+        other.restore(0, data)
+        other.reserve(40)
+        assert (other.length, other.capacity, other.nbytes) == (5, 40, 40 * other.token_bytes)
+        for layer in (0, 1):
+            assert all(
+                np.array_equal(a, b) for a, b in zip(other.read(layer, 0, 5), got.read(layer, 1, 6), strict=True)
+            )
+        for first, wrong, word in ((4, data, "begin"), (5, data[1:], "whole"), (5, np.tile(data, 8), "full")):
+            with pytest.raises(ValueError, match=word):
+                other.restore(first, wrong)
+        with pytest.raises(ValueError, match="rows"):
+            other.dump(3, 6)
+        other.restore(5, got.dump(0, 0))
+        other.truncate(0)
+        other.restore(0, got.dump(0, 1))
+        other.restore(1, data)
 
 
 def test_threads_are_those_asked_for():

@@ -49,6 +49,9 @@ class Tensor(np.ndarray):
         e = np.exp(self - self.max(axis, keepdims=True))
         return e / e.sum(axis, keepdims=True)
 
+    def to(self, dtype):
+        return self.astype(dtype)
+
     def transpose(self, a, b):
         return self.swapaxes(a, b)
 
@@ -86,11 +89,13 @@ def modules():
     torch.nn, nn.functional = nn, functional
     torch.bool, torch.inf = np.bool_, math.inf
     torch.from_numpy = torch.tensor = tensor
-    torch.zeros = lambda *shape: tensor(np.zeros(shape, np.float32))
+    torch.int8, torch.float16, torch.float32 = np.int8, np.float16, np.float32
+    torch.zeros = lambda *shape, dtype=np.float32: tensor(np.zeros(shape, dtype))
     torch.ones = lambda *shape, dtype: tensor(np.ones(shape, dtype))
     torch.cat = lambda arrays, axis=0: tensor(np.concatenate(arrays, axis))
     torch.einsum = lambda form, *arrays: tensor(np.einsum(form, *map(np.asarray, arrays), optimize=True))
-    torch.where, torch.round, torch.zeros_like = np.where, np.round, np.zeros_like
+    torch.where = lambda where, x, y: tensor(np.where(where, x, y))
+    torch.round, torch.zeros_like = np.round, np.zeros_like
     torch.rsqrt = lambda x: 1 / np.sqrt(x)
     torch.set_num_threads, torch.get_num_threads = Threads.set, lambda: Threads.count
     functional.silu = lambda x: x / (1 + np.exp(-x))

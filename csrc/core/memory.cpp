@@ -19,7 +19,7 @@ constexpr size_t kHugePage = 2 << 20;
 size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 }  // namespace
 
-HugeBuffer::HugeBuffer(size_t bytes) : size_(bytes) {
+HugeBuffer::HugeBuffer(size_t bytes, Filling filling) : size_(bytes) {
   if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
   bool huge = bytes >= kHugePage;
   size_t align = huge ? kHugePage : 4096;
@@ -28,11 +28,24 @@ HugeBuffer::HugeBuffer(size_t bytes) : size_(bytes) {
   if (base_ == MAP_FAILED) throw std::bad_alloc();
   data_ = (void*)round_up((size_t)base_, align);
 #ifdef MADV_HUGEPAGE
-  if (huge) madvise(data_, round_up(bytes, align), MADV_HUGEPAGE);  // a wish: refusal costs speed only
+  const size_t small = huge && filling == grows ? kHugePage : 0;  // wishes: refusal costs speed or memory only
+  if (small) madvise(data_, small, MADV_NOHUGEPAGE);
+  if (huge && bytes > small) madvise((char*)data_ + small, round_up(bytes, align) - small, MADV_HUGEPAGE);
 #endif
 }
 
 HugeBuffer::~HugeBuffer() { munmap(base_, mapped_); }
+
+void* allocate(size_t bytes) {
+  if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
+  const bool huge = bytes >= 2 * kHugePage;
+  void* data = nullptr;
+  if (posix_memalign(&data, huge ? kHugePage : 64, bytes ? bytes : 1)) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  if (huge) madvise(data, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+#endif
+  return data;
+}
 
 namespace {
 constexpr size_t kLine = 64;

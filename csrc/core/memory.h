@@ -5,10 +5,12 @@
 namespace ivlite {
 
 // Anonymous memory of at least `bytes`, zeroed, aligned to 2 MB and backed by huge pages where the system grants them:
-// reading weights is 20-40 % faster so. Throws std::bad_alloc.
+// reading weights is 20-40 % faster so. One that grows, being filled from its start, has small pages in its first 2 MB: the system
+// takes no more memory than twice what is filled. Throws std::bad_alloc.
 class HugeBuffer {
  public:
-  explicit HugeBuffer(size_t bytes);
+  enum Filling { whole, grows };
+  explicit HugeBuffer(size_t bytes, Filling filling = whole);
   ~HugeBuffer();
   HugeBuffer(const HugeBuffer&) = delete;
   HugeBuffer& operator=(const HugeBuffer&) = delete;
@@ -21,6 +23,9 @@ class HugeBuffer {
   void* data_;
   size_t size_;
 };
+
+// Memory to be freed with free(), in huge pages where it is large: filling it is some times faster so. Throws std::bad_alloc.
+void* allocate(size_t bytes);
 
 // Drops [data, data + bytes) from all caches, so that the next read is one of memory. Where the processor has no
 // instruction for it that is fast, nothing happens.

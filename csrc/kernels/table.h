@@ -165,6 +165,7 @@ struct LatentRows {
   int64_t rank, rope_dim;
 };
 enum class CacheKind { f32, bf16, q8 };
+constexpr int kCacheKinds = 3;
 
 // Absorbed attention over cached tokens [s0, s1): every head of every query shares the same latent row.
 //   score[i, h, s] = scale (q_latent[i, h] . c[s] + q_rope[i, h] . k_rope[s])
@@ -213,10 +214,10 @@ struct KernelTable {
   silu_mul_fn silu_mul;
   gelu_fn gelu_tanh, gelu_erf;
   attention_fn attention;
-  attention_fn attention_reduced;           // faster, in bf16 or int8; null without such a path
-  latent_attention_fn latent_attention[3];  // by CacheKind
-  cache_write_fn cache_write[3];
-  cache_read_fn cache_read[3];
+  attention_fn attention_reduced;                     // faster, in bf16 or int8; null without such a path
+  latent_attention_fn latent_attention[kCacheKinds];  // by CacheKind
+  cache_write_fn cache_write[kCacheKinds];
+  cache_read_fn cache_read[kCacheKinds];
   patchify_fn patchify;
   // Probes of what this machine can do at best with this instruction set: the denominators of `ivlite bench`.
   uint64_t (*int8_peak)(int64_t iterations);                    // multiply-accumulates done, operands in registers

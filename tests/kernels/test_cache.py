@@ -1,9 +1,13 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from ivlite import _C
+from ivlite import _C, ops
 
-KINDS = ("f32", "bf16", "q8")
+KINDS = ops.CACHE_KINDS
+RANKS, ROPE = (33, 7, 130), 18
 
 
 def half(x):
@@ -14,7 +18,7 @@ def stored(kind, latent, rope):
     """What each kind of cache gives back."""
     if kind == "f32":
         return latent, rope
-    if kind == "bf16":
+    if kind == "f16":
         return half(latent), half(rope)
     top = np.abs(latent).max(1, keepdims=True)
     inverse = np.where(top > 0, np.float32(127) / np.where(top > 0, top, 1), 0).astype(np.float32)
@@ -81,3 +85,192 @@ def test_misuse_is_refused():
     ):
         with pytest.raises(ValueError, match=word):
             call()
+
+
+def rows(rng, tokens):
+    """(latent, keys) of every layer."""
+    return [
+        (rng.standard_normal((tokens, r), np.float32), rng.standard_normal((tokens, ROPE), np.float32)) for r in RANKS
+    ]
+
+
+def add(cache, given, first, last):
+    for layer, (latent, keys) in enumerate(given):
+        cache.append(layer, latent[first:last], keys[first:last])
+    cache.advance(last - first)
+
+
+def everything(cache):
+    return [x for layer in range(len(RANKS)) for x in cache.read(layer, 0, cache.length)]
+
+
+def same(cache, other):
+    return all(map(np.array_equal, everything(cache), everything(other)))
+
+
+def expected_bytes(kind, given):
+    """A dump as the documentation describes it: per layer latents, scales, keys."""
+    parts = []
+    for latent, keys in given:
+        if kind == "f32":
+            parts += [latent, keys]
+        elif kind == "f16":
+            parts += [latent.astype("<f2"), keys.astype("<f2")]
+        else:
+            top = np.abs(latent).max(1, keepdims=True)
+            parts += [
+                np.rint(latent * (np.float32(127) / top)).astype(np.int8),
+                top / np.float32(127),
+                keys.astype("<f2"),
+            ]
+    return np.concatenate([part.reshape(-1).view(np.uint8) for part in parts])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("capacity", [11, 64, 100_000])
+def test_a_dump_is_what_is_documented(isa, threads, rng, kind, capacity):
+    given = rows(rng, 11)
+    for n in (1, 3):
+        threads(n)
+        cache = _C.LatentCache(RANKS, ROPE, capacity, kind)
+        add(cache, given, 0, 4)
+        add(cache, given, 4, 11)
+        assert cache.kind == kind and cache.token_bytes == _C.cache_token_bytes(RANKS, ROPE, kind)
+        for first, last in ((0, 11), (3, 8), (10, 11), (5, 5), (0, 0)):
+            data = cache.dump(first, last)
+            assert np.array_equal(data, expected_bytes(kind, [(a[first:last], b[first:last]) for a, b in given]))
+            assert data.size == (last - first) * cache.token_bytes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_restored_in_pieces(isa, rng, kind):
+    """In other pieces than they were written in, into a cache of another capacity that grows; then appended to."""
+    given = rows(rng, 40)
+    whole, other = _C.LatentCache(RANKS, ROPE, 40, kind), _C.LatentCache(RANKS, ROPE, 5, kind)
+    add(whole, given, 0, 31)
+    for first, last in ((0, 5), (5, 6), (6, 30)):
+        other.reserve(last)
+        other.restore(first, whole.dump(first, last))
+        assert other.length == last
+    other.reserve(64)
+    other.restore(30, whole.dump(30, 31))
+    assert same(whole, other)
+    for cache in (whole, other):
+        add(cache, given, 31, 40)
+    assert same(whole, other) and np.array_equal(whole.dump(0, 40), other.dump(0, 40))
+    other.truncate(12)
+    other.restore(12, whole.dump(12, 40))
+    assert same(whole, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cache_grows_with_what_it_holds(isa, rng, kind):
+    """Rows that no advance has counted yet are kept, and attention still sees them as they were given."""
+    given = rows(rng, 9)
+    small, large = _C.LatentCache(RANKS, ROPE, 9, kind), _C.LatentCache(RANKS, ROPE, 4000, kind)
+    outs = []
+    for cache in (small, large):
+        add(cache, given, 0, 6)
+        for layer, (latent, keys) in enumerate(given):
+            cache.append(layer, latent[6:], keys[6:])
+            if layer == 1 and cache is small:
+                cache.reserve(4000)
+            q, r = np.ones((3, 2, RANKS[layer]), np.float32), np.ones((3, 2, ROPE), np.float32)
+            outs.append(np.empty_like(q))
+            _C.absorbed_attention(outs[-1], q, r, cache, layer, 0.1)
+        cache.advance(3)
+    assert all(map(np.array_equal, outs[:3], outs[3:]))
+    assert small.capacity == 4000 and same(small, large)
+    small.reserve(10)
+    assert small.capacity == 4000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_restored_bytes_may_be_anything(isa, rng, kind):
+    """Every pattern of bytes is rows, if not of numbers: nothing crashes, and what is finite elsewhere stays."""
+    cache = _C.LatentCache(RANKS, ROPE, 300, kind)
+    for fill in (0, 0x7F, 0x80, 0xFF, None):
+        cache.truncate(0)
+        data = rng.integers(0, 256, 300 * cache.token_bytes, np.uint8)
+        if fill is not None:
+            data[:] = fill
+        cache.restore(0, data)
+        assert np.array_equal(cache.dump(0, 300), data)
+        for layer, rank in enumerate(RANKS):
+            cache.read(layer, 0, 300)
+            q, r = np.ones((1, 2, rank), np.float32), np.ones((1, 2, ROPE), np.float32)
+            _C.absorbed_attention(np.empty_like(q), q, r, cache, layer, 0.1)
+            for fmt in ("f32", "q8_0"):
+                o = ops.get("cpu", 1)
+                kv_b = o.weight(fmt, o.encode(fmt, np.ones((2 * 9, rank), np.float32)), (2, 9, rank))
+                out = np.empty((1, 2, 4), np.float32)
+                _C.expanded_attention(out, np.ones((1, 2, 5), np.float32), r, cache, layer, kv_b, 0.1)
+
+
+def test_what_cannot_be_restored_is_refused(rng):
+    given = rows(rng, 6)
+    cache = _C.LatentCache(RANKS, ROPE, 6, "q8")
+    add(cache, given, 0, 4)
+    data = cache.dump(0, 2)
+    for call, word in (
+        (lambda: cache.dump(0, 5), "no such rows"),
+        (lambda: cache.dump(3, 2), "no such rows"),
+        (lambda: cache.dump(-1, 2), "no such rows"),
+        (lambda: cache.restore(3, data), "begin"),
+        (lambda: cache.restore(5, data), "begin"),
+        (lambda: cache.restore(-1, data), "begin"),
+        (lambda: cache.restore(4, data[:-1]), "whole rows"),
+        (lambda: cache.restore(4, data[:1]), "whole rows"),
+        (lambda: cache.restore(4, np.tile(data, 2)), "full"),
+        (lambda: cache.restore(4, data[::2]), "contiguous"),
+        (lambda: cache.reserve(2**40), "large"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            call()
+    with pytest.raises(TypeError):
+        cache.restore(4, data.view(np.int8))
+    with pytest.raises(MemoryError):
+        _C.LatentCache([2**19], 2, 6, "f32").reserve(2**32 - 1)
+    expected = _C.LatentCache(RANKS, ROPE, 6, "q8")
+    add(expected, given, 0, 4)
+    assert (cache.length, cache.capacity) == (4, 6) and same(cache, expected)
+
+
+def test_appended_rows_are_dropped_by_a_restore(rng):
+    given, other = rows(rng, 6), rows(rng, 6)
+    cache, source = (_C.LatentCache(RANKS, ROPE, 6, "f16") for _ in range(2))
+    add(source, other, 0, 3)
+    cache.append(0, given[0][0][:2], given[0][1][:2])
+    cache.restore(0, source.dump(0, 3))
+    assert cache.length == 3 and same(cache, source)
+    with pytest.raises(ValueError, match="advance"):
+        cache.advance(2)
+
+
+MEMORY = """
+import os
+import numpy as np
+from ivlite import _C
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+layers, tokens = 8, 100
+latent, keys = np.ones((tokens, 896), np.float32), np.ones((tokens, 128), np.float32)
+for kind in _C_KINDS:
+    before = resident()
+    cache = _C.LatentCache([896] * layers, 128, 262144, kind)
+    for layer in range(layers):
+        cache.append(layer, latent, keys)
+    cache.advance(tokens)
+    cache.reserve(1 << 20)
+    used = tokens * cache.token_bytes
+    print(kind, (resident() - before - used) / layers)
+    del cache
+"""
+
+
+def test_capacity_costs_nothing_until_it_is_used():
+    """100 tokens of a cache for 262,144: at most 256 KB per layer beyond what they need."""
+    program = MEMORY.replace("_C_KINDS", repr(KINDS))
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert [line.split()[0] for line in out.splitlines()] == list(KINDS)
+    assert all(float(line.split()[1]) < 256 << 10 for line in out.splitlines()), out

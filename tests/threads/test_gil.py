@@ -34,7 +34,8 @@ def cache():
     made = _C.LatentCache([64], 16, 128, "q8")
     made.append(0, F(64, 64), F(64, 16))
     return made
-filled = cache()
+filled, dumped = cache(), cache()
+dumped.advance(64)
 layer = lambda: _C.DecoderLayer(F(64), (q, None), (kv_a, None), None, key, value, (o, None), F(64), (up, None), (w, None), True, 1e-6, 0.1)
 made_layer, flag = layer(), _C.StopFlag()
 calls = {
@@ -55,6 +56,8 @@ calls = {
     "DecoderLayer.run": lambda: made_layer.run(F(1, 64), F(1, 8), F(1, 8), cache(), 0),
     "LatentCache.__init__": cache, "LatentCache.append": cache, "LatentCache.advance": lambda: cache().advance(64),
     "LatentCache.truncate": lambda: cache().truncate(0), "LatentCache.read": lambda: filled.read(0, 0, 64),
+    "LatentCache.reserve": lambda: cache().reserve(4096), "LatentCache.dump": lambda: dumped.dump(0, 64),
+    "LatentCache.restore": lambda: _C.LatentCache([64], 16, 128, "q8").restore(0, dumped.dump(0, 64)),
     "cache_token_bytes": lambda: _C.cache_token_bytes([64], 16, "q8"),
     "linear": lambda: _C.linear(F(64, 64), x, w, None, False),
     "mlp": lambda: _C.mlp(F(64, 64), x, w, None, "gelu_tanh", w, None, False),

@@ -47,6 +47,14 @@ which writes rows length .. length + T of that layer, `advance(T)`, called once 
 `truncate(length)`, `read(layer, s0, s1)` -> float32 (latent, k_rope), and `nbytes`. Between append and advance, the
 attentions include the new rows of the layer appended last, in float32 as they were given. Older rows have the precision
 of the cache: "f32"; "f16": float16 latents and keys; "q8": int8 latents with one scale per token, float16 keys.
+
+Its rows can be taken out and put back: `reserve(capacity)` makes room for at least so many tokens and keeps what is there, layer
+by layer, so that memory holds one layer twice at most (memory is taken as rows are written, so a large capacity costs nothing
+by itself); `dump(first, last)` -> uint8 (n,), the stored bytes of rows [first, last) of all layers, (last - first) *
+`token_bytes` of them: layer after layer, of each layer all latents, then all scales, then all keys, little endian, whatever the
+capacity, the threads, the instruction set or the backend; `restore(first, data)` puts them back behind the rows that are there
+(first == length) and raises ValueError when data is not whole rows, does not fit or would leave a gap. Whether the bytes are
+sound is for the caller to know: any bytes are rows, possibly of NaN. `kind` is the name of its precision.
 """
 
 import importlib

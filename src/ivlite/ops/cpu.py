@@ -139,11 +139,20 @@ class Cache:
     def __init__(self, pool, ranks, rope_dim, capacity, kind):
         self.pool, self.rows = pool, _C.LatentCache(list(ranks), rope_dim, capacity, kind)
         self.advance, self.truncate, self.read = self.rows.advance, self.rows.truncate, self.rows.read
-        self.capacity, self.nbytes = self.rows.capacity, self.rows.nbytes
+        self.kind, self.token_bytes = self.rows.kind, self.rows.token_bytes
 
-    @property
-    def length(self):
-        return self.rows.length
+    length = property(lambda self: self.rows.length)
+    capacity = property(lambda self: self.rows.capacity)
+    nbytes = property(lambda self: self.rows.nbytes)
 
     def append(self, layer, latent, k_rope):
         self.rows.append(layer, _rows(latent), _rows(k_rope), pool=self.pool)
+
+    def reserve(self, capacity):
+        self.rows.reserve(capacity, pool=self.pool)
+
+    def dump(self, first, last):
+        return self.rows.dump(first, last, pool=self.pool)
+
+    def restore(self, first, data):
+        self.rows.restore(first, data, pool=self.pool)

@@ -24,54 +24,108 @@ ACTIVATIONS = {
 }
 
 
+def _store_q8(latent):
+    """int8 codes, and a scale per row: NaN where a row holds what is not finite."""
+    top = latent.abs().amax(1, keepdim=True)
+    some = (top > 0) & (top < torch.inf)
+    codes = torch.where(some, torch.round(latent * (127 / top)), torch.zeros_like(latent))
+    return codes.to(torch.int8), top / 127 + (top - top)
+
+
+# kind -> (latents as stored and a scale per row or None, the dtype of keys)
+STORE = {
+    "f32": (lambda latent: (latent, None), torch.float32),
+    "f16": (lambda latent: (latent.half(), None), torch.float16),
+    "q8": (_store_q8, torch.float16),
+}
+
+
 class Cache:
-    """A latent cache of float32 tensors; "f16" and "q8" round the stored rows to these formats."""
+    """A latent cache of tensors in the formats of `ivlite.ops.CACHE_KINDS`, with the bytes of the CPU backend."""
 
     def __init__(self, ranks, rope_dim, capacity, kind):
-        self.capacity, self.kind, self.length, self.pending = capacity, kind, 0, 0
+        self.kind = "f16" if kind == "bf16" else kind
+        self.ranks, self.rope_dim = list(ranks), rope_dim
+        self.token_bytes = _C.cache_token_bytes(self.ranks, rope_dim, kind)
+        self.capacity, self.length, self.pending = capacity, 0, 0
         self.fresh = None, None, None
-        self.latent = [torch.zeros(capacity, rank) for rank in ranks]
-        self.rope = [torch.zeros(capacity, rope_dim) for _ in ranks]
+        self.layers = [self._empty(rank, capacity) for rank in self.ranks]
+
+    def _empty(self, rank, capacity):
+        """[latents, scales or None, keys] of one layer."""
+        store, keys = STORE[self.kind]
+        row, scale = store(torch.zeros(1, rank))
+        return [
+            torch.zeros(capacity, row.shape[1], dtype=row.dtype),
+            None if scale is None else torch.zeros(capacity, 1),
+            torch.zeros(capacity, self.rope_dim, dtype=keys),
+        ]
 
     @property
     def nbytes(self):
-        return sum(t.nbytes for t in self.latent + self.rope)
+        return self.capacity * self.token_bytes
 
     def append(self, layer, latent, k_rope):
         rows = slice(self.length, self.length + len(latent))
         self.pending = len(latent)
         self.fresh = layer, latent.clone(), k_rope.clone()
-        self.latent[layer][rows] = self._stored(latent)
-        self.rope[layer][rows] = k_rope if self.kind == "f32" else k_rope.half().float()
-
-    def _stored(self, latent):
-        if self.kind == "f32":
-            return latent
-        if self.kind in ("f16", "bf16"):
-            return latent.half().float()
-        scale = latent.abs().amax(1, keepdim=True) / 127
-        return torch.where(scale > 0, torch.round(latent / scale), torch.zeros_like(latent)) * scale
+        store, keys = STORE[self.kind]
+        for part, values in zip(self.layers[layer], (*store(latent), k_rope.to(keys)), strict=True):
+            if part is not None:
+                part[rows] = values
 
     def advance(self, tokens):
         self.length += tokens
         self.pending = 0
 
     def truncate(self, length):
-        self.length = length
+        self.length, self.pending = length, 0
+
+    def reserve(self, capacity):
+        if capacity <= self.capacity:
+            return
+        for i, rank in enumerate(self.ranks):
+            larger = self._empty(rank, capacity)
+            for old, new in zip(self.layers[i], larger, strict=True):
+                if old is not None:
+                    new[: self.capacity] = old
+            self.layers[i] = larger
+        self.capacity = capacity
+
+    def dump(self, first, last):
+        if not 0 <= first <= last <= self.length:
+            raise ValueError("there are no such rows in the cache")
+        parts = (part for layer in self.layers for part in layer if part is not None)
+        return np.concatenate([part[first:last].numpy().reshape(-1).view(np.uint8) for part in parts])
+
+    def restore(self, first, data):
+        tokens, rest = divmod(data.size, self.token_bytes)
+        if first != self.length:
+            raise ValueError(f"the row that restored rows begin at is {first}; it must be {self.length}")
+        if rest:
+            raise ValueError("restored data is not whole rows of this cache")
+        if first + tokens > self.capacity:
+            raise ValueError("the cache is full")
+        at = 0
+        for part in (part for layer in self.layers for part in layer if part is not None):
+            rows = part[first : first + tokens].numpy()
+            rows[...] = data[at : at + rows.nbytes].view(rows.dtype).reshape(rows.shape)
+            at += rows.nbytes
+        self.length, self.pending = first + tokens, 0
+
+    def stored(self, layer, s0, s1):
+        """Rows [s0, s1) as float32: latent (n, rank) and rope (n, rope)."""
+        latent, scale, keys = (part if part is None else part[s0:s1].float() for part in self.layers[layer])
+        return latent if scale is None else latent * scale, keys
 
     def read(self, layer, s0, s1):
-        return self.latent[layer][s0:s1].numpy(), self.rope[layer][s0:s1].numpy()
+        return tuple(x.numpy() for x in self.stored(layer, s0, s1))
 
     def rows(self, layer):
         """Latent (S, rank) and rope (S, rope) for the newest queries: the rows appended last are not rounded."""
         if not self.pending or self.fresh[0] != layer:
-            end = self.length + self.pending
-            return self.latent[layer][:end], self.rope[layer][:end]
-        _, latent, rope = self.fresh
-        return (
-            torch.cat((self.latent[layer][: self.length], latent)),
-            torch.cat((self.rope[layer][: self.length], rope)),
-        )
+            return self.stored(layer, 0, self.length + self.pending)
+        return tuple(torch.cat(pair) for pair in zip(self.stored(layer, 0, self.length), self.fresh[1:], strict=True))
 
 
 class Ops:

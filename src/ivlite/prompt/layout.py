@@ -1,13 +1,14 @@
-"""Applies the chat template: turns normalized messages into a Prompt, and opens their media without decoding them."""
+"""Applies the chat template: looks at the media of normalized messages, and lays them out as a Prompt."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from ivlite import media
 from ivlite.errors import UsageError
 from ivlite.gguf.config import THINKING
-from ivlite.prompt.messages import PIXELS, RATE, plain_messages, plain_tools
+from ivlite.prompt.budget import BUDGET, Choice, Looks, Video, check_budget, differing, reason, share
+from ivlite.prompt.messages import plain_messages, plain_tools
 from ivlite.prompt.positions import mrope_positions
 
 TOOLS_BEFORE = (
@@ -21,6 +22,7 @@ TOOLS_AFTER = (
 )
 STRUCTURE = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 THOUGHT = ("<think>", "</think>")
+LONG = 4096  # characters of a text whose ids are remembered
 
 
 @dataclass
@@ -32,7 +34,7 @@ class Prompt:
     seconds of each frame pair, floats ([] for an image). frames: per medium, the indexes of the sampled source frames.
     media: the media (media.medium.Medium); `pairs()` decodes them. warnings: sentences about the prompt (each medium has
     its own). spans: (index of the medium, first token, count) of every block of vision tokens. thinks: the answer begins
-    inside <think>.
+    inside <think>. choices: how the frames of each video were chosen. plan: the Plan that it follows, or None.
     """
 
     token_ids: list[int]
@@ -45,6 +47,8 @@ class Prompt:
     warnings: list[str] = field(default_factory=list)
     spans: list[tuple[int, int, int]] = field(default_factory=list)
     thinks: bool = False
+    choices: list[Choice] = field(default_factory=list)
+    plan: Any = None
 
     @property
     def keys(self):
@@ -59,46 +63,138 @@ class Prompt:
             seen[medium] += 1
 
 
-def build(messages, tokenizer, config, *, tools=None, enable_thinking=False, add_vision_id=False,
+def build(messages, tokenizer, config, *, budget=None, room=None, answer=0, progress=None, **settings):
+    """Turns a conversation into a Prompt for the assistant's next answer: `draft`, then its layout with the files' own times.
+
+    budget, room, answer: see Draft.lay. progress("scan", done, total) counts the bytes of files that are read for their
+    times. Raises UsageError (names a message by its index from 0), MediaError (a file), ContextError (a budget).
+    """
+    prepared = draft(messages, tokenizer, config, **settings)
+    prepared.settle(progress, budget)
+    return prepared.lay(budget, room, answer)
+
+
+def draft(messages, tokenizer, config, *, tools=None, enable_thinking=False, add_vision_id=False,
           continue_final_message=False, fps=None, min_frames=None, max_frames=None, min_pixels=None,
           max_pixels=None):  # fmt: skip
-    """Turns a conversation into a Prompt for the assistant's next answer.
+    """A Draft of a conversation: images are opened, videos are looked at, and nothing is laid out.
 
     messages: an iterable of {"role": "system" | "user" | "assistant" | "tool", "content": text or parts}. Parts: a text;
     {"type": "text", "text"}; {"type": "image", "image": source, "min_pixels", "max_pixels"}; {"type": "video", "video":
     source, "fps", "nframes", "min_frames", "max_frames", "min_pixels", "max_pixels", "start", "end" (seconds), "stream"}. Sources
-    are those of `media.open_image` and `media.open_video`; `prompt.messages` accepts the forms of other clients, too. An
+    are those of `media.open_image` and `media.probe`; `prompt.messages` accepts the forms of other clients, too. An
     assistant message may have "tool_calls".
     tools: function signatures as JSON data. enable_thinking: begins the answer as the model's chat template does (that
     of InternVideo3 does not support it). add_vision_id: writes "Picture 1: ", "Video 1: " before the media.
     continue_final_message: the last message is the beginning of the answer, and the prompt ends with its text. fps,
-    min_frames, max_frames: defaults for videos; min_pixels, max_pixels: defaults for images and each frame of videos;
-    None takes the model file's. Plain text never becomes a control token.
+    min_frames, max_frames: stated for all videos; min_pixels, max_pixels: for images and each frame of videos; None
+    leaves them open. Plain text never becomes a control token.
 
     Raises UsageError (names a message by its index from 0), MediaError (a file).
     """
     defaults = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
     defaults |= {"min_pixels": min_pixels, "max_pixels": max_pixels}
-    builder = Builder(tokenizer, config, {k: v for k, v in defaults.items() if v is not None}, add_vision_id)
     given, tools = plain_messages(messages), plain_tools(tools)
-    if not continue_final_message:
-        builder.conversation(given, tools)
-        return builder.answer(THINKING[config.generation.thinking][bool(enable_thinking)])
-    if given[-1].role != "assistant" or given[-1].calls:
-        raise UsageError("continue_final_message needs a last message of the assistant that is a text to go on with")
-    if enable_thinking:
-        raise UsageError("continue_final_message and enable_thinking contradict each other: the answer has begun")
-    builder.conversation(given[:-1], tools)
-    return builder.continued(given[-1])
+    last = None
+    if continue_final_message:
+        given, last = given[:-1], given[-1]
+        if last.role != "assistant" or last.calls:
+            raise UsageError(
+                "continue_final_message needs a last message of the assistant that is a text to go on with"
+            )
+        if enable_thinking:
+            raise UsageError("continue_final_message and enable_thinking contradict each other: the answer has begun")
+    looks = Looks(config, {k: v for k, v in defaults.items() if v is not None})
+    for message in given:
+        for part in message.parts:
+            if part.kind != "text":
+                looks.look(part)
+    opening = THINKING[config.generation.thinking][bool(enable_thinking)]
+    return Draft(looks, given, last, tools, opening, tokenizer, config, add_vision_id)
+
+
+class Draft:
+    """A conversation whose media were looked at; it can be laid out again and again, with other budgets."""
+
+    def __init__(self, looks, given, last, tools, opening, tokenizer, config, add_vision_id):
+        self.looks, self.given, self.last, self.tools, self.opening = looks, given, last, tools, opening
+        self.tokenizer, self.config, self.add_vision_id = tokenizer, config, add_vision_id
+        self.encoded = {}  # long texts
+        self.planned = None  # frames of each video, from the times that their containers declare
+
+    @property
+    def videos(self):
+        return self.looks.videos
+
+    def settle(self, progress=None, budget=None):
+        """Replaces the times that containers declare by those of the files; `planned` remembers what they had led to."""
+        if any(video.probe.estimated for video in self.videos):
+            self.planned = self._shared(budget)
+            for video in self.videos:
+                video.settle(progress)
+
+    def _shared(self, budget, limit=None):
+        whole = BUDGET if budget is None else budget
+        return share(self.videos, whole if limit is None else limit, lifted=budget is not None)
+
+    def lay(self, budget=None, room=None, answer=0):
+        """The Prompt. budget: stated vision tokens of all videos; None for BUDGET, or less where the room is smaller.
+
+        room: most tokens of prompt and answer. answer: tokens that are kept for the answer, at most half of the room.
+        Where the room is too small even for a pair of each video, the prompt is laid out nevertheless. Raises
+        ContextError for a stated budget that what is stated about the videos exceeds.
+        """
+        frames, narrowed = self._shared(budget), False
+        if budget is not None:
+            check_budget(self.videos, frames, budget)
+        laid = self._laid(frames, budget, narrowed)
+        keep = 0 if room is None else min(answer, room // 2)
+        while room is not None and (over := len(laid.token_ids) + keep - room) > 0:
+            spent = sum(v.tokens(n) for v, n in zip(self.videos, frames, strict=True))
+            fewer = self._shared(budget, spent - self._excess(laid, over))
+            if fewer == frames:
+                break
+            frames, narrowed = fewer, True
+            laid = self._laid(frames, budget, narrowed)
+        return laid
+
+    def _excess(self, laid, over):
+        """Vision tokens whose frame pairs, with their time marks and borders, are `over` tokens; at least a pair's."""
+        gaps = [
+            b - (a + n) for (own, a, n), (other, b, _) in zip(laid.spans, laid.spans[1:], strict=False) if own == other
+        ]
+        pairs = [video.pair for video in self.videos if video.open]
+        if not pairs:
+            return 0
+        per = sum(pairs) / len(pairs)
+        gap = sum(gaps) / len(gaps) if gaps else 12
+        return max(int(over * per / (per + gap)), min(pairs))
+
+    def _laid(self, frames, budget, narrowed):
+        lifted = budget is not None
+        opened = {key: found for key, found in self.looks.found.items() if not isinstance(found, Video)}
+        choices = []
+        keys = [key for key, found in self.looks.found.items() if isinstance(found, Video)]
+        planned = self.planned or [None] * len(keys)
+        for key, video, count, before in zip(keys, self.videos, frames, planned, strict=True):
+            opened[key] = medium = video.medium(count)
+            by = reason(video, count, lifted, narrowed)
+            choices.append(differing(video.choice(medium, by, None), before if not narrowed else None))
+        builder = Builder(self.tokenizer, self.config, opened, self.add_vision_id, self.encoded)
+        builder.conversation(self.given, self.tools)
+        laid = builder.answer(self.opening) if self.last is None else builder.continued(self.last)
+        laid.warnings, laid.choices = [*self.looks.warnings], choices
+        return laid
 
 
 class Builder:
     """Lays out one conversation. Adjacent texts are joined and encoded as one, as with the chat template."""
 
-    def __init__(self, tokenizer, config, defaults, add_vision_id):
-        self.tokenizer, self.config, self.defaults, self.add_vision_id = tokenizer, config, defaults, add_vision_id
+    def __init__(self, tokenizer, config, opened, add_vision_id, encoded):
+        self.tokenizer, self.config, self.opened, self.add_vision_id = tokenizer, config, opened, add_vision_id
+        self.encoded = encoded  # text -> ids of long texts: a conversation is laid out more than once
         self.ids, self.waiting = [], []
-        self.media, self.spans, self.warnings = [], [], []
+        self.media, self.spans = [], []
         self.counts = {"image": 0, "video": 0}
         kept = set(tokenizer.added) - set(tokenizer.special)
         self.structure = [name for name in STRUCTURE if name in tokenizer.added]
@@ -116,9 +212,16 @@ class Builder:
 
     def token(self, *ids):
         if self.waiting:
-            self.ids += self.tokenizer.encode("".join(self.waiting))
+            self.ids += self._ids("".join(self.waiting))
             self.waiting = []
         self.ids += ids
+
+    def _ids(self, text):
+        if len(text) < LONG:
+            return self.tokenizer.encode(text)
+        if text not in self.encoded:
+            self.encoded[text] = self.tokenizer.encode(text)
+        return self.encoded[text]
 
     def open(self, role):
         self.token(self.config.tokens.im_start)
@@ -149,7 +252,7 @@ class Builder:
         return Prompt(
             token_ids=self.ids, positions=positions, next_position=following, grid_thw=grids,
             timestamps=[list(m.timestamps) for m in self.media], frames=[list(m.frames) for m in self.media],
-            media=self.media, warnings=self.warnings, spans=self.spans, thinks=thinks,
+            media=self.media, spans=self.spans, thinks=thinks,
         )  # fmt: skip
 
     # -------------------------------------------------------------------------------------------- messages
@@ -209,7 +312,7 @@ class Builder:
     # -------------------------------------------------------------------------------------------- media
 
     def medium(self, part):
-        medium = self.open_medium(part)
+        medium = self.opened[id(part)]
         self.counts[part.kind] += 1
         if self.add_vision_id:
             self.text(f"{'Picture' if part.kind == 'image' else 'Video'} {self.counts[part.kind]}: ")
@@ -224,38 +327,3 @@ class Builder:
             self.spans.append((len(self.media), len(self.ids), count))
             self.token(*[pad] * count, tokens.vision_end)
         self.media.append(medium)
-
-    def open_medium(self, part):
-        vision = self.config.vision
-        shape = {"factor": vision.patch_size * vision.spatial_merge_size, "patch_size": vision.patch_size,
-                 "temporal": vision.temporal_patch_size}  # fmt: skip
-        try:
-            if part.kind == "image":
-                return media.open_image(part.value, **self.limits(part, PIXELS), **shape)
-            return self.open_video(part, shape)
-        except UsageError as error:
-            raise UsageError(f"{part.where}: {error}") from error
-
-    def open_video(self, part, shape):
-        given, frames = part.settings, media.as_frames(part.value)
-        names = PIXELS if "nframes" in given else (*RATE, *PIXELS)
-        if "nframes" in given and "fps" in given and frames is None:
-            raise UsageError("a video has both fps and nframes; give one of them")
-        settings = self.limits(part, names)
-        settings |= {name: given[name] for name in ("nframes", "start", "end", "stream") if name in given}
-        if frames is None:
-            return media.open_video(part.value, **settings, **shape)
-        if frames.times is None and "fps" not in given and "fps" not in self.defaults:
-            self.warnings.append(
-                f"{part.where}: a video is a list of frames without fps, so its time marks "
-                f"assume {settings['fps']:g} frames per second"
-            )
-        if frames.times is not None and "fps" not in given:  # all of them, as for a list without times
-            settings = {"nframes": settings["max_frames"]} | settings
-        return media.open_video(frames, **settings, **shape)
-
-    def limits(self, part, defaulted):
-        """The limits for a medium: those of the part, else the caller's for the names in `defaulted`, else the file's."""
-        wanted = {k: v for k, v in self.defaults.items() if k in defaulted} | part.settings
-        names = PIXELS if part.kind == "image" else (*RATE, *PIXELS)
-        return media.limits(wanted, {name: getattr(getattr(self.config, part.kind), name) for name in names})

@@ -38,7 +38,7 @@ DEVICES = {"auto": "cpu", "cpu": "cpu", "reference": "reference"}
 CACHE_KINDS = {kind: kind for kind in ops.CACHE_KINDS} | {"bf16": "f16"}  # "bf16": an older name of "f16"
 VIT = ("file", "fp32")
 LOADS = {"repack": Loader, "mmap": StreamingLoader}
-CONTEXT = 8192  # tokens, unless the model holds fewer
+LEAST_CONTEXT = 1024  # tokens that must fit beside the weights where no context is stated
 
 
 def cache_bytes_per_token(text: configuration.TextConfig, kv: str) -> int:
@@ -117,16 +117,17 @@ class FloatVision:
 
 
 def load(
-    path: str | os.PathLike[str], device: str = "auto", threads: int | None = None, context: int = CONTEXT, kv: str = "q8", *,
-    vit: str = "file", load: str = "repack", fps: float | None = None, min_frames: int | None = None,
-    max_frames: int | None = None, min_pixels: int | None = None, max_pixels: int | None = None,
+    path: str | os.PathLike[str], device: str = "auto", threads: int | None = None, context: int | None = None,
+    kv: str = "q8", *, vit: str = "file", load: str = "repack", fps: float | None = None,
+    min_frames: int | None = None, max_frames: int | None = None, min_pixels: int | None = None, max_pixels: int | None = None,
     progress: Progress | None = None, observe: Callable[[tuple[str, ...], np.ndarray], object] | None = None,
     stop: Stop | None = None,
 ) -> "Model":  # fmt: skip
     """Loads a GGUF file made by `ivlite quantize`; returns a Model, which is also a context manager that closes it.
 
     device: "auto", "cpu", or "reference" (float32 torch, slow, for comparison). threads: None for one per usable
-    physical core. context: tokens of prompt and answer together (the default is lowered to what the model holds).
+    physical core. context: most tokens of prompt and answer together; None: as many as a prompt and its answer need, up
+    to what the model and the free memory hold.
     kv: the format of the latent cache, "f32", "f16" or "q8" (int8). vit: "fp32" computes the vision tower in float32
     whatever the file's formats: slower, and 4 bytes of memory per vision weight. load: "repack" packs all weights for
     the kernels and keeps them in memory; "mmap" reads and packs each layer before it runs and frees it afterwards: the
@@ -153,11 +154,11 @@ def load(
         try:
             cfg, architecture, tokenizer = _understood(source)
             longest = cfg.text.context_length
-            context = whole("context", min(CONTEXT, longest) if context == CONTEXT else context, 1, longest)
+            context = None if context is None else whole("context", context, 1, longest)
             operations = ops.get(DEVICES[device], threads)
             weights = FloatVision(source, operations.decode) if vit == "fp32" else source
             if device != "reference":
-                _check_fit(weights.tensors.values(), load, cfg.text, context, kv)
+                _check_fit(weights.tensors.values(), load, cfg.text, context or min(LEAST_CONTEXT, longest), kv)
             operations = ops.observed(operations, observe) if observe else operations
             progress = progress if load == "repack" else None  # "mmap" reads again for every token: it has no total
             network = architecture.Network(cfg, weights, operations, progress, LOADS[load])
@@ -197,9 +198,10 @@ class Model:
     """
 
     def __init__(self, config: configuration.Config, network: Any, tokenizer: Any, *, path: Path | None = None,
-                 context: int = CONTEXT, kv: str = "q8", media: MediaLimits = MediaLimits()) -> None:  # fmt: skip
+                 context: int | None = None, kv: str = "q8", media: MediaLimits = MediaLimits()) -> None:  # fmt: skip
         self.config, self.tokenizer, self.path = config, tokenizer, path
-        self.context, self.kv, self.media_limits = context, kv, media
+        self.context_stated, self.kv, self.media_limits = context is not None, kv, media
+        self.context = config.text.context_length if context is None else context
         self.load_seconds = 0.0
         self._network, self._closing = network, Stop()
         self._works: weakref.WeakSet[Work[Any]] = weakref.WeakSet()
@@ -242,23 +244,37 @@ class Model:
         """Bytes of a full cache."""
         return self.context * cache_bytes_per_token(self.config.text, self.kv)
 
+    def room(self) -> int:
+        """The most tokens of prompt and answer: a stated context, or what the model and the free memory hold now."""
+        free = None if self.context_stated else available_memory()
+        if free is None:
+            return self.context
+        return max(0, min(self.context, (free - MARGIN) // cache_bytes_per_token(self.config.text, self.kv)))
+
     def prepare(self, messages: Messages, *, tools: Sequence[Any] | None = None, enable_thinking: bool = False,
-                add_vision_id: bool = False, continue_final_message: bool = False, stop: Stop | None = None) -> Prompt:  # fmt: skip
+                add_vision_id: bool = False, continue_final_message: bool = False, budget: int | None = None,
+                max_new_tokens: int | None = 256, progress: Progress | None = None, stop: Stop | None = None) -> Prompt:  # fmt: skip
         """Turns messages into a Prompt: token ids, positions and media opened but not yet decoded.
 
-        continue_final_message: the last message is the beginning of the answer, and generation continues it.
-        Raises UsageError (a message), MediaError (a file), Stopped.
+        continue_final_message: the last message is the beginning of the answer, and generation continues it. budget: most
+        vision tokens of all videos together; None: 16,384, or fewer where the context is smaller. Videos whose fps,
+        max_frames or nframes is stated keep it; the others share the budget by their lengths. max_new_tokens: those of
+        the answer, for which the context keeps room. progress: stage "scan", bytes of files read for their frames' times.
+        Raises UsageError (a message), MediaError (a file), ContextError (a budget below what is stated), Stopped.
         """
         self._check_open()
+        budget = None if budget is None else whole("budget", budget, 1)
         with using(self._stop(stop)):
             return prompt.build(
                 messages, self.tokenizer, self.config, tools=tools, enable_thinking=enable_thinking,
-                add_vision_id=add_vision_id, continue_final_message=continue_final_message, **self.media_limits.given(),
+                add_vision_id=add_vision_id, continue_final_message=continue_final_message, budget=budget,
+                room=self.room(), answer=256 if max_new_tokens is None else max_new_tokens, progress=progress,
+                **self.media_limits.given(),
             )  # fmt: skip
 
     def runner(self, capacity: int | None = None, progress: Progress | None = None) -> Runner:
-        """A new Runner with an empty cache of `capacity` tokens (None: the whole context)."""
-        return Runner(self.network, self.context if capacity is None else capacity, self.kv, Meter(progress))
+        """A new Runner with an empty cache of `capacity` tokens (None: as many as fit)."""
+        return Runner(self.network, self.room() if capacity is None else capacity, self.kv, Meter(progress))
 
     def logits(self, prompt: Prompt, *, stop: Stop | None = None) -> np.ndarray:
         """float32 (T, vocab): the logits after every token of a Prompt. Raises ContextError, MediaError, Stopped."""
@@ -295,15 +311,15 @@ class Model:
         repetition_penalty: float | None = None, seed: int | None = None,
         stop: str | Stop | Sequence[str | Stop] | None = None, enable_thinking: bool = False,
         tools: Sequence[Any] | None = None, add_vision_id: bool = False, continue_final_message: bool = False,
-        progress: Progress | None = None,
+        budget: int | None = None, progress: Progress | None = None,
     ) -> Stream:  # fmt: skip
         """A Stream of Deltas; its `.reply` is the Reply so far, and the complete one at the end.
 
         max_new_tokens None: until the context is full. Sampling settings that are None take the file's generation
         defaults; seed None is 0. temperature 0 is greedy. stop: a stop string (the text ends before it), a Stop, or a
         list of these. tools: function signatures in the JSON form that chat templates take. continue_final_message:
-        the last message is the assistant's, and the answer continues it. progress(stage, done, total): stages "decode",
-        "vision", "prefill", "generate". Raises Stopped only while it opens files.
+        the last message is the assistant's, and the answer continues it. budget: see `prepare`. progress(stage, done,
+        total): stages "scan", "decode", "vision", "prefill", "generate". Raises Stopped only while it opens files.
         """
         began = time.perf_counter()
         self._check_open()
@@ -316,10 +332,10 @@ class Model:
         stop = self._stop(*stops)
         built = self.prepare(
             messages, tools=tools, enable_thinking=enable_thinking, add_vision_id=add_vision_id,
-            continue_final_message=continue_final_message, stop=stop,
+            continue_final_message=continue_final_message, budget=budget, max_new_tokens=max_new_tokens,
+            progress=progress, stop=stop,
         )  # fmt: skip
-        self._check_context(built, 1)
-        limit = min(most, self.context - len(built.token_ids))
+        limit = min(most, self._check_context(built, 1) - len(built.token_ids))
         runner = self.runner(len(built.token_ids) + limit, progress)
         tokens = runner.answer(built, Sampler(params, built.token_ids), self.config.tokens.eos, limit)
         return self._begun(
@@ -349,6 +365,13 @@ class Model:
         if self._closing:
             raise UsageError("the model is closed: load it again")
 
-    def _check_context(self, prompt: Prompt, extra: int) -> None:
-        if len(prompt.token_ids) + extra > self.context:
+    def _check_context(self, prompt: Prompt, extra: int) -> int:
+        """The room for prompt and answer. Raises ContextError, OutOfMemoryError where the prompt and `extra` need more."""
+        room, need = self.room(), len(prompt.token_ids) + extra
+        if need > self.context:
             raise ContextError(too_long(len(prompt.token_ids), self.context))
+        if need > room:
+            check_memory(
+                0, self.config.text, need, self.kv, "use fewer or smaller frames (fps, max_frames, max_pixels)"
+            )
+        return max(room, need)

@@ -1,6 +1,7 @@
 """Argument types, and a table of the arguments that several commands share."""
 
 import argparse
+import re
 import sys
 
 from ivlite.errors import UsageError, sentence
@@ -37,6 +38,14 @@ def number(low, high=float("inf"), above=False):
         return value
 
     return parse
+
+
+def tokens(text):
+    """An argparse type: a number of tokens, "32768" or "32k" (of 1024)."""
+    plain = re.fullmatch(r"(\d+|\d*\.\d+)([kKmM])", text)
+    if not plain:
+        return whole(1)(text)
+    return whole(1)(str(int(float(plain[1]) * 1024 ** " km".index(plain[2].lower()))))
 
 
 def moment(text):
@@ -76,7 +85,9 @@ SHARED = {
     "--fps": {"type": number(0, 1000, above=True), "help": "frames taken per second of video (default: the file's)"},
     "--max-frames": {"type": whole(1), "metavar": "N", "help": "most frames taken from one video"},
     "--max-pixels": {"type": whole(1), "metavar": "N", "help": "most pixels of a frame or an image"},
-    "--context": {"type": whole(1), "default": 8192, "metavar": "N", "help": "tokens of prompt and answer (default: 8192)"},
+    "--budget": {"type": tokens, "metavar": "N", "help": "most vision tokens of all videos, as 32k (default: 16k)"},
+    "--context": {"type": tokens, "metavar": "N",
+                  "help": "most tokens of prompt and answer (default: as many as they need)"},
     "--threads": {"type": whole(1, 1024), "metavar": "N", "help": "default: one per usable physical core"},
     "--kv": {"choices": ("f32", "f16", "q8"), "type": cache_kind, "default": "q8",
              "help": "how the cache is stored (default: q8, int8)"},
@@ -121,7 +132,9 @@ def add_media(group):
     for article, kind in (("a", "video"), ("an", "image")):
         add(f"--{kind}", dest="media", type=path, action=InOrder, metavar="FILE",
             help=f"{article} {kind}; may be repeated")  # fmt: skip
-    add_shared(group, "--fps", "--max-frames", fps="frames taken per second of video (default: 1)")
+    add_shared(group, "--budget", "--fps", "--max-frames",
+               fps="frames taken per second of video, exactly (default: at most 1, as the budget allows)",
+               max_frames="most frames taken from one video, instead of the budget")  # fmt: skip
     add("--min-pixels", type=whole(1), metavar="N", help="fewest pixels of a frame or an image")
     add_shared(group, "--max-pixels", max_pixels="most pixels of a frame (default: 131072) or an image")
     add("--start", type=moment, metavar="TIME", help="where in the video to begin, seconds or HH:MM:SS")
@@ -160,7 +173,7 @@ def check_media(args):
     """Raises UsageError for contradictory settings of media, MediaError for media that cannot be found."""
     media = args.media or []
     kinds = {kind for kind, _ in media}
-    for name in VIDEO_ONLY if "video" not in kinds else ():
+    for name in (*VIDEO_ONLY, "budget") if "video" not in kinds else ():
         if getattr(args, name) is not None:
             raise UsageError(f"--{name.replace('_', '-')} is about videos, and there is no --video")
     for name in PIXELS if not media else ():
@@ -190,7 +203,7 @@ def media_parts(args):
 def answer_settings(args):
     """The settings of an answer on the command line, as arguments of Model.stream."""
     names = [flag.lstrip("-").replace("-", "_") for flag, *_ in ANSWER]
-    given = {name: getattr(args, name) for name in (*names, "seed", "max_new_tokens", "stop")}
+    given = {name: getattr(args, name) for name in (*names, "seed", "max_new_tokens", "stop", "budget")}
     return {**given, "enable_thinking": args.think}
 
 

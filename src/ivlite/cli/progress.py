@@ -3,7 +3,7 @@
 import sys
 import time
 
-FILES = ("load", "read", "convert", "golden")  # stages that are counted in bytes
+FILES = ("load", "read", "convert", "golden", "scan")  # stages that are counted in bytes
 UNITS = {"decode": "frames", "vision": "frame pairs", "prefill": "tokens"}
 
 

@@ -17,7 +17,11 @@ def add_arguments(parser, data_help):
     arguments.add_shared(group, "--fps", "--max-frames", "--max-pixels")
     group = parser.add_argument_group("machine")
     arguments.add_shared(
-        group, "--context", "--threads", "--device", context="longest prompt in tokens (default: 8192)"
+        group,
+        "--context",
+        "--threads",
+        "--device",
+        context="longest prompt in tokens (default: as many as the memory holds)",
     )
     arguments.add_shared(parser.add_argument_group("output"), "--quiet", "--verbose")
 

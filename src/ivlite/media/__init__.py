@@ -3,11 +3,12 @@
 from ivlite.errors import UsageError, shown
 from ivlite.media import animation, frames, memory, video
 from ivlite.media.image import open_image
+from ivlite.media.medium import Medium
 from ivlite.media.memory import as_frames
 from ivlite.media.source import limits, local_path
 from ivlite.numbers import number
 
-__all__ = ["as_frames", "limits", "open_image", "open_video", "probe"]
+__all__ = ["Medium", "as_frames", "limits", "open_image", "open_video", "probe"]
 
 
 def open_video(source, *, fps, min_frames, max_frames, min_pixels, max_pixels, nframes=None, start=None, end=None,

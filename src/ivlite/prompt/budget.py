@@ -123,7 +123,10 @@ class Looks:
         return [found for found in self.found.values() if isinstance(found, Video)]
 
     def look(self, part):
-        """Looks at a part of a message. Raises UsageError (named by the part), MediaError."""
+        """Looks at a part of a message; a Medium is taken as it is. Raises UsageError (named by the part), MediaError."""
+        if isinstance(part.value, media.Medium):
+            self.found[id(part)] = part.value
+            return
         try:
             self.found[id(part)] = self._image(part) if part.kind == "image" else self._video(part)
         except UsageError as error:
@@ -166,43 +169,39 @@ class Looks:
 def share(videos, budget, lifted=False):
     """The number of frames of each Video, so that their vision tokens are at most `budget` where that is possible.
 
-    Videos whose number is stated have it. The others share the rest by their lengths; what a short one does not need
-    is left to the others. lifted: the budget is stated.
+    Videos whose number is stated have it. The others share the rest by their lengths, each at least a frame pair; what a
+    short one does not need is left to the others. lifted: the budget is stated.
     """
     frames = [video.most(lifted) for video in videos]
-    open_ = [i for i, video in enumerate(videos) if video.open]
     left = budget - sum(v.tokens(n) for v, n in zip(videos, frames, strict=True) if not v.open)
-    parts = _parts([(videos[i].probe.seconds, videos[i].tokens(frames[i])) for i in open_], left)
-    pairs, spare = {}, left
-    for i, part in zip(open_, parts, strict=True):
-        video, temporal = videos[i], videos[i].shape["temporal"]
-        pairs[i] = max(int(part // video.pair), -(-min(video.least, frames[i]) // temporal))
-        spare -= pairs[i] * video.pair
-    for i, _ in sorted(zip(open_, parts, strict=True), key=lambda item: -(item[1] % videos[item[0]].pair)):
-        more = videos[i].tokens(frames[i]) > pairs[i] * videos[i].pair and videos[i].pair <= spare
-        pairs[i] += more
-        spare -= more * videos[i].pair
-    for i in open_:
-        frames[i] = min(frames[i], pairs[i] * videos[i].shape["temporal"])
+    open_ = [(i, v) for i, v in enumerate(videos) if v.open]
+    bounds = [(v.tokens(min(v.least, frames[i])), v.tokens(frames[i])) for i, v in open_]
+    parts = parted(left, [max(v.probe.seconds, 1e-3) for _, v in open_], bounds)
+    pairs = {i: int(part / v.pair + 1e-6) for (i, v), part in zip(open_, parts, strict=True)}
+    left -= sum(pairs[i] * v.pair for i, v in open_)
+    rests = [part - pairs[i] * v.pair for (i, v), part in zip(open_, parts, strict=True)]
+    for _, (i, v), (_, most) in sorted(zip(rests, open_, bounds, strict=True), key=lambda item: -item[0]):
+        if (pairs[i] + 1) * v.pair <= most and v.pair <= left:
+            pairs[i] += 1
+            left -= v.pair
+    for i, v in open_:
+        frames[i] = min(frames[i], pairs[i] * v.shape["temporal"])
     return frames
 
 
-def _parts(wishes, total):
-    """The parts of `total` for wishes (length, most): proportional to the lengths, none above its most."""
-    parts, waiting, left = [0.0] * len(wishes), set(range(len(wishes))), max(0.0, float(total))
-    while waiting:
-        lengths = sum(max(wishes[i][0], 1e-3) for i in waiting)
-        rate = left / lengths
-        full = {i for i in waiting if wishes[i][1] <= rate * max(wishes[i][0], 1e-3) * (1 + 1e-12)}
-        if not full:
-            for i in waiting:
-                parts[i] = rate * max(wishes[i][0], 1e-3)
-            break
-        for i in full:
-            parts[i] = float(wishes[i][1])
-            left -= parts[i]
-        waiting -= full
-    return parts
+def parted(total, lengths, bounds):
+    """Parts of `total` in proportion to the lengths, each within its (low, high); their sum is `total` if that is possible."""
+
+    def parts(rate):
+        return [min(max(rate * length, low), high) for length, (low, high) in zip(lengths, bounds, strict=True)]
+
+    low, high = 0.0, max((most / length for length, (_, most) in zip(lengths, bounds, strict=True)), default=0.0)
+    if sum(parts(high)) <= total:
+        return parts(high)
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(parts(middle)) <= total else (low, middle)
+    return parts(low)
 
 
 def check_budget(videos, frames, budget):

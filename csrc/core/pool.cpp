@@ -145,7 +145,7 @@ class Crew {
   static constexpr uint64_t kInside = 0xffff, kOpen = 1 << 16, kGeneration = 1 << 17;
   // With a stop flag to look at, a chunk is cut to what takes so long; the first, of unknown speed, to this part of a queue.
   static constexpr std::chrono::nanoseconds kChunkTime = std::chrono::milliseconds(10);
-  static constexpr uint64_t kFirstPart = 64;
+  static constexpr uint64_t kFirstPart = 64, kAll = UINT32_MAX;
 
   static uint64_t generation(uint64_t state) { return state / kGeneration; }
 
@@ -180,16 +180,19 @@ class Crew {
   void deal() {
     const uint64_t grains = (uint64_t)((n_ + grain_ - 1) / grain_), threads = (uint64_t)this->threads();
     for (uint64_t i = 0; i < threads; i++) queues_[i].left.store(range(grains * i / threads, grains * (i + 1) / threads));
+    grains_ = grains;
+    most_ = !stop_ || grains <= threads ? kAll : 1 + grains / threads / kFirstPart;
   }
 
   // The first third of what is left of a thread's own queue, `most` grains at most: few chunks, yet short ones at the end, where
-  // a slow core would keep the others waiting.
+  // a slow core would keep the others waiting. A thread that is alone takes all.
   bool take(int of, uint64_t most, uint64_t& first, uint64_t& end) {
+    const uint64_t parts = threads() == 1 ? 1 : 3;
     uint64_t left = queues_[of].left.load();
     do {
       first = first_of(left);
       if (first >= end_of(left)) return false;
-      end = first + std::min(most, (end_of(left) - first + 2) / 3);
+      end = first + std::min(most, (end_of(left) - first + parts - 1) / parts);
     } while (!queues_[of].left.compare_exchange_weak(left, range(end, end_of(left))));
     return true;
   }
@@ -212,19 +215,14 @@ class Crew {
 
   void take_chunks(int thread) {
     try {
-      const uint64_t left = queues_[thread].left.load(), all = UINT32_MAX;
-      uint64_t most = stop_ ? 1 + (end_of(left) - std::min(first_of(left), end_of(left))) / kFirstPart : all;
+      uint64_t most = most_;
       do
         for (uint64_t first, end; take(thread, most, first, end);) {
-          if (!stop_) {
+          if (stop_ && stop_->is_set()) throw Stopped();
+          if (most == kAll)
             call(first, end);
-            continue;
-          }
-          if (stop_->is_set()) throw Stopped();
-          const Clock::time_point start = Clock::now();
-          call(first, end);
-          const int64_t took = std::max<int64_t>(1, std::chrono::nanoseconds(Clock::now() - start).count());
-          most = (uint64_t)std::max<int64_t>(1, (int64_t)std::min<double>(all, (double)(end - first) * kChunkTime.count() / (double)took));
+          else
+            most = timed(first, end);
         }
       while (steal(thread));
     } catch (...) {  // of a body, which never waits for an interpreter: nobody unwinds a thread in here
@@ -232,6 +230,16 @@ class Crew {
       std::lock_guard<std::mutex> hold(error_lock_);
       if (!error_) error_ = std::current_exception();
     }
+  }
+
+  // Runs a chunk; returns how many grains take kChunkTime, or kAll where the whole region has no more: reading the clock costs
+  // what a short chunk does.
+  uint64_t timed(uint64_t first, uint64_t end) {
+    const Clock::time_point start = Clock::now();
+    call(first, end);
+    const int64_t took = std::max<int64_t>(1, std::chrono::nanoseconds(Clock::now() - start).count());
+    const double most = (double)(end - first) * (double)kChunkTime.count() / (double)took;
+    return most >= (double)grains_ ? kAll : std::max<uint64_t>(1, (uint64_t)most);
   }
 
   void call(uint64_t first, uint64_t end) { (*body_)((int64_t)first * grain_, std::min((int64_t)end * grain_, n_)); }
@@ -280,6 +288,7 @@ class Crew {
   std::atomic<bool> end_{false};
   const std::function<void(int64_t, int64_t)>* body_ = nullptr;
   int64_t n_ = 0, grain_ = 1;
+  uint64_t grains_ = 0, most_ = kAll;  // of the region; of a thread's first chunk
   const StopFlag* stop_ = nullptr;
   std::exception_ptr error_;
   alignas(64) std::atomic<uint64_t> state_{0};

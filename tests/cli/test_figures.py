@@ -61,9 +61,9 @@ def test_rates_of_stages():
 def test_limits_are_probed_beside_what_they_limit(monkeypatch):
     peaks = iter([(10.0, 1.0), (30.0, 5.0), (20.0, 3.0)])
     reads = iter([7.0, 9.0, 8.0])
-    monkeypatch.setattr(probe, "peaks", lambda threads: next(peaks))
-    monkeypatch.setattr(probe, "read", lambda threads: next(reads))
-    limits = bench.Limits(2)
+    monkeypatch.setattr(probe, "peaks", lambda pool: next(peaks))
+    monkeypatch.setattr(probe, "read", lambda pool: next(reads))
+    limits = bench.Limits(None)
     seconds, rate = limits.timed(lambda: None)
     assert 0 <= seconds < 1 and rate == 20.0 and limits.peak() == 20.0
     now = iter(np.arange(0, 100, 0.0625))  # each look at the clock is a sixteenth of a second later

@@ -108,7 +108,7 @@ def measure(model, args):
     from ivlite.evaluate.synthetic import text_prompt, usual_pair
     from ivlite.machine import peak_memory
 
-    random, limits = np.random.default_rng(0), Limits(model.threads)
+    random, limits = np.random.default_rng(0), Limits(model.network.ops.pool)
     stages = {"prefill": None, "decode": [], "vision": None}
     try:
         tokens = random.integers(0, model.config.text.vocab_size, args.prompt).tolist()
@@ -133,12 +133,15 @@ def measure(model, args):
 
 
 class Limits:
-    """The machine's limits, probed next to each measurement: other guests of the machine change them within seconds."""
+    """The machine's limits, probed next to each measurement: other guests of the machine change them within seconds.
+
+    pool: the model's own ThreadPool. Threads of another would still be spinning when the measurement begins.
+    """
 
     EVERY = 0.1  # seconds of decoding between two probes of the bandwidth
 
-    def __init__(self, threads):
-        self.threads, self.reads, self.peaks = threads, [], []
+    def __init__(self, pool):
+        self.pool, self.reads, self.peaks = pool, [], []
 
     def best(self):
         """{"read": bytes per second, "int8", "matrix": operations per second}, the highest of each."""
@@ -149,7 +152,7 @@ class Limits:
         """int8 operations per second now."""
         from ivlite.cli import probe
 
-        self.peaks.append(probe.peaks(self.threads))
+        self.peaks.append(probe.peaks(self.pool))
         return self.peaks[-1][0]
 
     def timed(self, run):
@@ -166,7 +169,7 @@ class Limits:
         took, reads, probed = [], [], -math.inf
         for i in range(count):
             if time.perf_counter() - probed > self.EVERY:
-                self.reads.append(probe.read(self.threads))
+                self.reads.append(probe.read(self.pool))
                 probed = time.perf_counter()
             start = time.perf_counter()
             step(i)

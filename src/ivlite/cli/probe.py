@@ -7,26 +7,25 @@ from pathlib import Path
 from ivlite import _C
 
 
-def read(threads):
-    """Read bandwidth in bytes per second with that many threads, from uncached memory."""
-    _C.set_num_threads(threads)
-    return _C.probe_read_bandwidth(128 << 20, 2)
+def read(pool):
+    """Read bandwidth in bytes per second of that ThreadPool, from uncached memory."""
+    return _C.probe_read_bandwidth(128 << 20, 2, pool)
 
 
-def peaks(threads):
-    """Operations per second now with that many threads: (int8, matrix).
+def peaks(pool):
+    """Operations per second now of that ThreadPool: (int8, matrix).
 
     int8: the multiply instructions of the selected kernels, with operands in registers. matrix: int8 on the matrix unit
     that they use for many tokens, 0 without one.
     """
-    _C.set_num_threads(threads)
-    return _C.probe_int8_peak(0.1), _C.probe_matrix_peak(0.1)
+    return _C.probe_int8_peak(0.1, pool), _C.probe_matrix_peak(0.1, pool)
 
 
 def limits(threads):
-    """{"read": bytes per second, "int8", "matrix": operations per second}, see above."""
-    int8, matrix = peaks(threads)
-    return {"read": read(threads), "int8": int8, "matrix": matrix}
+    """{"read": bytes per second, "int8", "matrix": operations per second} with that many threads, see above."""
+    pool = _C.ThreadPool(threads)
+    int8, matrix = peaks(pool)
+    return {"read": read(pool), "int8": int8, "matrix": matrix}
 
 
 def machine(threads):

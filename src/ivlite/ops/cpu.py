@@ -37,22 +37,22 @@ class Ops:
         return np.concatenate(arrays, axis)
 
     def decode(self, fmt, data, count):
-        return _C.decode(fmt, data, count, pool=self.pool)
+        return _C.decode(fmt, data, count, self.pool)
 
     def encode(self, fmt, matrix):
         padded = np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % self.blocks[fmt])))
         return _C.encode(fmt, np.ascontiguousarray(padded, np.float32).reshape(-1), pool=self.pool)
 
     def transposed(self, fmt, data, shape, count, into):
-        return _C.transposed(fmt, data, *shape, count, into, pool=self.pool)
+        return _C.transposed(fmt, data, *shape, count, into, self.pool)
 
     def weight(self, fmt, data, shape, *names):
         heads, rows, cols = shape if len(shape) == 3 else (1, *shape)
         if isinstance(data, np.ndarray):
-            return _C.Weight(fmt, data, heads, rows, cols, pool=self.pool)
+            return _C.Weight(fmt, data, heads, rows, cols, self.pool)
         weight, first = _C.Weight(fmt, None, heads, rows, cols), 0
         for chunk in data:
-            weight.fill(first, chunk, pool=self.pool)
+            weight.fill(first, chunk, self.pool)
             first += len(chunk)
         if first != heads * rows:
             raise ValueError(f"a weight of {heads * rows} rows is given {first}")
@@ -61,42 +61,42 @@ class Ops:
     def linear(self, x, w, bias=None, into=None, activation="none"):
         rows = w.rows // 2 if activation == "silu_mul" else w.rows
         y = np.empty((len(x), rows), np.float32) if into is None else into
-        _C.linear(y, _rows(x), w, bias, into is not None, activation, pool=self.pool)
+        _C.linear(y, _rows(x), w, bias, into is not None, activation, self.pool)
         return y
 
     def mlp(self, x, up, activation, down, into=None):
         y = np.empty((len(x), down[0].rows), np.float32) if into is None else into
-        _C.mlp(y, _rows(x), *up, activation, *down, into is not None, pool=self.pool)
+        _C.mlp(y, _rows(x), *up, activation, *down, into is not None, self.pool)
         return y
 
     def linear_heads(self, x, w):
         y = np.empty((*x.shape[:2], w.rows), np.float32)
-        _C.linear_heads(y, _rows(x), w, pool=self.pool)
+        _C.linear_heads(y, _rows(x), w, self.pool)
         return y
 
     def rms_norm(self, x, w, eps):
         y = np.empty(x.shape, np.float32)
-        _C.rms_norm(y, _rows(x), w, eps, pool=self.pool)
+        _C.rms_norm(y, _rows(x), w, eps, self.pool)
         return y
 
     def layer_norm(self, x, w, b, eps):
         y = np.empty(x.shape, np.float32)
-        _C.layer_norm(y, _rows(x), w, b, eps, pool=self.pool)
+        _C.layer_norm(y, _rows(x), w, b, eps, self.pool)
         return y
 
     def rope(self, x, cos, sin, interleaved):
         y = np.empty(x.shape, np.float32)
-        _C.rope(y, _rows(x), _packed(cos), _packed(sin), interleaved, pool=self.pool)
+        _C.rope(y, _rows(x), _packed(cos), _packed(sin), interleaved, self.pool)
         return y
 
     def silu_mul(self, x):
         y = np.empty((len(x), x.shape[1] // 2), np.float32)
-        _C.silu_mul(y, _packed(x), pool=self.pool)
+        _C.silu_mul(y, _packed(x), self.pool)
         return y
 
     def attention(self, q, k, v, scale, segment, exact=False):
         y = np.empty(v.shape, np.float32)
-        _C.attention(y, _rows(q), _rows(k), _rows(v), scale, segment, exact, pool=self.pool)
+        _C.attention(y, _rows(q), _rows(k), _rows(v), scale, segment, exact, self.pool)
         return y
 
     def cache(self, ranks, rope_dim, capacity, kind):
@@ -104,12 +104,12 @@ class Ops:
 
     def absorbed_attention(self, q_latent, q_rope, cache, layer, scale):
         y = np.empty(q_latent.shape, np.float32)
-        _C.absorbed_attention(y, _packed(q_latent), _packed(q_rope), cache.rows, layer, scale, pool=self.pool)
+        _C.absorbed_attention(y, _packed(q_latent), _packed(q_rope), cache.rows, layer, scale, self.pool)
         return y
 
     def expanded_attention(self, q_nope, q_rope, cache, layer, kv_b, scale):
         y = np.empty((*q_nope.shape[:2], kv_b.rows - q_nope.shape[2]), np.float32)
-        _C.expanded_attention(y, _rows(q_nope), _rows(q_rope), cache.rows, layer, kv_b, scale, pool=self.pool)
+        _C.expanded_attention(y, _rows(q_nope), _rows(q_rope), cache.rows, layer, kv_b, scale, self.pool)
         return y
 
     def decoder_layer(self, **operands):
@@ -118,7 +118,7 @@ class Ops:
     def patchify(self, frames, patch, merge, mean, std):
         temporal, h, w, channels = frames.shape
         y = np.empty((h // patch * (w // patch), channels * temporal * patch * patch), np.float32)
-        _C.patchify(y, _packed(frames), patch, merge, mean, std, pool=self.pool)
+        _C.patchify(y, _packed(frames), patch, merge, mean, std, self.pool)
         return y
 
 
@@ -129,7 +129,7 @@ class DecoderLayer:
         self.pool, self.layer = pool, _C.DecoderLayer(**operands)
 
     def __call__(self, x, cos, sin, cache, index):
-        self.layer.run(x, _packed(cos), _packed(sin), cache.rows, index, pool=self.pool)
+        self.layer.run(x, _packed(cos), _packed(sin), cache.rows, index, self.pool)
         return x
 
 
@@ -146,13 +146,13 @@ class Cache:
     nbytes = property(lambda self: self.rows.nbytes)
 
     def append(self, layer, latent, k_rope):
-        self.rows.append(layer, _rows(latent), _rows(k_rope), pool=self.pool)
+        self.rows.append(layer, _rows(latent), _rows(k_rope), self.pool)
 
     def reserve(self, capacity):
-        self.rows.reserve(capacity, pool=self.pool)
+        self.rows.reserve(capacity, self.pool)
 
     def dump(self, first, last):
-        return self.rows.dump(first, last, pool=self.pool)
+        return self.rows.dump(first, last, self.pool)
 
     def restore(self, first, data):
-        self.rows.restore(first, data, pool=self.pool)
+        self.rows.restore(first, data, self.pool)

@@ -192,6 +192,7 @@ void bind_ops(py::module_& m) {
   compute(m, "mlp", py_mlp, y, x, py::arg("up"), py::arg("up_bias"), py::arg("activation"), py::arg("down"), py::arg("down_bias"),
           py::arg("accumulate"));
   compute(m, "linear_heads", py_linear_heads, y, x, w);
+  hold(m, "few_tokens", few_tokens, "The most tokens of one call of which each gets the bits of a call of its own.");
   compute(m, "rms_norm", py_rms_norm, y, x, w, py::arg("eps"));
   compute(m, "layer_norm", py_layer_norm, y, x, w, py::arg("b"), py::arg("eps"));
   compute(m, "rope", rope, y, x, py::arg("cos"), py::arg("sin"), py::arg("interleaved"));

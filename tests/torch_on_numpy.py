@@ -94,6 +94,7 @@ def modules():
     torch.ones = lambda *shape, dtype: tensor(np.ones(shape, dtype))
     torch.cat = lambda arrays, axis=0: tensor(np.concatenate(arrays, axis))
     torch.einsum = lambda form, *arrays: tensor(np.einsum(form, *map(np.asarray, arrays), optimize=True))
+    torch.arange = lambda n: tensor(np.arange(n))
     torch.where = lambda where, x, y: tensor(np.where(where, x, y))
     torch.round, torch.zeros_like = np.round, np.zeros_like
     torch.rsqrt = lambda x: 1 / np.sqrt(x)

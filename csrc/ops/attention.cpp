@@ -32,49 +32,67 @@ bool contiguous(int64_t token_stride, int64_t head_stride, int64_t heads, int64_
   return head_stride == dim && token_stride == heads * dim;
 }
 
-// Absorbed attention of all queries, in parts: runs of stored tokens, then the rows just appended, read as they were
-// given. acc, m and l are (parts, tokens, heads); acc of a part is relative to its own maximum m, with sum l.
+// Sums over parts of the tokens, of rows (query, head): acc (parts, rows, rank) relative to each part's own maximum m, with sum l, both
+// (parts, rows).
+struct Parts {
+  float *acc, *m, *l;
+  int64_t rows, rank;
+
+  static int64_t floats(int64_t parts, int64_t rows, int64_t rank) { return product({parts, rows, rank + 2}); }
+  Parts(float* memory, int64_t parts, int64_t rows, int64_t rank)
+      : acc(memory), m(acc + parts * rows * rank), l(m + parts * rows), rows(rows), rank(rank) {}
+
+  // out = the first `parts` parts of a row together.
+  void merge(float* out, int64_t row, int64_t parts) const {
+    float top = -INFINITY, total = 0;
+    for (int64_t p = 0; p < parts; p++) top = fmaxf(top, m[p * rows + row]);
+    for (int64_t p = 0; p < parts; p++)
+      if (l[p * rows + row] != 0) total += l[p * rows + row] * expf(m[p * rows + row] - top);
+    memset(out, 0, (size_t)rank * 4);
+    for (int64_t p = 0; p < parts; p++) {
+      if (l[p * rows + row] == 0) continue;  // sees no token; a NaN is a part of the sum
+      float weight = expf(m[p * rows + row] - top) / total;
+      const float* from = acc + (p * rows + row) * rank;
+      for (int64_t j = 0; j < rank; j++) out[j] += weight * from[j];
+    }
+  }
+};
+
+// Absorbed attention. A query sees the tokens before its own as they are stored, in parts, and its own as it was given: what it sees, and
+// where parts begin, is the same whether the tokens before it came with it or earlier.
 struct Absorbed {
   LatentArgs args;  // of query 0 and head 0
   LatentRows rows, fresh;
   CacheKind kind;
-  int64_t tokens, heads, rank, visible, stored, splits, parts;
+  int64_t tokens, heads, visible, threads;
 
-  int64_t split_tokens() const { return round_up((stored + splits - 1) / splits, 16); }
+  bool own() const { return fresh.latent != nullptr; }
+  int64_t stored(int64_t t) const { return visible - tokens + t + (own() ? 0 : 1); }
+  int64_t splits(int64_t t) const { return std::max<int64_t>(1, std::min(2 * threads, stored(t) / kSplitTokens)); }
+  int64_t parts(int64_t t) const { return splits(t) + (own() ? 1 : 0); }
 
-  // Part p of heads [h0, h1) of query t.
-  void run(int64_t p, int64_t t, int64_t h0, int64_t h1) const {
-    bool newest = p == splits;
-    int64_t first = p * split_tokens(), end = std::min(first + split_tokens(), stored);
-    int64_t at = (p * tokens + t) * heads + h0, head = t * heads + h0;
+  // Part p of heads [h0, h1) of query t, to rows `row` on of `to`.
+  void run(const Parts& to, int64_t row, int64_t p, int64_t t, int64_t h0, int64_t h1) const {
+    const bool newest = p == splits(t);
+    const int64_t before = stored(t), length = round_up((before + splits(t) - 1) / splits(t), 16);
+    const int64_t first = newest ? t : std::min(p * length, before), end = newest ? t + 1 : std::min(first + length, before);
+    const int64_t at = p * to.rows + row, head = t * heads + h0;
     LatentArgs a = args;
-    a.acc += at * rank, a.m += at, a.l += at;
-    a.q_latent += head * rank, a.q_rope += head * rows.rope_dim;
+    a.acc = to.acc + at * to.rank, a.m = to.m + at, a.l = to.l + at;
+    a.q_latent += head * rows.rank, a.q_rope += head * rows.rope_dim;
     a.queries = 1, a.heads = h1 - h0;
     a.cache = newest ? fresh : rows;
-    a.position = visible - tokens + t - (newest ? stored : 0);
+    a.position = end - 1;
     a.scratch = floats(Scratch::kernel, {latent_scratch(a)});
-    if (newest)
-      kernels().latent_attention[(int)CacheKind::f32](a, 0, visible - stored);
-    else
-      kernels().latent_attention[(int)kind](a, first, std::max(first, end));
+    kernels().latent_attention[(int)(newest ? CacheKind::f32 : kind)](a, first, end);
   }
 
-  // out = the parts of (query, head) i together.
-  void merge(float* out, int64_t i) const {
-    int64_t step = tokens * heads;
-    const float *m = args.m + i, *l = args.l + i;
-    float top = -INFINITY, total = 0;
-    for (int64_t p = 0; p < parts; p++) top = fmaxf(top, m[p * step]);
-    for (int64_t p = 0; p < parts; p++)
-      if (l[p * step] != 0) total += l[p * step] * expf(m[p * step] - top);
-    memset(out, 0, (size_t)rank * 4);
-    for (int64_t p = 0; p < parts; p++) {
-      if (l[p * step] == 0) continue;  // sees no token; a NaN is a part of the sum
-      float weight = expf(m[p * step] - top) / total;
-      const float* from = args.acc + (p * step + i) * rank;
-      for (int64_t j = 0; j < rank; j++) out[j] += weight * from[j];
-    }
+  // All parts of heads [h0, h1) of query t, merged to its rows of out.
+  void run_all(float* out, int64_t t, int64_t h0, int64_t h1) const {
+    const int64_t n = h1 - h0;
+    const Parts some(floats(Scratch::parts, {Parts::floats(parts(t), n, rows.rank)}), parts(t), n, rows.rank);
+    for (int64_t p = 0; p < parts(t); p++) run(some, 0, p, t, h0, h1);
+    for (int64_t h = 0; h < n; h++) some.merge(out + (t * heads + h0 + h) * rows.rank, h, parts(t));
   }
 };
 
@@ -114,28 +132,28 @@ void absorbed_attention(const OutHeads& out, const InHeads& q_latent, const InHe
         "absorbed attention needs contiguous arrays");
   check_causal(q_latent, cache);
   if (tokens == 0) return;
-  LatentRows fresh = cache.fresh(layer);
-  int64_t visible = cache.visible(), stored = fresh.latent ? cache.length() : visible, threads = num_threads();
-  // Many queries: each is a piece. Few: its heads are split among threads, and a long cache into parts.
-  int64_t most = tokens >= 4 * threads ? 1 : 2 * threads;
-  int64_t splits = std::max<int64_t>(1, std::min(most, stored / kSplitTokens)), parts = splits + (fresh.latent ? 1 : 0);
-  int64_t piece = tokens * splits >= 2 * threads ? heads : std::min(kHeadPiece, heads), pieces = (heads + piece - 1) / piece;
-  int64_t all = product({parts, tokens, heads});
-  float* acc = floats(Scratch::parts, {all, rank + 2});
   LatentArgs a{};
-  a.acc = acc, a.m = acc + all * rank, a.l = a.m + all, a.q_latent = q_latent.data, a.q_rope = q_rope.data, a.scale = scale;
-  Absorbed work{a, rows, fresh, cache.kind(), tokens, heads, rank, visible, stored, splits, parts};
+  a.q_latent = q_latent.data, a.q_rope = q_rope.data, a.scale = scale;
+  const Absorbed work{a, rows, cache.fresh(layer), cache.kind(), tokens, heads, cache.visible(), num_threads()};
+  // Many queries: each is a piece. Few: its heads are split among threads, and a long cache into its parts.
+  const int64_t splits = work.splits(tokens - 1), threads = work.threads;
+  const int64_t piece = tokens * splits >= 2 * threads ? heads : std::min(kHeadPiece, heads), pieces = (heads + piece - 1) / piece;
+  if (splits == 1 || tokens >= 4 * threads)
+    return parallel_for(product({tokens, pieces}), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++)
+        work.run_all(out.data, i / pieces, i % pieces * piece, std::min((i % pieces + 1) * piece, heads));
+    });
+  const int64_t parts = work.parts(tokens - 1), all = tokens * heads;
+  const Parts shared(floats(Scratch::parts, {Parts::floats(parts, all, rank)}), parts, all, rank);
   parallel_for(product({tokens, splits, pieces}), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
-      int64_t h0 = i % pieces * piece, h1 = std::min(h0 + piece, heads), t = i / pieces % tokens, p = i / pieces / tokens;
-      work.run(p, t, h0, h1);
-      if (p == splits - 1 && fresh.latent) work.run(splits, t, h0, h1);
-      for (int64_t h = h0; splits == 1 && h < h1; h++) work.merge(out.data + (t * heads + h) * rank, t * heads + h);
+      const int64_t h0 = i % pieces * piece, h1 = std::min(h0 + piece, heads), t = i / pieces % tokens, p = i / pieces / tokens;
+      if (p < work.splits(t)) work.run(shared, t * heads + h0, p, t, h0, h1);
+      if (p == splits - 1 && work.own()) work.run(shared, t * heads + h0, work.splits(t), t, h0, h1);
     }
   });
-  if (splits == 1) return;
-  parallel_for(tokens * heads, std::max<int64_t>(1, 8192 / rank), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) work.merge(out.data + i * rank, i);
+  parallel_for(all, std::max<int64_t>(1, 8192 / rank), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) shared.merge(out.data + i * rank, i, work.parts(i / heads));
   });
 }
 

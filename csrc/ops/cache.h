@@ -1,7 +1,9 @@
 // The latent key/value cache: per layer, one latent and one rotated key per token.
 //
-// Attention that follows an append sees the appended rows as they were given and older rows as they are stored: a prompt
-// within one chunk loses nothing to a small cache, and a new token never loses what it says about itself.
+// Attention that follows an append sees older rows as they are stored. Of the appended rows, expanded attention, of many tokens, sees
+// all as they were given: a prompt within one chunk loses nothing to a small cache. Absorbed attention, of few tokens, sees so only a
+// query's own row, and those before it as stored: a new token never loses what it says about itself, and gets the same bits whether it
+// comes alone or with others.
 //
 // Rows as bytes, as `dump` writes and `restore` reads them: layer after layer, of each layer all rows' latents, then all rows' scales,
 // then all rows' keys, in the formats of LatentRows (kernels/table.h), without padding, numbers little endian. They depend on the kind, the

@@ -1,6 +1,7 @@
 #include "ops/linear.h"
 
 #include <algorithm>
+#include <iterator>
 #include <memory>
 
 #include "core/threads.h"
@@ -69,6 +70,11 @@ QuantRows quant_rows(void* memory, int64_t tokens, int64_t cols) {
 }
 
 bool uses_gemm(const Weight& w, int64_t tokens) { return kernels().linear_gemm[(int)w.format()] && tokens >= kernels().gemm_from; }
+
+int64_t few_tokens() {
+  const auto& paths = kernels().linear_gemm;
+  return std::any_of(std::begin(paths), std::end(paths), [](linear_fn path) { return path; }) ? kernels().gemm_from - 1 : INT64_MAX;
+}
 
 int64_t gemm_bytes(int64_t tokens, int64_t cols) {
   return product({round_up(tokens, 16), round_up(cols, kBlockK) / kBlockK, 2 * kBlockK + kBlockScales});

@@ -62,6 +62,8 @@ void linear_panels(const OutRows& y, const InRows& x, const QuantRows& xq, const
 
 // The GEMM path: whether so many tokens take it, the bytes of their quantized activations, and linear_panels from these.
 bool uses_gemm(const Weight& w, int64_t tokens);
+// The most tokens for which no weight takes it: then each token has the bits of a call of its own.
+int64_t few_tokens();
 int64_t gemm_bytes(int64_t tokens, int64_t cols);
 void gemm_panels(const OutRows& y, const InRows& x, const uint16_t* gemm_x, const Weight& w, int64_t head, const float* bias,
                  bool accumulate, int64_t p0, int64_t p1);

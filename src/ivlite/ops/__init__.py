@@ -42,10 +42,14 @@ slicing, `+` and `+=`, which mean the same in numpy and torch. T is tokens (rows
 
 Both latent attentions are causal: their T queries belong to the newest T cached rows of that layer.
 
+`same_rows` is the most tokens of a call of which each gets the bits that a call of its own would give it, with absorbed
+attention; 1 where a row depends on those beside it.
+
 A cache has `length` (tokens stored in every layer), `capacity`, `append(layer, latent (T, rank), k_rope (T, rope))`,
 which writes rows length .. length + T of that layer, `advance(T)`, called once after every layer has appended,
 `truncate(length)`, `read(layer, s0, s1)` -> float32 (latent, k_rope), and `nbytes`. Between append and advance, the
-attentions include the new rows of the layer appended last, in float32 as they were given. Older rows have the precision
+attentions include the new rows of the layer appended last: the expanded one in float32 as they were given, the absorbed one
+so for a query's own row only, so that queries do not depend on what was appended together. Other rows have the precision
 of the cache: "f32"; "f16": float16 latents and keys; "q8": int8 latents with one scale per token, float16 keys.
 
 Its rows can be taken out and put back: `reserve(capacity)` makes room for at least so many tokens and keeps what is there, layer

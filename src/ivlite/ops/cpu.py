@@ -27,6 +27,10 @@ class Ops:
     def threads(self):
         return self.pool.threads
 
+    @property
+    def same_rows(self):
+        return _C.few_tokens()
+
     def array(self, x):
         return np.ascontiguousarray(x, np.float32)
 

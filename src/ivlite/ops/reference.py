@@ -132,6 +132,7 @@ class Ops:
     """The interface of `ivlite.ops` in float32 torch on the CPU."""
 
     name = "reference"
+    same_rows = 1  # a product of more rows may add in another order
 
     def __init__(self, threads=None):
         self.threads = threads or _C.wanted_threads()
@@ -210,9 +211,16 @@ class Ops:
         return Cache(ranks, rope_dim, capacity, kind)
 
     def absorbed_attention(self, q_latent, q_rope, cache, layer, scale):
-        latent, rope = cache.rows(layer)
+        given, given_rope = cache.rows(layer)
+        latent, rope = (torch.from_numpy(x) for x in cache.read(layer, 0, len(given)))
         scores = torch.einsum("thl,sl->ths", q_latent, latent) + torch.einsum("thr,sr->ths", q_rope, rope)
-        return torch.einsum("ths,sl->thl", self._causal(scores * scale), latent)
+        t = torch.arange(len(q_latent))
+        own = t + len(given) - len(t)  # a query's own row is seen as it was given, if that is still known
+        scores[t, :, own] = torch.einsum("thl,tl->th", q_latent, given[own])
+        scores[t, :, own] += torch.einsum("thr,tr->th", q_rope, given_rope[own])
+        weights = self._causal(scores * scale)
+        out = torch.einsum("ths,sl->thl", weights, latent)
+        return out + weights[t, :, own][:, :, None] * (given - latent)[own][:, None]
 
     def expanded_attention(self, q_nope, q_rope, cache, layer, kv_b, scale):
         latent, rope = cache.rows(layer)

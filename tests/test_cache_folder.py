@@ -5,7 +5,8 @@ import stat
 
 import pytest
 
-from ivlite.files import cache_folder
+from ivlite import files
+from ivlite.files import RECORD, REMEMBERED, cache_folder, content_digest, keep_digests
 from ivlite.gguf import GGUFFile
 from ivlite.gguf.writer import GGUFWriter
 
@@ -63,3 +64,70 @@ def test_digest_of_a_model_file(tmp_path):
     (tmp_path / "b.gguf").write_bytes(data + b"\0" * 64)
     with GGUFFile(tmp_path / "b.gguf") as file:
         assert file.digest != first and info.nbytes == 20000
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """A file that has not changed for a while, and a folder in which digests are kept; a list of the files that are read."""
+    video, folder, reads = tmp_path / "a.mp4", tmp_path / "cache", []
+    video.write_bytes(b"a video")
+    folder.mkdir()
+    hashed = files._hashed
+
+    def reading(path, *more):
+        reads.append(path)
+        return hashed(path, *more)
+
+    monkeypatch.setattr(files, "_hashed", reading)
+    monkeypatch.setattr(files, "RACY", -(10**18))
+    monkeypatch.setattr(files, "_digests", {})
+    keep_digests(folder)
+    yield video, folder, reads
+    keep_digests(None)
+
+
+def anew(path):
+    """content_digest in a process that has no digests in memory."""
+    files._digests.clear()
+    return content_digest(path)
+
+
+def test_digests_of_files_are_kept_for_later_processes(kept):
+    video, folder, reads = kept
+    first = anew(video)
+    assert anew(video) == first and len(reads) == 1
+    info = os.stat(video)
+    video.write_bytes(b"another")  # same name, length and time of change
+    os.utime(video, ns=(info.st_atime_ns, info.st_mtime_ns))
+    assert anew(video) != first and len(reads) == 2
+    assert os.path.getsize(folder / "digests") <= RECORD * REMEMBERED
+    assert stat.S_IMODE(os.stat(folder / "digests").st_mode) == 0o600
+    keep_digests(None)
+    anew(video)
+    assert len(reads) == 3
+
+
+def test_damaged_digests_are_not_used(kept):
+    video, folder, reads = kept
+    first, table = anew(video), folder / "digests"
+    data = table.read_bytes()
+    for at in range(len(data) - RECORD, len(data)):
+        table.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        assert anew(video) == first
+    assert len(reads) == RECORD + 1
+    table.write_bytes(data[:-1])
+    assert anew(video) == first and anew(video) == first and len(reads) == RECORD + 2  # and it was kept again
+
+
+def test_digests_that_cannot_be_kept(kept):
+    video, folder, reads = kept
+    (folder / "digests").mkdir()
+    assert anew(video) == anew(video) and len(reads) == 2
+    (folder / "digests").rmdir()
+    (folder / "digests").symlink_to(video)  # never written through
+    assert anew(video) == anew(video) and video.read_bytes() == b"a video"
+    (folder / "digests").unlink()
+    os.mkfifo(folder / "digests")
+    assert anew(video) == anew(video)
+    keep_digests(folder / "none")
+    assert anew(video) == anew(video)

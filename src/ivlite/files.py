@@ -133,13 +133,13 @@ def signature(path):
 def content_digest(path, report=None):
     """The BLAKE2b digest (32 bytes) of a file's content; remembered while the file's signature stays the same.
 
-    A file that changed less than 2 seconds ago is read again at every call. Two threads that want the same file read it
+    Later processes remember it as well, after keep_digests(). A file that changed less than 2 seconds ago is read again at every call. Two threads that want the same file read it
     once. report(done, total) counts bytes. Raises OSError, Stopped.
     """
     while True:
         mark = signature(path)
         with _lock:
-            if (found := _digests.get(mark)) is not None:
+            if (found := _digests.get(mark) or _recalled(mark)) is not None:
                 return found
             other = _hashing.get(mark)
             if other is None:
@@ -172,4 +172,58 @@ def _hashed(path, mark, report):
             _digests[mark] = digest.digest()
             while len(_digests) > REMEMBERED:
                 del _digests[next(iter(_digests))]
+        _keep(mark, digest.digest())
     return digest.digest()
+
+
+# Digests are kept in a table of REMEMBERED records, each in the place that its key says: no index, no lock, no growth.
+RECORD = 80  # bytes: 16 of a digest of the signature (the key), 32 of the file's digest, 32 of a digest of these 48
+_table: list[str] = []  # the path of the table, if digests are kept
+
+
+def keep_digests(folder):
+    """Keeps digests of files for later processes, in a file of a folder; None: no longer."""
+    _table[:] = [] if folder is None else [os.path.join(folder, "digests")]
+
+
+def _key(mark):
+    import hashlib
+
+    return hashlib.blake2b(repr(mark).encode(), digest_size=16).digest()
+
+
+def _sealed(data):
+    import hashlib
+
+    return data + hashlib.blake2b(data, digest_size=RECORD - len(data)).digest()
+
+
+def _place(key):
+    return int.from_bytes(key[:8], "little") % REMEMBERED * RECORD
+
+
+def _recalled(mark):
+    """The digest that another process has kept for a signature, or None."""
+    key = _key(mark)
+    for path in _table:
+        try:
+            with opened(path) as file:
+                record = os.pread(file.fileno(), RECORD, _place(key))
+        except OSError:
+            continue
+        if record[:16] == key and record == _sealed(record[:48]):
+            return record[16:48]
+    return None
+
+
+def _keep(mark, digest):
+    key = _key(mark)
+    for path in _table:
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+            try:
+                os.pwrite(fd, _sealed(key + digest), _place(key))
+            finally:
+                os.close(fd)
+        except OSError:
+            pass  # the file is read again the next time

@@ -372,6 +372,7 @@ def killed_at_random(path, kills, rng):
             save(file, cache, min(keep, cache.length), note=str(cache.data.sum()))
 
     save(SessionFile(path), PlainCache(token_bytes).grow(10), note=str(PlainCache(token_bytes).grow(10).data.sum()))
+    seen = set()
     for _ in range(kills):
         rng.seed(rng.random())
         pid = forked(saving)
@@ -381,10 +382,12 @@ def killed_at_random(path, kills, rng):
         _, meta, arrays, rows = read(path)
         assert meta["messages"][0]["content"] == str(np.frombuffer(rows, np.uint8).sum())
         assert len(arrays["tokens"]) * token_bytes == len(rows)
+        seen.add(rows)
+    return len(seen)
 
 
 def test_killed_at_random_moments(path):
-    killed_at_random(path, 20, random.Random(15))
+    assert killed_at_random(path, 20, random.Random(15)) > 3
 
 
 @pytest.mark.parametrize("fault", ["ENOSPC", "EIO", "EDQUOT"])

@@ -62,6 +62,10 @@ class Root:
         return page(ROOT, self.sequence, self.offset, self.size, self.end, self.digest)
 
 
+class Damaged(SessionFileError):
+    """A session file breaks the format."""
+
+
 class SessionFile:
     """A session file by its path, existing or not. Use open() to read an existing one.
 
@@ -109,7 +113,7 @@ class SessionFile:
 
     def damaged(self, what):
         """The error for a file that breaks the format."""
-        return SessionFileError(f"{self.path} is damaged: {what}; {END}")
+        return Damaged(f"{self.path} is damaged: {what}; {END}")
 
     # -------------------------------------------------------------------------------------------- reading
 

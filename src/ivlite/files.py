@@ -133,8 +133,9 @@ def signature(path):
 def content_digest(path, report=None):
     """The BLAKE2b digest (32 bytes) of a file's content; remembered while the file's signature stays the same.
 
-    Later processes remember it as well, after keep_digests(). A file that changed less than 2 seconds ago is read again at every call. Two threads that want the same file read it
-    once. report(done, total) counts bytes. Raises OSError, Stopped.
+    Later processes remember it as well, after keep_digests(). A file that changed less than 2 seconds ago is read again
+    at every call. Two threads that want the same file read it once. report(done, total) counts bytes. Raises OSError,
+    Stopped.
     """
     while True:
         mark = signature(path)

@@ -130,6 +130,11 @@ def signature(path):
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
+def has_digest(mark):
+    """Whether the digest of a file with this signature is remembered."""
+    return mark in _digests
+
+
 def content_digest(path, report=None):
     """The BLAKE2b digest (32 bytes) of a file's content; remembered while the file's signature stays the same.
 

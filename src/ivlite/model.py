@@ -8,7 +8,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -30,6 +30,8 @@ from ivlite.gguf.tokenizer import Tokenizer, check_ids
 from ivlite.machine import MARGIN, available_memory, gigabytes
 from ivlite.numbers import shown, whole
 from ivlite.prompt import Prompt
+from ivlite.session import Session
+from ivlite.session.pool import Pool
 from ivlite.stop import Stop, Work, using, within
 
 Messages = Sequence[Mapping[str, Any]]
@@ -205,6 +207,8 @@ class Model:
         self.load_seconds = 0.0
         self._network, self._closing = network, Stop()
         self._works: weakref.WeakSet[Work[Any]] = weakref.WeakSet()
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._pool = Pool(network, kv)
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -217,9 +221,10 @@ class Model:
         """Stops the calls in progress, and frees weights, threads and file. Later calls raise UsageError."""
         self._closing.set("closed")
         with self._lock:
-            works = list(self._works)
+            works = [*self._works, *self._sessions]
         for work in works:
             work.close()
+        self._pool.close()
         network, self._network = self._network, None
         if network is not None:
             network.source.close()
@@ -244,11 +249,15 @@ class Model:
         """Bytes of a full cache."""
         return self.context * cache_bytes_per_token(self.config.text, self.kv)
 
-    def room(self) -> int:
-        """The most tokens of prompt and answer: a stated context, or what the model and the free memory hold now."""
+    def room(self, held: int = 0) -> int:
+        """The most tokens of prompt and answer: a stated context, or what the model and the free memory hold now.
+
+        held: bytes of the cache that the conversation has already.
+        """
         free = None if self.context_stated else available_memory()
         if free is None:
             return self.context
+        free += held + self._pool.nbytes
         return max(0, min(self.context, (free - MARGIN) // cache_bytes_per_token(self.config.text, self.kv)))
 
     def prepare(self, messages: Messages, *, tools: Sequence[Any] | None = None, enable_thinking: bool = False,
@@ -262,15 +271,32 @@ class Model:
         the answer, for which the context keeps room. progress: stage "scan", bytes of files read for their frames' times.
         Raises UsageError (a message), MediaError (a file), ContextError (a budget below what is stated), Stopped.
         """
+        return self._prepared(
+            messages, None, tools=tools, enable_thinking=enable_thinking, add_vision_id=add_vision_id,
+            continue_final_message=continue_final_message, budget=budget, max_new_tokens=max_new_tokens,
+            progress=progress, stop=stop,
+        )  # fmt: skip
+
+    def _prepared(self, messages: Messages, holder: Any, *, budget: int | None, max_new_tokens: int | None,
+                  stop: Stop | None, **layout: Any) -> Prompt:  # fmt: skip
+        """The Prompt of messages that follow what a session holds, or nothing."""
         self._check_open()
         budget = None if budget is None else whole("budget", budget, 1)
+        answer = 256 if max_new_tokens is None else whole("max_new_tokens", max_new_tokens, 1, 2**63)
+        past = holder and holder.past
         with using(self._stop(stop)):
             return prompt.build(
-                messages, self.tokenizer, self.config, tools=tools, enable_thinking=enable_thinking,
-                add_vision_id=add_vision_id, continue_final_message=continue_final_message, budget=budget,
-                room=self.room(), answer=256 if max_new_tokens is None else max_new_tokens, progress=progress,
-                **self.media_limits.given(),
+                messages, self.tokenizer, self.config, budget=budget, room=self.room(holder.nbytes if past else 0),
+                answer=answer, after=(past, holder.tail) if past else None, **layout, **self.media_limits.given(),
             )  # fmt: skip
+
+    def session(self) -> Session:
+        """A new, empty Session: a conversation that keeps its cache."""
+        self._check_open()
+        session = Session(self)
+        with self._lock:
+            self._sessions.add(session)
+        return session
 
     def runner(self, capacity: int | None = None, progress: Progress | None = None) -> Runner:
         """A new Runner with an empty cache of `capacity` tokens (None: as many as fit)."""
@@ -321,35 +347,34 @@ class Model:
         the last message is the assistant's, and the answer continues it. budget: see `prepare`. progress(stage, done,
         total): stages "scan", "decode", "vision", "prefill", "generate". Raises Stopped only while it opens files.
         """
+        settings = {name: value for name, value in locals().items() if name not in ("self", "messages")}
+        return self._stream(self._pool, messages, **settings)
+
+    def _stream(self, holder: Any, messages: Messages, **settings: Any) -> Stream:
+        """The Stream of `stream`, over a cache of `holder`: the pool, or a call of a session (session.Asking)."""
         began = time.perf_counter()
         self._check_open()
+        defaults = Model.stream.__kwdefaults__ or {}
+        if unknown := settings.keys() - defaults.keys():
+            raise TypeError(f"stream() got an unexpected keyword argument {min(unknown)!r}")
+        given = defaults | settings
         params = SamplingParams.over(
-            self.config.generation, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-            repetition_penalty=repetition_penalty, seed=seed,
-        )  # fmt: skip
-        most = self.context if max_new_tokens is None else whole("max_new_tokens", max_new_tokens, 1, 2**63)
-        strings, stops = ends(stop)
-        stop = self._stop(*stops)
-        built = self.prepare(
-            messages, tools=tools, enable_thinking=enable_thinking, add_vision_id=add_vision_id,
-            continue_final_message=continue_final_message, budget=budget, max_new_tokens=max_new_tokens,
-            progress=progress, stop=stop,
-        )  # fmt: skip
-        limit = min(most, self._check_context(built, 1) - len(built.token_ids))
-        runner = self.runner(len(built.token_ids) + limit, progress)
-        tokens = runner.answer(built, Sampler(params, built.token_ids), self.config.tokens.eos, limit)
+            self.config.generation, **{f.name: given.pop(f.name) for f in fields(SamplingParams)}
+        )
+        longest = given["max_new_tokens"]
+        most = self.context if longest is None else whole("max_new_tokens", longest, 1, 2**63)
+        strings, stops = ends(given.pop("stop"))
+        stop = self._stop(holder.stop, *stops)
+        built = self._prepared(messages, holder, stop=stop, **given)
+        room = self._check_context(built, 1, holder.nbytes if holder.past else 0)
+        meter, limit = Meter(given["progress"]), min(most, room - len(built.token_ids))
+        tokens = holder.answer(built, Sampler(params, built.token_ids), self.config.tokens.eos, limit, meter)
         return self._begun(
             Stream(
-                built,
-                tokens,
-                self.tokenizer.stream(),
-                strings,
-                stop,
-                runner.meter,
-                began=began,
+                built, tokens, self.tokenizer.stream(), strings, stop, meter, holder.ended, began=began,
                 load_seconds=self.load_seconds,
             )
-        )
+        )  # fmt: skip
 
     def _stop(self, *stops: Stop | None) -> Stop:
         """A Stop for one call, set by the caller's Stop, by this thread's, or by close()."""
@@ -365,9 +390,9 @@ class Model:
         if self._closing:
             raise UsageError("the model is closed: load it again")
 
-    def _check_context(self, prompt: Prompt, extra: int) -> int:
+    def _check_context(self, prompt: Prompt, extra: int, held: int = 0) -> int:
         """The room for prompt and answer. Raises ContextError, OutOfMemoryError where the prompt and `extra` need more."""
-        room, need = self.room(), len(prompt.token_ids) + extra
+        room, need = self.room(held), len(prompt.token_ids) + extra
         if need > self.context:
             raise ContextError(too_long(len(prompt.token_ids), self.context))
         if need > room:

@@ -1,6 +1,10 @@
 """What the rows of a cache stand for: token ids, rotary positions, frame pairs, and the logits where prompts ended."""
 
+import os
+
 import numpy as np
+
+from ivlite.errors import MediaError
 
 ENDS = 4  # prompts whose last logits are kept: 0.6 MB each for a vocabulary of 150,000
 
@@ -8,15 +12,26 @@ ENDS = 4  # prompts whose last logits are kept: 0.6 MB each for a vocabulary of 
 class Held:
     """The tokens whose rows a cache holds, in order.
 
-    Two prompts share the rows of a prefix where token ids, positions and the keys of the frame pairs are equal.
+    Two prompts share the rows of a prefix where token ids, positions and the keys of the frame pairs are equal. The last
+    frame pair may be there in part. chunks: {first token: end} of each chunk of a prefill that a prompt's end did not cut.
     """
 
     def __init__(self):
         self.length = 0
         self._ids, self._positions = np.empty(0, np.int64), np.empty((3, 0), np.int64)
         self.spans: list[Span] = []
+        self.chunks: dict[int, int] = {}
         self._ends: dict[int, np.ndarray] = {}  # length -> logits after it, the one used last at the end
         self.next = 0  # position of the next token
+
+    @classmethod
+    def of(cls, prompt):
+        """What a cache holds after a Prompt."""
+        held = cls()
+        held.append(prompt.token_ids, prompt.positions, prompt.next_position)
+        for (_, first, count), (medium, pair) in zip(prompt.spans, prompt.pairs(), strict=True):
+            held.spans.append(Span(first, count, medium=prompt.media[medium], pair=pair))
+        return held
 
     @property
     def token_ids(self):
@@ -51,8 +66,9 @@ class Held:
             return
         self.length = length
         self.next = self._following()
-        while self.spans and self.spans[-1].end > length:
+        while self.spans and self.spans[-1].first >= length:
             self.spans.pop()
+        self.chunks = {first: end for first, end in self.chunks.items() if end <= length}
         self._ends = {n: logits for n, logits in self._ends.items() if n <= length}
 
     def _following(self):
@@ -60,7 +76,7 @@ class Held:
         return int(self._positions[:, self.length - 1].max()) + 1 if self.length else 0
 
     def shared(self, prompt):
-        """The number of leading tokens of a Prompt whose rows are held. Never ends within a frame pair. Raises Stopped."""
+        """The number of leading tokens of a Prompt whose rows are held. Raises MediaError, Stopped (keys of media)."""
         n = min(self.length, len(prompt.token_ids))
         same = self._ids[:n] == np.asarray(prompt.token_ids[:n], np.int64)
         same &= (self._positions[:, :n] == prompt.positions[:, :n]).all(0)
@@ -70,7 +86,7 @@ class Held:
             if first >= n:
                 break
             span = next(mine, None)
-            if first + count > n or span is None or (span.first, span.end) != (first, first + count):
+            if span is None or (span.first, span.count) != (first, count):
                 return first
             if span.key != prompt.media[medium].pair_keys()[pair]:
                 return first
@@ -84,10 +100,11 @@ class Held:
             self._ends[length] = found
         return found
 
-    def keep_logits(self, logits):
-        """Keeps the logits (vocab,) after the last token."""
-        self._ends.pop(self.length, None)
-        self._ends[self.length] = logits
+    def keep_logits(self, logits, length=None):
+        """Keeps the logits (vocab,) after the first `length` tokens, or all."""
+        length = self.length if length is None else length
+        self._ends.pop(length, None)
+        self._ends[length] = logits
         while len(self._ends) > ENDS:
             del self._ends[next(iter(self._ends))]
 
@@ -96,11 +113,17 @@ class Held:
         """(length, logits) of the prompts that ended here, the one used last at the end."""
         return list(self._ends.items())
 
+    def settle(self):
+        """Lets go of media whose keys are known."""
+        for span in self.spans:
+            span.settle()
+
     def copy(self, length):
         """The first `length` tokens of these."""
         out = Held()
         out.append(self._ids[:length], self._positions[:, :length])
-        out.spans = [span for span in self.spans if span.end <= length]
+        out.spans = [span for span in self.spans if span.first < length]
+        out.chunks = {first: end for first, end in self.chunks.items() if end <= length}
         out._ends = {n: logits for n, logits in self._ends.items() if n <= length}
         if length == self.length:
             out.next = self.next
@@ -111,12 +134,20 @@ class Span:
     """A block of vision tokens. key: 16 bytes, or None to ask a medium for that of its n-th frame pair when needed."""
 
     def __init__(self, first, count, key=None, medium=None, pair=0):
-        self.first, self.end = first, first + count
+        self.first, self.count = first, count
         self._key, self._medium, self._pair = key, medium, pair
 
     @property
     def key(self):
         if self._key is None:
-            self._key = self._medium.pair_keys()[self._pair]
+            try:
+                self._key = self._medium.pair_keys()[self._pair]
+            except MediaError:  # pixels that are gone equal no others
+                self._key = os.urandom(16)
             self._medium = None
         return self._key
+
+    def settle(self):
+        """Lets go of the medium if its keys need no reading of files."""
+        if self._key is None and self._medium.has_keys():
+            self._key, self._medium = self._medium.pair_keys()[self._pair], None

@@ -59,12 +59,15 @@ class TextFilter:
     def __init__(self, stop: Sequence[str] = (), thinking: bool = False) -> None:
         self.stop = [s for s in stop if s]
         self.stopped = False
+        self.end: int | None = None  # characters before the stop string that came
+        self.pushed = 0
         self.buffer = ""
         self.state = "open" if thinking else "start"  # start -> open -> thinking -> after -> answer
 
     def push(self, text: str) -> list[Delta]:
         """Adds generated text; returns the deltas that later text cannot change."""
         self.buffer += text
+        self.pushed += len(text)
         return self._deltas(final=False)
 
     def flush(self) -> list[Delta]:
@@ -109,6 +112,7 @@ class TextFilter:
         found = [at for at in (self.buffer.find(s) for s in self.stop) if at >= 0]
         if found:
             self.stopped = True
+            self.end = self.pushed - len(self.buffer) + min(found)
             text, self.buffer = self.buffer[: min(found)], ""
             return [Delta(text)]
         keep = 0 if final else held_back(self.buffer, self.stop)

@@ -19,26 +19,38 @@ class Runner:
     """
 
     def __init__(self, network, capacity, kv, meter=None):
-        self.network, self.ops = network, network.ops
+        self.network, self.ops, self.kv = network, network.ops, kv
         self.cache = network.cache(capacity, kv)
         self.meter = meter or Meter()
         self.held = Held()
 
-    def extend(self, prompt):
+    def extend(self, prompt, base=None):
         """Makes the cache hold a prompt: keeps the longest prefix that it shares and runs the rest.
 
         Returns float32 logits (vocab,) of the last token. `meter.cached`: the number of tokens that were kept. The same
-        prompt again gives the same bits. If the prompt does not fit, nothing changes.
+        prompt again gives the same bits. base: of the rows from here on, only whole chunks are kept: the bits are those of
+        a prefill that begins at the base. If the prompt does not fit, nothing changes.
         """
         tokens = len(prompt.token_ids)
         shared = self.held.shared(prompt)
         kept = self.held.logits(tokens) if shared == tokens else None
-        if shared == tokens and kept is None:  # a prompt ends with text
-            shared -= 1
-        self._check(prompt, shared, self.cache.capacity)
+        if kept is None and base is not None and shared > base:
+            shared = self._grid(base, shared)
+        if kept is None:
+            shared = min(shared, tokens - 1)  # a prompt ends with text
+        self._check(prompt, self.cache.capacity)
         self.truncate(shared)
         self.meter.cached = shared
-        return self._run(prompt, shared) if kept is None else kept
+        if kept is not None:
+            self.meter.progress("prefill", tokens, tokens)
+            return kept
+        return self._run(prompt, shared)
+
+    def _grid(self, base, shared):
+        """The end of the last whole chunk up to `shared` of a prefill that began at `base`."""
+        while (end := self.held.chunks.get(base, shared + 1)) <= shared:
+            base = end
+        return base
 
     def prefill(self, prompt, every_logit=False):
         """Runs the whole prompt. Returns float32 logits of its last token (vocab,), or of every token (T, vocab)."""
@@ -65,8 +77,8 @@ class Runner:
                     logits = self.ops.numpy(self.network.logits(x[at : at + rows]))
                 yield first + at, finite(logits)
 
-    def _check(self, prompt, start, capacity):
-        """Raises ContextError or UsageError for a prompt whose tokens from `start` on cannot run."""
+    def _check(self, prompt, capacity):
+        """Raises ContextError or UsageError for a prompt that cannot run."""
         tokens, vocabulary = len(prompt.token_ids), self.network.config.text.vocab_size
         if tokens > capacity:
             raise ContextError(too_long(tokens, capacity))
@@ -76,13 +88,8 @@ class Runner:
     def _hidden(self, prompt, start=0):
         """Runs the tokens from `start` on; yields (index of the first token, hidden states (n, hidden)) of each chunk."""
         tokens, offset = len(prompt.token_ids), self.cache.length - start
-        self._check(prompt, start, self.cache.capacity - offset)
-        firsts = [0] * len(prompt.media)
-        for medium, first, count in prompt.spans:
-            firsts[medium] += first + count <= start
-        for medium, _ in wanted_media(prompt.media, firsts):
-            medium.identify()
-        features = Features(self.network, prompt.media, self.meter, firsts)
+        self._check(prompt, self.cache.capacity - offset)
+        features = self._features(prompt, start)
         for first in range(start, tokens, CHUNK):
             checkpoint()
             last = min(first + CHUNK, tokens)
@@ -93,12 +100,27 @@ class Runner:
             self.meter.progress("prefill", last, tokens)
             yield first, x
 
+    def _features(self, prompt, start):
+        """The Features of a prompt's media behind token `start`, which may be within a frame pair."""
+        firsts, done = [0] * len(prompt.media), 0
+        for medium, first, count in prompt.spans:
+            firsts[medium] += first + count <= start
+            done += max(0, start - first) if first < start < first + count else 0
+        for medium, _ in wanted_media(prompt.media, firsts):
+            medium.identify()
+        features = Features(self.network, prompt.media, self.meter, firsts)
+        while done:
+            done -= len(features.take(done)[0])
+        return features
+
     def _record(self, prompt, first, last, offset):
         """Notes that the cache holds tokens [first, last) of a prompt, `offset` rows after their indexes."""
         following = prompt.next_position if last == len(prompt.token_ids) else None
         self.held.append(prompt.token_ids[first:last], prompt.positions[:, first:last], following)
+        if following is None:
+            self.held.chunks[first + offset] = last + offset
         for (_, at, count), (medium, pair) in zip(prompt.spans, prompt.pairs(), strict=True):
-            if first < at + count <= last:
+            if first <= at < last:
                 self.held.spans.append(Span(at + offset, count, medium=prompt.media[medium], pair=pair))
 
     def _embedded(self, prompt, first, last, vision):
@@ -121,6 +143,15 @@ class Runner:
         self.cache.truncate(length)
         self.held.truncate(length)
 
+    def copy(self, length, capacity, meter=None):
+        """Another Runner that holds the first `length` tokens."""
+        out = Runner(self.network, max(length, capacity), self.kv, meter or self.meter)
+        for first in range(0, length, CHUNK):
+            checkpoint()
+            out.cache.restore(first, self.cache.dump(first, min(first + CHUNK, length)))
+        out.held = self.held.copy(length)
+        return out
+
     def step(self, token):
         """Runs one token; returns float32 logits (vocab,) of the next."""
         return self.steps([token])[0]
@@ -136,12 +167,12 @@ class Runner:
             logits = self.ops.numpy(self.network.logits(x))
         return finite(logits)
 
-    def answer(self, prompt, sampler, eos, limit):
-        """Yields the token ids of an answer, up to one of `eos` (not yielded) or `limit` of them.
+    def answer(self, prompt, sampler, eos, limit, base=None):
+        """Yields the token ids of an answer, up to one of `eos` (not yielded) or `limit` of them. base: see extend.
 
         The generator returns "stop" or "length".
         """
-        logits = self.extend(prompt)
+        logits = self.extend(prompt, base)
         for made in range(1, limit + 1):
             with self.meter.timed("generate"):
                 token = sampler(logits)

@@ -1,7 +1,7 @@
 """Streaming of an answer: turns the engine's token ids into text deltas and adds them to the Reply."""
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from ivlite.engine.meter import Meter
@@ -10,6 +10,8 @@ from ivlite.errors import Stopped
 from ivlite.prompt import Prompt
 from ivlite.stop import Stop, Work
 
+Ended = Callable[[Reply | None, int | None], object]
+
 
 class Stream(Work[Delta]):
     """Iterate over it for Deltas; read `.reply` at any time, from any thread.
@@ -17,21 +19,25 @@ class Stream(Work[Delta]):
     When its Stop is set, the stream ends like a finished answer: nothing is raised, and the reply's finish_reason is
     the Stop's reason. close() stops it from any thread and frees its cache; `with model.stream(...) as stream` closes it.
 
-    tokens: a generator of ids that returns the finish reason. text: the detokenizer (push, flush). began: the
+    tokens: a generator of ids that returns the finish reason. text: the detokenizer (push, flush). ended(reply, end) is
+    called once: reply None after an error or without a start, end the characters before a stop string. began: the
     perf_counter at the start of the call.
     """
 
     def __init__(self, prompt: Prompt, tokens: Generator[int, None, str], text: Any, strings: Sequence[str], stop: Stop,
-                 meter: Meter, *, began: float, load_seconds: float) -> None:  # fmt: skip
+                 meter: Meter, ended: Ended = lambda reply, end: None, *, began: float, load_seconds: float) -> None:  # fmt: skip
         self.prompt, self._meter = prompt, meter
         self._began, self._load_seconds = began, load_seconds
         self._opened = time.perf_counter() - began
         self._reply = Reply(usage=usage(prompt))
         # A function, not a method: a method's frame would form a reference cycle between this object and the generator.
-        super().__init__(deltas(tokens, text, TextFilter(strings, prompt.thinks), self._reply, stop), stop)
+        super().__init__(deltas(tokens, text, TextFilter(strings, prompt.thinks), self._reply, stop, ended), stop)
+        self._ended = ended
 
     def close(self) -> None:
         super().close()
+        if not self._reply.finish_reason and not self._items.gi_running:
+            self._ended(None, None)
         self._reply.finish_reason = self._reply.finish_reason or self.stop.reason or "closed"  # if it never started
 
     @property
@@ -57,7 +63,8 @@ def usage(prompt: Prompt) -> dict[str, int]:
     }
 
 
-def deltas(tokens: Generator[int, None, str], text: Any, cut: TextFilter, reply: Reply, stop: Stop) -> Iterator[Delta]:
+def deltas(tokens: Generator[int, None, str], text: Any, cut: TextFilter, reply: Reply, stop: Stop,
+           ended: Ended) -> Iterator[Delta]:  # fmt: skip
     """Yields the Deltas of token ids and adds each to the reply, until the ids end, or a stop string or the Stop ends them."""
     reason: Any = None
     try:
@@ -80,6 +87,9 @@ def deltas(tokens: Generator[int, None, str], text: Any, cut: TextFilter, reply:
             pass
         reply.finish_reason = stop.reason or "closed"
         raise
+    finally:
+        tokens.close()
+        ended(reply if reply.finish_reason else None, cut.end)
 
 
 def added(reply: Reply, deltas: Iterable[Delta]) -> Iterator[Delta]:

@@ -67,6 +67,11 @@ class Medium:
         if isinstance(content, Content):
             content.begin()
 
+    def has_keys(self):
+        """Whether pair_keys reads no more than small files."""
+        content = self.content()
+        return self._keys is not None or content is not None and (isinstance(content, list) or content.small())
+
     def pair_keys(self):
         """16 bytes for each frame pair. Equal keys: equal pixels, at any time and place. Raises MediaError, Stopped.
 
@@ -95,19 +100,34 @@ class Medium:
 
 
 class Seen(Medium):
-    """A medium that a model has seen: its plan and its keys, without its pixels."""
+    """A medium that a model has seen: its plan and its keys, without its pixels.
 
-    def __init__(self, kind, source, size, grid, frames, timestamps, duration, temporal, keys):
+    medium: the one that is asked for the keys when they are wanted, where `keys` is None.
+    """
+
+    def __init__(self, kind, source, size, grid, frames, timestamps, duration, temporal, keys, medium=None):
         self.kind, self.source, self.size, self.grid, self.frames = kind, source, tuple(size), tuple(grid), list(frames)
         self.timestamps, self.duration, self.temporal = list(timestamps), duration, temporal
-        self.warnings, self._keys = [], list(keys)
+        self.warnings, self._keys, self._medium = [], keys, medium
 
     @classmethod
     def of(cls, medium):
+        """A Medium without its pixels. Large files are not waited for."""
+        if isinstance(medium, cls):
+            return medium
+        known = medium.has_keys()
         return cls(
-            medium.kind, str(medium.source), medium.size, medium.grid, medium.frames, medium.timestamps,
-            medium.duration, medium.temporal, medium.pair_keys(),
+            medium.kind, str(medium.source), medium.size, medium.grid, medium.frames, medium.timestamps, medium.duration,
+            medium.temporal, medium.pair_keys() if known else None, None if known else medium,
         )  # fmt: skip
+
+    def has_keys(self):
+        return self._keys is not None
+
+    def pair_keys(self):
+        if self._keys is None:
+            self._keys, self._medium = self._medium.pair_keys(), None
+        return self._keys
 
     def pictures(self, first=0):
         raise MediaError(f"the pixels of {self.kind} {self.source} are no longer there: give it again")
@@ -120,9 +140,14 @@ class Content:
         self.path, self.more, self.signature = os.fspath(path), more, signature(path)
         self._digest = None
 
+    def small(self):
+        """Whether the digest is known, or soon read."""
+        known = self._digest is not None or not self.signature or self.signature[2] < LARGE
+        return known or files.has_digest(self.signature)
+
     def begin(self):
         """Reads a large file in a thread, which outlives the call: the next question needs the digest."""
-        if self._digest is None and self.signature and self.signature[2] >= LARGE:
+        if not self.small():
             try:
                 threading.Thread(target=self._warm, name="ivlite-digest", daemon=True).start()
             except RuntimeError:  # no more threads: read when it is needed
@@ -147,7 +172,7 @@ class Content:
 
 
 class Bytes:
-    """The content of a file in memory."""
+    """The content of a file in memory: a Content."""
 
     def __init__(self, content):
         self._content, self._digest = content, None
@@ -156,6 +181,9 @@ class Bytes:
         if self._digest is None:
             self._digest = digest(hashlib.blake2b(self._content, digest_size=32).digest(), b"")
         return self._digest
+
+    def small(self):
+        return True
 
 
 def signature(path):

@@ -2,6 +2,9 @@
 
 from ivlite.prompt.budget import BUDGET, Choice
 from ivlite.prompt.layout import TOOLS_AFTER, TOOLS_BEFORE, Draft, Prompt, build, draft
-from ivlite.prompt.messages import check_message
+from ivlite.prompt.messages import Message, check_message, plain_messages, plain_tools
 
-__all__ = ["BUDGET", "TOOLS_AFTER", "TOOLS_BEFORE", "Choice", "Draft", "Prompt", "build", "check_message", "draft"]
+__all__ = [
+    "BUDGET", "TOOLS_AFTER", "TOOLS_BEFORE", "Choice", "Draft", "Message", "Prompt", "build", "check_message", "draft",
+    "plain_messages", "plain_tools",
+]  # fmt: skip

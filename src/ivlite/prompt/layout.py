@@ -75,7 +75,7 @@ def build(messages, tokenizer, config, *, budget=None, room=None, answer=0, prog
 
 
 def draft(messages, tokenizer, config, *, tools=None, enable_thinking=False, add_vision_id=False,
-          continue_final_message=False, fps=None, min_frames=None, max_frames=None, min_pixels=None,
+          continue_final_message=False, after=None, fps=None, min_frames=None, max_frames=None, min_pixels=None,
           max_pixels=None):  # fmt: skip
     """A Draft of a conversation: images are opened, videos are looked at, and nothing is laid out.
 
@@ -88,7 +88,8 @@ def draft(messages, tokenizer, config, *, tools=None, enable_thinking=False, add
     of InternVideo3 does not support it). add_vision_id: writes "Picture 1: ", "Video 1: " before the media.
     continue_final_message: the last message is the beginning of the answer, and the prompt ends with its text. fps,
     min_frames, max_frames: stated for all videos; min_pixels, max_pixels: for images and each frame of videos; None
-    leaves them open. Plain text never becomes a control token.
+    leaves them open. after: (Prompt, text) of what was said before the messages, up to the end of the last answer, and the
+    end of its text whose tokens are missing. Plain text never becomes a control token.
 
     Raises UsageError (names a message by its index from 0), MediaError (a file).
     """
@@ -110,15 +111,15 @@ def draft(messages, tokenizer, config, *, tools=None, enable_thinking=False, add
             if part.kind != "text":
                 looks.look(part)
     opening = THINKING[config.generation.thinking][bool(enable_thinking)]
-    return Draft(looks, given, last, tools, opening, tokenizer, config, add_vision_id)
+    return Draft(looks, given, last, tools, opening, tokenizer, config, add_vision_id, after)
 
 
 class Draft:
     """A conversation whose media were looked at; it can be laid out again and again, with other budgets."""
 
-    def __init__(self, looks, given, last, tools, opening, tokenizer, config, add_vision_id):
+    def __init__(self, looks, given, last, tools, opening, tokenizer, config, add_vision_id, after=None):
         self.looks, self.given, self.last, self.tools, self.opening = looks, given, last, tools, opening
-        self.tokenizer, self.config, self.add_vision_id = tokenizer, config, add_vision_id
+        self.tokenizer, self.config, self.add_vision_id, self.after = tokenizer, config, add_vision_id, after
         self.encoded = {}  # long texts
         self.planned = None  # frames of each video, from the times that their containers declare
 
@@ -181,6 +182,8 @@ class Draft:
             by = reason(video, count, lifted, narrowed)
             choices.append(differing(video.choice(medium, by, None), before if not narrowed else None))
         builder = Builder(self.tokenizer, self.config, opened, self.add_vision_id, self.encoded)
+        if self.after is not None:
+            builder.follow(*self.after)
         builder.conversation(self.given, self.tools)
         laid = builder.answer(self.opening) if self.last is None else builder.continued(self.last)
         laid.warnings, laid.choices = [*self.looks.warnings], choices
@@ -195,6 +198,7 @@ class Builder:
         self.encoded = encoded  # text -> ids of long texts: a conversation is laid out more than once
         self.ids, self.waiting = [], []
         self.media, self.spans = [], []
+        self.past = None
         self.counts = {"image": 0, "video": 0}
         kept = set(tokenizer.added) - set(tokenizer.special)
         self.structure = [name for name in STRUCTURE if name in tokenizer.added]
@@ -244,15 +248,30 @@ class Builder:
         said = "".join(part.value for part in message.parts)
         return self.finished(said.rfind(THOUGHT[0]) > said.rfind(THOUGHT[1]))
 
+    def follow(self, past, tail):
+        """Goes on after a Prompt that ends with an answer: `tail`, the text that it lacks, and the end of its turn."""
+        self.past = past
+        for medium in past.media:
+            self.counts[medium.kind] += 1
+        self.text(tail, self.history)
+        self.close()
+
     def finished(self, thinks):
         self.token()
         grids = np.array([m.grid for m in self.media], np.int64).reshape(-1, 3)
         merge = self.config.vision.spatial_merge_size
         positions, following = mrope_positions(self.ids, grids, self.config.tokens, merge)
+        media, spans, ids = self.media, self.spans, self.ids
+        if (past := self.past) is not None:
+            before, owners = len(past.token_ids), len(past.media)
+            positions = np.concatenate([past.positions, positions + past.next_position], 1)
+            ids, following, media = past.token_ids + ids, following + past.next_position, past.media + media
+            spans = past.spans + [(owner + owners, first + before, count) for owner, first, count in spans]
+            grids = np.concatenate([past.grid_thw, grids])
         return Prompt(
-            token_ids=self.ids, positions=positions, next_position=following, grid_thw=grids,
-            timestamps=[list(m.timestamps) for m in self.media], frames=[list(m.frames) for m in self.media],
-            media=self.media, spans=self.spans, thinks=thinks,
+            token_ids=ids, positions=positions, next_position=following, grid_thw=grids,
+            timestamps=[list(m.timestamps) for m in media], frames=[list(m.frames) for m in media],
+            media=media, spans=spans, thinks=thinks,
         )  # fmt: skip
 
     # -------------------------------------------------------------------------------------------- messages

@@ -1,1 +1,393 @@
-"""Conversations that keep their cache."""
+"""Conversations that keep their cache: only what is new is computed."""
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from ivlite.engine.held import Held
+from ivlite.engine.meter import Meter
+from ivlite.engine.reply import Reply
+from ivlite.engine.runner import Runner
+from ivlite.engine.stream import Stream
+from ivlite.errors import Stopped, UsageError
+from ivlite.media.medium import Seen
+from ivlite.prompt import Prompt, plain_tools
+from ivlite.session import said
+from ivlite.session.state import SessionState, checked
+from ivlite.stop import Stop, using
+
+STEP = 1024  # tokens: the room of a cache grows in these, and by half of what it was
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """A question and its answer, or a whole conversation given at once.
+
+    tokens, media: how many the conversation has at its end. rows: how many of the tokens the cache held then. tail: text
+    of the answer whose tokens are still to be added (a stop string cut the last one).
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    tokens: int
+    rows: int
+    media: int
+    tail: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Mark:
+    """A point in a session that it can go back to."""
+
+    turns: tuple[Turn, ...]
+
+
+class Session:
+    """A conversation and the cache that holds it; made by `Model.session`. A context manager that closes it.
+
+    One call at a time: while an answer is streamed, others raise UsageError, except close(), which ends it.
+    """
+
+    def __init__(self, model: Any, path: str | os.PathLike[str] | None = None) -> None:
+        self._model, self.path = model, path
+        self._turns: tuple[Turn, ...] = ()
+        self._past: Prompt | None = None  # the tokens of all turns; its media have no pixels
+        self._tools: list[str] = []
+        self._runner: Runner | None = None
+        self._closing = Stop()
+        self._lock = threading.Lock()
+        self._asking: Callable[[], Asking | None] = lambda: None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -------------------------------------------------------------------------------------------- what it holds
+
+    @property
+    def messages(self) -> list[Mapping[str, Any]]:
+        """The conversation so far, as `stream` takes it."""
+        return [message for turn in self._turns for message in turn.messages]
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens of the conversation."""
+        return self._turns[-1].tokens if self._turns else 0
+
+    @property
+    def capacity(self) -> int:
+        """The most tokens that the conversation can have."""
+        return int(self._model.context)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows in the cache."""
+        runner = self._runner
+        return 0 if runner is None else runner.held.length * runner.cache.token_bytes
+
+    # -------------------------------------------------------------------------------------------- answers
+
+    def ask(self, text: str | Sequence[Mapping[str, Any]], videos: Iterable[Any] = (), images: Iterable[Any] = (),
+            **settings: Any) -> Stream:  # fmt: skip
+        """A Stream of the answer to a question; what came before stays in the cache as it was, thinking included.
+
+        videos, images: sources, or parts such as {"type": "video", "video": "a.mp4", "fps": 2}; they come before the text.
+        text: or the messages that follow the last answer, such as results of tools. settings: those of `Model.stream`;
+        tools belong to the first question. When the stream ends, question and answer are a turn of the session: a stopped
+        answer as far as it came. An error leaves the session as it was.
+        """
+        return self._begun(said.question(text, videos, images), settings, follows=True)
+
+    def stream(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Stream:
+        """A Stream of the answer to a whole conversation; only what differs from the session's is computed.
+
+        messages, settings: those of `Model.stream`. When the stream ends, messages and answer are the session.
+        """
+        return self._begun(messages, settings, follows=False)
+
+    def _begun(self, messages: Any, settings: dict[str, Any], follows: bool) -> Stream:
+        asking = self._claim()
+        try:
+            asking.messages = said.published(messages)
+            asking.past = self._past if follows else None
+            asking.tools = plain_tools(settings.get("tools"))
+            if asking.past is not None:
+                if asking.messages[0]["role"] in ("system", "assistant"):
+                    raise UsageError(f"a {asking.messages[0]['role']} message cannot follow the answer of a session")
+                if settings.pop("tools", None) is not None and asking.tools != self._tools:
+                    raise UsageError("tools belong to the first question of a session: begin another session with them")
+                asking.tools = self._tools
+            asking.continued = bool(settings.get("continue_final_message"))
+            stream: Stream = self._model._stream(asking, asking.messages, **settings)
+            asking.stream = weakref.ref(stream)
+            return stream
+        except BaseException:
+            asking.done = True
+            raise
+
+    def _claim(self) -> "Asking":
+        """The right to change the session, until `done`."""
+        with self._lock:
+            self._check_open()
+            self._check_idle()
+            asking = Asking(self)
+            self._asking = weakref.ref(asking)
+            return asking
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise UsageError("the session is closed: open another one")
+
+    def _check_idle(self) -> None:
+        asking = self._asking()
+        if asking is not None and not asking.done:
+            raise UsageError("the session is answering: finish or close that stream first, or use branch() before it")
+
+    def _ready(self, capacity: int, meter: Meter) -> Runner:
+        """The Runner, with room for `capacity` tokens."""
+        if self._runner is None:
+            self._runner = self._model.runner(capacity)
+        cache = self._runner.cache
+        if cache.capacity < capacity:
+            roomy = -(-max(capacity, cache.capacity * 3 // 2) // STEP) * STEP
+            cache.reserve(max(capacity, min(roomy, self.capacity)))
+        self._runner.meter = meter
+        return self._runner
+
+    def _add(self, asking: "Asking", reply: Reply, end: int | None) -> None:
+        """Makes a question and its answer a turn."""
+        prompt, runner = asking.prompt, asking.runner
+        ids, tail = said.kept(self._model.tokenizer, reply.token_ids, end)
+        positions = np.tile(prompt.next_position + np.arange(len(ids), dtype=np.int64), (3, 1))
+        past = replace(
+            prompt, token_ids=[*prompt.token_ids, *ids], positions=np.concatenate([prompt.positions, positions], 1),
+            next_position=prompt.next_position + len(ids), media=[Seen.of(medium) for medium in prompt.media],
+            warnings=[], thinks=False,
+        )  # fmt: skip
+        rows = min(runner.held.length, len(past.token_ids))
+        turns = self._turns if asking.past is not None else self._unchanged(past, len(asking.messages))
+        before = sum(len(turn.messages) for turn in turns) if asking.past is None else 0
+        messages = said.answered(asking.messages, reply, asking.continued)[before:]
+        turn = Turn(tuple(messages), len(past.token_ids), rows, len(past.media), tail)
+        runner.truncate(rows)
+        runner.held.settle()
+        self._turns, self._past, self._tools = (*turns, turn), past, asking.tools
+
+    def _unchanged(self, past: Prompt, most: int) -> tuple[Turn, ...]:
+        """The turns that a conversation of `most` messages begins with."""
+        if self._past is None:
+            return ()
+        held = Held.of(self._past)
+        shared, turns, messages = held.shared(past), [], 0
+        for turn in self._turns:
+            messages += len(turn.messages)
+            if turn.tokens > shared or messages > most or turn.tail:
+                break
+            turns.append(turn)
+        return tuple(turns)
+
+    # -------------------------------------------------------------------------------------------- turns
+
+    def mark(self) -> Mark:
+        """This point of the conversation, for rollback. Costs nothing."""
+        return Mark(self._turns)
+
+    def rollback(self, mark: Mark) -> None:
+        """Forgets every turn after a mark: what is asked then gets the bits that it would have got at the mark.
+
+        Raises UsageError for a mark of another conversation, and where `stream` has replaced the turns before it.
+        """
+        claim = self._claim()
+        try:
+            turns = mark.turns if isinstance(mark, Mark) else None
+            mine = self._turns[: len(turns or ())]
+            if turns is None or len(mine) != len(turns) or any(a is not b for a, b in zip(mine, turns, strict=True)):
+                raise UsageError("the mark is no point of this conversation")
+            self._back(turns)
+        finally:
+            claim.done = True
+
+    def undo(self) -> None:
+        """Forgets the last turn. Raises UsageError if there is none."""
+        if not self._turns:
+            raise UsageError("the session has no turn to undo")
+        self.rollback(Mark(self._turns[:-1]))
+
+    def _back(self, turns: tuple[Turn, ...]) -> None:
+        # Rows stay in the cache: the same question again needs none anew. `base` keeps others from using them.
+        if turns and self._past is not None:
+            self._past = cut(self._past, turns[-1])
+        else:
+            self._past, self._tools = None, []
+        self._turns = turns
+
+    def branch(self) -> "Session":
+        """A second session at this point, with a cache of its own: what is asked in one changes nothing in the other."""
+        claim = self._claim()
+        try:
+            twin = self._model.session()
+            twin._turns, twin._past, twin._tools = self._turns, self._past, self._tools
+            if self._runner is not None and self._turns:
+                rows = self._turns[-1].rows
+                twin._runner = self._runner.copy(rows, rows + STEP, Meter())
+            return twin
+        finally:
+            claim.done = True
+
+    # -------------------------------------------------------------------------------------------- as data
+
+    def state(self) -> SessionState:
+        """The session without the rows of its cache, as plain data. Reads files whose digests are not known yet."""
+        claim = self._claim()
+        try:
+            return self._state()
+        finally:
+            claim.done = True
+
+    def _state(self) -> SessionState:
+        if self._past is None or self._runner is None:
+            return SessionState()
+        past, turn, held = self._past, self._turns[-1], self._runner.held
+        counts = np.cumsum([len(t.messages) for t in self._turns])
+        return SessionState(
+            messages=said.named(self.messages, past.media), tools=self._tools, token_ids=list(past.token_ids),
+            positions=past.positions, rows=turn.rows, spans=list(past.spans), keys=past.keys,
+            media=[said.described(medium) for medium in past.media],
+            ends=[(n, logits) for n, logits in held.ends if n <= turn.rows],
+            turns=[(int(n), t.tokens, t.rows, t.media) for n, t in zip(counts, self._turns, strict=True)], tail=turn.tail,
+        )  # fmt: skip
+
+    @classmethod
+    def from_state(cls, model: Any, state: SessionState, fill: Callable[[Any], object]) -> "Session":
+        """A session of a SessionState; fill(cache) restores its rows into an empty cache. Raises UsageError."""
+        session: Session = model.session()
+        checked(state, model.config)
+        if not state.turns:
+            return session
+        media = [said.seen(state, n) for n in range(len(state.media))]
+        session._past = Prompt(
+            token_ids=list(state.token_ids), positions=state.positions,
+            next_position=int(state.positions[:, -1].max()) + 1,
+            grid_thw=np.array([m.grid for m in media], np.int64).reshape(-1, 3),
+            timestamps=[m.timestamps for m in media], frames=[m.frames for m in media], media=media,
+            spans=[tuple(span) for span in state.spans],
+        )  # fmt: skip
+        runner = model.runner(min(session.capacity, state.rows + STEP))
+        fill(runner.cache)
+        if runner.cache.length != state.rows:
+            raise UsageError(f"the session has {state.rows} rows and {runner.cache.length} were restored")
+        runner.held = Held.of(session._past).copy(state.rows)
+        for rows, logits in state.ends:
+            runner.held.keep_logits(logits, rows)
+        session._runner, session._tools = runner, list(state.tools)
+        first, turns = 0, []
+        for messages, tokens, rows, count in state.turns:
+            turns.append(Turn(tuple(state.messages[first:messages]), tokens, rows, count))
+            first = messages
+        session._turns = (*turns[:-1], replace(turns[-1], tail=state.tail))
+        return session
+
+    def close(self) -> None:
+        """Ends the answer in progress, and frees the cache. Later calls raise UsageError."""
+        self._closing.set("closed")
+        asking = self._asking()
+        stream = asking and asking.stream()
+        if stream is not None:
+            stream.close()
+        self._runner = None
+
+
+def cut(past: Prompt, turn: Turn) -> Prompt:
+    """The Prompt up to the end of a turn."""
+    n, m = turn.tokens, turn.media
+    return replace(
+        past, token_ids=past.token_ids[:n], positions=past.positions[:, :n],
+        next_position=int(past.positions[:, n - 1].max()) + 1, grid_thw=past.grid_thw[:m],
+        timestamps=past.timestamps[:m], frames=past.frames[:m], media=past.media[:m],
+        spans=[span for span in past.spans if span[1] < n],
+    )  # fmt: skip
+
+
+class Asking:
+    """One call of a session: what `Model` asks of whoever provides the cache."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.stop = session, session._closing
+        self.messages: list[Any] = []
+        self.past: Prompt | None = None
+        self.tail = session._turns[-1].tail if session._turns else ""
+        self.tools: list[str] = []
+        self.runner: Any = None
+        self.prompt: Any = None
+        self.continued = self.done = self.complete = False
+        self.stream: Callable[[], Stream | None] = lambda: None
+        self.made = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the next prompt need not take."""
+        return self.session.nbytes
+
+    def answer(self, prompt: Prompt, sampler: Any, eos: Any, limit: int, meter: Meter) -> Generator[int, None, str]:
+        """Yields the tokens of the answer; see Runner.answer. Puts back what an error took from the session."""
+        session = self.session
+        self.prompt, self.runner = prompt, session._ready(len(prompt.token_ids) + limit, meter)
+        base = session._turns[-1].rows if session._turns else 0
+        lost = Lost(self.runner, prompt, base)
+        tokens = self.runner.answer(prompt, sampler, eos, limit, base)
+        try:
+            while True:
+                try:
+                    token = next(tokens)
+                except StopIteration as end:
+                    self.complete = True
+                    return str(end.value)
+                self.made += 1
+                yield token
+        except (Stopped, GeneratorExit):
+            if not self.made:  # what is computed of the prompt stays, for the next time
+                lost.put_back()
+            raise
+        except BaseException:
+            lost.put_back(all_of_it=True)
+            raise
+
+    def ended(self, reply: Reply | None, end: int | None) -> None:
+        """The stream is over: reply is None after an error. end: characters of text before a stop string."""
+        if self.done:
+            return
+        try:
+            if reply is not None and (self.made or self.complete):
+                with using(None):  # the Stop may be set
+                    self.session._add(self, reply, end)
+        finally:
+            if self.session._closing:
+                self.session._runner = None
+            self.runner = self.prompt = None
+            self.done = True
+
+
+class Lost:
+    """The rows of a conversation that a prompt will overwrite, kept until it has an answer."""
+
+    def __init__(self, runner: Runner, prompt: Prompt, rows: int) -> None:
+        self._runner, self._rows = runner, rows
+        self._shared = min(rows, runner.held.shared(prompt)) if rows else 0
+        self._data = runner.cache.dump(self._shared, rows) if self._shared < rows else None
+        self._held = runner.held.copy(rows)
+
+    def put_back(self, all_of_it: bool = False) -> None:
+        """Restores the rows; all_of_it: and forgets those that came after."""
+        if self._data is not None:
+            with using(None):  # the Stop may be set
+                self._runner.truncate(min(self._shared, self._runner.held.length))
+                self._runner.cache.restore(self._shared, self._data)
+            self._runner.held = self._held
+        elif all_of_it:
+            self._runner.truncate(min(self._rows, self._runner.held.length))

@@ -1,0 +1,116 @@
+"""The caches of calls that have ended: a call whose prompt begins like an earlier one's goes on from there."""
+
+import threading
+
+from ivlite.engine.runner import Runner
+from ivlite.errors import Stopped
+from ivlite.machine import MARGIN, available_memory
+
+COUNT = 4  # caches
+MOST = 1 << 30  # bytes of all of them; the one used last may be larger
+LEAST = 16  # tokens that a prompt must share: fewer are computed faster than they are found
+DEAR = 512  # tokens that a call may overwrite in a cache; one that would overwrite more takes a copy
+
+
+class Pool:
+    """Runners that wait for the next call, the one used last at the end. Any thread may call any method.
+
+    network, kv: of the Runners. A Runner that is taken belongs to one call until it is given back.
+    """
+
+    past, tail, stop = None, "", None
+
+    def __init__(self, network, kv):
+        self._network, self._kv = network, kv
+        self._idle = []
+        self._lock = threading.Lock()
+        self._open = True
+
+    @property
+    def nbytes(self):
+        """Bytes of the rows that wait."""
+        return sum(map(size, tuple(self._idle)))
+
+    def answer(self, prompt, sampler, eos, limit, meter):
+        """Yields the tokens of an answer; see Runner.answer."""
+        runner = self.take(prompt, len(prompt.token_ids) + limit)
+        runner.meter, sound = meter, False
+        try:
+            reason = yield from runner.answer(prompt, sampler, eos, limit)
+            sound = True
+            return reason
+        except (Stopped, GeneratorExit):  # what is computed is worth keeping
+            sound = True
+            raise
+        finally:
+            if sound:
+                self.give(runner)
+
+    def ended(self, reply, end):
+        """The stream is over."""
+
+    def take(self, prompt, capacity):
+        """A Runner with room for `capacity` tokens: the one that shares the longest prefix with the prompt, or a new one."""
+        with self._lock:
+            idle, self._idle = self._idle, []  # ours: files may have to be read for their digests
+        try:
+            runner = self._chosen(idle, prompt, capacity) or Runner(self._network, capacity, self._kv)
+        finally:
+            with self._lock:
+                self._idle = [*idle, *self._idle] if self._open else []
+        if runner.cache.capacity < capacity:
+            runner.cache.reserve(capacity)
+        return runner
+
+    def _chosen(self, idle, prompt, capacity):
+        """The Runner to go on with, taken from `idle`, or a copy; None for neither."""
+        shared, best = max(((r.held.shared(prompt), r) for r in idle), key=lambda pair: pair[0], default=(0, None))
+        others = [runner for runner in idle if runner is not best or shared < LEAST]
+        need = len(prompt.token_ids)
+        if best in others or best is None:
+            shrink(idle, others, need)
+            return None
+        lost = best.held.length - shared
+        roomy = shrink(idle, others, need if lost > max(DEAR, shared) else need - shared)
+        if lost > max(DEAR, shared) and roomy:
+            return best.copy(shared, capacity)
+        idle.remove(best)
+        return best
+
+    def give(self, runner):
+        """Takes a Runner back, whose last call has ended."""
+        runner.held.settle()
+        with self._lock:
+            if not self._open or not runner.held.length:
+                return
+            self._idle.append(runner)
+            while len(self._idle) > 1 and (len(self._idle) > COUNT or self.nbytes > MOST):
+                del self._idle[0]
+
+    def clear(self):
+        """Frees the caches that wait."""
+        with self._lock:
+            self._idle = []
+
+    def close(self):
+        """Frees the caches, and from now on those that are given back."""
+        with self._lock:
+            self._idle, self._open, self._network = [], False, None
+
+
+def size(runner):
+    """Bytes of the rows that a Runner holds."""
+    return runner.held.length * runner.cache.token_bytes
+
+
+def shrink(idle, others, tokens):
+    """Drops `others`, the one used last at the end, from `idle` where memory is short; returns whether `tokens` fit."""
+    others = list(others)
+    while True:
+        row = max((r.cache.token_bytes for r in idle), default=0)
+        free = available_memory()
+        if free is None or free >= tokens * row + MARGIN:
+            return True
+        if not others:
+            return False
+        idle.remove(others.pop(0))

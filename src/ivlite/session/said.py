@@ -1,0 +1,107 @@
+"""What is said in a session: messages in one form, the tokens of answers, media as plain data."""
+
+import os
+from collections.abc import Iterator, Mapping
+
+from ivlite.errors import UsageError
+from ivlite.media.medium import Seen
+from ivlite.prompt import Message, plain_messages
+
+
+def question(text, videos=(), images=()):
+    """The messages of `Session.ask`: a user's media and text, or `text` if it is a list of messages. Raises UsageError."""
+    media = [*(part("video", v) for v in given(videos)), *(part("image", i) for i in given(images))]
+    if isinstance(text, str):
+        return [{"role": "user", "content": [*media, {"type": "text", "text": text}]}]
+    if media:
+        raise UsageError("videos and images go with a text: put those of messages into the messages")
+    return text
+
+
+def given(sources):
+    """Sources as a list: a single one need not be in one."""
+    return list(sources) if isinstance(sources, list | tuple) else [sources]
+
+
+def part(kind, source):
+    """A part of a message: a source, or the part itself."""
+    return source if isinstance(source, Mapping) and source.get("type") == kind else {"type": kind, kind: source}
+
+
+def published(messages):
+    """Messages of any accepted form as published ones; iterators of frames become lists. Raises UsageError."""
+    return [as_published(message) for message in plain_messages(messages)]
+
+
+def as_published(message: Message):
+    parts = [{"type": p.kind, ("text" if p.kind == "text" else p.kind): kept_source(p.value), **p.settings}
+             for p in message.parts]  # fmt: skip
+    plain = all(p.kind == "text" for p in message.parts)
+    out = {"role": message.role, "content": "".join(p["text"] for p in parts) if plain else parts}
+    if message.calls:
+        calls = [{"type": "function", "function": {"name": n, "arguments": a}} for n, a in message.calls]
+        out["tool_calls"] = calls
+    return out
+
+
+def kept_source(value):
+    return list(value) if isinstance(value, Iterator) and not hasattr(value, "read") else value
+
+
+def answered(messages, reply, continued):
+    """The messages with the answer; continued: it goes on with the last one."""
+    before = messages[-1]["content"] if continued else ""
+    answer = {"role": "assistant", "content": before + reply.text}
+    if reply.thinking:
+        answer["thinking"] = reply.thinking
+    return [*(messages[:-1] if continued else messages), answer]
+
+
+def kept(tokenizer, ids, end):
+    """(token ids, text that they leave out) of an answer whose text ends after `end` characters; None: all of it."""
+    if end is None:
+        return ids, ""
+    text = tokenizer.decode(ids)[:end]
+    room, n = len(text.encode()), 0
+    while n < len(ids) and len(tokenizer.bytes_of(ids[n])) <= room:
+        room -= len(tokenizer.bytes_of(ids[n]))
+        n += 1
+    return ids[:n], text.encode()[len(text.encode()) - room :].decode("utf-8", "replace")
+
+
+# ------------------------------------------------------------------------------------------------ plain data
+
+
+def named(messages, media):
+    """Messages as JSON data: media that are not paths or URIs become their names."""
+    names = iter(medium.source for medium in media)
+    return [
+        message | {"content": [named_part(p, names) for p in message["content"]]}
+        if isinstance(message["content"], list)
+        else message
+        for message in messages
+    ]
+
+
+def named_part(given, names):
+    kind = given["type"]
+    if kind == "text":
+        return given
+    name, source = next(names), given[kind]
+    short = isinstance(source, str | os.PathLike) and len(os.fspath(source)) < 4096
+    return given | {kind: os.fsdecode(source) if short else name}
+
+
+FIELDS = ("kind", "source", "size", "grid", "frames", "timestamps", "duration", "temporal")
+
+
+def described(medium):
+    """A Medium as JSON data."""
+    data = {name: getattr(medium, name) for name in FIELDS}
+    return data | {"size": [int(n) for n in medium.size], "grid": [int(n) for n in medium.grid]}
+
+
+def seen(state, index):
+    """The Seen of a medium of a SessionState."""
+    keys = [key for (owner, _, _), key in zip(state.spans, state.keys, strict=True) if owner == index]
+    return Seen(**{name: state.media[index][name] for name in FIELDS}, keys=keys)

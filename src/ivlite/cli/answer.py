@@ -123,7 +123,8 @@ def closing_line(reply):
     frames, vision = usage["frames"], usage["vision_tokens"]
     counts = f"{frames:,} frame{'s' if frames > 1 else ''}, " if frames else ""
     counts += f"{usage['prompt_tokens']:,} prompt tokens" + (f" ({vision:,} vision)" if vision else "")
-    counts += f", {usage['new_tokens']:,} new" + (" (the limit)" if reply.finish_reason == "length" else "")
+    ends = {"length": " (the limit)", "repetition": " (it repeats itself without end)"}
+    counts += f", {usage['new_tokens']:,} new" + ends.get(reply.finish_reason, "")
     stages = [name for name in STAGES if frames or name not in ("decode", "vision")]
     stages = ", ".join(f"{name} {span(spent[name])}" for name in stages)
     return f"[{counts} | {stages} | {rates(reply)[1]:.2f} tokens/s | peak {gigabytes(peak_memory())}]"

@@ -11,12 +11,13 @@ STAGES = ("decode", "vision", "prefill", "generate")
 class Meter:
     """seconds: the time of each of STAGES so far. progress(stage, done, total) counts frames, frame pairs, tokens, tokens.
 
-    cached: the tokens of the prompt that the cache already held.
+    cached: the tokens of the prompt that the cache already held. drafted, accepted: tokens of an answer that were guessed and
+    checked together, and those of them that came.
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
-        self.cached = 0
+        self.cached = self.drafted = self.accepted = 0
         self.progress = progress or (lambda stage, done, total: None)
 
     @contextmanager

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+USAGE = ("prompt_tokens", "vision_tokens", "new_tokens", "cached_tokens", "draft_tokens", "accepted_tokens", "frames")
 THINK_START, THINK_END = "<think>", "</think>"
 
 
@@ -19,10 +20,11 @@ class Reply:
     """An answer, complete or partial.
 
     finish_reason: "stop" (an end-of-sequence token or a stop string), "length" (max_new_tokens or the context is used
-    up), the reason of the Stop that ended it ("interrupted", "deadline", "closed", ...), "" while it is generated.
+    up), "repetition" (the answer of temperature 0 repeats itself without end), the reason of the Stop that ended it
+    ("interrupted", "deadline", "closed", ...), "" while it is generated.
     usage: prompt_tokens, vision_tokens, new_tokens, cached_tokens (those of the prompt that were not computed again),
-    frames. timings: seconds of load, decode (reading frames), vision, prefill, generate, total. warnings: sentences about
-    media.
+    draft_tokens and accepted_tokens (guessed and checked together, and those of them that came), frames. timings: seconds
+    of load, decode (reading frames), vision, prefill, generate, total. warnings: sentences about media.
     """
 
     text: str = ""
@@ -36,7 +38,7 @@ class Reply:
     @classmethod
     def empty(cls, reason: str) -> "Reply":
         """The reply of a call that was stopped before its prompt was built."""
-        usage = dict.fromkeys(("prompt_tokens", "vision_tokens", "new_tokens", "cached_tokens", "frames"), 0)
+        usage = dict.fromkeys(USAGE, 0)
         timings = dict.fromkeys(("load", "decode", "vision", "prefill", "generate", "total"), 0.0)
         return cls(finish_reason=reason, usage=usage, timings=timings)
 

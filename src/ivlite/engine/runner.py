@@ -4,6 +4,7 @@ import numpy as np
 
 from ivlite.engine.held import Held, Span
 from ivlite.engine.meter import Meter
+from ivlite.engine.speculate import Decoder
 from ivlite.engine.vision import Features, wanted_media
 from ivlite.errors import ContextError, ModelFileError, UsageError
 from ivlite.stop import checkpoint
@@ -161,28 +162,36 @@ class Runner:
         checkpoint()
         with self.meter.timed("generate"):
             x = self.network.embed(tokens)
-            positions = np.tile(self.held.next + np.arange(len(tokens), dtype=np.int64), (3, 1))
+            first, following = self.held.next, self.held.next + len(tokens)
+            positions = np.arange(first, following)[None].repeat(3, 0)
             x = self.network.forward(x, positions, self.cache)
-            self.held.append(tokens, positions)
+            self.held.append(tokens, positions, following)
             logits = self.ops.numpy(self.network.logits(x))
         return finite(logits)
 
     def answer(self, prompt, sampler, eos, limit, base=None):
         """Yields the token ids of an answer, up to one of `eos` (not yielded) or `limit` of them. base: see extend.
 
-        The generator returns "stop" or "length".
+        The generator returns "stop", "length" or, where a greedy answer repeats itself without end, "repetition". However
+        it ends, the cache holds the prompt and all tokens yielded, except a last one whose successor was not wanted.
         """
         logits = self.extend(prompt, base)
-        for made in range(1, limit + 1):
-            with self.meter.timed("generate"):
-                token = sampler(logits)
-            if token in eos:
-                return "stop"
-            self.meter.progress("generate", made, limit)
-            yield token
-            if made == limit or self.cache.length == self.cache.capacity:
-                break
-            logits = self.step(token)
+        decoder = Decoder(self, prompt, getattr(sampler, "greedy", False))
+        try:
+            for made in range(1, limit + 1):
+                with self.meter.timed("generate"):
+                    token = sampler(logits)
+                if token in eos:
+                    return "stop"
+                self.meter.progress("generate", made, limit)
+                yield token
+                if made == limit or decoder.length == self.cache.capacity:
+                    break
+                logits = decoder.next(token, limit - made)
+                if logits is None:
+                    return "repetition"
+        finally:
+            decoder.settle()
         return "length"
 
 

@@ -56,6 +56,11 @@ class Sampler:
         self.random = default_rng(params.seed)
         self.seen = set(prompt_ids) if params.repetition_penalty != 1 else None
 
+    @property
+    def greedy(self) -> bool:
+        """Whether it takes the most likely token, which depends on the text alone."""
+        return self.params.temperature == 0
+
     def __call__(self, logits: np.ndarray) -> int:
         """One token id from float32 logits (vocab,)."""
         p = self.params

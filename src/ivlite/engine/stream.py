@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from ivlite.engine.meter import Meter
-from ivlite.engine.reply import Delta, Reply, TextFilter
+from ivlite.engine.reply import USAGE, Delta, Reply, TextFilter
 from ivlite.errors import Stopped
 from ivlite.prompt import Prompt
 from ivlite.stop import Stop, Work
@@ -48,17 +48,16 @@ class Stream(Work[Delta]):
         reply.timings = {"load": self._load_seconds, **seconds, "total": time.perf_counter() - self._began}
         reply.usage["new_tokens"] = len(reply.token_ids)
         reply.usage["cached_tokens"] = self._meter.cached
+        reply.usage["draft_tokens"], reply.usage["accepted_tokens"] = self._meter.drafted, self._meter.accepted
         reply.warnings = list(self.prompt.warnings) + [w for m in self.prompt.media for w in m.warnings]
         return reply
 
 
 def usage(prompt: Prompt) -> dict[str, int]:
     """The usage counts of a Prompt, before the first token of an answer."""
-    return {
+    return dict.fromkeys(USAGE, 0) | {
         "prompt_tokens": len(prompt.token_ids),
         "vision_tokens": sum(count for _, _, count in prompt.spans),
-        "new_tokens": 0,
-        "cached_tokens": 0,
         "frames": sum(len(m.frames) if m.kind == "video" else 1 for m in prompt.media),
     }
 

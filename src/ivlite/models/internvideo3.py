@@ -175,6 +175,12 @@ def block_order(grid, merge):
 # ------------------------------------------------------------------------------------------------ the decoder
 
 
+def expand_from(text, rank):
+    """With fewer queries than this, absorbed attention takes fewer multiplications than expanding every cached token."""
+    both = text.qk_nope_head_dim + text.v_head_dim
+    return rank * both / (2 * rank - both) if 2 * rank > both else math.inf
+
+
 class Layer:
     """One decoder layer: M2LA attention and a SwiGLU MLP, each behind an RMSNorm and added to the residual."""
 
@@ -190,9 +196,7 @@ class Layer:
         self._load_kv_b(load, f"{name}.attn_kv_b.weight")
         self.o = load.linear(f"{name}.attn_output", width, heads * v)
         self.mlp = self._load_mlp(load, name)
-        # With fewer queries than this, absorbed attention takes fewer multiplications than expanding every cached token.
-        saved = 2 * self.rank - nope - v
-        self.expand_from = self.rank * (nope + v) / saved if saved > 0 else math.inf
+        self.expand_from = expand_from(text, self.rank)
         self.fused = self._fused() if isinstance(self.mlp, Mlp) else None
 
     def _fused(self):
@@ -371,6 +375,12 @@ class Network:
         self.head = load.head(head, text.vocab_size, text.hidden_size)
         self.vision = Vision(load, config)
         self.axes = mrope_axes(text.mrope_section, text.mrope_interleaved)
+
+    @property
+    def same_rows(self):
+        """The most tokens of a call of which each gets the bits of a call of its own: its logits and its row in the cache."""
+        absorbed = min(expand_from(self.config.text, rank) for rank in self.config.text.kv_lora_rank)
+        return max(1, min(self.ops.same_rows, math.ceil(min(absorbed, 1 << 31)) - 1))
 
     def cache(self, capacity, kind):
         text = self.config.text

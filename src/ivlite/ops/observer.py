@@ -15,6 +15,8 @@ class Named:
 class Observed:
     """Wraps a backend and calls the hook; see `ivlite.ops.observed`."""
 
+    same_rows = 1  # the hook sees tokens of the text and no guesses
+
     def __init__(self, ops, observe):
         self.ops, self.observe = ops, observe
         self.latents = []  # names of the weights that multiply latents, one per layer

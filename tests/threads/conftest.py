@@ -44,7 +44,7 @@ def program():
     def run(text, timeout=60, **environment):
         result = subprocess.run(
             [sys.executable, "-X", "faulthandler", "-c", BEGIN + text],
-            capture_output=True, text=True, timeout=timeout, env=os.environ | environment,
+            capture_output=True, text=True, timeout=timeout, env=os.environ | {"IVLITE_NUM_THREADS": ""} | environment,
         )  # fmt: skip
         return result.returncode, result.stdout, result.stderr
 

@@ -58,7 +58,7 @@ calls = {
     "LatentCache.truncate": lambda: cache().truncate(0), "LatentCache.read": lambda: filled.read(0, 0, 64),
     "LatentCache.reserve": lambda: cache().reserve(4096), "LatentCache.dump": lambda: dumped.dump(0, 64),
     "LatentCache.restore": lambda: _C.LatentCache([64], 16, 128, "q8").restore(0, dumped.dump(0, 64)),
-    "cache_token_bytes": lambda: _C.cache_token_bytes([64], 16, "q8"),
+    "few_tokens": _C.few_tokens, "cache_token_bytes": lambda: _C.cache_token_bytes([64], 16, "q8"),
     "linear": lambda: _C.linear(F(64, 64), x, w, None, False),
     "mlp": lambda: _C.mlp(F(64, 64), x, w, None, "gelu_tanh", w, None, False),
     "linear_heads": lambda: _C.linear_heads(F(64, 2, 32), F(64, 2, 64), w2),

@@ -13,8 +13,9 @@ from ivlite.cli.prompts import PromptProgress
 from ivlite.engine.reply import Delta, Reply
 
 
-def reply(new=5, finish="stop", frames=0, vision=0, prompt=1200, **spent):
+def reply(new=5, finish="stop", frames=0, vision=0, prompt=1200, cached=0, **spent):
     usage = {"prompt_tokens": prompt, "vision_tokens": vision, "new_tokens": new, "frames": frames}
+    usage["cached_tokens"] = cached
     times = {"load": 0.1, "decode": 0.0994, "vision": 12.345, "prefill": 2.0, "generate": 0.5, "total": 20.0} | spent
     return Reply(text="T", thinking="H", token_ids=list(range(new)), finish_reason=finish, usage=usage, timings=times)
 
@@ -25,7 +26,7 @@ def reply(new=5, finish="stop", frames=0, vision=0, prompt=1200, **spent):
         (reply(), 600, 10),
         (reply(finish="length"), 600, 8),  # the last token is not run through the model
         (reply(new=1, finish="length"), 600, 0), (reply(new=0), 600, 0), (reply(new=1), 600, 2),
-        (reply(generate=0.0), 600, 0), (reply(prefill=0.0), 0, 10),
+        (reply(generate=0.0), 600, 0), (reply(prefill=0.0), 0, 10), (reply(cached=1000), 100, 10),
     ],
 )  # fmt: skip
 def test_rates(made, prefill, generation):
@@ -48,6 +49,10 @@ def test_closing_lines():
     assert text.startswith(
         "[1 frame, 1,200 prompt tokens (1,000 vision), 5 new (the limit) | load 0.10 s, decode 99 ms, vision "
     )
+    assert "1,200 prompt tokens (1,000 vision, 1,100 reused), 5 new" in answer.closing_line(
+        reply(vision=1000, cached=1100)
+    )
+    assert "1,200 prompt tokens (7 reused), 5 new" in answer.closing_line(reply(cached=7))
     assert answer.closing_line(reply(frames=1234)).startswith("[1,234 frames, 1,200 prompt tokens, 5 new |")
 
 

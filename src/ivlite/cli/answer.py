@@ -73,11 +73,12 @@ def description(model, prompt):
 
 
 def rates(reply):
-    """Tokens per second of prefill and of generation, 0 if not timed."""
+    """Tokens per second of prefill (of those computed) and of generation, 0 if not timed."""
     usage, spent = reply.usage, reply.timings
     steps = usage["new_tokens"] - (reply.finish_reason != "stop")  # the last token was not run through the model
     generation = steps / spent["generate"] if steps > 0 and spent["generate"] > 0 else 0.0
-    prefill = usage["prompt_tokens"] / spent["prefill"] if spent["prefill"] > 0 else 0.0
+    computed = usage["prompt_tokens"] - usage["cached_tokens"]
+    prefill = computed / spent["prefill"] if spent["prefill"] > 0 else 0.0
     return prefill, generation
 
 
@@ -122,7 +123,8 @@ def closing_line(reply):
     usage, spent = reply.usage, reply.timings
     frames, vision = usage["frames"], usage["vision_tokens"]
     counts = f"{frames:,} frame{'s' if frames > 1 else ''}, " if frames else ""
-    counts += f"{usage['prompt_tokens']:,} prompt tokens" + (f" ({vision:,} vision)" if vision else "")
+    kinds = ", ".join(f"{n:,} {kind}" for n, kind in ((vision, "vision"), (usage["cached_tokens"], "reused")) if n)
+    counts += f"{usage['prompt_tokens']:,} prompt tokens" + (f" ({kinds})" if kinds else "")
     ends = {"length": " (the limit)", "repetition": " (it repeats itself without end)"}
     counts += f", {usage['new_tokens']:,} new" + ends.get(reply.finish_reason, "")
     stages = [name for name in STAGES if frames or name not in ("decode", "vision")]

@@ -9,7 +9,7 @@ from ivlite.machine import MARGIN, available_memory
 COUNT = 4  # caches
 MOST = 1 << 30  # bytes of all of them; the one used last may be larger
 LEAST = 16  # tokens that a prompt must share: fewer are computed faster than they are found
-DEAR = 512  # tokens that a call may overwrite in a cache; one that would overwrite more takes a copy
+DEAR = 64  # tokens that a call may always overwrite in a cache; it takes a copy rather than more of them than it shares
 
 
 class Pool:

@@ -1,0 +1,286 @@
+"""Model.chat and stream go on from the cache that begins like their prompt; two clips of one name stay two clips."""
+
+import threading
+import weakref
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+import ivlite
+from ivlite.engine.held import Span
+from ivlite.engine.meter import Meter
+from ivlite.errors import Stopped
+from ivlite.evaluate import synthetic
+from ivlite.gguf import SHIPPED
+from ivlite.media.medium import Medium
+from ivlite.media.video import VideoFile
+from ivlite.session import pool as pooling
+from ivlite.session.pool import Pool
+from ivlite.stop import Stop
+
+needs_demo = pytest.mark.skipif(not SHIPPED["demo"].is_file(), reason="the demo model is not in the package")
+CLIP = str(Path(__file__).parents[1] / "examples" / "clip.mp4")
+GREEDY = {"temperature": 0, "max_new_tokens": 12}
+
+
+@pytest.fixture
+def model():
+    with ivlite.load("demo", context=2048) as model:
+        yield model
+
+
+def question(text, video=CLIP):
+    return [{"role": "user", "content": [{"type": "video", "video": video}, {"type": "text", "text": text}]}]
+
+
+def clip(path, colour, shape, size=96, count=16):
+    """A clip in the demo model's world: a shape that moves right. Raw frames, so every file has the same length."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("rawvideo", rate=4)
+        stream.height, stream.width, stream.pix_fmt = size, size, "rgb24"
+        for i in range(count):
+            picture = np.full((size, size, 3), 128, np.uint8)
+            at = 8 + 3 * i
+            picture[30 : 30 + shape, at : at + 20] = colour
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(stream.encode())
+    return str(path)
+
+
+# ------------------------------------------------------------------------------------------------ answers
+
+
+@needs_demo
+def test_the_same_prompt_has_the_same_bits_and_computes_nothing(model, monkeypatch):
+    first = model.chat(question("What happens?"), **GREEDY)
+    kept = model._pool._idle[-1].held.ends[-1][1].copy()
+    monkeypatch.setattr(VideoFile, "pictures", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(model.network, "vision", lambda *_: pytest.fail("encoded"))
+    second = model.chat(question("What happens?"), **GREEDY)
+    assert (second.token_ids, second.text) == (first.token_ids, first.text)
+    assert first.usage["cached_tokens"] == 0 and second.usage["cached_tokens"] == second.usage["prompt_tokens"]
+    assert (model._pool._idle[-1].held.ends[-1][1] == kept).all()
+    third = model.chat(question("What colours are there?"), **GREEDY)  # nor for another question about it
+    assert third.usage["cached_tokens"] > 100 and third.timings["vision"] == 0
+
+
+@needs_demo
+def test_the_second_question_is_that_of_a_fresh_model(model):
+    model.chat(question("What happens?"), **GREEDY)
+    with ivlite.load("demo", context=2048) as fresh:
+        for text in ("What colours are there?", "How many shapes are there?"):
+            assert model.chat(question(text), **GREEDY).text == fresh.chat(question(text), **GREEDY).text
+            fresh._pool.clear()
+
+
+@needs_demo
+@pytest.mark.parametrize("way", ["chat", "session.stream", "session.ask", "frames"])
+def test_another_clip_of_the_same_name_has_its_own_answer(model, tmp_path, way):
+    path, session = tmp_path / "a.avi", model.session()
+
+    def asked():
+        if way == "frames":
+            with av.open(str(path)) as file:
+                frames = [f.to_ndarray(format="rgb24") for f in file.decode(video=0)]
+            return model.chat(question("What happens?", np.stack(frames)), **GREEDY)
+        if way == "chat":
+            return model.chat(question("What happens?", str(path)), **GREEDY)
+        if way == "session.ask":
+            stream = session.ask("What happens?", [path], **GREEDY)
+        else:
+            stream = session.stream(question("What happens?", str(path)), **GREEDY)
+        with stream:
+            for _ in stream:
+                pass
+        session.undo()
+        return stream.reply
+
+    logits = []
+    for colour in ((220, 30, 30), (30, 60, 220)):
+        clip(path, colour, 20)
+        reply = asked()
+        held = (model._pool._idle[-1] if "session" not in way else session._runner).held
+        logits.append(held.ends[-1][1])
+        assert reply.timings["vision"] > 0 and reply.usage["cached_tokens"] < 20
+        model._pool.clear() if colour == (30, 60, 220) else None
+    with ivlite.load("demo", context=2048) as fresh:
+        assert reply.text == fresh.chat(question("What happens?", str(path)), **GREEDY).text
+    assert np.abs(logits[0] - logits[1]).max() > 0
+
+
+@needs_demo
+def test_pixels_that_change_in_place_are_another_video(model):
+    frames = np.random.default_rng(1).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    first = model.chat(question("What?", frames), **GREEDY)
+    frames[-1] = 0
+    second = model.chat(question("What?", frames), **GREEDY)
+    third = model.chat(question("What?", frames), **GREEDY)
+    assert first.usage["cached_tokens"] == 0 < second.usage["cached_tokens"] < second.usage["prompt_tokens"]
+    assert third.usage["cached_tokens"] == third.usage["prompt_tokens"]
+
+
+@needs_demo
+def test_a_video_that_changes_while_it_is_read_is_not_reused(model, tmp_path):
+    path = clip(tmp_path / "a.avi", (200, 0, 0), 20)
+
+    def progress(stage, done, total):
+        if stage == "vision" and done == total:
+            clip(tmp_path / "a.avi", (0, 200, 0), 20)
+
+    model.chat(question("What?", path), progress=progress, **GREEDY)
+    assert model.chat(question("What?", path), **GREEDY).usage["cached_tokens"] < 20
+
+
+@needs_demo
+def test_concurrent_calls_share_no_cache(model):
+    """Four threads, four questions about one video: each gets what it gets alone."""
+    questions = [f"{q}" for q in ("What happens?", "What colours are there?", "How many shapes are there?", "Which?")]
+    alone = [model.chat(question(q), **GREEDY).text for q in questions]
+    got = {}
+
+    def work(q):
+        got[q] = [model.chat(question(q), **GREEDY).text for _ in range(3)]
+
+    threads = [threading.Thread(target=work, args=(q,)) for q in questions]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(60)
+    assert got == {q: [text] * 3 for q, text in zip(questions, alone, strict=True)}
+    assert len(model._pool._idle) <= pooling.COUNT
+
+
+@needs_demo
+def test_a_stopped_prefill_goes_on(model, monkeypatch):
+    monkeypatch.setattr("ivlite.engine.runner.CHUNK", 32)
+    stop = Stop()
+    progress = lambda stage, done, _: stage == "prefill" and done >= 64 and stop.set()  # noqa: E731
+    assert model.chat(question("What happens?"), stop=stop, progress=progress, **GREEDY).text == ""
+    reply = model.chat(question("What happens?"), **GREEDY)
+    assert reply.usage["cached_tokens"] == 64
+    model._pool.clear()
+    assert model.chat(question("What happens?"), **GREEDY).token_ids == reply.token_ids
+
+
+@needs_demo
+def test_a_closed_model_holds_nothing():
+    model = ivlite.load("demo", context=512)
+    model.chat(question("What happens?"), **GREEDY)
+    runner = weakref.ref(model._pool._idle[0])
+    model.close()
+    assert runner() is None
+
+
+# ------------------------------------------------------------------------------------------------ the pool
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return synthetic.random_model("tiny", "q8_0", threads=1, context=4096)
+
+
+@pytest.fixture
+def pool(tiny):
+    return Pool(tiny.network, "q8")
+
+
+def used(pool, ids, capacity=None):
+    """The Runner of a call with these ids, given back."""
+    prompt = synthetic.text_prompt(ids)
+    runner = pool.take(prompt, capacity or len(ids) + 1)
+    runner.meter = Meter()
+    runner.extend(prompt)
+    pool.give(runner)
+    return runner
+
+
+BASE = list(range(100))
+
+
+def test_the_longest_prefix_wins(pool):
+    a = used(pool, BASE[:40] + [1] * 160)
+    b = used(pool, BASE[:80] + [2] * 20)
+    assert a is not b
+    c = used(pool, BASE[:80] + [3] * 30)
+    assert c is b and c.meter.cached == 80 and len(pool._idle) == 2
+
+
+def test_a_short_prefix_is_not_worth_it(pool):
+    a = used(pool, BASE)
+    assert used(pool, BASE[: pooling.LEAST - 1] + [7] * 9) is not a
+    assert used(pool, BASE[: pooling.LEAST] + [8] * 9) is not None and len(pool._idle) <= 3
+
+
+def test_a_large_cache_is_copied_and_not_destroyed(pool, monkeypatch):
+    monkeypatch.setattr(pooling, "DEAR", 30)
+    large = used(pool, BASE)
+    other = used(pool, BASE[:20] + [5] * 10)
+    assert other is not large and other.meter.cached == 20 and large.held.token_ids == BASE
+    assert (other.cache.dump(0, 20) == large.cache.dump(0, 20)).all()
+    again = used(pool, BASE)
+    assert again is large and again.meter.cached == 100
+    monkeypatch.setattr(pooling, "available_memory", lambda: 0)  # where memory is short there is one cache
+    assert used(pool, BASE[:20] + [6] * 10) is other or len(pool._idle) == 1
+
+
+def test_few_are_kept_the_last_used(pool, monkeypatch):
+    runners = [used(pool, [n] * 50) for n in range(pooling.COUNT + 2)]
+    assert pool._idle == runners[2:]
+    used(pool, [2] * 50)
+    assert pool._idle[-1] is runners[2]
+    monkeypatch.setattr(pooling, "MOST", 120 * runners[0].cache.token_bytes)
+    last = used(pool, [99] * 50)
+    assert pool._idle == [runners[2], last] and pool.nbytes <= pooling.MOST
+    assert used(pool, [98] * 500) in pool._idle and len(pool._idle) == 1  # larger than all may be together
+
+
+def test_memory_that_is_short_is_given_back(pool, monkeypatch):
+    for n in range(3):
+        used(pool, [n] * 50)
+    row = pool._idle[0].cache.token_bytes
+    free = iter([0, 0, 1 << 40])
+    monkeypatch.setattr(pooling, "available_memory", lambda: next(free, 1 << 40))
+    kept = pool._idle[-1]
+    used(pool, [77] * 50)
+    assert pool._idle[0] is kept and len(pool._idle) == 2 and row > 0
+
+
+def test_what_is_taken_belongs_to_one_call(pool):
+    prompt = synthetic.text_prompt(BASE)
+    used(pool, BASE)
+    first, second = pool.take(prompt, 101), pool.take(prompt, 101)
+    assert first is not second and not pool._idle
+
+
+def test_a_pool_that_is_closed_keeps_nothing(pool):
+    prompt = synthetic.text_prompt(BASE)
+    used(pool, BASE)
+    out = pool.take(prompt, 101)
+    pool.close()
+    pool.give(out)
+    assert pool._idle == [] and pool.nbytes == 0
+
+
+class Slow(Medium):
+    """Keys that cannot be had because the call was stopped."""
+
+    def __init__(self):
+        super().__init__("image", "m", (64, 64), [0], [0], None, patch_size=16, temporal=2)
+
+    def pictures(self, first=0):
+        yield np.zeros((64, 64, 3), np.uint8)
+
+    def pair_keys(self):
+        raise Stopped.because("enough")
+
+
+def test_a_stop_while_digests_are_made_loses_no_cache(pool):
+    used(pool, BASE)
+    prompt = synthetic.text_prompt(BASE)
+    prompt.media, prompt.spans = [Slow()], [(0, 0, 4)]
+    pool._idle[0].held.spans = [Span(0, 4, key=bytes(16))]
+    with pytest.raises(Stopped):
+        pool.take(prompt, 101)
+    assert len(pool._idle) == 1

@@ -20,6 +20,14 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("isa", sets, indirect=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory):
+    """Commands keep what they computed in a folder of the tests, not in that of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def isa(request):
     """The name of an instruction set whose kernels are in use during the test."""

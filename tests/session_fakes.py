@@ -1,7 +1,8 @@
-"""A cache of plain bytes, for tests of session files."""
+"""A cache of plain bytes, and a short clip, for tests of session files."""
 
 import hashlib
 
+import av
 import numpy as np
 
 from ivlite.session.table import Layout
@@ -59,3 +60,22 @@ def contents(file):
     file.restore(cache)
     table = file.table
     return table.layout, table.meta, {k: a.tolist() for k, a in table.arrays.items()}, cache.data.tobytes()
+
+
+def clip(shade=0, frames=12):
+    """A list of frames: a square that moves; `shade` changes its brightness."""
+    pictures = [np.full((64, 96, 3), 20 * i, np.uint8) for i in range(frames)]
+    for i, picture in enumerate(pictures):
+        picture[:16, 8 * i : 8 * i + 8] = 255 - shade
+    return pictures
+
+
+def written(path, shade=0):
+    """Writes clip(shade) as a lossless file, whose size does not depend on the shade; returns the path."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("rawvideo", rate=2)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "rgb24"
+        for picture in clip(shade):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(stream.encode())
+    return path

@@ -1,5 +1,6 @@
 """The Python API: load a model file, ask it about text, images and videos, inspect every stage."""
 
+import hashlib
 import math
 import os
 import re
@@ -30,8 +31,9 @@ from ivlite.gguf.tokenizer import Tokenizer, check_ids
 from ivlite.machine import MARGIN, available_memory, gigabytes
 from ivlite.numbers import shown, whole
 from ivlite.prompt import Prompt
-from ivlite.session import Session
+from ivlite.session import Session, saving
 from ivlite.session.pool import Pool
+from ivlite.session.store import Store, user_store
 from ivlite.stop import Stop, Work, using, within
 
 Messages = Sequence[Mapping[str, Any]]
@@ -105,6 +107,7 @@ class FloatVision:
 
     def __init__(self, source: GGUFFile, decode: Callable[[str, np.ndarray, int], np.ndarray]) -> None:
         self.source, self.decode, self.read_rows, self.close = source, decode, source.read_rows, source.close
+        self.digest = hashlib.sha256(f"{source.digest} vit fp32".encode()).hexdigest()  # its features are others
         self.tensors = {
             name: replace(info, format="f32", nbytes=4 * math.prod(info.shape)) if name.startswith("v.") else info
             for name, info in source.tensors.items()
@@ -122,8 +125,8 @@ def load(
     path: str | os.PathLike[str], device: str = "auto", threads: int | None = None, context: int | None = None,
     kv: str = "q8", *, vit: str = "file", load: str = "repack", fps: float | None = None,
     min_frames: int | None = None, max_frames: int | None = None, min_pixels: int | None = None, max_pixels: int | None = None,
-    progress: Progress | None = None, observe: Callable[[tuple[str, ...], np.ndarray], object] | None = None,
-    stop: Stop | None = None,
+    store: bool | Store = False, progress: Progress | None = None,
+    observe: Callable[[tuple[str, ...], np.ndarray], object] | None = None, stop: Stop | None = None,
 ) -> "Model":  # fmt: skip
     """Loads a GGUF file made by `ivlite quantize`; returns a Model, which is also a context manager that closes it.
 
@@ -136,6 +139,8 @@ def load(
     same answers in the memory of one layer, but it reads the whole file for every token.
     fps, min_frames, max_frames: defaults for videos whose message sets none; min_pixels, max_pixels: for each frame and
     image; None keeps the file's.
+    store: True keeps what prompts of over 20 seconds leave in the cache in the user's cache folder, and uses it again in
+    later processes; a Store has a folder of its own. Where that cannot be done, the first reply has a warning.
     progress(stage, done, total) is called while loading, stage "load" in bytes. observe(names, x) is a forward hook: it
     gets the input of every linear layer, x numpy (T, columns), and the names of its weight's tensors; None costs nothing.
     stop: a Stop that ends the loading.
@@ -167,7 +172,10 @@ def load(
         except BaseException:
             source.close()
             raise
-    model = Model(cfg, network, tokenizer, path=Path(path), context=context, kv=kv, media=media)
+    remarks: list[str] = []
+    kept = user_store(remarks.append) if store is True else store or None
+    model = Model(cfg, network, tokenizer, path=Path(path), context=context, kv=kv, media=media, store=kept)
+    model.remarks += remarks
     model.load_seconds = time.perf_counter() - began
     return model
 
@@ -200,7 +208,8 @@ class Model:
     """
 
     def __init__(self, config: configuration.Config, network: Any, tokenizer: Any, *, path: Path | None = None,
-                 context: int | None = None, kv: str = "q8", media: MediaLimits = MediaLimits()) -> None:  # fmt: skip
+                 context: int | None = None, kv: str = "q8", media: MediaLimits = MediaLimits(),
+                 store: Store | None = None) -> None:  # fmt: skip
         self.config, self.tokenizer, self.path = config, tokenizer, path
         self.context_stated, self.kv, self.media_limits = context is not None, kv, media
         self.context = config.text.context_length if context is None else context
@@ -208,7 +217,8 @@ class Model:
         self._network, self._closing = network, Stop()
         self._works: weakref.WeakSet[Work[Any]] = weakref.WeakSet()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-        self._pool = Pool(network, kv)
+        self._pool = Pool(network, kv, store)
+        self.store, self.remarks = store, list[str]()  # remarks: sentences for the next reply
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -290,9 +300,14 @@ class Model:
                 answer=answer, after=(past, holder.tail) if past else None, **layout, **self.media_limits.given(),
             )  # fmt: skip
 
-    def session(self) -> Session:
-        """A new, empty Session: a conversation that keeps its cache."""
+    def session(self, path: str | os.PathLike[str] | None = None) -> Session:
+        """A Session: a conversation that keeps its cache. path: the session file that it continues, made by `save` if missing.
+
+        Raises SessionFileError (the file is damaged, or of another model, cache kind or version), ContextError.
+        """
         self._check_open()
+        if path is not None:
+            return saving.opened(self, path)
         session = Session(self)
         with self._lock:
             self._sessions.add(session)
@@ -300,7 +315,7 @@ class Model:
 
     def runner(self, capacity: int | None = None, progress: Progress | None = None) -> Runner:
         """A new Runner with an empty cache of `capacity` tokens (None: as many as fit)."""
-        return Runner(self.network, self.room() if capacity is None else capacity, self.kv, Meter(progress))
+        return Runner(self.network, self.room() if capacity is None else capacity, self.kv, Meter(progress), self.store)
 
     def logits(self, prompt: Prompt, *, stop: Stop | None = None) -> np.ndarray:
         """float32 (T, vocab): the logits after every token of a Prompt. Raises ContextError, MediaError, Stopped."""
@@ -368,6 +383,7 @@ class Model:
         built = self._prepared(messages, holder, stop=stop, **given)
         room = self._check_context(built, 1, holder.nbytes if holder.past else 0)
         meter, limit = Meter(given["progress"]), min(most, room - len(built.token_ids))
+        meter.warnings, self.remarks = self.remarks, []
         tokens = holder.answer(built, Sampler(params, built.token_ids), self.config.tokens.eos, limit, meter)
         return self._begun(
             Stream(

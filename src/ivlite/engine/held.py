@@ -13,7 +13,8 @@ class Held:
     """The tokens whose rows a cache holds, in order.
 
     Two prompts share the rows of a prefix where token ids, positions and the keys of the frame pairs are equal. The last
-    frame pair may be there in part. chunks: {first token: end} of each chunk of a prefill that a prompt's end did not cut.
+    frame pair may be there in part. chunks: {first token: end} of each chunk of a prefill that a prompt's end did not cut. given: how many of
+    the first rows were read from a store. lows: {file: how many of the first rows are as they were saved to it}.
     """
 
     def __init__(self):
@@ -23,6 +24,8 @@ class Held:
         self.chunks: dict[int, int] = {}
         self._ends: dict[int, np.ndarray] = {}  # length -> logits after it, the one used last at the end
         self.next = 0  # position of the next token
+        self.given = 0
+        self.lows: dict[object, int] = {}
 
     @classmethod
     def of(cls, prompt):
@@ -64,7 +67,8 @@ class Held:
         """Forgets all tokens from `length` on."""
         if length == self.length:
             return
-        self.length = length
+        self.length, self.given = length, min(self.given, length)
+        self.lows = {file: min(low, length) for file, low in self.lows.items()}
         self.next = self._following()
         while self.spans and self.spans[-1].first >= length:
             self.spans.pop()
@@ -122,6 +126,7 @@ class Held:
         """The first `length` tokens of these."""
         out = Held()
         out.append(self._ids[:length], self._positions[:, :length])
+        out.given = min(self.given, length)
         out.spans = [span for span in self.spans if span.first < length]
         out.chunks = {first: end for first, end in self.chunks.items() if end <= length}
         out._ends = {n: logits for n, logits in self._ends.items() if n <= length}

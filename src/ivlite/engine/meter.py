@@ -11,14 +11,20 @@ STAGES = ("decode", "vision", "prefill", "generate")
 class Meter:
     """seconds: the time of each of STAGES so far. progress(stage, done, total) counts frames, frame pairs, tokens, tokens.
 
-    cached: the tokens of the prompt that the cache already held. drafted, accepted: tokens of an answer that were guessed and
-    checked together, and those of them that came.
+    cached: the tokens of the prompt that the cache already held. stored: those of them that were read from the store.
+    drafted, accepted: tokens of an answer that were guessed and checked together, and those of them that came. warnings:
+    sentences for the reply.
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
-        self.cached = self.drafted = self.accepted = 0
+        self.cached = self.stored = self.drafted = self.accepted = 0
+        self.warnings: list[str] = []
         self.progress = progress or (lambda stage, done, total: None)
+
+    def warn(self, sentence: str) -> None:
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-USAGE = ("prompt_tokens", "vision_tokens", "new_tokens", "cached_tokens", "draft_tokens", "accepted_tokens", "frames")
+USAGE = (
+    "prompt_tokens", "vision_tokens", "new_tokens", "cached_tokens", "stored_tokens", "draft_tokens", "accepted_tokens", "frames",
+)  # fmt: skip
 THINK_START, THINK_END = "<think>", "</think>"
 
 
@@ -23,8 +25,9 @@ class Reply:
     up), "repetition" (the answer of temperature 0 repeats itself without end), the reason of the Stop that ended it
     ("interrupted", "deadline", "closed", ...), "" while it is generated.
     usage: prompt_tokens, vision_tokens, new_tokens, cached_tokens (those of the prompt that were not computed again),
-    draft_tokens and accepted_tokens (guessed and checked together, and those of them that came), frames. timings: seconds
-    of load, decode (reading frames), vision, prefill, generate, total. warnings: sentences about media.
+    stored_tokens (those of them that were read from the store), draft_tokens and accepted_tokens (guessed and checked
+    together, and those of them that came), frames. timings: seconds of load, decode (reading frames), vision, prefill,
+    generate, total. warnings: sentences about media and the store.
     """
 
     text: str = ""

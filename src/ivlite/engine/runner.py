@@ -6,7 +6,7 @@ from ivlite.engine.held import Held, Span
 from ivlite.engine.meter import Meter
 from ivlite.engine.speculate import Decoder
 from ivlite.engine.vision import Features, wanted_media
-from ivlite.errors import ContextError, ModelFileError, UsageError
+from ivlite.errors import ContextError, ModelFileError, Stopped, UsageError
 from ivlite.stop import checkpoint
 
 CHUNK = 2048  # tokens per prefill chunk; every chunk expands all cached latents again
@@ -15,12 +15,14 @@ CHUNK = 2048  # tokens per prefill chunk; every chunk expands all cached latents
 class Runner:
     """One network and one cache.
 
-    held: what the rows of the cache stand for (Held). meter: a Meter for times and progress. Every method raises Stopped
-    when the Stop of its thread is set; the rows that are complete by then stay.
+    held: what the rows of the cache stand for (Held). store: what keeps the work of long prefills (session.store), or None.
+    meter: a Meter for times and progress. Every method raises Stopped when the Stop of its thread is set; the rows that are
+    complete by then stay.
     """
 
-    def __init__(self, network, capacity, kv, meter=None):
+    def __init__(self, network, capacity, kv, meter=None, store=None):
         self.network, self.ops, self.kv = network, network.ops, kv
+        self.store, self.keeper = store, store and store.keeper(network, kv)
         self.cache = network.cache(capacity, kv)
         self.meter = meter or Meter()
         self.held = Held()
@@ -32,20 +34,30 @@ class Runner:
         prompt again gives the same bits. base: of the rows from here on, only whole chunks are kept: the bits are those of
         a prefill that begins at the base. If the prompt does not fit, nothing changes.
         """
+        self._check(prompt, self.cache.capacity)
+        if self.keeper:
+            self.keeper.recall(self, prompt)
         tokens = len(prompt.token_ids)
         shared = self.held.shared(prompt)
         kept = self.held.logits(tokens) if shared == tokens else None
-        if kept is None and base is not None and shared > base:
-            shared = self._grid(base, shared)
+        if kept is None and base is not None and shared > max(base, self.held.given):
+            shared = self._grid(max(base, self.held.given), shared)
         if kept is None:
             shared = min(shared, tokens - 1)  # a prompt ends with text
-        self._check(prompt, self.cache.capacity)
         self.truncate(shared)
         self.meter.cached = shared
         if kept is not None:
             self.meter.progress("prefill", tokens, tokens)
             return kept
-        return self._run(prompt, shared)
+        try:
+            logits = self._run(prompt, shared)
+        except Stopped:
+            if self.keeper:
+                self.keeper.ended(self, prompt)
+            raise
+        if self.keeper:
+            self.keeper.ended(self, prompt)
+        return logits
 
     def _grid(self, base, shared):
         """The end of the last whole chunk up to `shared` of a prefill that began at `base`."""
@@ -99,6 +111,8 @@ class Runner:
                 x = self.network.forward(x, prompt.positions[:, first:last], self.cache, deepstack)
             self._record(prompt, first, last, offset)
             self.meter.progress("prefill", last, tokens)
+            if self.keeper:
+                self.keeper.computed(self, prompt)
             yield first, x
 
     def _features(self, prompt, start):
@@ -146,7 +160,7 @@ class Runner:
 
     def copy(self, length, capacity, meter=None):
         """Another Runner that holds the first `length` tokens."""
-        out = Runner(self.network, max(length, capacity), self.kv, meter or self.meter)
+        out = Runner(self.network, max(length, capacity), self.kv, meter or self.meter, self.store)
         for first in range(0, length, CHUNK):
             checkpoint()
             out.cache.restore(first, self.cache.dump(first, min(first + CHUNK, length)))

@@ -47,9 +47,13 @@ class Stream(Work[Delta]):
         seconds["decode"] += self._opened  # opening the files and scanning their packet timestamps
         reply.timings = {"load": self._load_seconds, **seconds, "total": time.perf_counter() - self._began}
         reply.usage["new_tokens"] = len(reply.token_ids)
-        reply.usage["cached_tokens"] = self._meter.cached
-        reply.usage["draft_tokens"], reply.usage["accepted_tokens"] = self._meter.drafted, self._meter.accepted
-        reply.warnings = list(self.prompt.warnings) + [w for m in self.prompt.media for w in m.warnings]
+        reply.usage |= {"cached_tokens": self._meter.cached, "stored_tokens": self._meter.stored}
+        reply.usage |= {"draft_tokens": self._meter.drafted, "accepted_tokens": self._meter.accepted}
+        reply.warnings = [
+            *self.prompt.warnings,
+            *(w for m in self.prompt.media for w in m.warnings),
+            *self._meter.warnings,
+        ]
         return reply
 
 

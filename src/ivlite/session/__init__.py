@@ -17,7 +17,8 @@ from ivlite.engine.stream import Stream
 from ivlite.errors import Stopped, UsageError
 from ivlite.media.medium import Seen
 from ivlite.prompt import Prompt, plain_tools
-from ivlite.session import said
+from ivlite.session import said, saving
+from ivlite.session.file import SessionFile
 from ivlite.session.state import SessionState, checked
 from ivlite.stop import Stop, using
 
@@ -52,8 +53,9 @@ class Session:
     One call at a time: while an answer is streamed, others raise UsageError, except close(), which ends it.
     """
 
-    def __init__(self, model: Any, path: str | os.PathLike[str] | None = None) -> None:
-        self._model, self.path = model, path
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.file: SessionFile | None = None  # where save() saves
         self._turns: tuple[Turn, ...] = ()
         self._past: Prompt | None = None  # the tokens of all turns; its media have no pixels
         self._tools: list[str] = []
@@ -292,6 +294,30 @@ class Session:
             first = messages
         session._turns = (*turns[:-1], replace(turns[-1], tail=state.tail))
         return session
+
+    # -------------------------------------------------------------------------------------------- as a file
+
+    @property
+    def runner(self) -> Runner | None:
+        """The Runner whose cache holds the conversation; None before the first answer."""
+        return self._runner
+
+    @property
+    def path(self) -> str | None:
+        """The path of the session's file, or None."""
+        return None if self.file is None else os.fspath(self.file.path)
+
+    def save(self, path: str | os.PathLike[str] | None = None) -> None:
+        """Saves the session to its file, or to another path, which is its file from then on.
+
+        Appends what is new since the last save. A kill at any moment leaves the older session or the newer one. If another
+        process has saved to the path meanwhile, this session replaces its. Raises UsageError, DiskError, Stopped.
+        """
+        claim = self._claim()
+        try:
+            saving.save(self, self._model, self._state(), path)
+        finally:
+            claim.done = True
 
     def close(self) -> None:
         """Ends the answer in progress, and frees the cache. Later calls raise UsageError."""

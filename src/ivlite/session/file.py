@@ -223,16 +223,16 @@ class SessionFile:
 
     # -------------------------------------------------------------------------------------------- writing
 
-    def save(self, layout, meta, arrays, cache, unchanged=0):
+    def save(self, layout, meta, arrays, cache, rows, unchanged=0):
         """Saves a state: appends what is new to the state last read or saved, or writes the whole file.
 
-        layout: the Layout of the cache. meta: JSON data. arrays: {name: numpy array}. cache: all of its rows are saved.
-        unchanged: how many of its first rows are those last read or saved.
+        layout: the Layout of the cache. meta: JSON data. arrays: {name: numpy array}. rows: how many of the cache's rows
+        are saved; with 0 there need be no cache. unchanged: how many of these are as they were last read or saved.
         If another process has saved to the path since, its state is replaced. Raises DiskError, UsageError, Stopped; the
         file then has the older state.
         """
         path = check_place(self.path)
-        table = Table(layout, cache.length, meta, arrays, blocks_at(0, 0, cache.length, 1))
+        table = Table(layout, rows, meta, arrays, blocks_at(0, 0, rows, 1))
         size = len(table.packed())
         if size > TABLE_LIMIT:
             raise UsageError(f"{self.path} cannot be saved: its messages are longer than {TABLE_LIMIT >> 20} MB")
@@ -242,10 +242,10 @@ class SessionFile:
 
     def _append(self, fd, table, size, cache, unchanged):
         """Appends what is new; returns False if more than half of the file would be out of use."""
-        kept, end = self._kept(table.layout, cache.length, unchanged), self._root.end
-        added = blocks_at(end, kept[-1].last if kept else 0, cache.length, cache.token_bytes)
+        kept, end = self._kept(table.layout, table.length, unchanged), self._root.end
+        added = blocks_at(end, kept[-1].last if kept else 0, table.length, table.layout.token_bytes)
         at = end + sum(block.size for block in added)
-        if at + size > 2 * (DATA + cache.length * cache.token_bytes + size):
+        if at + size > 2 * (DATA + table.length * table.layout.token_bytes + size):
             return False
         put = partial(self._put, fd)
         try:
@@ -275,8 +275,8 @@ class SessionFile:
 
     def _replace(self, table, size, cache):
         """Writes a whole new file, which takes the path in one step."""
-        name, added = os.urandom(16), blocks_at(DATA, 0, cache.length, cache.token_bytes)
-        at = DATA + cache.length * cache.token_bytes
+        name, added = os.urandom(16), blocks_at(DATA, 0, table.length, table.layout.token_bytes)
+        at = DATA + table.length * table.layout.token_bytes
         out = patiently(lambda: Partial(self.path, at + size, sync=self.durable))
         try:
             root = self._put_state(out.put, table, [], added, at, cache)

@@ -15,13 +15,13 @@ DEAR = 64  # tokens that a call may always overwrite in a cache; it takes a copy
 class Pool:
     """Runners that wait for the next call, the one used last at the end. Any thread may call any method.
 
-    network, kv: of the Runners. A Runner that is taken belongs to one call until it is given back.
+    network, kv, store: of the Runners. A Runner that is taken belongs to one call until it is given back.
     """
 
     past, tail, stop = None, "", None
 
-    def __init__(self, network, kv):
-        self._network, self._kv = network, kv
+    def __init__(self, network, kv, store=None):
+        self._network, self._kv, self._store = network, kv, store
         self._idle = []
         self._lock = threading.Lock()
         self._open = True
@@ -54,7 +54,9 @@ class Pool:
         with self._lock:
             idle, self._idle = self._idle, []  # ours: files may have to be read for their digests
         try:
-            runner = self._chosen(idle, prompt, capacity) or Runner(self._network, capacity, self._kv)
+            runner = self._chosen(idle, prompt, capacity) or Runner(
+                self._network, capacity, self._kv, None, self._store
+            )
         finally:
             with self._lock:
                 self._idle = [*idle, *self._idle] if self._open else []

@@ -10,6 +10,7 @@ import numpy as np
 
 from ivlite.errors import ModelFileError, SessionFileError
 from ivlite.gguf import jsontext
+from ivlite.ops import cache_token_bytes
 
 BLOCK = 256  # tokens of a block
 TABLE_LIMIT = 1 << 28  # bytes of a table; that of 262,144 tokens of video has 2 million
@@ -44,6 +45,15 @@ class Layout:
     rope_dim: int
     token_bytes: int
     name: str = field(default="", compare=False)
+
+    @classmethod
+    def of(cls, network, kind):
+        """The Layout of a network's caches of a kind."""
+        text = network.config.text
+        ranks, rope_dim = tuple(text.kv_lora_rank), text.qk_rope_head_dim
+        return cls(
+            network.source.digest, kind, ranks, rope_dim, cache_token_bytes(ranks, rope_dim, kind), network.config.name
+        )
 
     @classmethod
     def checked(cls, data):

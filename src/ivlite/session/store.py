@@ -1,0 +1,316 @@
+"""The store: a bounded folder of what long prompts left in the cache, so that a later process need not compute it again.
+
+One session file per entry, with the rows of a prompt and no messages; no index. What was used least recently goes first.
+"""
+
+import contextlib
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ivlite._version import __version__
+from ivlite.errors import DiskError, SessionFileError
+from ivlite.files import cache_folder, keep_digests, opened, reason
+from ivlite.machine import gigabytes
+from ivlite.output import Busy, lock
+from ivlite.session.file import Damaged, SessionFile
+from ivlite.session.packing import held_by, pack, unpack
+from ivlite.session.state import SessionState
+from ivlite.session.table import Layout
+from ivlite.stop import checkpoint, using
+
+WORTH = 20.0  # seconds of work that are kept
+INTERVAL = 180.0  # seconds between two saves of a long prefill
+LEAST = 64  # tokens: fewer are computed as fast as they are read
+LIMIT = 20_000_000_000  # bytes of all entries; and at most a tenth of what is free on the disk without them
+LOOKED_AT = 100  # entries of one model that are compared with a prompt, those used last
+STALE = 600.0  # seconds: an unfinished file this old was left by a process that was killed
+SUFFIX = ".ivs"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of the store. name: what `ivlite sessions` calls it. used: when it was used last, seconds since 1970."""
+
+    path: Path
+    name: str
+    nbytes: int
+    used: float
+
+
+class Store:
+    """The entries in a folder. Any process may add, use and remove entries at any time.
+
+    worth: seconds of work from which on it is kept. interval: seconds between two saves of a long prefill. limit: bytes
+    of all entries; None: 20 GB, or less where the disk is small.
+    """
+
+    def __init__(self, folder, worth=WORTH, interval=INTERVAL, limit=None):
+        self.folder, self.worth, self.interval, self._limit = Path(folder), worth, interval, limit
+
+    def keeper(self, network, kind):
+        """A Keeper for a Runner over a network, with a cache of that kind."""
+        return Keeper(self, Layout.of(network, kind), type(network.ops).__module__)
+
+    def entries(self):
+        """All entries, the one used last first."""
+        found = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as files:
+            for file in files:
+                if file.name.endswith(SUFFIX) and not file.name.startswith("."):
+                    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                        info = file.stat(follow_symlinks=False)
+                        name = file.name.removesuffix(SUFFIX).rsplit("-", 1)[-1]
+                        found.append(Entry(Path(file.path), name, info.st_blocks * 512, info.st_mtime))
+        return sorted(found, key=lambda entry: -entry.used)
+
+    def limit(self):
+        """Bytes that all entries may take."""
+        if self._limit is not None:
+            return self._limit
+        disk = os.statvfs(self.folder)
+        return min(LIMIT, (disk.f_bavail * disk.f_frsize + sum(e.nbytes for e in self.entries())) // 10)
+
+    def of_model(self, layout):
+        """The entries of a Layout's model and kind of cache."""
+        return [entry for entry in self.entries() if entry.path.name.startswith(_prefix(layout))]
+
+    def new_path(self, layout):
+        """A path for a new entry. Makes the folder."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self.folder / f"{_prefix(layout)}{secrets.token_hex(4)}{SUFFIX}"
+
+    def make_room(self, nbytes, keep):
+        """Removes the entries used least recently, until `nbytes` more are within the limit; `keep` is a path to keep.
+
+        Returns whether they fit.
+        """
+        with self._turn():
+            self._sweep()
+            entries, limit = [e for e in self.entries() if e.path != keep], self.limit()
+            if nbytes > limit:
+                return False
+            total = sum(entry.nbytes for entry in entries)
+            while entries and total + nbytes > limit:
+                entry = entries.pop()
+                entry.path.unlink(missing_ok=True)
+                total -= entry.nbytes
+            return True
+
+    def clear(self):
+        """Removes all entries and unfinished files; returns the entries."""
+        entries = self.entries()
+        for entry in entries:
+            entry.path.unlink(missing_ok=True)
+        self._sweep(0.0)
+        return entries
+
+    @contextlib.contextmanager
+    def _turn(self):
+        """One process at a time makes room, where the filesystem has locks."""
+        with open(
+            self.folder / ".lock", "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600)
+        ) as file:
+            for _ in range(100):
+                try:
+                    lock(file.fileno(), self.folder)
+                    break
+                except Busy:
+                    time.sleep(0.02)
+            yield
+
+    def _sweep(self, age=STALE):
+        """Removes the unfinished files of processes that were killed."""
+        for path in self.folder.glob(f".*{SUFFIX}.partial*"):
+            with contextlib.suppress(OSError), opened(path) as file:
+                lock(file.fileno(), path)  # Busy: it is being written
+                if time.time() - os.fstat(file.fileno()).st_mtime >= age:
+                    path.unlink()
+
+
+def user_store(warn=None):
+    """The Store of this user, in the cache folder; None, with warn(sentence), where nothing can be kept.
+
+    From then on digests of files are kept there as well.
+    """
+    folder = cache_folder(warn)
+    if folder is None:
+        return None
+    keep_digests(folder)
+    return Store(folder / "sessions")
+
+
+def _prefix(layout):
+    return f"{layout.model[:16]}-{layout.kind}-"
+
+
+class Keeper:
+    """Reads from a store what a Runner needs, and keeps in it what the runner computed: see `Runner.extend`.
+
+    One per runner. layout: of its cache. device: the operations, because rows of others are rounded otherwise.
+    """
+
+    def __init__(self, store, layout, device="cpu"):
+        self.store, self.layout, self.maker = store, layout, f"{__version__} {device}"
+        self.file = None  # the entry that holds a beginning of what the runner holds
+        self.began = self.saved = time.monotonic()
+        self.off = False
+
+    # -------------------------------------------------------------------------------------------- before a prefill
+
+    def recall(self, runner, prompt):
+        """Replaces what a runner holds with what the store has, where that is more of the prompt. Raises Stopped."""
+        self.began = self.saved = time.monotonic()
+        mine = runner.held.shared(prompt)
+        if self.off or len(prompt.token_ids) - mine < LEAST:
+            return
+        try:
+            file, held, shared = self._best(runner, prompt, mine + LEAST)
+        except OSError as error:
+            return self._fail(runner, error)
+        if file is not None:
+            self._restore(runner, file, held, shared)
+        self.began = self.saved = time.monotonic()
+
+    def _best(self, runner, prompt, least):
+        """(file, Held, tokens) of the entry that shares most with a prompt; (None, None, 0) without one of `least` tokens."""
+        best, changed, known = (None, None, least - 1), {}, set()
+        for entry in self.store.of_model(self.layout)[:LOOKED_AT]:
+            checkpoint()
+            if (found := self._opened(entry)) is None:
+                continue
+            file, state = found
+            held = held_by(state)
+            shared = held.shared(prompt)
+            for medium in prompt.media:
+                if (path := _path(medium)) is not None:
+                    self._compare(medium, path, file.table.meta["contents"].get(path), changed, known)
+            if shared > best[2]:
+                file, best = best[0], (file, held, shared)
+            if file is not None:
+                file.close()
+        for path in changed.keys() - known:
+            runner.meter.warn(f"{changed[path]} has changed since it was watched: what is stored of it is not used")
+        return best if best[0] is not None else (None, None, 0)
+
+    def _opened(self, entry):
+        """(SessionFile, SessionState) of an entry; None if it is gone, damaged, or of another maker."""
+        try:
+            file = SessionFile.open(entry.path, durable=False)
+            try:
+                meta = file.table.meta
+                usable = file.table.layout == self.layout and meta.get("maker") == self.maker
+                if usable and isinstance(meta.get("contents"), dict):
+                    return file, unpack(file)
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+        except Damaged:
+            entry.path.unlink(missing_ok=True)
+        except SessionFileError:
+            pass  # of another version, or gone meanwhile
+        return None
+
+    def _compare(self, medium, path, stored, changed, known):
+        """Notes whether a medium of the prompt has the content that an entry has stored under its path."""
+        if stored is None:
+            return
+        if stored == medium.content().digest().hex():
+            known.add(path)
+        else:
+            changed[path] = f"{medium.kind} {medium.source}"
+
+    def _restore(self, runner, file, held, shared):
+        """Reads the rows of `shared` tokens from an entry. What is damaged is removed; the rows before it are used."""
+        try:
+            file.restore(runner.cache, shared)
+            os.utime(file.path)  # used now
+        except SessionFileError:
+            with contextlib.suppress(OSError):
+                os.unlink(file.path)
+            file = None
+        except OSError:
+            pass  # removed meanwhile; its rows are here
+        finally:
+            length = runner.cache.length
+            runner.held, runner.meter.stored = held.copy(length), length
+            runner.held.given = length
+            if file is not None:
+                runner.held.lows[file] = length
+                file.close()
+            self.file = file
+
+    # -------------------------------------------------------------------------------------------- during and after it
+
+    def computed(self, runner, prompt):
+        """Saves what a runner holds of a prompt, if the last save was long ago."""
+        if time.monotonic() - self.saved > self.store.interval:
+            self._keep(runner, prompt)
+
+    def ended(self, runner, prompt):
+        """Saves what a runner holds of a prompt whose prefill has ended or was stopped, if it was much work."""
+        if time.monotonic() - self.began > self.store.worth:
+            self._keep(runner, prompt)
+
+    def _keep(self, runner, prompt):
+        if self.off or runner.held.length < LEAST:
+            return
+        try:
+            with using(None):  # a Stop ends the prefill and not this
+                self._save(runner, prompt)
+        except (OSError, SessionFileError) as error:  # DiskError is an OSError
+            self._fail(runner, error)
+        self.saved = time.monotonic()
+
+    def _save(self, runner, prompt):
+        if any(not medium.has_keys() and medium.content() is None for medium in prompt.media):
+            return  # pixels in memory that were not all seen
+        held, work = runner.held, time.monotonic() - self.saved
+        file, unchanged, seconds = self._target(held)
+        if file is None:
+            file = SessionFile(self.store.new_path(self.layout), durable=False)
+        meta, arrays = pack(state_of(held, prompt))
+        contents = {path: m.content().digest().hex() for m in prompt.media if (path := _path(m)) is not None}
+        meta |= {"maker": self.maker, "contents": contents, "seconds": seconds + work}
+        nbytes = held.length * self.layout.token_bytes + sum(a.nbytes for a in arrays.values())
+        if not self.store.make_room(nbytes, Path(file.path)):
+            raise DiskError(f"{gigabytes(nbytes)} are more than the store holds ({gigabytes(self.store.limit())})")
+        file.save(self.layout, meta, arrays, runner.cache, held.length, unchanged)
+        held.lows[file] = held.length
+        self.file = file
+
+    def _target(self, held):
+        """(the entry to go on with or None, its rows that are unchanged, the seconds of work in them)."""
+        if self.file is None or not os.path.exists(self.file.path):
+            return None, 0, 0.0
+        table, unchanged = self.file.table, held.lows.get(self.file, 0)
+        seconds = float(table.meta["seconds"])
+        lost = seconds * (table.length - unchanged) / max(1, table.length)
+        return (self.file, unchanged, seconds - lost) if lost <= self.store.worth else (None, 0, 0.0)
+
+    def _fail(self, runner, error):
+        """One warning, and nothing more is kept: a full or read-only disk costs no answer."""
+        self.off = True
+        why = str(error) if isinstance(error, (DiskError, SessionFileError)) else reason(error)
+        runner.meter.warn(f"what was computed is not kept for later commands: {why}")
+
+
+def state_of(held, prompt):
+    """The SessionState of what a runner holds of a prompt, without messages."""
+    spans = [span for span in prompt.spans if span[1] < held.length]
+    media = [
+        {"kind": m.kind, "source": str(m.source), "frames": len(m.frames), "duration": m.duration} for m in prompt.media
+    ]
+    return SessionState(
+        token_ids=held.token_ids, positions=held.positions, rows=held.length, spans=spans, keys=held.keys, media=media,
+        ends=[end for end in held.ends if end[0] == held.length],
+    )  # fmt: skip
+
+
+def _path(medium):
+    """The resolved path of the file that a medium comes from; None for others."""
+    path = getattr(medium.content(), "path", None)
+    return None if path is None else os.path.realpath(path)

@@ -1,0 +1,167 @@
+"""Sessions and their files: what is asked after opening one gets the answer that the session would have given."""
+
+import os
+
+import numpy as np
+import pytest
+from session_fakes import clip, written
+
+import ivlite
+from ivlite.errors import ContextError, DiskError, SessionFileError, UsageError
+
+GREEDY = {"temperature": 0, "max_new_tokens": 12}
+
+
+@pytest.fixture(scope="module")
+def model():
+    with ivlite.load("demo") as model:
+        yield model
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "talk.ivs"
+
+
+def answer(stream):
+    for _ in stream:
+        pass
+    assert stream.reply.finish_reason in ("stop", "length")
+    return stream.reply
+
+
+def facts(session):
+    held = session.runner.held
+    rows = session.runner.cache.dump(0, session.state().rows).tobytes()
+    return session.state().messages, session.tokens, held.token_ids[: session.state().rows], rows
+
+
+def test_a_session_goes_on_from_its_file(model, path, tmp_path):
+    video = written(tmp_path / "clip.avi")
+    session = model.session(path)
+    assert not path.exists() and session.path == str(path)
+    answer(session.ask("What moves?", videos=[{"type": "video", "video": str(video), "nframes": 8}], **GREEDY))
+    session.save()
+    video.unlink()  # it was seen: it is not needed again
+    for turn in range(3):
+        again = model.session(path)
+        assert facts(again) == facts(session)
+        expected = answer(session.ask(f"And in turn {turn}?", **GREEDY))
+        reply = answer(again.ask(f"And in turn {turn}?", **GREEDY))
+        assert (
+            reply.token_ids == expected.token_ids
+            and reply.usage["cached_tokens"] == expected.usage["cached_tokens"] > 0
+        )
+        size, inode = path.stat().st_size, path.stat().st_ino
+        again.save()
+        assert path.stat().st_ino == inode or path.stat().st_size < 2 * size
+        assert facts(model.session(path)) == facts(session)
+
+
+def test_two_models_in_two_processes(model, path):
+    with model.session(path) as session:
+        answer(session.ask("What moves?", videos=[clip()], **GREEDY))
+        session.save()
+        expected = answer(session.ask("Why?", **GREEDY)).token_ids
+    with ivlite.load("demo") as other, other.session(path) as session:
+        assert answer(session.ask("Why?", **GREEDY)).token_ids == expected
+
+
+def test_rollback_undo_and_branch_are_saved(model, path, tmp_path):
+    session = model.session(path)
+    for question in ("One?", "Two?", "Three?"):
+        answer(session.ask(question, **GREEDY))
+        session.save()
+    session.undo()
+    session.save()
+    assert facts(model.session(path)) == facts(session) and len(session.messages) == 4
+    answer(session.ask("Another?", **GREEDY))
+    session.save()
+    assert facts(model.session(path)) == facts(session)
+    twin = session.branch()
+    with pytest.raises(UsageError, match="no file"):
+        twin.save()
+    twin.save(tmp_path / "twin.ivs")
+    assert facts(model.session(tmp_path / "twin.ivs")) == facts(session)
+    assert twin.path == str(tmp_path / "twin.ivs") and session.path == str(path)
+    for _ in range(3):
+        session.undo()
+    session.save()
+    assert model.session(path).messages == []
+
+
+def test_an_empty_session(model, path):
+    model.session(path).save()
+    session = model.session(path)
+    assert session.messages == [] and session.tokens == 0
+    answer(session.ask("What?", **GREEDY))
+    session.save()
+    assert len(model.session(path).messages) == 2
+
+
+def test_images_tools_and_several_videos(model, path):
+    session = model.session(path)
+    picture = np.full((64, 96, 3), 90, np.uint8)
+    answer(session.ask("What?", videos=[clip(), clip(40)], images=[picture], **GREEDY))
+    answer(session.ask("And here?", images=[picture[:32]], **GREEDY))
+    session.save()
+    again = model.session(path)
+    assert facts(again) == facts(session)
+    assert answer(again.ask("So?", **GREEDY)).token_ids == answer(session.ask("So?", **GREEDY)).token_ids
+
+
+def test_what_a_session_refuses(model, path):
+    session = model.session(path)
+    answer(session.ask("What moves?", videos=[clip()], **GREEDY))
+    session.save()
+    with ivlite.load("demo", kv="f32") as other, pytest.raises(SessionFileError, match="kv=q8"):
+        other.session(path)
+    with ivlite.load("demo", vit="fp32") as other, pytest.raises(SessionFileError, match="other weights"):
+        other.session(path)
+    with ivlite.load("demo", context=20) as other, pytest.raises(ContextError, match="tokens and the context holds 20"):
+        other.session(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) - 7])
+    with pytest.raises(SessionFileError, match="damaged"):
+        model.session(path)
+    for at in range(12288, len(data), len(data) // 40):  # rows are checked as they are restored
+        path.write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
+        with pytest.raises(SessionFileError, match="damaged"):
+            model.session(path)
+    path.write_text("notes")
+    with pytest.raises(SessionFileError, match="not a session file"):
+        model.session(path)
+    with pytest.raises(DiskError, match="no folder"):
+        session.save(path.parent / "none" / "a.ivs")
+    with pytest.raises(UsageError, match="no session file"):
+        session.save(path)
+    assert path.read_text() == "notes"
+    os.unlink(path)
+    session.save()
+    assert facts(model.session(path)) == facts(session)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"token_ids": [10**9] * 5}, {"rows": 3}, {"turns": [(1, 1, 1, 1)]}, {"turns": []}, {"media": []}, {"tail": "x" * 9},
+        {"messages": [{"role": "user"}]}, {"messages": [{"role": "x", "content": "y"}]}, {"tools": ["{"]}, {"ends": []},
+    ],
+)  # fmt: skip
+def test_contents_that_contradict_each_other(model, path, change):
+    """A file with right checksums whose parts do not fit: refused, or used without harm."""
+    from ivlite.session import saving
+
+    session = model.session(path)
+    answer(session.ask("What moves?", videos=[clip()], **GREEDY))
+    state = session.state()
+    for name, value in change.items():
+        setattr(state, name, value)
+    if "token_ids" in change:
+        state.positions, state.rows = state.positions[:, :5], 5
+    saving.save(session, model, state, None)
+    try:
+        again = model.session(path)
+        answer(again.ask("Why?", **GREEDY))
+    except (SessionFileError, UsageError) as error:
+        assert len(str(error)) <= 500

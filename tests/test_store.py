@@ -1,0 +1,313 @@
+"""The store: what a long prompt left in the cache serves the next process, and nothing in its folder can do harm."""
+
+import errno
+import os
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from session_fakes import PlainCache, clip, layout, written
+
+import ivlite
+from ivlite.session.file import SessionFile
+from ivlite.session.packing import pack
+from ivlite.session.state import SessionState
+from ivlite.session.store import Store, user_store
+
+QUESTIONS = ("What moves?", "Which colour is it?")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "sessions", worth=0.0, limit=10**9)
+
+
+def filled(store, tokens=300, used=None, model="a" * 64, kind="q8"):
+    """Adds an entry of that many tokens; returns its path."""
+    cache = PlainCache(1000).grow(tokens)
+    made = layout(cache, model=model, kind=kind)
+    state = SessionState(
+        token_ids=list(range(tokens)), positions=np.zeros((3, tokens), np.int64), rows=tokens, tools=[]
+    )
+    file = SessionFile(store.new_path(made), durable=False)
+    meta, arrays = pack(state)
+    file.save(made, meta | {"maker": "x", "contents": {}, "seconds": 1.0}, arrays, cache, tokens)
+    if used is not None:
+        os.utime(file.path, (used, used))
+    return file.path
+
+
+# ------------------------------------------------------------------------------------------------ the folder
+
+
+def test_what_was_used_least_recently_goes_first(store):
+    paths = [filled(store, used=1000 + i) for i in range(5)]
+    size = store.entries()[0].nbytes
+    os.utime(paths[0])
+    store._limit = 4 * size
+    assert store.make_room(2 * size, keep=None)
+    assert {entry.path for entry in store.entries()} == {paths[0], paths[4]}
+    assert store.make_room(4 * size, keep=paths[4])  # it is rewritten: its size is in the sum already
+    assert [entry.path for entry in store.entries()] == [paths[4]]
+    assert not store.make_room(4 * size + 1, keep=None)
+    assert [entry.path for entry in store.entries()] == [paths[4]]
+
+
+def test_the_limit_is_a_tenth_of_a_small_disk(store, monkeypatch):
+    filled(store)
+    mine = store.entries()[0].nbytes
+    for free, limit in ((10**9, (10**9 // 4096 * 4096 + mine) // 10), (10**13, 20_000_000_000)):
+        monkeypatch.setattr(os, "statvfs", lambda _, free=free: SimpleNamespace(f_bavail=free // 4096, f_frsize=4096))
+        assert Store(store.folder).limit() == limit
+
+
+def test_unfinished_files_of_killed_processes_are_removed(store):
+    path = filled(store)
+    left = path.with_name(f".{path.name}.partial")
+    left.write_bytes(b"x")
+    assert store.make_room(1, keep=None) and left.exists()  # it may be in use
+    os.utime(left, (1, 1))
+    assert store.make_room(1, keep=None) and not left.exists()
+    left.write_bytes(b"x")
+    assert len(store.clear()) == 1 and not left.exists() and not store.entries()
+
+
+def test_foreign_names_in_the_folder(store):
+    path = filled(store)
+    (store.folder / "notes.txt").write_text("x")
+    (store.folder / "folder.ivs").mkdir()
+    (store.folder / "link.ivs").symlink_to("/none")
+    assert path in [entry.path for entry in store.entries()]
+
+
+def test_processes_that_make_room_at_once(store):
+    store._limit = 8 * 400_000
+    pids = []
+    for _ in range(4):
+        if (pid := os.fork()) == 0:
+            try:
+                for _ in range(6):
+                    path = filled(store)
+                    assert store.make_room(0, keep=path)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        pids.append(pid)
+    assert {os.waitpid(pid, 0)[1] for pid in pids} == {0}
+    assert store.make_room(0, keep=None)
+    assert 0 < sum(entry.nbytes for entry in store.entries()) <= store.limit()
+    for entry in store.entries():
+        SessionFile.open(entry.path).close()
+
+
+# ------------------------------------------------------------------------------------------------ answers from it
+
+
+def asked(source, question):
+    video = {"type": "video", "video": source} | ({"fps": 2} if isinstance(source, list) else {"nframes": 12})
+    return [{"role": "user", "content": [video, {"type": "text", "text": question}]}]
+
+
+def process(store, **settings):
+    """A model as a new process has it: nothing in memory."""
+    return ivlite.load("demo", store=store or False, **settings)
+
+
+@pytest.fixture
+def video(tmp_path):
+    return written(tmp_path / "clip.avi")
+
+
+def test_the_second_question_in_another_process(store, video):
+    first = process(store).chat(asked(video, QUESTIONS[0]), temperature=0)
+    assert first.usage["stored_tokens"] == 0 and len(store.entries()) == 1
+    with process(store) as model:
+        again = model.chat(asked(video, QUESTIONS[0]), temperature=0)
+        assert again.text == first.text
+        assert again.usage["stored_tokens"] == again.usage["cached_tokens"] == again.usage["prompt_tokens"]
+        assert again.timings["prefill"] == 0 and again.timings["vision"] == 0
+    with process(store) as model:
+        other = model.chat(asked(video, QUESTIONS[1]), temperature=0)
+        assert other.usage["stored_tokens"] > other.usage["vision_tokens"] and other.timings["vision"] == 0
+    with process(None) as model:
+        alone = model.chat(asked(video, QUESTIONS[1]), temperature=0)
+        assert alone.text == other.text and alone.usage["stored_tokens"] == 0
+    assert len(store.entries()) <= 2
+
+
+def test_little_work_is_not_kept(store, video):
+    store.worth = 60.0
+    process(store).chat(asked(video, QUESTIONS[0]))
+    assert not store.entries()
+
+
+def test_other_clips_models_and_kinds_are_not_mixed_up(store, video, tmp_path):
+    answers = {}
+    for shade in (0, 120):
+        for kv in ("q8", "f32"):
+            written(video, shade)
+            answers[shade, kv] = process(None, kv=kv).chat(asked(video, QUESTIONS[0]), temperature=0).token_ids
+    for _ in range(2):
+        for (shade, kv), expected in answers.items():
+            written(video, shade)
+            reply = process(store, kv=kv).chat(asked(video, QUESTIONS[0]), temperature=0)
+            assert reply.token_ids == expected
+    for entry in store.entries():
+        os.utime(entry.path)
+    again = process(store, vit="fp32").chat(asked(video, QUESTIONS[0]), temperature=0)
+    assert again.usage["stored_tokens"] < again.usage["vision_tokens"]
+
+
+def test_a_video_that_changed_is_not_used_and_it_is_said(store, video):
+    """Row 70: encoded again in place, with the name, the size and the time of change that it had."""
+    process(store).chat(asked(video, QUESTIONS[0]))
+    info = video.stat()
+    assert written(video, shade=99).stat().st_size == info.st_size
+    os.utime(video, ns=(info.st_atime_ns, info.st_mtime_ns))
+    reply = process(store).chat(asked(video, QUESTIONS[0]))
+    assert reply.usage["stored_tokens"] < reply.usage["vision_tokens"]
+    assert sum("has changed" in warning and "clip.avi" in warning for warning in reply.warnings) == 1
+    later = process(store).chat(asked(video, QUESTIONS[1]))  # the new content is stored as well
+    assert later.usage["stored_tokens"] > later.usage["vision_tokens"] and not later.warnings
+
+
+def interrupted(model, messages, chunks):
+    """Asks, and stops the prefill after that many chunks; returns the reply."""
+    stop = ivlite.Stop()
+
+    def progress(stage, done, total):
+        if stage == "prefill" and done >= chunks:
+            stop.set()
+
+    return model.chat(messages, temperature=0, stop=stop, progress=progress)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr("ivlite.engine.runner.CHUNK", 32)
+
+
+def test_an_interrupted_prefill_goes_on(store, video, small_chunks):
+    whole = process(None).chat(asked(video, QUESTIONS[0]), temperature=0)
+    reply = interrupted(process(store), asked(video, QUESTIONS[0]), 64)
+    assert reply.finish_reason == "interrupted" and not reply.text
+    assert len(store.entries()) == 1
+    reply = process(store).chat(asked(video, QUESTIONS[0]), temperature=0)
+    assert reply.usage["stored_tokens"] >= 64 and reply.text == whole.text
+    assert len(store.entries()) == 1  # the same entry went on
+    reply = process(store).chat(asked(video, QUESTIONS[0]), temperature=0)
+    assert reply.usage["stored_tokens"] == reply.usage["prompt_tokens"] and reply.text == whole.text
+
+
+def test_a_long_prefill_is_saved_on_its_way(store, video, small_chunks):
+    """A kill loses what was computed since the last save, and no more."""
+    store.interval = 0.0
+    if (pid := os.fork()) == 0:
+        try:
+            seen = []
+
+            def progress(stage, done, total):
+                seen.append(done)
+                if stage == "prefill" and done >= 96:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            process(store, threads=1).chat(asked(video, QUESTIONS[0]), progress=progress)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    reply = process(store).chat(asked(video, QUESTIONS[0]), temperature=0)
+    assert 64 <= reply.usage["stored_tokens"] <= 96
+    assert reply.text == process(None).chat(asked(video, QUESTIONS[0]), temperature=0).text
+
+
+def test_damaged_entries_are_removed_and_computed_again(store, video):
+    expected = process(store).chat(asked(video, QUESTIONS[0]), temperature=0)
+    path = store.entries()[0].path
+    data = path.read_bytes()
+    for at in (5, len(data) // 2, len(data) - 3, 12288 + 9):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 8]) + data[at + 1 :])
+        reply = process(store).chat(asked(video, QUESTIONS[0]), temperature=0)
+        assert reply.text == expected.text and reply.finish_reason == expected.finish_reason
+        for entry in store.entries():
+            entry.path.unlink()
+    os.symlink("/dev/zero", path)
+    assert process(store).chat(asked(video, QUESTIONS[0]), temperature=0).text == expected.text
+
+
+@pytest.mark.parametrize("where", ["pwrite", "mkdir", "statvfs", "scandir"])
+def test_a_disk_that_fails_costs_one_warning(store, video, monkeypatch, where):
+    expected = process(None).chat(asked(video, QUESTIONS[0]), temperature=0)
+    real = getattr(os, where)
+
+    def failing(target, *more, **settings):
+        if where == "pwrite" or str(target).startswith(str(store.folder)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(target, *more, **settings)
+
+    store._limit = None
+    model = process(store)
+    monkeypatch.setattr(os, where, failing)
+    for _ in range(2):
+        reply = model.chat(asked(video, QUESTIONS[0]), temperature=0)
+        assert reply.text == expected.text
+    first = process(store).chat(asked(video, QUESTIONS[1]), temperature=0)
+    assert sum("not kept" in warning and "No space left" in warning for warning in first.warnings) == 1
+    monkeypatch.undo()
+    assert not [entry for entry in store.entries() if entry.nbytes]
+
+
+def test_an_entry_larger_than_the_store(store, video):
+    store._limit = 1000
+    reply = process(store).chat(asked(video, QUESTIONS[0]))
+    assert len([w for w in reply.warnings if "more than the store holds" in w]) == 1 and not store.entries()
+
+
+def test_entries_that_go_while_they_are_used(store, video, monkeypatch):
+    expected = process(store).chat(asked(video, QUESTIONS[0]), temperature=0)
+    restore = SessionFile.restore
+
+    def removing(self, *more):
+        os.unlink(self.path)
+        return restore(self, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SessionFile, "restore", removing)
+        assert process(store).chat(asked(video, QUESTIONS[0]), temperature=0).text == expected.text
+    assert not store.entries()
+
+
+def test_turns_of_one_conversation_share_an_entry(store, video):
+    model = process(store)
+    messages = asked(video, QUESTIONS[0])
+    for turn in range(4):
+        reply = model.chat(messages, temperature=0)
+        messages += [{"role": "assistant", "content": reply.text}, {"role": "user", "content": f"And then, {turn}?"}]
+    assert len(store.entries()) == 1
+
+
+def test_pixels_in_memory(store):
+    for _ in range(2):
+        reply = process(store).chat(asked(clip(), QUESTIONS[0]), temperature=0)
+    assert reply.usage["stored_tokens"] == reply.usage["prompt_tokens"]
+    other = process(store).chat(asked(clip(shade=50), QUESTIONS[0]), temperature=0)
+    assert other.usage["stored_tokens"] < other.usage["vision_tokens"]
+
+
+def test_python_writes_nothing_unless_asked(tmp_path, monkeypatch, video):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with ivlite.load("demo") as model:
+        assert model.store is None
+        model.chat(asked(video, QUESTIONS[0]))
+    assert not (tmp_path / "cache").exists()
+    with ivlite.load("demo", store=True) as model:
+        assert model.store.folder == tmp_path / "cache" / "ivlite" / "sessions"
+
+
+def test_no_place_for_a_store(monkeypatch, video):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc")
+    said = []
+    assert user_store(said.append) is None and len(said) == 1
+    with ivlite.load("demo", store=True) as model:
+        replies = [model.chat(asked(video, question)) for question in QUESTIONS]
+    assert [sum("nothing is kept" in w for w in reply.warnings) for reply in replies] == [1, 0]

@@ -169,6 +169,7 @@ def load(
             operations = ops.observed(operations, observe) if observe else operations
             progress = progress if load == "repack" else None  # "mmap" reads again for every token: it has no total
             network = architecture.Network(cfg, weights, operations, progress, LOADS[load])
+            network.seen = None if observe else vision.Seen()  # who observes wants every pair
         except BaseException:
             source.close()
             raise

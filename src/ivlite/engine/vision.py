@@ -1,12 +1,18 @@
 """The vision features of a prompt, in token order: encodes frame pairs in batches while the next one is decoded."""
 
+import threading
+from collections import OrderedDict
+
 import numpy as np
 
 from ivlite.errors import ModelFileError
+from ivlite.media.medium import pixel_key
 from ivlite.stop import checkpoint, using, within
 from ivlite.workers import Workers
 
 PATCHES = 2048  # patches per batch of the vision tower; a frame pair with more is a batch of its own
+WIDE = 256  # patches from which on a batch computes in the same formats, however many there are
+SEEN = 128 << 20  # bytes of the features that a model keeps
 
 
 class Features:
@@ -37,12 +43,72 @@ def encoded(network, media, meter, firsts=None):
         checkpoint()
         settings = network.config.video if medium.kind == "video" else network.config.image
         with meter.timed("vision"):
-            merged, deep = network.vision(pairs, settings.mean, settings.std)
-        if not np.isfinite(network.ops.numpy(merged)).all():
-            raise ModelFileError("the vision tower computed values that are not finite: its weights are damaged")
+            merged, deep = _features(network, medium, pairs, settings)
         done += len(pairs)
         meter.progress("vision", done, total)
         yield merged, deep
+
+
+def _features(network, medium, pairs, settings):
+    """The features of a batch. Pairs that repeat, or are in the network's table, are not encoded again.
+
+    The bits are those of the whole batch: the formats of the arithmetic depend on the number of rows, up to WIDE.
+    """
+    table, patches = getattr(network, "seen", None), medium.grid[1] * medium.grid[2]
+    wide = min(WIDE, len(pairs) * patches)
+    keys = [(pixel_key(medium.kind, pair), wide) for pair in pairs] if table is not None else list(range(len(pairs)))
+    known = {key: found for key in keys if table is not None and (found := table.get(key)) is not None}
+    fresh = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
+    if not fresh:
+        return _joined(network.ops, [known[key] for key in keys])
+    batch = list(fresh.values())
+    batch += batch[:1] * (-(-wide // patches) - len(batch))
+    merged, deep = network.vision(batch, settings.mean, settings.std)
+    if not np.isfinite(network.ops.numpy(merged)).all():
+        raise ModelFileError("the vision tower computed values that are not finite: its weights are damaged")
+    if table is None:
+        return merged, deep
+    rows = len(merged) // len(batch)
+    for n, key in enumerate(fresh):
+        known[key] = merged[n * rows : (n + 1) * rows], [d[n * rows : (n + 1) * rows] for d in deep]
+        table.put(key, network.ops, *known[key])
+    return (merged, deep) if len(fresh) == len(pairs) else _joined(network.ops, [known[key] for key in keys])
+
+
+def _joined(ops, features):
+    """(merged, deep) of one pair after another."""
+    merged = ops.concat([m for m, _ in features], axis=0)
+    return merged, [ops.concat(list(layers), axis=0) for layers in zip(*(deep for _, deep in features), strict=True)]
+
+
+class Seen:
+    """Features of frame pairs by their pixels: at most `most` bytes, the pairs wanted last. Any thread may use it."""
+
+    def __init__(self, most=SEEN):
+        self.most, self.nbytes = most, 0
+        self._features = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key):
+        """(merged (n, hidden), DeepStack features, each (n, hidden)), or None."""
+        with self._lock:
+            if key in self._features:
+                self._features.move_to_end(key)
+            return self._features.get(key)
+
+    def put(self, key, ops, merged, deep):
+        """Keeps a copy."""
+        size = 4 * merged.shape[0] * merged.shape[1] * (1 + len(deep))
+        if size > self.most:
+            return
+        kept = [ops.array(np.array(ops.numpy(part))) for part in (merged, *deep)]
+        with self._lock:
+            if key not in self._features:
+                self._features[key] = kept[0], kept[1:]
+                self.nbytes += size
+            while self.nbytes > self.most:
+                _, (merged, deep) = self._features.popitem(last=False)
+                self.nbytes -= 4 * merged.shape[0] * merged.shape[1] * (1 + len(deep))
 
 
 def together(network, media, meter):

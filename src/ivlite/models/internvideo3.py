@@ -374,6 +374,7 @@ class Network:
         head = "token_embd.weight" if text.tie_word_embeddings else "output.weight"
         self.head = load.head(head, text.vocab_size, text.hidden_size)
         self.vision = Vision(load, config)
+        self.seen = None  # features of frame pairs that were encoded before: an engine.vision.Seen
         self.axes = mrope_axes(text.mrope_section, text.mrope_interleaved)
 
     @property

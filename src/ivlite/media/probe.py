@@ -44,6 +44,10 @@ class Probe:
         """(H, W) after resizing: see resize.fitted. Raises MediaError."""
         return fitted(*self.shape, factor, min_pixels, max_pixels, self.what)
 
+    def cost(self, chosen, size):
+        """(seconds of reading the file for its times, of decoding the frames of these indexes), from a moment of doing so."""
+        return 0.0, 0.0
+
     def open(self, chosen, size, **shape):
         """A Medium of the chosen frames, resized to `size`. shape: patch_size and temporal."""
         raise NotImplementedError

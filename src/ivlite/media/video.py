@@ -10,6 +10,7 @@ from ivlite.media.container import RAW, decoded, open_stream, packets
 from ivlite.media.decode import FrameDecoder
 from ivlite.media.display import Display
 from ivlite.media.medium import Content, Medium
+from ivlite.media.pace import Pace
 from ivlite.media.probe import Probe
 from ivlite.media.scan import declared_seconds, indexed, scan
 from ivlite.media.source import local_path
@@ -32,7 +33,7 @@ class VideoProbe(Probe):
         self.track = None if stream is None else whole("stream", stream, 0)
         times = indexed(self.path, name, self.track, start, end)
         super().__init__(name, None, times, start, end)
-        self._display = self._shape = None
+        self._display = self._shape = self._pace = None
         if times is None:
             self.times, self.estimated = self._declared(), True
             if self.times is None or (start or 0) >= self.times.duration:
@@ -74,6 +75,12 @@ class VideoProbe(Probe):
             raise MediaError(f"{self.what} has no frame that can be decoded (it is damaged or too large): convert it")
         self._display = Display(stream)
         self._shape = self._display.shape(picture)
+
+    def cost(self, chosen, size):
+        if self._pace is None:
+            self._pace = Pace(self.path, self.name, self.track)
+        pace, keys = self._pace, None if self.estimated or len(self.times.keys) < 2 else self.times.keys
+        return pace.byte * pace.size * self.estimated, pace.seconds(chosen, keys, size)
 
     def open(self, chosen, size, **shape):
         if self._display is None:

@@ -76,6 +76,13 @@ def cache_token_bytes(ranks, rope_dim, kind):
     return _C.cache_token_bytes(list(ranks), rope_dim, kind)
 
 
+def machine():
+    """What decides how fast this process computes, besides its threads: (name of the processor, instruction set)."""
+    from ivlite import _C
+
+    return str(_C.cpu_info()["name"]), str(_C.isa())
+
+
 def observed(ops, observe):
     """The same backend with a forward hook: observe(names, x) gets the input x, numpy (T, cols), of every named weight."""
     from ivlite.ops.observer import Observed

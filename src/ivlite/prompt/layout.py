@@ -121,6 +121,7 @@ class Draft:
         self.looks, self.given, self.last, self.tools, self.opening = looks, given, last, tools, opening
         self.tokenizer, self.config, self.add_vision_id, self.after = tokenizer, config, add_vision_id, after
         self.encoded = {}  # long texts
+        self.opened = []  # the videos of the last layout
         self.planned = None  # frames of each video, from the times that their containers declare
 
     @property
@@ -159,6 +160,12 @@ class Draft:
             laid = self._laid(frames, budget, narrowed)
         return laid
 
+    def cost(self, laid):
+        """Seconds for the media of a Prompt of this draft: (reading files for their frames' times, decoding)."""
+        frames = dict(zip(map(id, laid.media), laid.frames, strict=True))
+        spent = [v.probe.cost(np.array(frames[id(m)]), v.size) for v, m in zip(self.videos, self.opened, strict=True)]
+        return sum(scan for scan, _ in spent), sum(decode for _, decode in spent)
+
     def _excess(self, laid, over):
         """Vision tokens whose frame pairs, with their time marks and borders, are `over` tokens; at least a pair's."""
         gaps = [
@@ -174,11 +181,12 @@ class Draft:
     def _laid(self, frames, budget, narrowed):
         lifted = budget is not None
         opened = {key: found for key, found in self.looks.found.items() if not isinstance(found, Video)}
-        choices = []
+        choices, self.opened = [], []
         keys = [key for key, found in self.looks.found.items() if isinstance(found, Video)]
         planned = self.planned or [None] * len(keys)
         for key, video, count, before in zip(keys, self.videos, frames, planned, strict=True):
             opened[key] = medium = video.medium(count)
+            self.opened.append(medium)
             by = reason(video, count, lifted, narrowed)
             choices.append(differing(video.choice(medium, by, None), before if not narrowed else None))
         builder = Builder(self.tokenizer, self.config, opened, self.add_vision_id, self.encoded)

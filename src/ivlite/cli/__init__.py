@@ -19,6 +19,7 @@ from ivlite.stop import using
 # name, module, one line of help; each module has add_parser(subparsers) and run(args) -> exit code
 COMMANDS = {
     "run": "ivlite.cli.run",
+    "plan": "ivlite.cli.plan",
     "sessions": "ivlite.cli.sessions",
     "quantize": "ivlite.quantize.cli",
     "calibrate": "ivlite.cli.calibrate",

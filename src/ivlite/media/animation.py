@@ -75,7 +75,7 @@ class AnimationProbe(Probe):
         self._open, self._content, self._notes = open_file, content, notes
         self._frame = frame  # seconds of decoding one
 
-    def cost(self, chosen, size):
+    def cost(self, chosen, size, measuring=True):
         return 0.0, self._frame * (int(chosen[-1]) + 1)
 
     def open(self, chosen, size, **shape):

@@ -37,7 +37,9 @@ class FrameListProbe(Probe):
         self._notes = first.look()
         self.shape = first.shape
 
-    def cost(self, chosen, size):
+    def cost(self, chosen, size, measuring=True):
+        if not measuring:
+            return 0.0, 0.0
         began = time.perf_counter()
         self._stills[int(chosen[0])].rgb(size)
         return 0.0, (time.perf_counter() - began) * len(chosen)

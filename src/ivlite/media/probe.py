@@ -44,8 +44,11 @@ class Probe:
         """(H, W) after resizing: see resize.fitted. Raises MediaError."""
         return fitted(*self.shape, factor, min_pixels, max_pixels, self.what)
 
-    def cost(self, chosen, size):
-        """(seconds of reading the file for its times, of decoding the frames of these indexes), from a moment of doing so."""
+    def cost(self, chosen, size, measuring=True):
+        """(seconds of reading the file for its times, of decoding the frames of these indexes), from a moment of doing so.
+
+        measuring: False to spare the moment where a rough figure is good enough.
+        """
         return 0.0, 0.0
 
     def open(self, chosen, size, **shape):

@@ -10,7 +10,7 @@ from ivlite.media.container import RAW, decoded, open_stream, packets
 from ivlite.media.decode import FrameDecoder
 from ivlite.media.display import Display
 from ivlite.media.medium import Content, Medium
-from ivlite.media.pace import Pace
+from ivlite.media.pace import Pace, work
 from ivlite.media.probe import Probe
 from ivlite.media.scan import declared_seconds, indexed, scan
 from ivlite.media.source import local_path
@@ -18,6 +18,7 @@ from ivlite.numbers import whole
 
 MISSING = 0.02  # fraction of the declared duration that may be missing without a warning: files round it
 LONGEST = 400 * 24 * 3600  # seconds: a declared length beyond it is damage
+LITTLE, PIXEL = 1 << 28, 4e-9  # pixels to decode that are not worth measuring; seconds of one, roughly
 MOST_ESTIMATED = 4_000_000  # frames of an estimated timeline
 
 
@@ -76,11 +77,14 @@ class VideoProbe(Probe):
         self._display = Display(stream)
         self._shape = self._display.shape(picture)
 
-    def cost(self, chosen, size):
-        if self._pace is None:
-            self._pace = Pace(self.path, self.name, self.track)
-        pace, keys = self._pace, None if self.estimated or len(self.times.keys) < 2 else self.times.keys
-        return pace.byte * pace.size * self.estimated, pace.seconds(chosen, keys, size)
+    def cost(self, chosen, size, measuring=True):
+        keys = None if self.estimated or len(self.times.keys) < 2 else self.times.keys
+        if self._pace is None and not measuring:
+            pixels = self.shape[0] * self.shape[1] * work(chosen, self.times.keys)[0]
+            if pixels < LITTLE:
+                return 0.0, pixels * PIXEL
+        self._pace = self._pace or Pace(self.path, self.name, self.track)
+        return self._pace.byte * self._pace.size * self.estimated, self._pace.seconds(chosen, keys, size)
 
     def open(self, chosen, size, **shape):
         if self._display is None:

@@ -1,7 +1,6 @@
 """Measures a model's speed on this machine: about a second, with a few of its layers."""
 
 import time
-from collections import Counter
 
 import numpy as np
 

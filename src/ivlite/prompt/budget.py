@@ -24,7 +24,7 @@ class Choice:
     name: of the video. seconds: of the range that is used. possible: frames at the rate in force. frames: those taken, out
     of these. interval: mean seconds from one to the next, 0 for a single one. size: (height, width) after resizing.
     tokens: vision tokens. stated: the settings that were stated. by: what limited the frames, "" (nothing), "stated",
-    "budget", "model" (the file's max_frames) or "context". estimated: the times are those that the container declares.
+    "budget", "model" (the file's max_frames), "context" or "limit" (of time or memory). estimated: the times are those that the container declares.
     planned: the frames planned from these, if the file's own times give another number.
     """
 
@@ -52,7 +52,7 @@ class Video:
         self.probe, self.where, self.limits, self.size = probe, where, limits, size
         self.stated, self.shape = stated, shape
         rows, columns = (side // shape["patch_size"] // merge for side in size)
-        self.pair = rows * columns
+        self.pair, self.factor = rows * columns, shape["patch_size"] * merge
         self.open = not any(name in stated for name in COUNTS if name != "fps" or not probe.every)
         self.planned = None
         self.count()
@@ -218,14 +218,14 @@ def check_budget(videos, frames, budget):
 
 
 def reason(video, frames, lifted, narrowed):
-    """What limited the frames of a video: see Choice.by."""
+    """What limited the frames of a video: see Choice.by. narrowed: what is below the budget, or ""."""
     if not video.open:
         return "stated"
     if frames >= video.possible:
         return ""
     if frames >= video.most(lifted):
         return "model"
-    return "context" if narrowed else "budget"
+    return narrowed or "budget"
 
 
 def differing(choice, planned):

@@ -139,16 +139,19 @@ class Draft:
         whole = BUDGET if budget is None else budget
         return share(self.videos, whole if limit is None else limit, lifted=budget is not None)
 
-    def lay(self, budget=None, room=None, answer=0):
+    def lay(self, budget=None, room=None, answer=0, most=None):
         """The Prompt. budget: stated vision tokens of all videos; None for BUDGET, or less where the room is smaller.
 
         room: most tokens of prompt and answer. answer: tokens that are kept for the answer, at most half of the room.
+        most: vision tokens of all videos, if fewer are wanted than the budget allows, for another reason.
         Where the room is too small even for a pair of each video, the prompt is laid out nevertheless. Raises
         ContextError for a stated budget that what is stated about the videos exceeds.
         """
-        frames, narrowed = self._shared(budget), False
+        frames, narrowed = self._shared(budget), ""
         if budget is not None:
             check_budget(self.videos, frames, budget)
+        if most is not None and (fewer := self._shared(budget, most)) != frames:
+            frames, narrowed = fewer, "limit"
         laid = self._laid(frames, budget, narrowed)
         keep = 0 if room is None else min(answer, room // 2)
         while room is not None and (over := len(laid.token_ids) + keep - room) > 0:
@@ -156,14 +159,14 @@ class Draft:
             fewer = self._shared(budget, spent - self._excess(laid, over))
             if fewer == frames:
                 break
-            frames, narrowed = fewer, True
+            frames, narrowed = fewer, "context"
             laid = self._laid(frames, budget, narrowed)
         return laid
 
-    def cost(self, laid):
+    def cost(self, laid, measuring=True):
         """Seconds for the media of a Prompt of this draft: (reading files for their frames' times, decoding)."""
         frames = dict(zip(map(id, laid.media), laid.frames, strict=True))
-        spent = [v.probe.cost(np.array(frames[id(m)]), v.size) for v, m in zip(self.videos, self.opened, strict=True)]
+        spent = [v.probe.cost(np.array(frames[id(m)]), v.size, measuring) for v, m in zip(self.videos, self.opened, strict=True)]
         return sum(scan for scan, _ in spent), sum(decode for _, decode in spent)
 
     def _excess(self, laid, over):

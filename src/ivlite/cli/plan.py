@@ -1,0 +1,117 @@
+"""`ivlite plan`: what a question about videos costs (frames, tokens, memory, time), before it is asked."""
+
+import argparse
+import json
+import re
+
+from ivlite.cli import arguments
+from ivlite.cli.progress import seconds as clock
+from ivlite.errors import ContextError, OutOfMemoryError
+
+EPILOG = """\
+examples:
+  ivlite plan model.gguf --video talk.mp4
+  ivlite plan model.gguf --video talk.mp4 --budget 64k
+  ivlite plan model.gguf --video talk.mp4 --max-wait 2m --memory 8G     # as much as fits both
+  ivlite plan model.gguf --video talk.mp4 --fps 1 --json | python -m json.tool
+
+Neither loads the model nor decodes the video: it reads the file's header and the container's index, and decodes a moment.
+The speed of this machine is measured with a few layers of the model, once, and corrected by every real run.
+What is stated (--fps, --max-frames) is planned exactly; if it does not fit, the nearest settings that do are listed, and the
+exit code is 7 (context, wait) or 5 (memory). What is left open is thinned until it fits.
+"""
+
+
+def add_parser(commands):
+    parser = commands.add_parser(
+        "plan",
+        help="say what a question will cost: frames, tokens, memory, time",
+        description="Says what a question about videos and images costs on this machine, before anything is computed.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", type=arguments.path, help="a GGUF file made by `ivlite quantize`")
+    add("prompt", metavar="PROMPT", nargs="?", help="the question (default: describe)")
+    arguments.add_media(parser.add_argument_group("media, in the order given"))
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--max-wait", type=duration, metavar="TIME",
+                        help="longest wait for the first token, as 90, 2m or 1:30")  # fmt: skip
+    limits.add_argument("--memory", type=size, metavar="SIZE", help="most memory of the process, as 8G")
+    limits.add_argument("--max-new-tokens", type=arguments.whole(1), default=1024, metavar="N",
+                        help="longest answer (default: 1024)")  # fmt: skip
+    limits.add_argument("--system", metavar="TEXT", help="a system message")
+    limits.add_argument("--think", action="store_true", help="let the model think before it answers")
+    arguments.add_machine(parser.add_argument_group("machine"))
+    arguments.add_shared(parser.add_argument_group("output"), "--json", "--quiet", "--verbose")
+
+
+def duration(text):
+    """An argparse type: "90", "90s", "2m", "1.5h" or "1:30"; returns seconds."""
+    plain = re.fullmatch(r"(\d+|\d*\.\d+)([smh])", text)
+    value = float(plain[1]) * {"s": 1, "m": 60, "h": 3600}[plain[2]] if plain else arguments.moment(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time to wait: write 90, 2m or 1:30")
+    return value
+
+
+def size(text):
+    """An argparse type: a number of bytes, "8G", "800M"; returns bytes."""
+    plain = re.fullmatch(r"(\d+|\d*\.\d+)([kKmMgGtT]?)[bB]?", text)
+    value = float(plain[1]) * 1000 ** " kmgt".index(plain[2].lower() or " ") if plain else 0
+    if not 1 <= value < 1e18:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size of memory: write 8G or 800M")
+    return int(value)
+
+
+def run(args):
+    arguments.check_media(args)
+    from ivlite.cli.run import question
+
+    content = [*arguments.media_parts(args), {"type": "text", "text": question(args)}]
+    system = [{"role": "system", "content": args.system}] if args.system else []
+    made = planned(args, [*system, {"role": "user", "content": content}])
+    if args.json:
+        print(json.dumps(made.as_data(), ensure_ascii=False, allow_nan=False), flush=True)
+    else:
+        print("\n".join(lines(made)), flush=True)
+    if not made.fits:
+        advice = " or ".join(setting.flag for setting in made.nearest)
+        error = OutOfMemoryError if "of memory are needed" in made.problem else ContextError
+        raise error(f"{made.problem}: {f'use {advice}' if advice else 'ask for less'}")
+    return 0
+
+
+def planned(args, messages):
+    """The Plan of messages for the model file of the command line, whose weights stay on the disk."""
+    from ivlite import model
+
+    return model.plan_file(
+        args.model, messages, budget=args.budget, max_wait=args.max_wait, memory=args.memory,
+        max_new_tokens=args.max_new_tokens, enable_thinking=args.think, device=args.device, threads=args.threads,
+        context=args.context, kv=args.kv, vit=args.vit, load=args.load,
+    )  # fmt: skip
+
+
+def lines(made):
+    """The plan as text."""
+    from ivlite.machine import gigabytes
+
+    for video in made.videos:
+        height, width = video.size
+        thinned = f" of {video.possible:,} possible" if video.frames < video.possible else ""
+        every = f", one every {video.interval:.2f} s" if video.interval else ""
+        limit = {"": "all", "stated": "as stated"}.get(video.by, f"thinned to the {video.by}")
+        yield f"{video.name}: {video.frames:,}{thinned} frames{every}, {width}x{height} ({limit}): {video.tokens:,} tokens"
+    yield f"{'prompt':<8}{made.prompt_tokens:,} tokens, {made.vision_tokens:,} of vision; answer up to {made.max_new_tokens:,}"
+    yield (
+        f"{'memory':<8}{gigabytes(made.peak_memory)} at most: {gigabytes(made.weight_bytes)} of weights, "
+        f"{gigabytes(made.cache_bytes)} of cache"
+    )
+    if made.seconds is not None:
+        stages = ", ".join(f"{s} {clock(t)}" for s, t in made.seconds.items() if s != "generate" and t >= 0.05)
+        yield f"{'time':<8}first token after {clock(made.wait)}{f' ({stages})' if stages else ''}"
+        yield f"{'':<8}a full answer after another {clock(made.seconds['generate'])}"
+    for setting in made.nearest:
+        wait = "" if setting.wait is None else f", first token after {clock(setting.wait)}"
+        yield f"{'or' if made.fits else 'fits':<8}{setting.flag}: {setting.frames:,} frames, {setting.tokens:,} tokens{wait}"

@@ -1,0 +1,137 @@
+"""The settings nearest to those of a plan that fit, or that take more frames."""
+
+from ivlite.plan import Setting
+
+USUAL_GAP = 12  # tokens of a pair's time mark and borders, where there is no second pair to count them
+
+
+class Figures:
+    """The videos of a Prompt as numbers: what it would be with other numbers of frames, and other sizes."""
+
+    def __init__(self, planner, draft, laid):
+        self.planner, self.videos, self.laid = planner, draft.videos, laid
+        self.speeds = planner.speeds(measuring=False)
+        owners = [next(i for i, m in enumerate(laid.media) if m is medium) for medium in draft.opened]
+        self.gaps = [self._gap(owner) for owner in owners]
+        self.frames = [choice.frames for choice in laid.choices]
+        self.rest = len(laid.token_ids) - self._video_tokens(self.frames, [v.pair for v in self.videos])
+
+    def _gap(self, owner):
+        own = [(first, count) for m, first, count in self.laid.spans if m == owner]
+        between = [b - (a + n) for (a, n), (b, _) in zip(own, own[1:], strict=False)]
+        return sum(between) / len(between) if between else USUAL_GAP
+
+    def _video_tokens(self, frames, pairs):
+        return int(sum(-(-n // v.shape["temporal"]) * (p + g)
+                       for n, v, p, g in zip(frames, self.videos, pairs, self.gaps, strict=True)))  # fmt: skip
+
+    def tokens(self, frames, pairs):
+        """Tokens of the prompt."""
+        return self.rest + self._video_tokens(frames, pairs)
+
+    def wait(self, made, frames, pairs):
+        """Seconds until the first token; None if the speed is not known."""
+        if self.speeds is None or made.seconds is None:
+            return None
+        merge = self.planner.config.vision.spatial_merge_size**2
+        vision = sum(self.speeds.vision(-(-n // v.shape["temporal"]), p * merge)
+                     for n, v, p in zip(frames, self.videos, pairs, strict=True))  # fmt: skip
+        images = sum(self.speeds.vision(1, m.grid[1] * m.grid[2]) for m in self.laid.media if m.kind == "image")
+        decode = made.seconds["decode"] * sum(frames) / max(1, sum(self.frames))
+        others = sum(made.seconds.get(stage, 0.0) for stage in ("load", "scan"))
+        return others + decode + vision + images + self.speeds.prefill(self.tokens(frames, pairs))
+
+    def fits(self, made, frames, pairs, wait, memory):
+        tokens = self.tokens(frames, pairs)
+        if tokens + min(made.max_new_tokens, max(1, made.room // 2)) > made.room:
+            return False
+        if memory is not None and self.planner.peak(tokens, tokens + made.max_new_tokens) > memory:
+            return False
+        seconds = self.wait(made, frames, pairs)
+        return wait is None or seconds is None or seconds <= wait
+
+    def setting(self, made, flag, settings, frames, pairs):
+        seconds = self.wait(made, frames, pairs)
+        return Setting(
+            flag, settings, sum(frames), self.tokens(frames, pairs), None if seconds is None else round(seconds, 1)
+        )
+
+
+def settings(planner, draft, laid, made, wait, memory):
+    """Yields the Settings nearest to a Plan: of one that does not fit, those that do; else a budget that takes more."""
+    if not draft.videos:
+        return
+    figures = Figures(planner, draft, laid)
+    if made.fits:
+        yield from larger(figures, made, wait, memory)
+    else:
+        yield from fewer(figures, made, wait, memory)
+        yield from smaller(figures, made, wait, memory)
+
+
+def last(low, high, holds):
+    """The largest whole number from low to high for which holds(n), if it holds for all below; None if not for low."""
+    if not holds(low):
+        return None
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low
+
+
+def fewer(figures, made, wait, memory):
+    """--max-frames that fits, with frames as large as they are."""
+    pairs, temporal = [v.pair for v in figures.videos], figures.videos[0].shape["temporal"]
+
+    def at(n):
+        return [min(count, n) for count in figures.frames]
+
+    most = last(1, max(figures.frames), lambda n: figures.fits(made, at(n), pairs, wait, memory))
+    if most is not None:
+        most -= most % temporal if most > temporal else 0
+        yield figures.setting(made, f"--max-frames {most}", {"max_frames": most}, at(most), pairs)
+
+
+def smaller(figures, made, wait, memory):
+    """--max-pixels that fits, with as many frames as there are: at least an eighth of the pixels."""
+
+    def at(units):
+        return [pair_tokens(v, units * v.factor**2) for v in figures.videos]
+
+    low, high = (f([v.pair for v in figures.videos]) for f in (min, max))
+    units = last(max(1, low // 8), high, lambda n: figures.fits(made, figures.frames, at(n), wait, memory))
+    if units is not None:
+        pixels = units * figures.videos[0].factor ** 2
+        yield figures.setting(made, f"--max-pixels {pixels}", {"max_pixels": pixels}, figures.frames, at(units))
+
+
+def pair_tokens(video, pixels):
+    """Vision tokens of a frame pair of a video in at most so many pixels."""
+    height, width = video.probe.size(video.factor, 1, min(pixels, video.size[0] * video.size[1]))
+    return height // video.factor * (width // video.factor)
+
+
+def larger(figures, made, wait, memory):
+    """--budget that takes all frames, or as many as fit."""
+    pairs = [v.pair for v in figures.videos]
+    thinned = [v.open and n < v.possible for v, n in zip(figures.videos, figures.frames, strict=True)]
+    if not any(thinned):
+        return
+
+    def at(share):  # of 1000 parts of the frames that are not taken
+        more = [
+            v.possible - n if open_ else 0 for v, n, open_ in zip(figures.videos, figures.frames, thinned, strict=True)
+        ]
+        return [n + m * share // 1000 for n, m in zip(figures.frames, more, strict=True)]
+
+    share = last(0, 1000, lambda s: figures.fits(made, at(s), pairs, wait, memory))
+    if not share:
+        return
+    tokens = sum(v.tokens(n) for v, n in zip(figures.videos, at(share), strict=True))
+    if share == 1000:
+        budget = -(-tokens // 1024) * 1024 if tokens > 1024 else tokens
+    else:
+        budget = tokens // 1024 * 1024 if tokens >= 2048 else tokens
+    if share == 1000 or budget > made.vision_tokens:
+        flag = f"{budget // 1024}k" if budget % 1024 == 0 else str(budget)
+        yield figures.setting(made, f"--budget {flag}", {"budget": budget}, at(share), pairs)

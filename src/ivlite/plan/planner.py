@@ -1,0 +1,145 @@
+"""Plans prompts for one model on this machine."""
+
+import math
+from dataclasses import replace
+
+from ivlite.engine.runner import CHUNK
+from ivlite.machine import MARGIN, available_memory, gigabytes
+from ivlite.plan import Plan, measure, nearest, store
+
+BASE = 90 << 20  # bytes of the process without a model
+WORTH_MEASURING = 1024  # tokens of a prompt whose time is worth a second of measuring
+
+
+class Planner:
+    """What is known of a model: its Config, TensorInfos by name, cache kind, and this machine's speed.
+
+    sample: a function that returns a measure.Sample. settings: all else that decides the speed. loaded: whether the weights
+    are in memory; streamed: one layer at a time is. byte: seconds that loading took for each byte, if it is known.
+    """
+
+    def __init__(self, config, tensors, kv, token_bytes, threads, sample, *, settings=(), loaded=True, streamed=False,
+                 byte=None):  # fmt: skip
+        self.config, self.tensors, self.kv, self.token_bytes = config, tensors, kv, token_bytes
+        self.sample, self.loaded, self.streamed = sample, loaded, streamed
+        self.name = store.key(tensors, threads, kv, *settings)
+        self._speeds, self._byte = None, byte
+
+    def speeds(self, measuring=True):
+        """The Speeds of the model: kept, or else measured; None if they are not known and not to be measured."""
+        self._speeds = self._speeds or store.load(self.name)
+        if self._speeds is None and measuring:
+            found = measure.speeds(self.sample(), self.kv)
+            self._speeds = found if self._byte is None else replace(found, byte=self._byte)
+            store.save(self.name, self._speeds)
+        return self._speeds
+
+    @property
+    def weights(self):
+        """Bytes of the weights in memory."""
+        if not self.streamed:
+            return sum(t.nbytes for name, t in self.tensors.items() if self._kept(name)) + self._transposed()
+        layers = {}
+        for name, t in self.tensors.items():
+            part = ".".join(name.split(".")[:3] if name.startswith("v.") else name.split(".")[:2])
+            layers[part] = layers.get(part, 0) + t.nbytes
+        return 2 * max(size for part, size in layers.items() if "blk." in part)
+
+    def _kept(self, name):
+        return name != "token_embd.weight" or "output.weight" not in self.tensors
+
+    def _transposed(self):
+        """Bytes of W_UK^T, which the file does not have: q8_0."""
+        text = self.config.text
+        return int(sum(text.kv_lora_rank) * text.num_heads * text.qk_nope_head_dim * 34 / 32)
+
+    def peak(self, tokens, capacity):
+        """Bytes of memory of the process: weights, cache, and the activations of a chunk."""
+        text, vision = self.config.text, self.config.vision
+        rows = min(tokens, CHUNK)
+        heads = text.num_heads * (2 * (text.qk_nope_head_dim + text.qk_rope_head_dim) + 2 * text.v_head_dim)
+        inner = 4 * rows * (5 * text.hidden_size + heads) + 4 * 2048 * (
+            8 * vision.hidden_size + vision.intermediate_size
+        )
+        return BASE + self.weights + capacity * self.token_bytes + inner + 4 * text.vocab_size * 8
+
+    def plan(self, draft, laid, answer, room, *, measuring=True, wait=None, memory=None):
+        """The Plan of a Prompt that `draft` laid out. answer: most tokens of the answer. wait, memory: limits, or None."""
+        speeds = self.speeds(measuring)
+        tokens, choices = len(laid.token_ids), tuple(laid.choices)
+        vision = sum(count for _, _, count in laid.spans)
+        answer = max(1, min(answer, room - tokens))
+        images = sum(m.kind == "image" for m in laid.media)
+        made = Plan(
+            choices, images, tokens, vision, answer, room, (tokens + answer) * self.token_bytes, self.weights,
+            self.peak(tokens, tokens + answer), None if speeds is None else self.seconds(speeds, draft, laid, answer, measuring),
+            kept=self,
+        )  # fmt: skip
+        problem = self.problem(made, wait, memory)
+        made = replace(made, fits=not problem, problem=problem)
+        return replace(made, nearest=tuple(nearest.settings(self, draft, laid, made, wait, memory)))
+
+    def seconds(self, speeds, draft, laid, answer, measuring):
+        """Seconds of each stage."""
+        scan, decode = draft.cost(laid, measuring)
+        vision = sum(speeds.vision(m.grid[0], m.grid[1] * m.grid[2]) for m in laid.media)
+        tokens = len(laid.token_ids)
+        load = {} if self.loaded else {"load": 0.1 + speeds.byte * sum(t.nbytes for t in self.tensors.values())}
+        return load | {
+            "scan": scan, "decode": decode * speeds.ratio("decode"), "vision": vision,
+            "prefill": speeds.prefill(tokens), "generate": speeds.generate(answer, tokens),
+        }  # fmt: skip
+
+    def problem(self, made, wait, memory):
+        """Why a Plan cannot be followed, with the numbers; "" if it can."""
+        if made.prompt_tokens + 1 > made.room:
+            text = made.prompt_tokens - made.vision_tokens
+            return (
+                f"the prompt has {made.prompt_tokens:,} tokens ({made.vision_tokens:,} of vision, {text:,} of text and marks) "
+                f"and the context holds {made.room:,}"
+            )
+        free = None if self.loaded else available_memory()
+        most, whose = (memory, "stated") if memory is not None else (free, "free")
+        if most is not None and made.peak_memory > most:
+            return (
+                f"{gigabytes(made.peak_memory)} of memory are needed ({gigabytes(made.weight_bytes)} of weights, "
+                f"{gigabytes(made.cache_bytes)} of cache) and {gigabytes(most)} are {whose}"
+            )
+        if wait is not None and made.wait is not None and made.wait > wait:
+            parts = ", ".join(
+                f"{stage} {s:.1f} s" for stage, s in made.seconds.items() if s >= 0.05 and stage != "generate"
+            )
+            return f"the first token comes after {made.wait:.1f} s ({parts}) and the wait is to be {wait:g} s at most"
+        return ""
+
+    def search(self, draft, budget, room, answer, wait=None, memory=None):
+        """The Plan within the limits: videos whose number of frames is open are thinned until it fits, if it can."""
+        laid = draft.lay(budget, room, answer)
+        made = self.plan(draft, laid, answer, room, wait=wait, memory=memory)
+        if made.fits or (wait is None and memory is None):
+            return made
+        low, high, best = 0, made.vision_tokens, None
+        while low + 1 < high:
+            middle = (low + high) // 2
+            tried = draft.lay(budget, room, answer, most=middle)
+            found = self.plan(draft, tried, answer, room, wait=wait, memory=memory)
+            low, high, best = (middle, high, found) if found.fits else (low, middle, best)
+            if best and high - low < max(d.pair for d in draft.videos or ()):
+                break
+        return best or made
+
+    def record(self, made, reply):
+        """Corrects the speeds by a run that followed a Plan: its Reply."""
+        reused = reply.usage.get("cached_tokens", 0)
+        if self._speeds is None or made.seconds is None or reused or not reply.usage.get("new_tokens"):
+            return
+        tokens, new = made.prompt_tokens, reply.usage["new_tokens"] + (reply.finish_reason == "stop")
+        planned = {**made.seconds, "generate": self._speeds.generate(new, tokens)}
+        self._speeds = self._speeds.corrected(planned, reply.timings)
+        store.save(self.name, self._speeds)
+
+
+def room(context, stated, token_bytes, weights):
+    """Most tokens of prompt and answer for a model that is not loaded: the context, or what the memory leaves of it."""
+    free = None if stated else available_memory()
+    return context if free is None else max(0, min(context, math.floor((free - weights - MARGIN) / token_bytes)))

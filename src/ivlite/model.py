@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from ivlite import models, ops, prompt
+from ivlite import models, ops, plan, prompt
 from ivlite.engine import vision
 from ivlite.engine.meter import Meter, Progress
 from ivlite.engine.reply import Reply
@@ -30,6 +30,7 @@ from ivlite.gguf.streaming import StreamingLoader
 from ivlite.gguf.tokenizer import Tokenizer, check_ids
 from ivlite.machine import MARGIN, available_memory, gigabytes
 from ivlite.numbers import shown, whole
+from ivlite.plan.planner import Planner
 from ivlite.prompt import Prompt
 from ivlite.session import Session, saving
 from ivlite.session.pool import Pool
@@ -159,7 +160,7 @@ def load(
     with using(within(stop)):
         source = GGUFFile(path)
         try:
-            cfg, architecture, tokenizer = _understood(source)
+            cfg, architecture, tokenizer = understood(source)
             longest = cfg.text.context_length
             context = None if context is None else whole("context", context, 1, longest)
             operations = ops.get(DEVICES[device], threads)
@@ -178,10 +179,12 @@ def load(
     model = Model(cfg, network, tokenizer, path=Path(path), context=context, kv=kv, media=media, store=kept)
     model.remarks += remarks
     model.load_seconds = time.perf_counter() - began
+    if not observe:  # measuring would be observed, too
+        model._planner = Planner.of(weights, cfg, kv, operations, load, vit, network, model.load_seconds)
     return model
 
 
-def _understood(source: GGUFFile) -> tuple[configuration.Config, Any, Tokenizer]:
+def understood(source: GGUFFile) -> tuple[configuration.Config, Any, Tokenizer]:
     """(Config, model module, Tokenizer) of an open model file. Raises ModelFileError if they do not fit together."""
     metadata, path = source.metadata, source.path
     cfg = configuration.Config.from_metadata(metadata, path)
@@ -215,6 +218,7 @@ class Model:
         self.context_stated, self.kv, self.media_limits = context is not None, kv, media
         self.context = config.text.context_length if context is None else context
         self.load_seconds = 0.0
+        self._planner: Planner | None = None
         self._network, self._closing = network, Stop()
         self._works: weakref.WeakSet[Work[Any]] = weakref.WeakSet()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
@@ -313,6 +317,34 @@ class Model:
         with self._lock:
             self._sessions.add(session)
         return session
+
+    def plan(
+        self, messages: Messages, *, budget: int | None = None, max_wait: float | None = None, memory: int | None = None,
+        max_new_tokens: int | None = 256, tools: Sequence[Any] | None = None, enable_thinking: bool = False,
+        add_vision_id: bool = False, continue_final_message: bool = False, stop: Stop | None = None,
+    ) -> plan.Plan:  # fmt: skip
+        """The Plan of messages: frames, tokens, memory and seconds, without computing the answer.
+
+        budget: see `prepare`. max_wait: most seconds until the first token; memory: most bytes of the process. Videos whose
+        number of frames is left open are thinned until both hold. Plan.fits and Plan.problem say whether it can be done,
+        Plan.nearest which settings would fit, or take more frames. Of a file without an index, the times are estimated
+        (`Choice.estimated`). The first plan of a model measures this machine for about a second. Raises UsageError,
+        MediaError, ContextError (a budget below what is stated), Stopped.
+        """
+        layout: dict[str, Any] = {"tools": tools, "enable_thinking": enable_thinking, "add_vision_id": add_vision_id}
+        layout |= {"continue_final_message": continue_final_message, **self.media_limits.given()}
+        with using(self._stop(stop)):
+            return self._planning().ask(
+                prompt.draft(messages, self.tokenizer, self.config, **layout), budget, self.room(), max_new_tokens,
+                max_wait, memory,
+            )  # fmt: skip
+
+    def _planning(self) -> Planner:
+        """The Planner of this model."""
+        network = self.network
+        if self._planner is None:
+            self._planner = Planner.of(network.source, self.config, self.kv, network.ops, network=network)
+        return self._planner
 
     def runner(self, capacity: int | None = None, progress: Progress | None = None) -> Runner:
         """A new Runner with an empty cache of `capacity` tokens (None: as many as fit)."""

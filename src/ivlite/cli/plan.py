@@ -5,8 +5,9 @@ import json
 import re
 
 from ivlite.cli import arguments
-from ivlite.cli.progress import seconds as clock
+from ivlite.cli.progress import seconds
 from ivlite.errors import ContextError, OutOfMemoryError
+from ivlite.numbers import whole
 
 EPILOG = """\
 examples:
@@ -84,13 +85,25 @@ def run(args):
 
 def planned(args, messages):
     """The Plan of messages for the model file of the command line, whose weights stay on the disk."""
-    from ivlite import model
+    from ivlite import ops, prompt
+    from ivlite.gguf import GGUFFile
+    from ivlite.model import DEVICES, FloatVision, understood
+    from ivlite.plan.planner import Planner
 
-    return model.plan_file(
-        args.model, messages, budget=args.budget, max_wait=args.max_wait, memory=args.memory,
-        max_new_tokens=args.max_new_tokens, enable_thinking=args.think, device=args.device, threads=args.threads,
-        context=args.context, kv=args.kv, vit=args.vit, load=args.load,
-    )  # fmt: skip
+    operations = ops.get(DEVICES[args.device], args.threads)
+    with GGUFFile(args.model) as source:
+        config, _, tokenizer = understood(source)
+        weights = FloatVision(source, operations.decode) if args.vit == "fp32" else source
+        planner = Planner.of(weights, config, args.kv, operations, args.load, args.vit)
+        longest = config.text.context_length
+        room = planner.room(args.memory) if args.context is None else whole("context", args.context, 1, longest)
+        draft = prompt.draft(messages, tokenizer, config, enable_thinking=args.think)
+        return planner.ask(draft, args.budget, room, args.max_new_tokens, args.max_wait, args.memory)
+
+
+def clock(value):
+    """Formats seconds: "0.4 s", "12 s", "4:02"."""
+    return f"{value:.1f} s" if value < 9.95 else seconds(value)
 
 
 def lines(made):

@@ -20,9 +20,9 @@ REST = 5e-4  # seconds of a generated token outside the matrices
 class Sample:
     """A few layers of a model that stand for all.
 
-    layers: (layer, how many it stands for). sweep: as many of these as can be, which take their turns. block, merger, embed: parts of the vision tower. head(x): the output matrix,
-    of which it is the fraction `part`. byte: seconds of loading a byte, 0 if unknown. each: seconds of a pass over weights
-    that are read for it.
+    layers: (layer, how many it stands for). network: all of it, if it is loaded. block, merger, embed: parts of the vision
+    tower. head(x): the output matrix, or the fraction `part` of it. byte: seconds of loading a byte, 0 if unknown. each:
+    seconds of a pass over weights that are read for it.
     """
 
     def __init__(

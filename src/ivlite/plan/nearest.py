@@ -1,8 +1,20 @@
 """The settings nearest to those of a plan that fit, or that take more frames."""
 
+from dataclasses import dataclass
+
 from ivlite.plan import Setting
+from ivlite.prompt.budget import share as budgeted
 
 USUAL_GAP = 12  # tokens of a pair's time mark and borders, where there is no second pair to count them
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a plan has to keep: room for an answer of so many tokens, seconds until the first token, bytes of memory."""
+
+    answer: int
+    wait: float | None = None
+    memory: int | None = None
 
 
 class Figures:
@@ -41,14 +53,14 @@ class Figures:
         others = sum(made.seconds.get(stage, 0.0) for stage in ("load", "scan"))
         return others + decode + vision + images + self.speeds.prefill(self.tokens(frames, pairs))
 
-    def fits(self, made, frames, pairs, wait, memory):
+    def fits(self, made, frames, pairs, limits):
         tokens = self.tokens(frames, pairs)
-        if tokens + min(made.max_new_tokens, max(1, made.room // 2)) > made.room:
+        if tokens + limits.answer > made.room:
             return False
-        if memory is not None and self.planner.peak(tokens, tokens + made.max_new_tokens) > memory:
+        if limits.memory is not None and self.planner.peak(tokens, tokens + limits.answer) > limits.memory:
             return False
         seconds = self.wait(made, frames, pairs)
-        return wait is None or seconds is None or seconds <= wait
+        return limits.wait is None or seconds is None or seconds <= limits.wait
 
     def setting(self, made, flag, settings, frames, pairs):
         seconds = self.wait(made, frames, pairs)
@@ -57,16 +69,16 @@ class Figures:
         )
 
 
-def settings(planner, draft, laid, made, wait, memory):
+def settings(planner, draft, laid, made, limits):
     """Yields the Settings nearest to a Plan: of one that does not fit, those that do; else a budget that takes more."""
     if not draft.videos:
         return
     figures = Figures(planner, draft, laid)
     if made.fits:
-        yield from larger(figures, made, wait, memory)
+        yield from larger(figures, made, limits)
     else:
-        yield from fewer(figures, made, wait, memory)
-        yield from smaller(figures, made, wait, memory)
+        yield from fewer(figures, made, limits)
+        yield from smaller(figures, made, limits)
 
 
 def last(low, high, holds):
@@ -79,27 +91,27 @@ def last(low, high, holds):
     return low
 
 
-def fewer(figures, made, wait, memory):
+def fewer(figures, made, limits):
     """--max-frames that fits, with frames as large as they are."""
     pairs, temporal = [v.pair for v in figures.videos], figures.videos[0].shape["temporal"]
 
     def at(n):
         return [min(count, n) for count in figures.frames]
 
-    most = last(1, max(figures.frames), lambda n: figures.fits(made, at(n), pairs, wait, memory))
+    most = last(1, max(figures.frames), lambda n: figures.fits(made, at(n), pairs, limits))
     if most is not None:
         most -= most % temporal if most > temporal else 0
         yield figures.setting(made, f"--max-frames {most}", {"max_frames": most}, at(most), pairs)
 
 
-def smaller(figures, made, wait, memory):
+def smaller(figures, made, limits):
     """--max-pixels that fits, with as many frames as there are: at least an eighth of the pixels."""
 
     def at(units):
         return [pair_tokens(v, units * v.factor**2) for v in figures.videos]
 
     low, high = (f([v.pair for v in figures.videos]) for f in (min, max))
-    units = last(max(1, low // 8), high, lambda n: figures.fits(made, figures.frames, at(n), wait, memory))
+    units = last(max(1, low // 8), high, lambda n: figures.fits(made, figures.frames, at(n), limits))
     if units is not None:
         pixels = units * figures.videos[0].factor ** 2
         yield figures.setting(made, f"--max-pixels {pixels}", {"max_pixels": pixels}, figures.frames, at(units))
@@ -111,7 +123,7 @@ def pair_tokens(video, pixels):
     return height // video.factor * (width // video.factor)
 
 
-def larger(figures, made, wait, memory):
+def larger(figures, made, limits):
     """--budget that takes all frames, or as many as fit."""
     pairs = [v.pair for v in figures.videos]
     thinned = [v.open and n < v.possible for v, n in zip(figures.videos, figures.frames, strict=True)]
@@ -124,14 +136,15 @@ def larger(figures, made, wait, memory):
         ]
         return [n + m * share // 1000 for n, m in zip(figures.frames, more, strict=True)]
 
-    share = last(0, 1000, lambda s: figures.fits(made, at(s), pairs, wait, memory))
+    share = last(0, 1000, lambda s: figures.fits(made, at(s), pairs, limits))
     if not share:
         return
     tokens = sum(v.tokens(n) for v, n in zip(figures.videos, at(share), strict=True))
     if share == 1000:
         budget = -(-tokens // 1024) * 1024 if tokens > 1024 else tokens
     else:
-        budget = tokens // 1024 * 1024 if tokens >= 2048 else tokens
+        budget = tokens // 1024 * 1024 if tokens >= 16384 else tokens // 16 * 16
     if share == 1000 or budget > made.vision_tokens:
         flag = f"{budget // 1024}k" if budget % 1024 == 0 else str(budget)
-        yield figures.setting(made, f"--budget {flag}", {"budget": budget}, at(share), pairs)
+        frames = at(share) if share == 1000 else budgeted(figures.videos, budget, lifted=True)
+        yield figures.setting(made, f"--budget {flag}", {"budget": budget}, frames, pairs)

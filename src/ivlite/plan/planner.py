@@ -1,10 +1,12 @@
 """Plans prompts for one model on this machine."""
 
-import math
 from dataclasses import replace
 
+from ivlite import models, ops
 from ivlite.engine.runner import CHUNK
-from ivlite.machine import MARGIN, available_memory, gigabytes
+from ivlite.gguf.config import ARCHITECTURE
+from ivlite.machine import available_memory, gigabytes
+from ivlite.numbers import number, whole
 from ivlite.plan import Plan, measure, nearest, store
 
 BASE = 90 << 20  # bytes of the process without a model
@@ -24,6 +26,28 @@ class Planner:
         self.sample, self.loaded, self.streamed = sample, loaded, streamed
         self.name = store.key(tensors, threads, kv, *settings)
         self._speeds, self._byte = None, byte
+
+    @classmethod
+    def of(cls, source, config, kv, operations, load="repack", vit="file", network=None, seconds=None):
+        """The Planner of a source of weights. network: made of them, if it is loaded; seconds: that loading took."""
+        streamed, size = load == "mmap", sum(t.nbytes for t in source.tensors.values())
+
+        def sample():
+            if network is not None and not streamed:
+                return measure.of_network(network)
+            architecture = models.module(ARCHITECTURE, getattr(source, "path", ""))
+            return measure.of_source(source, config, architecture, operations, streamed)
+
+        return cls(
+            config, source.tensors, kv, ops.cache_token_bytes(config.text.kv_lora_rank, config.text.qk_rope_head_dim, kv),
+            operations.threads, sample, settings=(operations.name, load, vit), loaded=network is not None, streamed=streamed,
+            byte=None if seconds is None or streamed else seconds / size,
+        )  # fmt: skip
+
+    def room(self, memory=None):
+        """Most tokens of prompt and answer beside weights that are yet to be loaded. memory: bytes, None for what is free."""
+        free, longest = available_memory() if memory is None else memory, self.config.text.context_length
+        return longest if free is None else max(0, min(longest, (free - self.peak(1, 0)) // self.token_bytes))
 
     def speeds(self, measuring=True):
         """The Speeds of the model: kept, or else measured; None if they are not known and not to be measured."""
@@ -68,6 +92,7 @@ class Planner:
         speeds = self.speeds(measuring)
         tokens, choices = len(laid.token_ids), tuple(laid.choices)
         vision = sum(count for _, _, count in laid.spans)
+        wanted = min(answer, max(1, room // 2))
         answer = max(1, min(answer, room - tokens))
         images = sum(m.kind == "image" for m in laid.media)
         made = Plan(
@@ -77,7 +102,9 @@ class Planner:
         )  # fmt: skip
         problem = self.problem(made, wait, memory)
         made = replace(made, fits=not problem, problem=problem)
-        return replace(made, nearest=tuple(nearest.settings(self, draft, laid, made, wait, memory)))
+        return replace(
+            made, nearest=tuple(nearest.settings(self, draft, laid, made, nearest.Limits(wanted, wait, memory)))
+        )
 
     def seconds(self, speeds, draft, laid, answer, measuring):
         """Seconds of each stage."""
@@ -112,6 +139,14 @@ class Planner:
             return f"the first token comes after {made.wait:.1f} s ({parts}) and the wait is to be {wait:g} s at most"
         return ""
 
+    def ask(self, draft, budget, room, answer, wait=None, memory=None):
+        """The Plan of a Draft within limits, which are checked: see Model.plan. answer: None for all of the room."""
+        budget = None if budget is None else whole("budget", budget, 1)
+        wait = None if wait is None else number("max_wait", wait, 0, above=True)
+        memory = None if memory is None else whole("memory", memory, 1, 1 << 60)
+        answer = max(1, room) if answer is None else whole("max_new_tokens", answer, 1, 2**63)
+        return self.search(draft, budget, room, answer, wait, memory)
+
     def search(self, draft, budget, room, answer, wait=None, memory=None):
         """The Plan within the limits: videos whose number of frames is open are thinned until it fits, if it can."""
         laid = draft.lay(budget, room, answer)
@@ -137,9 +172,3 @@ class Planner:
         planned = {**made.seconds, "generate": self._speeds.generate(new, tokens)}
         self._speeds = self._speeds.corrected(planned, reply.timings)
         store.save(self.name, self._speeds)
-
-
-def room(context, stated, token_bytes, weights):
-    """Most tokens of prompt and answer for a model that is not loaded: the context, or what the memory leaves of it."""
-    free = None if stated else available_memory()
-    return context if free is None else max(0, min(context, math.floor((free - weights - MARGIN) / token_bytes)))

@@ -166,7 +166,10 @@ class Draft:
     def cost(self, laid, measuring=True):
         """Seconds for the media of a Prompt of this draft: (reading files for their frames' times, decoding)."""
         frames = dict(zip(map(id, laid.media), laid.frames, strict=True))
-        spent = [v.probe.cost(np.array(frames[id(m)]), v.size, measuring) for v, m in zip(self.videos, self.opened, strict=True)]
+        spent = [
+            v.probe.cost(np.array(frames[id(m)]), v.size, measuring)
+            for v, m in zip(self.videos, self.opened, strict=True)
+        ]
         return sum(scan for scan, _ in spent), sum(decode for _, decode in spent)
 
     def _excess(self, laid, over):

@@ -1,0 +1,213 @@
+"""What a question is said to cost: frames, tokens, memory, seconds; limits; what is kept of a machine's speed."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_budget import listed, packed
+
+import ivlite
+from ivlite import plan, prompt
+from ivlite.errors import UsageError
+from ivlite.evaluate import synthetic
+from ivlite.plan import measure, store
+from ivlite.plan.speeds import Speeds, fitted
+
+SPEEDS = Speeds(token=1e-2, seen=1e-6, expanded=1e-5, step=0.1, step_seen=1e-6, patch=1e-3, patch_seen=1e-7, byte=1e-9)
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path_factory, monkeypatch):
+    """A folder for what is kept, apart from the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def demo():
+    model = ivlite.load("demo")
+    model._planning()._speeds = SPEEDS
+    return model
+
+
+def ask(*parts):
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": "What happens?"}]}]
+
+
+# ------------------------------------------------------------------------------------------------ the cost
+
+
+def test_seconds_follow_from_speeds():
+    assert SPEEDS.prefill(100) == pytest.approx(100 * 1e-2 + 1e-6 * 5050 + 1e-5 * 100)
+    whole = SPEEDS.prefill(6000)
+    assert whole == pytest.approx(SPEEDS.prefill(2048) + SPEEDS.prefill(2048, 2048) + SPEEDS.prefill(1904, 4096))
+    assert SPEEDS.prefill(100, 5000) > SPEEDS.prefill(100)
+    assert SPEEDS.generate(1, 50) == 0 and SPEEDS.generate(11, 1000) == pytest.approx(10 * (0.1 + 1e-6 * 1005))
+    assert SPEEDS.vision(3, 100) == pytest.approx(3 * (100 * 1e-3 + 1e-7 * 100 * 100))
+    assert replace(SPEEDS, each=2.0).prefill(5000) == pytest.approx(SPEEDS.prefill(5000) + 6)
+    twice = replace(SPEEDS, ratios={"prefill": 2.0})
+    assert twice.prefill(6000) == pytest.approx(2 * whole) and twice.vision(1, 9) == SPEEDS.vision(1, 9)
+
+
+def test_coefficients_are_found_and_none_is_negative():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        rows, true = rng.uniform(1, 1000, (3, 3)), rng.uniform(0, 1, 3) * rng.integers(0, 2, 3)
+        took = rows @ true
+        if (took > 0).all():
+            assert fitted(rows, took) == pytest.approx(true, abs=1e-6)
+            assert min(fitted(rows, took * rng.uniform(0.7, 1.4, 3))) >= 0
+
+
+def test_real_runs_correct_the_speeds():
+    speeds, planned = SPEEDS, {"decode": 1.0, "vision": 2.0, "prefill": 10.0, "generate": 0.01}
+    for _ in range(6):  # what is planned follows the ratio
+        before = {stage: value * speeds.ratio(stage) for stage, value in planned.items()}
+        speeds = speeds.corrected(before, {"decode": 1.0, "vision": 1.0, "prefill": 15.0, "generate": 0.02})
+    assert speeds.ratio("prefill") == pytest.approx(1.5, rel=0.03) and speeds.ratio("vision") == pytest.approx(
+        0.5, rel=0.03
+    )
+    assert speeds.ratio("decode") == 1 and "generate" not in speeds.ratios  # too short to say anything
+    disturbed = speeds.corrected(planned, {"prefill": 1e5, "vision": 0.0, "decode": 1.0})
+    assert disturbed.ratio("prefill") == speeds.ratio("prefill") and disturbed.ratio("vision") == speeds.ratio("vision")
+
+
+# ------------------------------------------------------------------------------------------------ plans
+
+
+def test_a_plan_counts_what_the_prompt_has(demo):
+    messages = ask(listed(40, fps=2), {"type": "image", "image": np.zeros((64, 64, 3), np.uint8)})
+    made, built = demo.plan(messages, max_new_tokens=50), demo.prepare(messages)
+    assert (made.prompt_tokens, made.images, made.fits) == (len(built.token_ids), 1, True)
+    assert made.vision_tokens == sum(count for _, _, count in built.spans)
+    assert made.cache_bytes == (made.prompt_tokens + 50) * 980 and made.weight_bytes >= 6_500_000
+    assert made.peak_memory > made.weight_bytes + made.cache_bytes
+    assert made.seconds["prefill"] == pytest.approx(SPEEDS.prefill(made.prompt_tokens))
+    assert made.wait == pytest.approx(sum(s for stage, s in made.seconds.items() if stage != "generate"))
+    data = json.loads(json.dumps(made.as_data(), allow_nan=False))
+    assert data["videos"][0]["frames"] == 16 and data["wait"] == round(made.wait, 3)
+
+
+def test_the_line_says_what_was_left_open(demo):
+    line = demo.plan(ask(listed(600, fps=2))).line()
+    assert line.startswith("16 of 600 possible frames, one every 20.0 s: 32 tokens, about ")
+    assert "; --budget 2k takes them all" in line
+    all_of_them = demo.plan(ask(listed(600, fps=2)), budget=1200)
+    assert all_of_them.videos[0].frames == 600 and "possible" not in all_of_them.line()
+    many = demo.plan(ask(listed(6000, fps=2))).line()
+    taken = int(many.rsplit("takes ", 1)[1].replace(",", ""))
+    budget = many.rsplit("--budget ", 1)[1].split(" ")[0]
+    budget = int(budget[:-1]) * 1024 if budget.endswith("k") else int(budget)
+    more = demo.plan(ask(listed(6000, fps=2)), budget=budget)
+    assert more.fits and more.videos[0].frames == taken and more.videos[0].by == "budget"
+    two = demo.plan(ask(listed(2, fps=2), listed(700, fps=2))).line()
+    assert two.startswith("18 frames (<2 frames>: 2 of 2, <700 frames>: 16 of 700 possible): 36 tokens, about ")
+    assert demo.plan(ask()).line().startswith(f"{demo.plan(ask()).prompt_tokens} tokens, about ")
+
+
+@pytest.mark.parametrize(
+    "more", [{"max_wait": 8.0}, {"memory": 115_000_000}, {"max_wait": 20.0, "memory": 115_000_000}]
+)
+def test_limits_are_kept_by_thinning_what_is_open(demo, more):
+    free = demo.plan(ask(listed(3000, fps=2), listed(900, fps=2)), budget=5000)
+    made = demo.plan(ask(listed(3000, fps=2), listed(900, fps=2)), budget=5000, **more)
+    assert made.fits and made.prompt_tokens < free.prompt_tokens and made.videos[0].by == "limit"
+    assert made.wait <= more.get("max_wait", math.inf) and made.peak_memory <= more.get("memory", math.inf)
+    near = [made.wait / more[name] if name == "max_wait" else made.peak_memory / more[name] for name in more]
+    assert max(near) > 0.95 and made.videos[0].frames > 2 * made.videos[1].frames
+
+
+def test_limits_that_cannot_be_kept_are_refused_with_the_numbers(demo):
+    made = demo.plan(ask(listed(3000, fps=2)), max_wait=0.001)
+    assert not made.fits and "and the wait is to be 0.001 s at most" in made.problem and not made.nearest
+    stated = demo.plan(ask(listed(3000, fps=2, max_frames=600)), max_wait=8.0)
+    assert not stated.fits and stated.videos[0].frames == 600 and "the first token comes after" in stated.problem
+    (fewer, *_) = stated.nearest
+    again = demo.plan(ask(listed(3000, fps=2, **fewer.settings)), max_wait=8.0)
+    assert 6 < again.wait < 9 and fewer.flag == f"--max-frames {fewer.settings['max_frames']}"
+    small = demo.plan(ask(listed(30)), memory=10_000_000)
+    assert not small.fits and "of memory are needed" in small.problem and "10 MB are stated" in small.problem
+
+
+def test_what_is_stated_beyond_the_context_names_what_fits():
+    model = ivlite.load("demo", context=1000)
+    frames = [np.zeros((96, 96, 3), np.uint8)] * 400  # 9 tokens, or fewer
+    video = {"type": "video", "video": frames, "fps": 2, "max_frames": 150, "max_pixels": 96 * 96}
+    made = model.plan(ask(video), max_new_tokens=100)
+    assert (
+        not made.fits and f"{made.prompt_tokens:,} tokens" in made.problem and "the context holds 1,000" in made.problem
+    )
+    assert {next(iter(s.settings)) for s in made.nearest} == {"max_frames", "max_pixels"}
+    for setting in made.nearest:
+        again = model.plan(ask(video | setting.settings), max_new_tokens=100)
+        assert again.fits and again.prompt_tokens + 100 <= 1000 and abs(again.prompt_tokens - setting.tokens) < 20
+
+
+def test_plans_of_a_day_are_made_at_once(demo, tmp_path):
+    path = packed(tmp_path / "a.mkv", 24 * 60, 1)
+    made = demo.plan(ask({"type": "video", "video": str(path)}))
+    assert made.videos[0].estimated and made.videos[0].frames == 16 and made.seconds["scan"] > 0
+    built = demo.prepare(ask({"type": "video", "video": str(path)}))
+    assert not built.choices[0].estimated and built.choices[0].frames == 16
+
+
+@pytest.mark.parametrize(
+    "name, value", [("budget", 0), ("max_wait", 0), ("max_wait", "2m"), ("memory", -1), ("memory", 1.5)]
+)
+def test_limits_that_are_none(demo, name, value):
+    with pytest.raises(UsageError, match=name):
+        demo.plan(ask(listed(4)), **{name: value})
+
+
+# ------------------------------------------------------------------------------------------------ the machine
+
+
+def test_the_speed_is_measured_once_and_kept(own_folder, monkeypatch):
+    calls = []
+    found = measure.speeds
+    monkeypatch.setattr(measure, "speeds", lambda *args: calls.append(1) or found(*args))
+    model = synthetic.random_model("tiny", "q8_0", threads=1)
+    planner = model._planning()
+    first = planner.speeds()
+    assert calls == [1] and all(v >= 0 and math.isfinite(v) for n, v in vars(first).items() if n != "ratios")
+    assert first.token > 0 and first.step > 0 and first.patch > 0
+    again = synthetic.random_model("tiny", "q8_0", threads=1)._planning()
+    assert again.speeds() == first and calls == [1] and again.name == planner.name
+    assert synthetic.random_model("tiny", "q4_0", threads=1)._planning().name != planner.name
+    assert synthetic.random_model("tiny", "q8_0", threads=1, kv="f16")._planning().name != planner.name
+
+
+def test_a_file_of_speeds_that_is_damaged_is_measured_again(own_folder):
+    store.save("a", SPEEDS)
+    (path,) = (own_folder / "ivlite" / store.FOLDER).iterdir()
+    assert path.name == "a.json" and store.load("a") == SPEEDS and store.load("b") is None
+    good = json.loads(path.read_text())
+    for text in ("", "{", "[]", "null", '{"version": 1}', "[" * 10_000, path.read_text()[:-3]):
+        path.write_text(text)
+        assert store.load("a") is None
+    for name in good["speeds"]:
+        for value in (None, -1, "x", float("nan"), float("inf"), True, [1], 1e300):
+            path.write_text(json.dumps({"version": 1, "speeds": good["speeds"] | {name: value}}))
+            assert store.load("a") is None
+    for ratio in (0, -1, 1e9, "x", None):
+        path.write_text(json.dumps({"version": 1, "speeds": good["speeds"] | {"ratios": {"prefill": ratio}}}))
+        assert store.load("a") is None
+    path.write_text(json.dumps(good | {"version": 2}))
+    assert store.load("a") is None
+
+
+def test_without_a_folder_it_plans_as_well(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/no such folder")
+    store.save("a", SPEEDS)
+    assert store.load("a") is None
+    assert ivlite.load("demo").plan(ask(listed(4))).seconds is not None
+
+
+def test_words_for_times():
+    assert [plan.about(s) for s in (0.2, 12.4, 89, 240, 89 * 60, 5000, 90 * 60)] == [
+        "1 s", "12 s", "89 s", "4 min", "89 min", "83 min", "1 h 30 min",
+    ]  # fmt: skip
+    assert prompt.BUDGET == 16384

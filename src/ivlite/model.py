@@ -30,7 +30,7 @@ from ivlite.gguf.streaming import StreamingLoader
 from ivlite.gguf.tokenizer import Tokenizer, check_ids
 from ivlite.machine import MARGIN, available_memory, gigabytes
 from ivlite.numbers import shown, whole
-from ivlite.plan.planner import Planner
+from ivlite.plan.planner import WORTH_MEASURING, Planner
 from ivlite.prompt import Prompt
 from ivlite.session import Session, saving
 from ivlite.session.pool import Pool
@@ -179,8 +179,9 @@ def load(
     model = Model(cfg, network, tokenizer, path=Path(path), context=context, kv=kv, media=media, store=kept)
     model.remarks += remarks
     model.load_seconds = time.perf_counter() - began
-    if not observe:  # measuring would be observed, too
-        model._planner = Planner.of(weights, cfg, kv, operations, load, vit, network, model.load_seconds)
+    model._planner = Planner.of(weights, cfg, kv, operations, load, vit, network, model.load_seconds)
+    if observe:
+        model._planner.sample = None  # measuring would be observed, too
     return model
 
 
@@ -240,6 +241,8 @@ class Model:
         for work in works:
             work.close()
         self._pool.close()
+        if self._planner is not None:
+            self._planner.sample = None
         network, self._network = self._network, None
         if network is not None:
             network.source.close()
@@ -298,12 +301,18 @@ class Model:
         self._check_open()
         budget = None if budget is None else whole("budget", budget, 1)
         answer = 256 if max_new_tokens is None else whole("max_new_tokens", max_new_tokens, 1, 2**63)
-        past = holder and holder.past
+        past, progress, planning = holder and holder.past, layout.pop("progress", None), self._planning()
         with using(self._stop(stop)):
-            return prompt.build(
-                messages, self.tokenizer, self.config, budget=budget, room=self.room(holder.nbytes if past else 0),
-                answer=answer, after=(past, holder.tail) if past else None, **layout, **self.media_limits.given(),
+            room = self.room(holder.nbytes if past else 0)
+            draft = prompt.draft(
+                messages, self.tokenizer, self.config, after=(past, holder.tail) if past else None, **layout,
+                **self.media_limits.given(),
             )  # fmt: skip
+            draft.settle(progress, budget)
+            built = draft.lay(budget, room, answer)
+            worth = holder is not None and len(built.token_ids) >= WORTH_MEASURING
+            built.plan = planning.plan(draft, built, answer, room, measuring=worth)
+            return built
 
     def session(self, path: str | os.PathLike[str] | None = None) -> Session:
         """A Session: a conversation that keeps its cache. path: the session file that it continues, made by `save` if missing.
@@ -418,9 +427,17 @@ class Model:
         meter, limit = Meter(given["progress"]), min(most, room - len(built.token_ids))
         meter.warnings, self.remarks = self.remarks, []
         tokens = holder.answer(built, Sampler(params, built.token_ids), self.config.tokens.eos, limit, meter)
+
+        planning = self._planning()
+
+        def ended(reply: Reply | None, end: int | None) -> None:
+            holder.ended(reply, end)
+            if reply is not None and reply.finish_reason in ("stop", "length"):
+                planning.record(built.plan, meter.seconds, meter.cached, len(reply.token_ids))
+
         return self._begun(
             Stream(
-                built, tokens, self.tokenizer.stream(), strings, stop, meter, holder.ended, began=began,
+                built, tokens, self.tokenizer.stream(), strings, stop, meter, ended, began=began,
                 load_seconds=self.load_seconds,
             )
         )  # fmt: skip
@@ -441,11 +458,14 @@ class Model:
 
     def _check_context(self, prompt: Prompt, extra: int, held: int = 0) -> int:
         """The room for prompt and answer. Raises ContextError, OutOfMemoryError where the prompt and `extra` need more."""
-        room, need = self.room(held), len(prompt.token_ids) + extra
+        room, need, made = self.room(held), len(prompt.token_ids) + extra, prompt.plan
+        if need <= room:
+            return room
         if need > self.context:
-            raise ContextError(too_long(len(prompt.token_ids), self.context))
-        if need > room:
-            check_memory(
-                0, self.config.text, need, self.kv, "use fewer or smaller frames (fps, max_frames, max_pixels)"
-            )
-        return max(room, need)
+            if made is None or not made.problem:
+                raise ContextError(too_long(len(prompt.token_ids), self.context))
+            raise ContextError(f"{made.problem}: {self._planning().advice(made, self.context_stated)}")
+        flags = [setting.flag for setting in made.nearest] if made else []
+        advice = f"use {' or '.join(flags)}" if flags else "use fewer or smaller frames (fps, max_frames, max_pixels)"
+        check_memory(0, self.config.text, need, self.kv, advice)
+        return need

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 USAGE = (
     "prompt_tokens", "vision_tokens", "new_tokens", "cached_tokens", "stored_tokens", "draft_tokens", "accepted_tokens", "frames",
@@ -27,7 +28,8 @@ class Reply:
     usage: prompt_tokens, vision_tokens, new_tokens, cached_tokens (those of the prompt that were not computed again),
     stored_tokens (those of them that were read from the store), draft_tokens and accepted_tokens (guessed and checked
     together, and those of them that came), frames. timings: seconds of load, decode (reading frames), vision, prefill,
-    generate, total. warnings: sentences about media and the store.
+    generate, total. warnings: sentences about media and the store. plan: the Plan that was followed, with what happened in
+    its `took`; None where there was none.
     """
 
     text: str = ""
@@ -37,6 +39,7 @@ class Reply:
     usage: dict[str, int] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    plan: Any = None
 
     @classmethod
     def empty(cls, reason: str) -> "Reply":

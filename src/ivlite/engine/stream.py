@@ -54,6 +54,8 @@ class Stream(Work[Delta]):
             *(w for m in self.prompt.media for w in m.warnings),
             *self._meter.warnings,
         ]
+        if self.prompt.plan is not None:
+            reply.plan = self.prompt.plan.happened(reply.usage, {"open": self._opened, **self._meter.seconds})
         return reply
 
 

@@ -1,6 +1,6 @@
 """What a question costs before it is paid: frames, tokens, memory and seconds on this machine, and the nearest that fits."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ivlite.prompt import Choice
@@ -30,8 +30,9 @@ class Plan:
     (unless a video is `estimated`). max_new_tokens: of the answer. room: tokens that model, context and memory hold.
     cache_bytes: of prompt and answer. weight_bytes. peak_memory: bytes. seconds: of the stages load (if it is yet to come),
     scan, decode, vision, prefill and generate (for all of max_new_tokens), None if the machine's speed is not known. fits:
-    whether it can be done; problem: why not, with the numbers. nearest: settings that fit, or that take more frames.
-    took: what happened (seconds of each stage, tokens), once it has.
+    whether it can be done; problem: why not, with the numbers. nearest: settings that fit, or that take more frames. held:
+    tokens of the prompt whose work a session has done.
+    took: what happened (seconds of each stage, counts), once it has.
     """
 
     videos: tuple[Choice, ...]
@@ -47,8 +48,8 @@ class Plan:
     fits: bool = True
     problem: str = ""
     nearest: tuple[Setting, ...] = ()
+    held: int = 0
     took: dict[str, Any] | None = None
-    kept: Any = field(default=None, repr=False, compare=False)  # what keeps the machine's speed
 
     @property
     def wait(self) -> float | None:
@@ -57,16 +58,14 @@ class Plan:
 
     def as_data(self) -> dict[str, Any]:
         """The plan as plain data for JSON."""
-        data = asdict(replace(self, kept=None))
-        del data["kept"]
+        data = asdict(self)
         if self.seconds is not None:
             data["seconds"] = {stage: round(value, 3) for stage, value in self.seconds.items()}
         return data | {"wait": None if self.wait is None else round(self.wait, 3)}
 
-    def happened(self, usage: dict[str, int], timings: dict[str, float]) -> "Plan":
-        """The plan with what happened beside it."""
-        stages = {stage: round(timings[stage], 3) for stage in ("decode", "vision", "prefill", "generate")}
-        return replace(self, took={"seconds": stages, **usage})
+    def happened(self, usage: dict[str, int], seconds: dict[str, float]) -> "Plan":
+        """The plan with what happened beside it: counts, and seconds of open (files were opened) and of each stage."""
+        return replace(self, took={"seconds": {stage: round(s, 3) for stage, s in seconds.items()}, **usage})
 
     def line(self) -> str:
         """What was left open and how it was decided, in one sentence."""

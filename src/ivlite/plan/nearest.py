@@ -22,6 +22,7 @@ class Figures:
 
     def __init__(self, planner, draft, laid):
         self.planner, self.videos, self.laid = planner, draft.videos, laid
+        self.new = laid.media[len(draft.after[0].media) if draft.after else 0 :]
         self.speeds = planner.speeds(measuring=False)
         owners = [next(i for i, m in enumerate(laid.media) if m is medium) for medium in draft.opened]
         self.gaps = [self._gap(owner) for owner in owners]
@@ -48,10 +49,11 @@ class Figures:
         merge = self.planner.config.vision.spatial_merge_size**2
         vision = sum(self.speeds.vision(-(-n // v.shape["temporal"]), p * merge)
                      for n, v, p in zip(frames, self.videos, pairs, strict=True))  # fmt: skip
-        images = sum(self.speeds.vision(1, m.grid[1] * m.grid[2]) for m in self.laid.media if m.kind == "image")
+        images = sum(self.speeds.vision(1, m.grid[1] * m.grid[2]) for m in self.new if m.kind == "image")
         decode = made.seconds["decode"] * sum(frames) / max(1, sum(self.frames))
         others = sum(made.seconds.get(stage, 0.0) for stage in ("load", "scan"))
-        return others + decode + vision + images + self.speeds.prefill(self.tokens(frames, pairs))
+        prompt = self.speeds.prefill(self.tokens(frames, pairs) - made.held, made.held)
+        return others + decode + vision + images + prompt
 
     def fits(self, made, frames, pairs, limits):
         tokens = self.tokens(frames, pairs)

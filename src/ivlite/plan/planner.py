@@ -10,13 +10,14 @@ from ivlite.numbers import number, whole
 from ivlite.plan import Plan, measure, nearest, store
 
 BASE = 90 << 20  # bytes of the process without a model
+SAME = 0.05  # of a prompt's tokens: a run that reused so many more than planned says nothing about speed
 WORTH_MEASURING = 1024  # tokens of a prompt whose time is worth a second of measuring
 
 
 class Planner:
     """What is known of a model: its Config, TensorInfos by name, cache kind, and this machine's speed.
 
-    sample: a function that returns a measure.Sample. settings: all else that decides the speed. loaded: whether the weights
+    sample: a function that returns a measure.Sample, None where nothing can be measured. settings: all else that decides the speed. loaded: whether the weights
     are in memory; streamed: one layer at a time is. byte: seconds that loading took for each byte, if it is known.
     """
 
@@ -52,7 +53,7 @@ class Planner:
     def speeds(self, measuring=True):
         """The Speeds of the model: kept, or else measured; None if they are not known and not to be measured."""
         self._speeds = self._speeds or store.load(self.name)
-        if self._speeds is None and measuring:
+        if self._speeds is None and measuring and self.sample is not None:
             found = measure.speeds(self.sample(), self.kv)
             self._speeds = found if self._byte is None else replace(found, byte=self._byte)
             store.save(self.name, self._speeds)
@@ -98,7 +99,7 @@ class Planner:
         made = Plan(
             choices, images, tokens, vision, answer, room, (tokens + answer) * self.token_bytes, self.weights,
             self.peak(tokens, tokens + answer), None if speeds is None else self.seconds(speeds, draft, laid, answer, measuring),
-            kept=self,
+            held=len(draft.after[0].token_ids) if draft.after else 0,
         )  # fmt: skip
         problem = self.problem(made, wait, memory)
         made = replace(made, fits=not problem, problem=problem)
@@ -109,12 +110,13 @@ class Planner:
     def seconds(self, speeds, draft, laid, answer, measuring):
         """Seconds of each stage."""
         scan, decode = draft.cost(laid, measuring)
-        vision = sum(speeds.vision(m.grid[0], m.grid[1] * m.grid[2]) for m in laid.media)
-        tokens = len(laid.token_ids)
+        past = draft.after[0] if draft.after else None
+        tokens, held, seen = len(laid.token_ids), len(past.token_ids) if past else 0, len(past.media) if past else 0
+        vision = sum(speeds.vision(m.grid[0], m.grid[1] * m.grid[2]) for m in laid.media[seen:])
         load = {} if self.loaded else {"load": 0.1 + speeds.byte * sum(t.nbytes for t in self.tensors.values())}
         return load | {
             "scan": scan, "decode": decode * speeds.ratio("decode"), "vision": vision,
-            "prefill": speeds.prefill(tokens), "generate": speeds.generate(answer, tokens),
+            "prefill": speeds.prefill(tokens - held, held), "generate": speeds.generate(answer, tokens),
         }  # fmt: skip
 
     def problem(self, made, wait, memory):
@@ -163,12 +165,18 @@ class Planner:
                 break
         return best or made
 
-    def record(self, made, reply):
-        """Corrects the speeds by a run that followed a Plan: its Reply."""
-        reused = reply.usage.get("cached_tokens", 0)
-        if self._speeds is None or made.seconds is None or reused or not reply.usage.get("new_tokens"):
+    def record(self, made, seconds, cached, new):
+        """Corrects the speeds by a run that followed a Plan: seconds of its stages, cached and new tokens."""
+        if self._speeds is None or made.seconds is None or abs(cached - made.held) > SAME * made.prompt_tokens:
             return
-        tokens, new = made.prompt_tokens, reply.usage["new_tokens"] + (reply.finish_reason == "stop")
-        planned = {**made.seconds, "generate": self._speeds.generate(new, tokens)}
-        self._speeds = self._speeds.corrected(planned, reply.timings)
+        planned = {**made.seconds, "generate": self._speeds.generate(new, made.prompt_tokens)}
+        self._speeds = self._speeds.corrected(planned, seconds)
         store.save(self.name, self._speeds)
+
+    def advice(self, made, stated):
+        """What to do about a Plan that does not fit. stated: the context was."""
+        flags = [setting.flag for setting in made.nearest]
+        need, longest = made.prompt_tokens + 1, self.config.text.context_length
+        if stated and made.room < need <= longest:
+            flags.append(f"--context {-(-(made.prompt_tokens + made.max_new_tokens) // 256) * 256}")
+        return f"use {' or '.join(flags)}" if flags else "shorten the text" if not made.videos else "give fewer videos"

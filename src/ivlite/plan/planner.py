@@ -17,8 +17,9 @@ WORTH_MEASURING = 1024  # tokens of a prompt whose time is worth a second of mea
 class Planner:
     """What is known of a model: its Config, TensorInfos by name, cache kind, and this machine's speed.
 
-    sample: a function that returns a measure.Sample, None where nothing can be measured. settings: all else that decides the speed. loaded: whether the weights
-    are in memory; streamed: one layer at a time is. byte: seconds that loading took for each byte, if it is known.
+    sample: a function that returns a measure.Sample, None where nothing can be measured. settings: all else that decides
+    the speed. loaded: whether the weights are in memory; streamed: one layer at a time is. byte: seconds that loading took
+    for each byte, if it is known.
     """
 
     def __init__(self, config, tensors, kv, token_bytes, threads, sample, *, settings=(), loaded=True, streamed=False,

@@ -24,8 +24,8 @@ class Choice:
     name: of the video. seconds: of the range that is used. possible: frames at the rate in force. frames: those taken, out
     of these. interval: mean seconds from one to the next, 0 for a single one. size: (height, width) after resizing.
     tokens: vision tokens. stated: the settings that were stated. by: what limited the frames, "" (nothing), "stated",
-    "budget", "model" (the file's max_frames), "context" or "limit" (of time or memory). estimated: the times are those that the container declares.
-    planned: the frames planned from these, if the file's own times give another number.
+    "budget", "model" (the file's max_frames), "context" or "limit" (of time or memory). estimated: the times are those that
+    the container declares. planned: the frames planned from these, if the file's own times give another number.
     """
 
     name: str

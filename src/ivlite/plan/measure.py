@@ -1,6 +1,8 @@
 """Measures a model's speed on this machine: about a second, with a few of its layers."""
 
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +19,7 @@ HEAD_ROWS = 8192  # rows of the output matrix that are timed
 REST = 5e-4  # seconds of a generated token outside the matrices
 
 
+@dataclass(frozen=True)
 class Sample:
     """A few layers of a model that stand for all.
 
@@ -25,12 +28,17 @@ class Sample:
     seconds of a pass over weights that are read for it.
     """
 
-    def __init__(
-        self, config, ops, layers, block, merger, embed, head=None, part=1.0, byte=0.0, each=0.0, network=None
-    ):
-        self.config, self.ops, self.layers = config, ops, layers
-        self.block, self.merger, self.network = block, merger, network
-        self.embed, self.head, self.part, self.byte, self.each = embed, head, part, byte, each
+    config: Any
+    ops: Any
+    layers: list[tuple[Any, float]]
+    block: Any
+    merger: Any
+    embed: Any
+    head: Any = None
+    part: float = 1.0
+    byte: float = 0.0
+    each: float = 0.0
+    network: Any = None
 
 
 def kinds(tensors, config):

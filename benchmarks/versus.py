@@ -282,7 +282,18 @@ def clip(args):
     model = once(args.folder, f"random-8b-{args.type}.gguf", write_model, args.type)
     video = once(args.folder, "clip.mp4", write_video)
     rival = [written(args.folder, RIVAL[args.type]), projector(args.folder), video, QUESTION]
-    ask = ["--video", video, "--max-pixels", FRAME_PIXELS, "--temperature", 0, "--json", "--quiet", QUESTION]
+    ask = [
+        "--video",
+        video,
+        "--max-pixels",
+        FRAME_PIXELS,
+        "--temperature",
+        0,
+        "--json",
+        "--quiet",
+        "--no-store",
+        QUESTION,
+    ]
     theirs = [__file__.replace("versus", "clip"), *rival, "--new", ANSWER]
 
     def options(settings):

@@ -123,7 +123,9 @@ def closing_line(reply):
     usage, spent = reply.usage, reply.timings
     frames, vision = usage["frames"], usage["vision_tokens"]
     counts = f"{frames:,} frame{'s' if frames > 1 else ''}, " if frames else ""
-    kinds = ", ".join(f"{n:,} {kind}" for n, kind in ((vision, "vision"), (usage["cached_tokens"], "reused")) if n)
+    stored = usage["stored_tokens"]
+    kinds = ((vision, "vision"), (usage["cached_tokens"] - stored, "reused"), (stored, "from the store"))
+    kinds = ", ".join(f"{n:,} {kind}" for n, kind in kinds if n > 0)
     counts += f"{usage['prompt_tokens']:,} prompt tokens" + (f" ({kinds})" if kinds else "")
     ends = {"length": " (the limit)", "repetition": " (it repeats itself without end)"}
     counts += f", {usage['new_tokens']:,} new" + ends.get(reply.finish_reason, "")

@@ -167,6 +167,8 @@ def add_machine(group):
     for name, choices, text in MACHINE:
         group.add_argument(name, choices=choices, default=choices[0], help=text)
     add_shared(group, "--threads", "--device")
+    group.add_argument("--no-store", action="store_true",
+                       help="keep nothing for later commands, and use nothing that is kept (see `ivlite sessions`)")  # fmt: skip
 
 
 def check_media(args):
@@ -213,7 +215,7 @@ def load(args, progress):
 
     return ivlite.load(
         args.model, device=args.device, threads=args.threads, context=args.context, kv=args.kv, vit=args.vit,
-        load=args.load, progress=progress,
+        load=args.load, store=not args.no_store, progress=progress,
     )  # fmt: skip
 
 

@@ -10,10 +10,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ivlite._version import __version__
 from ivlite.errors import DiskError, SessionFileError
 from ivlite.files import cache_folder, keep_digests, opened, reason
 from ivlite.machine import gigabytes
+from ivlite.numbers import is_finite
 from ivlite.output import Busy, lock
 from ivlite.session.file import Damaged, SessionFile
 from ivlite.session.packing import held_by, pack, unpack
@@ -139,7 +142,7 @@ def user_store(warn=None):
     if folder is None:
         return None
     keep_digests(folder)
-    return Store(folder / "sessions")
+    return Store(folder / "sessions", WORTH, INTERVAL)
 
 
 def _prefix(layout):
@@ -182,6 +185,10 @@ class Keeper:
             if (found := self._opened(entry)) is None:
                 continue
             file, state = found
+            size = runner.network.config.text.vocab_size
+            state.ends = [
+                (n, logits) for n, logits in state.ends if logits.shape == (size,) and np.isfinite(logits).all()
+            ]
             held = held_by(state)
             shared = held.shared(prompt)
             for medium in prompt.media:
@@ -202,7 +209,7 @@ class Keeper:
             try:
                 meta = file.table.meta
                 usable = file.table.layout == self.layout and meta.get("maker") == self.maker
-                if usable and isinstance(meta.get("contents"), dict):
+                if usable and isinstance(meta.get("contents"), dict) and is_finite(meta.get("seconds")):
                     return file, unpack(file)
             except BaseException:
                 file.close()

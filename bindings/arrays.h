@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/memory.h"
+#include "ops/resize.h"
 #include "ops/views.h"
 
 namespace py = pybind11;
@@ -155,6 +156,24 @@ struct View<InFrames> {
 };
 
 template <>
+struct View<InPixels> {
+  using Element = uint8_t;
+  static InPixels of(const py::array_t<uint8_t>& a) {
+    check(a.ndim() == 3 && a.shape(2) == 3 && a.strides(2) == 1, "pixels must be (h, w, 3), and the three of a pixel contiguous");
+    return {a.data(), a.shape(0), a.shape(1), a.strides(0), a.strides(1)};
+  }
+};
+template <>
+struct View<OutPixels> {
+  using Element = uint8_t;
+  static OutPixels of(py::array_t<uint8_t>& a) {
+    need_contiguous(a, 3);
+    check(a.shape(2) == 3, "pixels must be (h, w, 3)");
+    return {a.mutable_data(), a.shape(0), a.shape(1)};
+  }
+};
+
+template <>
 struct View<InFlat> {
   using Element = float;
   static InFlat of(const py::array_t<float>& a) {
@@ -204,6 +223,10 @@ template <>
 struct type_caster<ivlite::InBlocks> : ivlite::ViewCaster<ivlite::InBlocks> {};
 template <>
 struct type_caster<ivlite::InFrames> : ivlite::ViewCaster<ivlite::InFrames> {};
+template <>
+struct type_caster<ivlite::InPixels> : ivlite::ViewCaster<ivlite::InPixels> {};
+template <>
+struct type_caster<ivlite::OutPixels> : ivlite::ViewCaster<ivlite::OutPixels> {};
 template <>
 struct type_caster<ivlite::InFlat> : ivlite::ViewCaster<ivlite::InFlat> {};
 template <>

@@ -139,6 +139,12 @@ void py_patchify(const OutRows& y, const InFrames& frames, int64_t patch, int64_
   patchify(y, frames.data, frames.temporal, frames.h, frames.w, patch, merge, mean.data(), std.data());
 }
 
+std::unique_ptr<Resizer> make_resizer(int64_t in_h, int64_t in_w, int64_t out_h, int64_t out_w) {
+  return std::make_unique<Resizer>(in_h, in_w, out_h, out_w);
+}
+
+void resize(const Resizer& of, const OutPixels& y, const InPixels& x) { of.run(y, x); }
+
 void bind_weight(py::module_& m) {
   py::class_<Weight, Owned<Weight>> weight(m, "Weight", "A packed matrix (rows, cols), or one per head.");
   construct(weight, make_weight, py::arg("format"), py::arg("data"), py::arg("heads"), py::arg("rows"), py::arg("cols"),
@@ -181,10 +187,17 @@ void bind_cache(py::module_& m) {
        "Bytes that one token takes in a cache of that kind, over all layers.");
 }
 
+void bind_resizer(py::module_& m) {
+  py::class_<Resizer, Owned<Resizer>> resizer(m, "Resizer", "Bicubic resizing with antialiasing from one size to another, as in Pillow.");
+  construct(resizer, make_resizer, py::arg("in_h"), py::arg("in_w"), py::arg("out_h"), py::arg("out_w"));
+  release(resizer, "run", resize, py::arg("y"), py::arg("x"), "y (out_h, out_w, 3) of x (in_h, in_w, 3), uint8; in the calling thread.");
+}
+
 }  // namespace
 
 void bind_ops(py::module_& m) {
   bind_weight(m);
+  bind_resizer(m);
   bind_cache(m);
   bind_layer(m);
   const auto y = py::arg("y"), x = py::arg("x"), w = py::arg("w"), scale = py::arg("scale"), layer = py::arg("layer");

@@ -39,6 +39,8 @@ const Named TABLE[] = {
     ENTRIES(cache_write),
     ENTRIES(cache_read),
     ENTRY(patchify),
+    ENTRY(resize_rows),
+    ENTRY(resize_columns),
     ENTRY(int8_peak),
     ENTRY(matrix_peak),
     ENTRIES(read_streams),

@@ -200,6 +200,23 @@ struct PatchArgs {
 };
 using patchify_fn = void (*)(const PatchArgs& a, int64_t b0, int64_t b1);
 
+// Resampling of 8-bit RGB pictures along one axis: output i is the sum of `taps` inputs from first[i] on, times weights with
+// kResizeBits fractional bits, rounded and clipped to a byte. The sums are exact in 32 bits. Taps are a multiple of 4, padded
+// with zero weights. halves holds each weight as 2048 high + low, 0 <= low < 2048: per output and 4 taps 16 high halves, in
+// which the first two taps take turns four times and then the other two, and 16 low halves.
+constexpr int kResizeBits = 22, kResizeLow = 11;
+struct ResizeAxis {
+  int64_t outputs, taps;
+  const int64_t* first;    // (outputs)
+  const int32_t* weights;  // (outputs, taps)
+  const int16_t* halves;   // (outputs, taps / 4, 2, 16)
+};
+constexpr int kResizeRows = 4, kResizeMargin = 16;
+// kResizeRows rows of pixels to `outputs` pixels each; an input row is readable for 3 (first + taps) + 4 bytes of every output.
+using resize_rows_fn = void (*)(uint8_t* const* out, const uint8_t* const* rows, const ResizeAxis& a);
+// One output row of `bytes` from its `taps` rows.
+using resize_columns_fn = void (*)(uint8_t* out, const uint8_t* const* rows, const ResizeAxis& a, int64_t output, int64_t bytes);
+
 struct KernelTable {
   linear_fn linear[kFormatCount];  // by Format; every readable format has one
   quantize_rows_fn quantize_rows;
@@ -219,6 +236,8 @@ struct KernelTable {
   cache_write_fn cache_write[kCacheKinds];
   cache_read_fn cache_read[kCacheKinds];
   patchify_fn patchify;
+  resize_rows_fn resize_rows;
+  resize_columns_fn resize_columns;
   // Probes of what this machine can do at best with this instruction set: the denominators of `ivlite bench`.
   uint64_t (*int8_peak)(int64_t iterations);                    // multiply-accumulates done, operands in registers
   uint64_t (*matrix_peak)(int64_t iterations);                  // of the matrix unit; null without one

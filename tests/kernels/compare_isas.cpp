@@ -7,6 +7,7 @@
 #include "compare_linear.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
+#include "ops/resize.h"
 
 namespace ivlite {
 namespace {
@@ -253,6 +254,21 @@ void test_patchify(Report& r, const Tables& t) {
       }
 }
 
+// Pictures of random bytes, to the same bytes: from and to the edge of readable memory.
+void test_resize(Report& r, const Tables&) {
+  const int64_t shapes[][4] = {{64, 96, 32, 32}, {40, 50, 64, 96}, {7, 5, 32, 64}, {90, 20, 17, 19}, {33, 200, 33, 64}, {30, 64, 8, 64}};
+  for (const auto& [h, w, to_h, to_w] : shapes) {
+    AtEdge<uint8_t> in(h * w * 3), plain(to_h * to_w * 3), fast(to_h * to_w * 3);
+    for (int64_t i = 0; i < in.size(); i++) in[i] = (uint8_t)rng()();
+    const Resizer resizer(h, w, to_h, to_w);
+    use_isa("ref");
+    resizer.run({plain.data(), to_h, to_w}, {in.data(), h, w, 3 * w, 3});
+    use_isa(r.isa);
+    resizer.run({fast.data(), to_h, to_w}, {in.data(), h, w, 3 * w, 3});
+    r.expect(memcmp(plain.data(), fast.data(), (size_t)plain.size()) == 0, text({{"rows", h}, {"columns", w}}));
+  }
+}
+
 void test_probes(Report& r, const Tables& t) {
   r.expect(t.fast.int8_peak(10000) >= 10000, "fewer products than asked for");
   for (const int64_t bytes : {0, 7, 8, 100, 511, 4096, 100003}) {
@@ -312,6 +328,7 @@ std::vector<std::pair<std::string, Test>> tests() {
     out.emplace_back("cache_read" + of, [=](Report& r, const Tables& t) { test_cache_read(r, t, (CacheKind)k); });
   }
   out.emplace_back("patchify", test_patchify);
+  out.emplace_back("resize_rows, resize_columns", test_resize);
   out.emplace_back("int8_peak, read_streams", test_probes);
   return out;
 }
@@ -393,7 +410,7 @@ std::vector<std::pair<std::string, Test>> nonfinite_tests() {
 
 // An instruction set does every entry that the plain table has, and there are as many as the tests above know.
 void covered(Report& r, const Tables& t) {
-  constexpr size_t kEntries = sizeof(KernelTable) / sizeof(void*), kKnown = kFormatCount + 8 + 9 + 4;
+  constexpr size_t kEntries = sizeof(KernelTable) / sizeof(void*), kKnown = kFormatCount + 8 + 9 + 6;
   void *plain[kEntries], *fast[kEntries];
   memcpy(plain, &t.plain, sizeof plain);
   memcpy(fast, &t.fast, sizeof fast);

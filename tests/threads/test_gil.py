@@ -52,6 +52,8 @@ calls = {
     "StopFlag.__init__": _C.StopFlag, "StopFlag.set": _C.StopFlag().set, "StopFlag.is_set": flag.is_set,
     "StopFlag.after": lambda: flag.after(1e6), "use_stop": lambda: _C.use_stop(flag),
     "Weight.__init__": lambda: _C.Weight("q8_0", data, 1, 64, 64), "Weight.fill": lambda: w.fill(0, data.reshape(64, -1)),
+    "Resizer.__init__": lambda: _C.Resizer(8, 8, 4, 4),
+    "Resizer.run": lambda: _C.Resizer(8, 8, 4, 4).run(np.zeros((4, 4, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)),
     "DecoderLayer.__init__": layer,
     "DecoderLayer.run": lambda: made_layer.run(F(1, 64), F(1, 8), F(1, 8), cache(), 0),
     "LatentCache.__init__": cache, "LatentCache.append": cache, "LatentCache.advance": lambda: cache().advance(64),

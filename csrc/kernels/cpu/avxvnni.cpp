@@ -1,6 +1,7 @@
 // The kernels of AVX-VNNI: those of AVX2 without the GEMM path, and dpbusd as the integer product.
 #include "kernels/cpu/vec/avx2.h"  // first: the vocabulary of this set
 
+#include "kernels/cpu/elementwise/resize_avx2.h"
 #include "kernels/cpu/latent/int16.h"
 #include "kernels/cpu/linear/int8_avx2.h"
 #include "kernels/cpu/shared.h"
@@ -39,6 +40,7 @@ uint64_t dpbusd_peak(int64_t iterations) {
 
 void init_avxvnni(KernelTable& t) {
   init_shared(t);
+  init_resize_avx2(t);
   init_int8_avx2<Dpbusd>(t);
   t.latent_attention[(int)CacheKind::q8] = latent_int16;
   t.int8_peak = dpbusd_peak;

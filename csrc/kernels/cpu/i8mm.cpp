@@ -5,6 +5,7 @@
 // Then a token takes 36 vector instructions per group of q4_0 where `sdot` takes 49.
 #include "kernels/cpu/vec/neon.h"  // first: the vocabulary of this set
 
+#include "kernels/cpu/elementwise/resize_neon.h"
 #include "kernels/cpu/linear/int8_neon.h"
 #include "kernels/cpu/shared.h"
 #include "kernels/table.h"
@@ -108,6 +109,7 @@ inline vec::I matrix_step(vec::I acc, vec::I a, vec::I b) { return vmmlaq_s32(ac
 
 void init_i8mm(KernelTable& t) {
   init_shared(t);
+  init_resize_neon(t);
   init_int8_neon<Pairs>(t);
   t.int8_peak = steps_peak<32, matrix_step>;
 }

@@ -30,6 +30,7 @@ void init_ref(KernelTable& t) {
   init_ref_attention(t);
   init_ref_cache(t);
   init_ref_vision(t);
+  init_ref_resize(t);
   t.int8_peak = int8_peak;
   t.read_streams[0] = t.read_streams[1] = read_stream;
 }

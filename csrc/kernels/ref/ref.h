@@ -18,5 +18,6 @@ void init_ref_activation(KernelTable& t);
 void init_ref_attention(KernelTable& t);
 void init_ref_cache(KernelTable& t);
 void init_ref_vision(KernelTable& t);
+void init_ref_resize(KernelTable& t);
 
 }  // namespace ivlite

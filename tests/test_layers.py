@@ -37,7 +37,7 @@ OWNERS = {
     "tokenizers": ("gguf/tokenizer.py",),
     "torch": ("ops/reference.py",),
     "transformers": (),
-    "ivlite._C": ("ops/", "quantize/", "cli/"),
+    "ivlite._C": ("ops/", "media/", "quantize/", "cli/"),
 }
 EXTRA = {("stop.py", "ivlite._C"), ("evaluate/synthetic.py", "ivlite._C")}  # the flag that kernels look at; encoders
 COMMANDS = {"quantize/cli.py", "quantize/__main__.py"}  # the command of the quantizer belongs to the command line

@@ -1,4 +1,9 @@
-"""Decodes selected frames of a video file in one forward pass, with seeks where they save time."""
+"""Decodes selected frames of a video file in ascending order, with seeks where they save time.
+
+On the way to a wanted frame, frames that no other refers to are not decoded, and once the last wanted frame of a run is in
+the decoder, it is drained. Both are undone for a frame that then does not come out as itself (it is damaged, hidden, or
+made of two fields): it is decoded again with all frames around it.
+"""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -6,22 +11,28 @@ from dataclasses import replace
 import numpy as np
 
 from ivlite.media.container import ERRORS, decoded, open_stream, packets
-from ivlite.media.display import with_neighbours
+from ivlite.media.display import Interlaced, with_neighbours
 from ivlite.media.timeline import nearest
 
-SEEK_FROM = 64  # a seek pays if it skips at least this many frames: it empties the decoder's pipeline
+SEEK_FROM = 8  # frames that a seek must skip to pay where threads decode several at once: it empties their pipeline
+SKIPPING = ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video")  # decoders that leave out frames, packet by packet
 
 
 class FrameDecoder:
     """Decodes frames of a Timeline in ascending order. A context manager that closes decoder and file.
 
-    number: the index of the stream in the file, None for the one a player shows.
+    number: the index of the stream in the file, None for the one a player shows. wanted: the indexes that will be asked
+    for; None for any. threads: of the decoder, 0 for one per processor.
     """
 
-    def __init__(self, path, name, times, number=None):
-        self.file, self.times = (path, name, number), times
+    def __init__(self, path, name, times, number=None, wanted=None, threads=0):
+        self.file, self.times, self.threads = (path, name, number), times, threads
+        self.wanted = None if wanted is None else frozenset(wanted)
+        self.seek_from = 1 if threads == 1 else SEEK_FROM
         self.stack = ExitStack()
         self.jumps = True
+        self.sparing = wanted is not None and times.pts is not None  # leave out frames, and drain
+        self.fields = False  # frames need those beside them
 
     def __enter__(self):
         self._open()
@@ -31,12 +42,14 @@ class FrameDecoder:
         self._close()
 
     def _close(self):
-        self.container = self.stream = self.source = self.coming = self.frame = self.ahead = None
+        self.container = self.stream = self.codec = self.source = self.coming = self.frame = self.ahead = None
         self.stack.close()
 
     def _open(self):
         self._close()
         self.container, self.stream = self.stack.enter_context(open_stream(*self.file))
+        self.codec = self.stream.codec_context
+        self.codec.thread_count = self.threads
         self._read()
 
     def _read(self):
@@ -47,47 +60,92 @@ class FrameDecoder:
 
     def _decode(self, skip=0):
         """Starts decoding with a flushed decoder, after `skip` packets."""
-        self.stream.codec_context.flush_buffers()
+        self.codec.flush_buffers()
+        if self.codec.name in SKIPPING:
+            self.codec.skip_frame = "DEFAULT"
+        self.leaving = False  # out what nothing refers to
+        self.until = None  # the index after which the decoder is drained
+        self.drained = False
         place = None if self.times.pts is None and self.times.places is None else self._place
         self.coming = with_neighbours(decoded(self.stream, self._counted(self.taken + skip), place))
         self.index, self.frame = -1, None  # the frame decoded last
         self.ahead = None  # (index, frame) decoded beyond the wanted one
 
     def _counted(self, first):
-        """Yields the packets of the file from index `first` on."""
+        """Yields the packets of the file from index `first` on, up to the one after which the decoder is drained."""
         for packet in self.source:
             self.taken += 1
-            if self.taken > first:
-                yield packet
+            if self.taken <= first:
+                continue
+            self.drained = False
+            yield packet
+            if self.drained:
+                return
 
     def _place(self, packet):
         """The index of the frame in the current packet; None if it is not shown."""
-        if self.times.pts is not None:
-            return None if packet.pts is None else int(nearest(self.times.pts, packet.pts))
-        at = int(self.times.places[self.taken - 1]) if self.taken <= len(self.times.places) else -1
+        at = self._index(packet)
+        if self.sparing and self.codec.name in SKIPPING:
+            leave = at is not None and at not in self.wanted
+            if leave != self.leaving:
+                self.leaving = leave
+                self.codec.skip_frame = "NONREF" if leave else "DEFAULT"
+        self.drained = at is not None and at == self.until
+        return at
+
+    def _index(self, packet):
+        pts, places = self.times.pts, self.times.places
+        if pts is not None:
+            if packet.pts is None:
+                return None
+            at = int(pts.searchsorted(packet.pts))
+            return at if at < len(pts) and pts[at] == packet.pts else int(nearest(pts, packet.pts))
+        at = int(places[self.taken - 1]) if self.taken <= len(places) else -1
         return None if at < 0 else at
 
-    def at(self, index):
+    def at(self, index, last=False):
         """(index, frame) of the wanted frame, or of the one on screen at its time; (index, None) if there is none.
 
-        Indexes must not decrease from call to call.
+        Indexes must not decrease from call to call. last: the next index is asked for after a later key frame, if any.
         """
+        found, frame = self._at(index, last)
+        spared = self.sparing and (self.codec.name in SKIPPING or self.drained)
+        if spared and (found != index or isinstance(frame, Interlaced)):
+            self.sparing = False
+            self._restart(index - 1)
+            found, frame = self._at(index, False)
+            self.fields = isinstance(frame, Interlaced)
+            self.sparing = self.times.pts is not None and not self.fields
+        return found, frame
+
+    def _at(self, index, last):
+        back = 0  # key frames before the nearest one
         fresh = self._jump(index)
+        if last and self.sparing and self.index < index:
+            self.until = index
+        while (found := self._reach(index, fresh)) is None:  # the seek ended after the frame
+            back = 2 * back + 1
+            fresh = self._restart(index, back)
+        return found
+
+    def _reach(self, index, fresh):
+        """(index, frame) of the frame on screen at an index; None if a fresh seek ended after it."""
         while self.index < index:
             following = self.ahead or self._next()
             self.ahead = None
             if following is None:
-                return (self.index, self.frame) if not fresh else self._from_start(index)
+                return None if fresh else (self.index, self.frame)
             if following[0] > index and self.frame is not None:
                 self.ahead = following
                 return self.index, self.frame
             if following[0] > index and fresh:
-                return self._from_start(index)  # the seek ended after the frame
+                return None
             if following[0] > self.index:
                 self.index, self.frame = following
             elif self.times.ordered:  # the packets' times are not those of their frames
                 self.times = replace(self.times, pts=None, places=None, ordered=False)
-                return self._from_start(index)
+                self.jumps = self.sparing = False
+                self._open()
             fresh = False
         return self.index, self.frame
 
@@ -97,10 +155,17 @@ class FrameDecoder:
                 return frame.pts, frame
         return None
 
+    def _key(self, index):
+        """The position among the key frames of the last one at or before an index; -1 if there is none."""
+        return int(np.searchsorted(self.times.keys, index, "right")) - 1
+
     def _jump(self, index):
         """Seeks to the last key frame before `index` if that saves decoding; returns whether it did."""
-        at = int(np.searchsorted(self.times.keys, index, "right")) - 1
-        if not self.jumps or at < 0 or self.times.keys[at] < max(self.index, 0) + SEEK_FROM:
+        at = self._key(index - self.fields)
+        behind = at < 0 or self.times.keys[at] < max(self.index, 0) + self.seek_from
+        if self.drained and self.index < index:
+            return self._restart(index)
+        if not self.jumps or behind:
             return False
         key = int(self.times.keys[at])
         if self.times.places is not None:  # cannot seek by time: reads packets without decoding them
@@ -108,15 +173,25 @@ class FrameDecoder:
             if skip > 0:
                 self._decode(skip)
             return False
+        return self._seek(key)
+
+    def _restart(self, index, back=0):
+        """Begins at the key frame before an index, or `back` key frames before that one, or at the file's beginning.
+
+        Returns whether it is a key frame.
+        """
+        at = self._key(index) - back
+        if self.jumps and self.times.pts is not None and at >= 0 and self._seek(int(self.times.keys[at])):
+            return True
+        self._open()
+        return False
+
+    def _seek(self, key):
         try:
             self.container.seek(int(self.times.pts[key]), stream=self.stream)
         except ERRORS:
             self.jumps = False
+            self._open()
             return False
         self._read()
         return True
-
-    def _from_start(self, index):
-        self.jumps = False
-        self._open()
-        return self.at(index)

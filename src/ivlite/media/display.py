@@ -1,6 +1,7 @@
 """Renders decoded frames as a player shows them: upright, with square pixels, on white, deinterlaced, in SDR."""
 
 import math
+import threading
 from fractions import Fraction
 
 import numpy as np
@@ -65,10 +66,12 @@ class Display:
         # Caches the display matrix of each rotation: reading one puts the frame in a reference cycle, which keeps it in
         # memory until the garbage collector runs.
         self.matrices = {}
+        self.stored = 0, 0  # height and width of a decoded frame, once its shape was asked for
 
     def shape(self, frame):
         """(height, width) of a frame on the screen."""
         check_pixels(frame.height, frame.width, "a frame")
+        self.stored = frame.height, frame.width
         height, width = frame.height, max(1, round(frame.width * self.aspect))
         return (width, height) if self._turn(frame)[0] else (height, width)
 
@@ -77,7 +80,7 @@ class Display:
         return resized(self.pixels(frame, size), size)
 
     def pixels(self, frame, size=None):
-        """uint8 (h, w, 3), upright, in the frame's size; HDR in `size` (H, W) if given."""
+        """uint8 (h, w, 3), upright, in the frame's size, a view of any strides; HDR in `size` (H, W) if given."""
         check_pixels(frame.height, frame.width, "a frame")
         quarter, down, right = self._turn(frame)
         if isinstance(frame, Interlaced):
@@ -88,10 +91,10 @@ class Display:
         elif has_alpha(frame):
             pixels = np.asarray(on_white(Image.fromarray(frame.to_ndarray(format="rgba"))))
         else:
-            pixels = frame.to_ndarray(format="rgb24")
+            pixels = in_rgb(frame)
         if quarter:  # x of the picture becomes y on the screen
             pixels = pixels.transpose(1, 0, 2)
-        return np.ascontiguousarray(pixels[::down, ::right])
+        return pixels[::down, ::right]
 
     def _turn(self, frame):
         """(whether width and height swap, then the steps of rows and of columns: -1 for mirrored)."""
@@ -104,6 +107,18 @@ class Display:
         quarter = abs(b) + abs(c) > abs(a) + abs(d)
         across, along = (c, b) if quarter else (a, d)
         return quarter, -1 if along < 0 else 1, -1 if across < 0 else 1
+
+
+own = threading.local()  # of each thread: a converter keeps its tables from frame to frame
+
+
+def in_rgb(frame):
+    """uint8 (h, w, 3) of a frame without transparency."""
+    if not hasattr(own, "converter"):
+        from av.video.reformatter import VideoReformatter
+
+        own.converter = VideoReformatter()
+    return own.converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
 
 
 def small(frame):

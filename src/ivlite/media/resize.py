@@ -1,10 +1,12 @@
 """Resizing of pictures: the target size, and the resampling."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
 
+from ivlite import _C
 from ivlite.errors import MediaError
 from ivlite.media.source import MAX_PIXELS
 
@@ -48,12 +50,23 @@ def check_pixels(height, width, what):
         raise MediaError(f"{what} is {width}x{height}, beyond the limit of {limit} megapixels: make it smaller first")
 
 
+resizer = lru_cache(maxsize=16)(_C.Resizer)  # of (height, width) before and after
+
+
 def resized(pixels, size):
-    """uint8 (H, W, 3) of `size` (H, W), bicubic with antialiasing, from uint8 (h, w, 3) or a PIL image in RGB."""
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(np.ascontiguousarray(pixels))
-    if image.size != (size[1], size[0]):
-        image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    return np.asarray(image)
+    """uint8 (H, W, 3) of `size` (H, W), bicubic with antialiasing, from uint8 (h, w, 3) or a PIL image in RGB.
+
+    Pixels may be any view of an array whose three channels lie side by side; the result may be the same array.
+    """
+    if isinstance(pixels, Image.Image):
+        if pixels.size != (size[1], size[0]):
+            pixels = pixels.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+        return np.asarray(pixels)
+    if pixels.shape[:2] == tuple(size):
+        return pixels
+    out = np.empty((*size, 3), np.uint8)
+    resizer(*pixels.shape[:2], *size).run(out, pixels)
+    return out
 
 
 def shown(image, size, turn=None, convert=lambda part: part):

@@ -1,0 +1,119 @@
+"""The pictures of chosen frames of a video file, decoded and resized by several threads.
+
+Where few frames are wanted, each run of frames between two key frames is decoded by one of several decoders of one thread
+each: a seek costs them nothing, and they work side by side. Where many are, one decoder runs through the file with all its
+threads, and resizing is done beside it.
+"""
+
+import math
+import os
+from collections import deque
+from concurrent.futures import Future
+from contextlib import ExitStack, closing
+
+import numpy as np
+
+from ivlite import _C
+from ivlite.media.decode import FrameDecoder
+from ivlite.stop import bound, checkpoint, using, within
+from ivlite.workers import Workers
+
+SPARSE = 4  # frames of the file to a wanted one, from which on decoders work side by side
+MOST = 8  # decoders
+DECODERS = 192 << 20  # bytes that all decoders together may take, as reckoned here
+REFERENCES = 10  # frames that a decoder holds
+ENTRY = 48  # bytes of a frame in FFmpeg's index of a file
+PICTURES = 64 << 20  # bytes of resized frames that may wait to be used
+SMALL = 1 << 18  # pixels of a frame that is resized before the next is decoded
+
+
+def processors():
+    """Processors that this process may use."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        count = os.cpu_count() or 1
+    return max(1, min(count, math.ceil(min(_C.cpu_quota(), 1 << 16))))
+
+
+def pictures(file, times, frames, render, shape, size):
+    """Yields (index found, picture or None, whether it is damaged) for each of ascending `frames`.
+
+    file: path, name and number of the stream. render(frame): its picture, uint8 (H, W, 3) of `size`. shape: (height,
+    width) of the decoded frames. The index is that of the frame on screen. Raises MediaError.
+    """
+    runs, frame = split(times, frames), int(1.5 * shape[0] * shape[1])  # bytes
+    most = DECODERS // (ENTRY * len(times.times) + (REFERENCES + 2) * frame)
+    count = min(processors(), MOST, len(runs), most)
+    waiting = 2 * count * max(map(len, runs)) * size[0] * size[1] * 3
+    apart = frames[-1] - frames[0] >= SPARSE * len(frames) and times.pts is not None
+    if count > 1 and apart and waiting <= PICTURES:
+        found = side_by_side(file, times, runs, render, count)
+    else:
+        threads = max(1, (DECODERS // frame - REFERENCES) // 2)
+        found = in_one(file, times, frames, render, 0 if 1 < processors() <= threads else min(processors(), threads))
+    with closing(found):
+        yield from found
+
+
+def split(times, frames):
+    """`frames` in runs, each of which begins at or after a key frame and ends before the next one."""
+    frames = np.asarray(frames)
+    at = np.searchsorted(times.keys, frames, "right")
+    return [run.tolist() for run in np.split(frames, np.flatnonzero(np.diff(at)) + 1)]
+
+
+def side_by_side(file, times, runs, render, count):
+    """Decodes each run in one of `count` threads, two runs ahead of each."""
+    stop, decoders, idle, coming = within(), ExitStack(), [], deque()
+    wanted = frozenset(index for run in runs for index in run)
+
+    def pictures_of(run):
+        with using(stop):
+            checkpoint()
+            if not idle:
+                idle.append(decoders.enter_context(FrameDecoder(*file[:2], times, file[2], wanted, 1)))
+            decoder = idle.pop()
+            made = [picture_of(decoder, index, render, index == run[-1]) for index in run]
+            idle.append(decoder)
+            return made
+
+    with decoders, Workers(count, "ivlite-frames") as workers:
+        try:
+            for run in runs:
+                coming.append(workers.submit(pictures_of, run))
+                if len(coming) >= 2 * count:
+                    yield from coming.popleft().result()
+            while coming:
+                yield from coming.popleft().result()
+        finally:
+            coming.clear()  # breaks the cycle of an exception: future, traceback, this frame, future
+            stop.set("closed")
+
+
+def picture_of(decoder, index, render, last):
+    found, frame = decoder.at(index, last)
+    return (found, None, False) if frame is None else (found, render(frame), bool(frame.is_corrupt))
+
+
+def in_one(file, times, frames, render, threads):
+    """Decodes all with one decoder, while the pictures of frames before are made."""
+    beside = min(4, max(1, processors() // 2))
+    waiting, before, made = deque(), None, None
+    wanted = frames if frames[-1] - frames[0] >= 2 * len(frames) else None
+    with FrameDecoder(*file[:2], times, file[2], wanted, threads) as decoder, Workers(beside, "ivlite-resize") as workers:
+        for index in frames:
+            found, frame = decoder.at(index)
+            if frame is not None and frame is not before:
+                large = frame.width * frame.height > SMALL
+                made = workers.submit(bound(render), frame) if large else render(frame)
+            before = frame
+            waiting.append((found, None if frame is None else made, frame is not None and bool(frame.is_corrupt)))
+            if len(waiting) > beside:
+                yield ready(*waiting.popleft())
+        while waiting:
+            yield ready(*waiting.popleft())
+
+
+def ready(found, made, damaged):
+    return found, made.result() if isinstance(made, Future) else made, damaged

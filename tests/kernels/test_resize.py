@@ -80,7 +80,13 @@ def test_nothing_beyond_the_picture_is_read_or_written(isa, rng, before, after):
 def test_what_does_not_fit_is_refused():
     resizer = _C.Resizer(8, 9, 16, 18)
     good, out = np.zeros((8, 9, 3), np.uint8), np.zeros((16, 18, 3), np.uint8)
-    for y, x in ((out, good[:, 1:]), (out[1:], good), (good, good), (out, np.zeros((8, 9, 4), np.uint8)), (out, good[..., :1])):
+    for y, x in (
+        (out, good[:, 1:]),
+        (out[1:], good),
+        (good, good),
+        (out, np.zeros((8, 9, 4), np.uint8)),
+        (out, good[..., :1]),
+    ):
         with pytest.raises(ValueError):
             resizer.run(y, x)
     with pytest.raises(ValueError):

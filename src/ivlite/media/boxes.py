@@ -91,23 +91,92 @@ def licensed(file, number):
 PROTECTED = {"mov": encrypted, "mpegts": scrambled, "asf": licensed}  # by FFmpeg's names of formats
 
 
+def column(file, table, kind, form, skip=4):
+    """The entries of a table of an mp4 track, structured by the dtype `form`; None if they are not there.
+
+    skip: bytes of the box before the number of entries.
+    """
+    box = find(file, table, kind)
+    if box is None:
+        return None
+    file.seek(box[0] + skip)
+    head = file.read(4)
+    if len(head) < 4:
+        return None
+    (entries,), form = struct.unpack(">I", head), np.dtype(form)
+    if box[0] + skip + 4 + entries * form.itemsize > min(box[1], os.fstat(file.fileno()).st_size):
+        return None
+    return np.frombuffer(file.read(entries * form.itemsize), form, entries)
+
+
 def compositions(file, number, count):
     """int64 (count,): composition offsets (pts - dts) of an mp4 track's frames in ticks; None if unknown."""
     table = track(file, number)
     if table is None:
         return None
-    box = find(file, table, b"ctts")
-    if box is None:
+    if find(file, table, b"ctts") is None:
         return np.zeros(count, np.int64)
+    pairs = column(file, table, b"ctts", ">u4, >i4")
+    if pairs is None or pairs["f0"].sum(dtype=np.int64) != count:
+        return None
+    return np.repeat(pairs["f1"].astype(np.int64), pairs["f0"])
+
+
+def samples(file, number, count):
+    """Of the `count` frames of an mp4 track in file order, without edit lists: None if the tables do not say so, or
+
+    int64 decoding times in ticks from the first; int64 offsets at which each ends in the file; whether it is a key frame.
+    """
+    table = track(file, number)
+    times = None if table is None else column(file, table, b"stts", ">u4, >i4")
+    ends = None if table is None else ends_of(file, table, count)
+    if times is None or ends is None or times["f0"].sum(dtype=np.int64) != count:
+        return None
+    dts = np.zeros(count, np.int64)
+    np.cumsum(np.repeat(times["f1"].astype(np.int64), times["f0"])[:-1], out=dts[1:])
+    if find(file, table, b"stss") is None:
+        return dts, ends, np.ones(count, bool)
+    numbers = column(file, table, b"stss", ">u4")
+    if numbers is None or not len(numbers) or numbers.min() < 1 or numbers.max() > count:
+        return None
+    keys = np.zeros(count, bool)
+    keys[numbers.astype(np.int64) - 1] = True
+    return dts, ends, keys
+
+
+def ends_of(file, table, count):
+    """int64 (count,): the offsets at which the frames of a sample table end in the file; None if they are not told."""
+    sizes, runs = lengths(file, table, count), column(file, table, b"stsc", ">u4, >u4, >u4")
+    offsets = column(file, table, b"stco", ">u4")
+    offsets = column(file, table, b"co64", ">i8") if offsets is None else offsets
+    if sizes is None or offsets is None or runs is None or not len(runs):
+        return None
+    first = runs["f0"].astype(np.int64) - 1  # chunk of each run of chunks with as many frames
+    if first[0] != 0 or (np.diff(first) <= 0).any() or first[-1] >= len(offsets):
+        return None
+    frames = np.repeat(runs["f1"].astype(np.int64), np.diff(first, append=len(offsets)))  # of each chunk
+    if frames.min() <= 0 or frames.sum() != count:
+        return None
+    ends = np.cumsum(sizes)
+    begin = np.cumsum(frames) - frames
+    ends += np.repeat(offsets.astype(np.int64) - (ends[begin] - sizes[begin]), frames)
+    return ends
+
+
+def lengths(file, table, count):
+    """int64 (count,): the bytes of each frame of a sample table, none zero; None if they are not told."""
+    box = find(file, table, b"stsz")
+    if box is None:
+        return None
     file.seek(box[0])
-    data = file.read(min(box[1] - box[0], 8 + 8 * count))
-    entries = struct.unpack_from(">I", data, 4)[0] if len(data) >= 8 else 0
-    if len(data) < 8 + 8 * entries:
+    head = file.read(12)
+    if len(head) < 12:
         return None
-    pairs = np.frombuffer(data, ">i4", 2 * entries, 8).reshape(-1, 2).astype(np.int64)
-    if (pairs[:, 0] < 0).any() or pairs[:, 0].sum() != count:
-        return None
-    return np.repeat(pairs[:, 1], pairs[:, 0])
+    _, same, entries = struct.unpack(">3I", head)
+    if same:
+        return np.full(count, same, np.int64) if entries == count else None
+    sizes = column(file, table, b"stsz", ">u4", 8)
+    return sizes.astype(np.int64) if sizes is not None and len(sizes) == count and sizes.min() > 0 else None
 
 
 def whole(path, form):

@@ -42,6 +42,8 @@ def pictures(file, times, frames, render, shape, size):
     file: path, name and number of the stream. render(frame): its picture, uint8 (H, W, 3) of `size`. shape: (height,
     width) of the decoded frames. The index is that of the frame on screen. Raises MediaError.
     """
+    if not frames:
+        return
     runs, frame = split(times, frames), int(1.5 * shape[0] * shape[1])  # bytes
     most = DECODERS // (ENTRY * len(times.times) + (REFERENCES + 2) * frame)
     count = min(processors(), MOST, len(runs), most)
@@ -101,7 +103,10 @@ def in_one(file, times, frames, render, threads):
     beside = min(4, max(1, processors() // 2))
     waiting, before, made = deque(), None, None
     wanted = frames if frames[-1] - frames[0] >= 2 * len(frames) else None
-    with FrameDecoder(*file[:2], times, file[2], wanted, threads) as decoder, Workers(beside, "ivlite-resize") as workers:
+    with (
+        FrameDecoder(*file[:2], times, file[2], wanted, threads) as decoder,
+        Workers(beside, "ivlite-resize") as workers,
+    ):
         for index in frames:
             found, frame = decoder.at(index)
             if frame is not None and frame is not before:

@@ -31,6 +31,10 @@ BACK = 1  # seconds that non-key packets may go back: decoding times are often e
 PROBED = 48  # packets decoded to check their times
 JITTER = 0.1  # seconds that a frame may deviate from a constant rate
 MAX_LISTED = 10_000_000  # most frames of a timeline derived from an index
+CHECKED = 64  # entries of an index that are compared at its beginning, at its end, and in between
+REPORTED = 256  # packets from one report of progress to the next
+LARGE = 256 << 20  # bytes of a Matroska file that is not read as a whole
+SPREAD = 16  # runs between key frames that are read of a long range
 HEAD = 32  # packets read at the beginning if an index covers the rest
 
 
@@ -49,13 +53,16 @@ class Packets:
     missing: int | None = None
 
 
-def scan(path, name, number=None, start=None, end=None):
-    """The Timeline of the video in a file. start, end: the range that will be used in seconds, or None. Raises MediaError."""
+def scan(path, name, number=None, start=None, end=None, progress=None):
+    """The Timeline of the video in a file. start, end: the range that will be used in seconds, or None. Raises MediaError.
+
+    progress("scan", done, total) counts bytes, if the file has no index and is read as a whole.
+    """
     times = indexed(path, name, number, start, end)
     if times:
         return times
     with open_stream(path, name, number) as (container, stream):
-        return build(read(container, stream), container, stream, path, name, number)
+        return build(read(container, stream, None, progress), container, stream, path, name, number)
 
 
 def indexed(path, name, number=None, start=None, end=None):
@@ -68,17 +75,22 @@ def indexed(path, name, number=None, start=None, end=None):
         return build(listed, container, stream, path, name, number) if listed else None
 
 
-def read(container, stream, until=None):
+def read(container, stream, until=None, progress=None):
     """The Packets from the container's position to the end, or to the first for which until(packet) is true."""
     pts, dts, durations, keys, shown = array("q"), array("q"), array("q"), array("b"), array("b")
-    for packet in packets(container, stream):
+    total = max(1, container.size)
+    for number, packet in enumerate(packets(container, stream)):
         if until and until(packet):
             break
+        if progress and number % REPORTED == 0:
+            progress("scan", min(packet.pos or 0, total), total)
         pts.append(NONE if packet.pts is None else packet.pts)
         dts.append(NONE if packet.dts is None else packet.dts)
         durations.append(packet.duration or 0)
         keys.append(packet.is_keyframe)
         shown.append(not packet.is_discard)  # removed by an edit list: players do not show it
+    if progress:
+        progress("scan", total, total)
     times = [np.frombuffer(a, np.int64) if len(a) else np.zeros(0, np.int64) for a in (pts, dts, durations)]
     return Packets(*times, *(np.array(a, bool) for a in (keys, shown)))
 
@@ -89,23 +101,55 @@ def from_index(container, stream, path):
     count = len(entries)
     if "mp4" not in container.format.name or not count or count != stream.frames:
         return None
-    rows = np.fromiter(((e.timestamp, e.pos, e.size, e.flags) for e in entries), np.dtype((np.int64, 4)), count)
-    dts, positions, sizes, flags = rows.T.copy()
     with open(path, "rb") as file:
         later = boxes.compositions(file, stream.id, count)
-        there = positions + sizes <= os.fstat(file.fileno()).st_size
-    if later is None or (flags & 2).any() or (sizes <= 0).any() or not there[0]:  # 2: removed by an edit list
+        table = boxes.samples(file, stream.id, count)
+        size = os.fstat(file.fileno()).st_size
+    if table is None or not agree(entries, table):
+        table = listed(entries, count)  # an object of Python for each frame, one after the other
+    if later is None or table is None:
         return None
+    dts, ends, keys = table
+    there = ends <= size
     first = [(p.pts, p.dts) for p in islice(packets(container, stream), min(8, int(there.sum())))]
-    if not first or None in first[0]:
+    if not there[0] or not first or None in first[0]:
         return None
-    pts = dts + later + (first[0][0] - dts[0] - later[0])  # both relative to the start of the edit list
-    if first != list(zip(pts.tolist(), dts.tolist(), strict=True))[: len(first)]:
+    dts += first[0][1] - dts[0]
+    pts = dts + later  # relative to the start of the edit list, as dts
+    pts += first[0][0] - pts[0]
+    if first != list(zip(pts[: len(first)].tolist(), dts[: len(first)].tolist(), strict=True)):
         return None
-    end = (stream.duration or 0) + dts[0]
-    durations = np.append(np.diff(dts), max(0, end - dts[-1]))
-    kept = [a[there] for a in (pts, dts, durations, flags & 1 > 0)]
+    durations = np.diff(dts, append=max(dts[-1], (stream.duration or 0) + dts[0]))
+    kept = [a if there.all() else a[there] for a in (pts, dts, durations, keys)]
     return Packets(*kept, np.ones(len(kept[0]), bool), int((~there).sum()))
+
+
+def agree(entries, table):
+    """Whether FFmpeg's entries of an index are those of a table (dts, ends, keys) at its ends and at places in between.
+
+    FFmpeg applies edit lists to its entries: times move, and frames disappear or are marked.
+    """
+    dts, ends, keys = table
+    edge = min(len(dts), CHECKED)
+    some = np.concatenate(
+        [np.arange(edge), np.linspace(0, len(dts) - 1, CHECKED), np.arange(len(dts) - edge, len(dts))]
+    )
+    known = np.flatnonzero(keys)
+    some = np.union1d(
+        some.astype(np.int64), known[np.linspace(0, len(known) - 1, min(len(known), CHECKED)).astype(np.int64)]
+    )
+    rows = np.array([(e.timestamp, e.pos + e.size, e.flags) for e in (entries[int(i)] for i in some)], np.int64).T
+    moved = rows[0] - dts[some]
+    return bool((moved == moved[0]).all() and (rows[1] == ends[some]).all() and (rows[2] == keys[some]).all())
+
+
+def listed(entries, count):
+    """(dts, ends, keys) of FFmpeg's entries of an index; None if an edit list removes frames."""
+    rows = np.fromiter(((e.timestamp, e.pos, e.size, e.flags) for e in entries), np.dtype((np.int64, 4)), count)
+    dts, positions, sizes, flags = rows.T.copy()
+    if (flags & 2).any() or (sizes <= 0).any():
+        return None
+    return dts, positions + sizes, flags & 1 > 0
 
 
 def build(found, container, stream, path, name, number):
@@ -258,14 +302,15 @@ def lies(path, name, number):
 
 
 def part(container, stream, path, start, end):
-    """The Timeline of a Matroska file of which only a range is used, from its index, without reading the rest.
+    """The Timeline of a Matroska file from its index, without reading all of it: of a range, or of a large file.
 
-    None unless the rate is constant at all places that are read: the beginning, the range, the end, and every key frame
-    of the index.
+    None unless the rate is constant at all places that are read: the beginning, the range (of a long one, SPREAD runs
+    between key frames), the end, and every key frame of the index.
     """
-    form = container.format.name
+    form, size = container.format.name, os.path.getsize(path)
     rates = [float(r) for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r]
-    if (not start and end is None) or "matroska" not in form or not boxes.whole(path, form) or not rates:
+    whole = not start and end is None
+    if (whole and size < LARGE) or "matroska" not in form or not boxes.whole(path, form) or not rates:
         return None
     head = read(container, stream, stop_after(HEAD))
     if (head.pts == NONE).any() or not len(head.pts):
@@ -279,22 +324,36 @@ def part(container, stream, path, start, end):
         container.seek(int(cues[-1]), stream=stream)
         tail = read(container, stream)
         low, high = first + (start or 0) / tick, np.inf if end is None else first + end / tick
-        container.seek(int(cues[max(0, np.searchsorted(cues, low, "right") - 1)]), stream=stream)
-        middle = read(container, stream, lambda p: p.is_keyframe and (p.pts is None or p.pts > high))
+        middle = list(between(container, stream, cues, low, high))
     except ERRORS:
         return None
-    parts = [head.pts, middle.pts, tail.pts]
-    if not all(len(p) and (p != NONE).all() for p in parts) or not all(p.shown.all() for p in (head, middle, tail)):
+    places = [head, *middle, tail]
+    if not all(len(p.pts) and (p.pts != NONE).all() and p.shown.all() for p in places):
         return None
     claimed = declared_seconds(container, stream) - max(0, first) * tick
     length = float(tail.durations[tail.pts.argmax()]) * tick
-    keys = np.union1d(cues, middle.pts[middle.keys])
+    keys = np.union1d(cues, np.concatenate([p.pts[p.keys] for p in middle]))
+    parts = [p.pts for p in places]
     for rate in rates:
-        times = on_grid(parts, keys, first, tick, rate, bool(stream.codec_context.has_b_frames), os.path.getsize(path))
+        times = on_grid(parts, keys, first, tick, rate, bool(stream.codec_context.has_b_frames), size)
         if times:
             times = settled(times, [rate], length, claimed, True)
             return times if times.rate == rate else None
     return None
+
+
+def between(container, stream, cues, low, high):
+    """Yields the Packets of the range from `low` to `high` ticks; of a long one, of SPREAD runs between key frames."""
+    begin = max(0, int(np.searchsorted(cues, low, "right")) - 1)
+    end = int(np.searchsorted(cues, high, "right"))
+    if end - begin <= SPREAD:
+        container.seek(int(cues[begin]), stream=stream)
+        yield read(container, stream, lambda p: p.is_keyframe and (p.pts is None or p.pts > high))
+        return
+    for at in np.linspace(begin, end - 2, SPREAD).astype(int):
+        container.seek(int(cues[at]), stream=stream)
+        following = int(cues[at + 1])
+        yield read(container, stream, lambda p, until=following: p.is_keyframe and (p.pts is None or p.pts >= until))
 
 
 def stop_after(count):

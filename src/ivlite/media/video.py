@@ -1,6 +1,7 @@
 """Video files."""
 
 import struct
+from contextlib import closing
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from ivlite.media import timeline
 from ivlite.media.container import RAW, decoded, open_stream, packets
 from ivlite.media.decode import FrameDecoder
 from ivlite.media.display import Display
+from ivlite.media.lanes import pictures
 from ivlite.media.medium import Content, Medium
 from ivlite.media.pace import Pace, work
 from ivlite.media.probe import Probe
@@ -46,7 +48,7 @@ class VideoProbe(Probe):
 
     def settle(self, progress=None):
         if self.estimated:
-            self.times, self.estimated = scan(self.path, self.name, self.track, self.start, self.end), False
+            self.times, self.estimated = scan(self.path, self.name, self.track, self.start, self.end, progress), False
             self._shape = None
 
     @property
@@ -135,21 +137,24 @@ class VideoFile(Medium):
     def pictures(self, first=0):
         lost = damaged = 0
         last = None
-        with FrameDecoder(self.path, self.source, self.times, self.track) as decoder:
-            for index in self.frames[first:]:
-                found, frame = decoder.at(index)
-                if frame is not None:
-                    last = self.display.rgb(frame, self.size)
-                    damaged += bool(frame.is_corrupt)
+        file, wanted = (self.path, self.source, self.track), self.frames[first:]
+        decoding = pictures(file, self.times, wanted, self._picture, self.display.stored, self.size)
+        with closing(decoding):
+            for index, (found, picture, bad) in zip(wanted, decoding, strict=True):
+                last = last if picture is None else picture
                 if last is None:
                     raise MediaError(f"video {self.source} can no longer be decoded: check that it has not changed")
-                lost += frame is None or self._far(found, index)
+                damaged += bad
+                lost += picture is None or self._far(found, index)
                 yield last
         of = f"of the {len(self.frames)} frames used from video {self.source}"
         if lost:
             self.warn(f"{lost} {of} could not be decoded: a neighbouring frame stands in for each")
         if damaged:
             self.warn(f"{damaged} {of} are damaged and may show wrong things")
+
+    def _picture(self, frame):
+        return self.display.rgb(frame, self.size)
 
     def _far(self, found, index):
         """Whether the found frame differs from the wanted one by more than hidden frames (packets that are never shown)."""

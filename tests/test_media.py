@@ -268,8 +268,13 @@ def test_a_video_cut_off_is_used_as_far_as_it_goes(tmp_path, name):
     assert "cut off: only the first" in medium.warnings[0] and "8.0 seconds" in medium.warnings[0]
     numbers = shown(medium)
     assert len(numbers) == 2 * medium.grid[0] and 0 < medium.duration < 8
-    wrong = sum(a != b for a, b in zip(numbers, medium.frames, strict=False))
-    assert wrong <= 1 and (not wrong or any("could not be decoded" in w or "damaged" in w for w in medium.warnings))
+    # The last packets are decoded before frames that are shown earlier and were cut away: the last index may be another frame's.
+    wrong = sum(a != b and b != len(medium.times.times) - 1 for a, b in zip(numbers, medium.frames, strict=False))
+    assert (
+        numbers[-1] >= medium.frames[-2]
+        and wrong <= 1
+        and (not wrong or any("could not be decoded" in w or "damaged" in w for w in medium.warnings))
+    )
     said_before = list(medium.warnings)
     assert shown(medium) == numbers and medium.warnings == said_before
 

@@ -3,6 +3,7 @@
 import gc
 import os
 import struct
+import time
 from fractions import Fraction
 
 import av
@@ -477,6 +478,14 @@ def in_use(path):
     return len(os.listdir("/proc/self/task")), sum(os.path.exists(n) and os.readlink(n) == str(path) for n in links)
 
 
+def again(path, before, seconds=5):
+    """Whether what is in use becomes what was before: the system ends a thread shortly after Python does."""
+    end = time.monotonic() + seconds
+    while in_use(path) != before and time.monotonic() < end:
+        time.sleep(0.001)
+    return in_use(path) == before
+
+
 @needs_proc
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4", "libvpx-vp9"])
 def test_nothing_stays_open(tmp_path, codec):
@@ -488,21 +497,21 @@ def test_nothing_stays_open(tmp_path, codec):
     try:
         before = in_use(path)
         plans = [opened(path) for _ in range(5)]
-        assert in_use(path) == before and before[1] == 0
+        assert again(path, before) and before[1] == 0
         pairs = plans[0].pairs()
         next(pairs)
-        assert in_use(path)[1] == 1
+        assert in_use(path)[1] >= 1
         pairs.close()
-        assert in_use(path) == before
+        assert again(path, before)
         for plan in plans:
             next(plan.pairs())
             list(plan.pairs())
-        assert in_use(path) == before
+        assert again(path, before)
         with pytest.raises(UsageError):
             opened(path, start=99)
         with pytest.raises(UsageError):
             opened(path, stream=9)
-        assert in_use(path) == before
+        assert again(path, before)
     finally:
         gc.enable()
 

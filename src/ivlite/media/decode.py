@@ -7,6 +7,7 @@ made of two fields): it is decoded again with all frames around it.
 
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class FrameDecoder:
         self.seek_from = 1 if threads == 1 else SEEK_FROM
         self.stack = ExitStack()
         self.jumps = True
-        self.sparing = wanted is not None and times.pts is not None  # leave out frames, and drain
+        self.sparing = wanted is not None and times.seekable  # leave out frames, and drain
         self.fields = False  # frames need those beside them
 
     def __enter__(self):
@@ -108,21 +109,21 @@ class FrameDecoder:
 
         Indexes must not decrease from call to call. last: the next index is asked for after a later key frame, if any.
         """
-        found, frame = self._at(index, last)
-        spared = self.sparing and (self.codec.name in SKIPPING or self.drained)
-        if spared and (found != index or isinstance(frame, Interlaced)):
-            self.sparing = False
-            self._restart(index - 1)
-            found, frame = self._at(index, False)
-            self.fields = isinstance(frame, Interlaced)
-            self.sparing = self.times.pts is not None and not self.fields
-        return found, frame
-
-    def _at(self, index, last):
-        back = 0  # key frames before the nearest one
         fresh = self._jump(index)
         if last and self.sparing and self.index < index:
             self.until = index
+        found, frame = self._at(index, fresh)
+        spared = self.sparing and (self.codec.name in SKIPPING or self.drained)
+        if spared and (found != index or isinstance(frame, Interlaced)):
+            self.sparing = False
+            found, frame = self._at(index, self._restart(index - 1))
+            self.fields = isinstance(frame, Interlaced)
+            self.sparing = self.times.seekable and not self.fields
+        return found, frame
+
+    def _at(self, index, fresh):
+        """As at(), from where the decoder is; fresh: that is after a seek."""
+        back = 0  # key frames before the nearest one
         while (found := self._reach(index, fresh)) is None:  # the seek ended after the frame
             back = 2 * back + 1
             fresh = self._restart(index, back)
@@ -143,7 +144,7 @@ class FrameDecoder:
             if following[0] > self.index:
                 self.index, self.frame = following
             elif self.times.ordered:  # the packets' times are not those of their frames
-                self.times = replace(self.times, pts=None, places=None, ordered=False)
+                self.times = replace(self.times, pts=None, places=None, offsets=None, ordered=False)
                 self.jumps = self.sparing = False
                 self._open()
             fresh = False
@@ -167,13 +168,16 @@ class FrameDecoder:
             return self._restart(index)
         if not self.jumps or behind:
             return False
-        key = int(self.times.keys[at])
-        if self.times.places is not None:  # cannot seek by time: reads packets without decoding them
-            skip = int(np.flatnonzero(self.times.places == key)[0]) - self.taken
+        if not self.times.seekable:  # reads packets without decoding them
+            skip = self._number(at) - self.taken
             if skip > 0:
                 self._decode(skip)
             return False
-        return self._seek(key)
+        return self._seek(at)
+
+    def _number(self, at):
+        """The number of the packet of a key frame in the file."""
+        return int(np.flatnonzero(self.times.places == self.times.keys[at])[0])
 
     def _restart(self, index, back=0):
         """Begins at the key frame before an index, or `back` key frames before that one, or at the file's beginning.
@@ -181,17 +185,28 @@ class FrameDecoder:
         Returns whether it is a key frame.
         """
         at = self._key(index) - back
-        if self.jumps and self.times.pts is not None and at >= 0 and self._seek(int(self.times.keys[at])):
+        if self.jumps and self.times.seekable and at >= 0 and self._seek(at):
             return True
         self._open()
         return False
 
-    def _seek(self, key):
+    def _seek(self, at):
+        """Begins at a key frame, given by its position among them; returns whether it does, else at the file's beginning."""
+        times = self.times
         try:
-            self.container.seek(int(self.times.pts[key]), stream=self.stream)
+            if times.offsets is None:
+                self.container.seek(int(times.pts[times.keys[at]]), stream=self.stream)
+                self._read()
+                return True
+            self.container.seek(int(times.offsets[at]), unsupported_byte_offset=True)
+            self._read()
+            first = next(self.source, None)
+            if first is not None and first.pos == times.offsets[at]:
+                self.source = chain([first], self.source)
+                self.taken = 0 if times.places is None else self._number(at)
+                return True
         except ERRORS:
-            self.jumps = False
-            self._open()
-            return False
-        self._read()
-        return True
+            pass
+        self.jumps = False
+        self._open()
+        return False

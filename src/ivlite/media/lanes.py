@@ -48,7 +48,7 @@ def pictures(file, times, frames, render, shape, size):
     most = DECODERS // (ENTRY * len(times.times) + (REFERENCES + 2) * frame)
     count = min(processors(), MOST, len(runs), most)
     waiting = 2 * count * max(map(len, runs)) * size[0] * size[1] * 3
-    apart = frames[-1] - frames[0] >= SPARSE * len(frames) and times.pts is not None
+    apart = frames[-1] - frames[0] >= SPARSE * len(frames) and times.seekable
     if count > 1 and apart and waiting <= PICTURES:
         found = side_by_side(file, times, runs, render, count)
     else:

@@ -31,6 +31,8 @@ BACK = 1  # seconds that non-key packets may go back: decoding times are often e
 PROBED = 48  # packets decoded to check their times
 JITTER = 0.1  # seconds that a frame may deviate from a constant rate
 MAX_LISTED = 10_000_000  # most frames of a timeline derived from an index
+OFFSETS = ("mpegts",)  # formats without an index, where a search by time is slow and ends anywhere
+UNSURE = ("mpeg",)  # formats in which times after a seek differ from those of a pass through the file
 CHECKED = 64  # entries of an index that are compared at its beginning, at its end, and in between
 REPORTED = 256  # packets from one report of progress to the next
 LARGE = 256 << 20  # bytes of a Matroska file that is not read as a whole
@@ -42,7 +44,8 @@ HEAD = 32  # packets read at the beginning if an index covers the rest
 class Packets:
     """The packets of a stream in file order: times as int64 ticks (NONE if unknown), and flags.
 
-    missing: number of packets in the index that are beyond the end of the file; None without an index.
+    missing: number of packets in the index that are beyond the end of the file; None without an index. offsets: where key
+    packets begin in the file (NONE if unknown), for the formats of OFFSETS.
     """
 
     pts: np.ndarray
@@ -51,6 +54,7 @@ class Packets:
     keys: np.ndarray
     shown: np.ndarray
     missing: int | None = None
+    offsets: np.ndarray | None = None
 
 
 def scan(path, name, number=None, start=None, end=None, progress=None):
@@ -77,7 +81,7 @@ def indexed(path, name, number=None, start=None, end=None):
 
 def read(container, stream, until=None, progress=None):
     """The Packets from the container's position to the end, or to the first for which until(packet) is true."""
-    pts, dts, durations, keys, shown = array("q"), array("q"), array("q"), array("b"), array("b")
+    pts, dts, durations, keys, shown, offsets = (array(form) for form in "qqqbbq")
     total = max(1, container.size)
     for number, packet in enumerate(packets(container, stream)):
         if until and until(packet):
@@ -88,11 +92,16 @@ def read(container, stream, until=None, progress=None):
         dts.append(NONE if packet.dts is None else packet.dts)
         durations.append(packet.duration or 0)
         keys.append(packet.is_keyframe)
+        if packet.is_keyframe:
+            offsets.append(NONE if packet.pos is None else packet.pos)
         shown.append(not packet.is_discard)  # removed by an edit list: players do not show it
     if progress:
         progress("scan", total, total)
-    times = [np.frombuffer(a, np.int64) if len(a) else np.zeros(0, np.int64) for a in (pts, dts, durations)]
-    return Packets(*times, *(np.array(a, bool) for a in (keys, shown)))
+    *times, offsets = (
+        np.frombuffer(a, np.int64) if len(a) else np.zeros(0, np.int64) for a in (pts, dts, durations, offsets)
+    )
+    packed = Packets(*times, *(np.array(a, bool) for a in (keys, shown)))
+    return replace(packed, offsets=offsets) if container.format.name in OFFSETS else packed
 
 
 def from_index(container, stream, path):
@@ -188,8 +197,11 @@ def build(found, container, stream, path, name, number):
     if not counted:
         places = np.full(len(found.pts), -1)
         places[shown] = ranks
-        keys = np.unique(ranks[found.keys[shown]])
-        clean = not late and not len(joints) and bool((np.diff(laid[order]) > 0).all())
+        keys, ones = np.unique(ranks[found.keys[shown]], return_index=True)
+        if found.offsets is not None and len(keys):
+            offsets = found.offsets[found.shown[found.keys]][ones]
+            times = replace(times, offsets=offsets if (offsets >= 0).all() else None)
+        clean = form not in UNSURE and not late and not len(joints) and bool((np.diff(laid[order]) > 0).all())
         times = replace(times, places=None if clean else places, keys=keys if len(keys) else times.keys)
         times = replace(times, pts=pts[order] if clean else None)
     begun = int(pts[order[0]]) * tick if timed and form.startswith(("matroska", "flv")) else 0.0

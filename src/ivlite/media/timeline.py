@@ -19,7 +19,8 @@ class Timeline:
     frames. keys: indexes of key frames. rate: frames per second if constant, else None. interval: median seconds between
     frames. declared: the declared duration of a truncated file in seconds, or 0. last: seconds that the last frame stays
     on screen, None for the interval. places: int64 (packets,), the index of the frame in each packet of the file, -1 for
-    one that is not shown; None if `pts` identifies frames, or if frames are counted during decoding. ordered: the frames
+    one that is not shown; None if `pts` identifies frames, or if frames are counted during decoding. offsets: int64 (keys,),
+    the offset of each key frame in the file; None where times lead to them. ordered: the frames
     of a codec that reorders have times in decoding order, which may be wrong. notes: warnings.
     """
 
@@ -31,8 +32,14 @@ class Timeline:
     declared: float = 0.0
     last: float | None = None
     places: np.ndarray | None = None
+    offsets: np.ndarray | None = None
     ordered: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def seekable(self):
+        """Whether decoding may begin at any key frame."""
+        return self.pts is not None or self.offsets is not None
 
     @property
     def duration(self):

@@ -280,22 +280,24 @@ class Model:
 
     def prepare(self, messages: Messages, *, tools: Sequence[Any] | None = None, enable_thinking: bool = False,
                 add_vision_id: bool = False, continue_final_message: bool = False, budget: int | None = None,
-                max_new_tokens: int | None = 256, progress: Progress | None = None, stop: Stop | None = None) -> Prompt:  # fmt: skip
+                dedupe: bool = False, max_new_tokens: int | None = 256, progress: Progress | None = None, stop: Stop | None = None) -> Prompt:  # fmt: skip
         """Turns messages into a Prompt: token ids, positions and media opened but not yet decoded.
 
         continue_final_message: the last message is the beginning of the answer, and generation continues it. budget: most
         vision tokens of all videos together; None: 16,384, or fewer where the context is smaller. Videos whose fps,
         max_frames or nframes is stated keep it; the others share the budget by their lengths. max_new_tokens: those of
-        the answer, for which the context keeps room. progress: stage "scan", bytes of files read for their frames' times.
+        the answer, for which the context keeps room. dedupe: leaves out frame pairs that show nearly what the one before
+        them shows; the others keep their time marks and positions, a warning says how many. It decodes each video once
+        more. progress: stage "scan", bytes of files read for their frames' times, and "dedupe", frames.
         Raises UsageError (a message), MediaError (a file), ContextError (a budget below what is stated), Stopped.
         """
         return self._prepared(
             messages, None, tools=tools, enable_thinking=enable_thinking, add_vision_id=add_vision_id,
-            continue_final_message=continue_final_message, budget=budget, max_new_tokens=max_new_tokens,
+            continue_final_message=continue_final_message, budget=budget, dedupe=dedupe, max_new_tokens=max_new_tokens,
             progress=progress, stop=stop,
         )  # fmt: skip
 
-    def _prepared(self, messages: Messages, holder: Any, *, budget: int | None, max_new_tokens: int | None,
+    def _prepared(self, messages: Messages, holder: Any, *, budget: int | None, dedupe: bool, max_new_tokens: int | None,
                   stop: Stop | None, **layout: Any) -> Prompt:  # fmt: skip
         """The Prompt of messages that follow what a session holds, or nothing."""
         self._check_open()
@@ -310,6 +312,7 @@ class Model:
             )  # fmt: skip
             draft.settle(progress, budget)
             built = draft.lay(budget, room, answer)
+            built = prompt.deduped(built, progress) if dedupe else built
             worth = holder is not None and len(built.token_ids) >= WORTH_MEASURING
             built.plan = planning.plan(draft, built, answer, room, measuring=worth)
             return built
@@ -394,15 +397,15 @@ class Model:
         repetition_penalty: float | None = None, seed: int | None = None,
         stop: str | Stop | Sequence[str | Stop] | None = None, enable_thinking: bool = False,
         tools: Sequence[Any] | None = None, add_vision_id: bool = False, continue_final_message: bool = False,
-        budget: int | None = None, progress: Progress | None = None,
+        budget: int | None = None, dedupe: bool = False, progress: Progress | None = None,
     ) -> Stream:  # fmt: skip
         """A Stream of Deltas; its `.reply` is the Reply so far, and the complete one at the end.
 
         max_new_tokens None: until the context is full. Sampling settings that are None take the file's generation
         defaults; seed None is 0. temperature 0 is greedy. stop: a stop string (the text ends before it), a Stop, or a
         list of these. tools: function signatures in the JSON form that chat templates take. continue_final_message:
-        the last message is the assistant's, and the answer continues it. budget: see `prepare`. progress(stage, done,
-        total): stages "scan", "decode", "vision", "prefill", "generate". Raises Stopped only while it opens files.
+        the last message is the assistant's, and the answer continues it. budget, dedupe: see `prepare`. progress(stage, done,
+        total): stages "scan", "dedupe", "decode", "vision", "prefill", "generate". Raises Stopped only while it opens files.
         """
         settings = {name: value for name, value in locals().items() if name not in ("self", "messages")}
         return self._stream(self._pool, messages, **settings)

@@ -135,6 +135,7 @@ def add_media(group):
     add_shared(group, "--budget", "--fps", "--max-frames",
                fps="frames taken per second of video, exactly (default: at most 1, as the budget allows)",
                max_frames="most frames taken from one video, instead of the budget")  # fmt: skip
+    add("--dedupe", action="store_true", help="leave out frames that show nearly what those before them show")
     add("--min-pixels", type=whole(1), metavar="N", help="fewest pixels of a frame or an image")
     add_shared(group, "--max-pixels", max_pixels="most pixels of a frame (default: 131072) or an image")
     add("--start", type=moment, metavar="TIME", help="where in the video to begin, seconds or HH:MM:SS")
@@ -175,8 +176,8 @@ def check_media(args):
     """Raises UsageError for contradictory settings of media, MediaError for media that cannot be found."""
     media = args.media or []
     kinds = {kind for kind, _ in media}
-    for name in (*VIDEO_ONLY, "budget") if "video" not in kinds else ():
-        if getattr(args, name) is not None:
+    for name in (*VIDEO_ONLY, "budget", "dedupe") if "video" not in kinds else ():
+        if getattr(args, name) not in (None, False):
             raise UsageError(f"--{name.replace('_', '-')} is about videos, and there is no --video")
     for name in PIXELS if not media else ():
         if getattr(args, name) is not None:
@@ -205,7 +206,7 @@ def media_parts(args):
 def answer_settings(args):
     """The settings of an answer on the command line, as arguments of Model.stream."""
     names = [flag.lstrip("-").replace("-", "_") for flag, *_ in ANSWER]
-    given = {name: getattr(args, name) for name in (*names, "seed", "max_new_tokens", "stop", "budget")}
+    given = {name: getattr(args, name) for name in (*names, "seed", "max_new_tokens", "stop", "budget", "dedupe")}
     return {**given, "enable_thinking": args.think}
 
 

@@ -4,7 +4,7 @@ import sys
 import time
 
 FILES = ("load", "read", "convert", "golden", "scan")  # stages that are counted in bytes
-UNITS = {"decode": "frames", "vision": "frame pairs", "prefill": "tokens"}
+UNITS = {"dedupe": "frames", "decode": "frames", "vision": "frame pairs", "prefill": "tokens"}
 
 
 def seconds(value):
@@ -56,7 +56,9 @@ class Progress:
     def line(self, now):
         """All running stages, and the time left, estimated from the last stage that has started."""
         text = " · ".join(self.describe(stage) for stage in self.stages)
-        done, total = self.stages[[s for s in (*FILES, "decode", "vision", "prefill") if s in self.stages][-1]]
+        done, total = self.stages[
+            [s for s in (*FILES, "dedupe", "decode", "vision", "prefill") if s in self.stages][-1]
+        ]
         elapsed = now - self.started
         if elapsed >= 1 and 0 < done < total:
             text += f" · {seconds(elapsed * (total - done) / done)} left"

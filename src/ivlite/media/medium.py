@@ -1,5 +1,6 @@
 """The interface of an opened image or video: its plan, its identity, and its pixels in frame pairs."""
 
+import copy
 import hashlib
 import os
 import struct
@@ -12,6 +13,7 @@ from ivlite.errors import MediaError
 from ivlite.stop import checkpoint
 
 FORM = b"ivlite frame pair 1"  # part of every key; changes when the same file gives other pixels
+SQUARE, NEAR = 8, 6  # pixels, and levels of 255: above what compression changes in a still picture, below a letter
 LARGE = 32 << 20  # bytes: a file that is read in a thread of its own, while it is decoded
 
 
@@ -53,6 +55,29 @@ class Medium:
                     keys.append(pixel_key(self.kind, pair))
                     self._keys = keys if len(keys) == self.grid[0] else None
                 yield pair
+
+    def repeats(self):
+        """For each pair, whether it shows nearly what the last one shows for which this was not so. Holds two pairs.
+
+        Nearly: in no square of 8 pixels does the mean of a colour differ by more than NEAR.
+        """
+        last = None
+        for pair in self.pairs():
+            t, h, w, _ = pair.shape
+            means = pair.reshape(t, h // SQUARE, SQUARE, w // SQUARE, SQUARE, 3).mean((2, 4), np.float32)
+            near = last is not None and np.abs(means - last).max() <= NEAR
+            last = last if near else means
+            yield near
+
+    def only(self, pairs):
+        """This medium with some of its pairs, given by ascending numbers."""
+        if len(pairs) == self.grid[0]:
+            return self
+        out, n = copy.copy(self), self.temporal
+        out.frames = [frame for pair in pairs for frame in self.frames[pair * n : (pair + 1) * n]]
+        out.timestamps = [self.timestamps[pair] for pair in pairs]
+        out.grid, out.warnings, out._keys = (len(pairs), *self.grid[1:]), list(self.warnings), None
+        return out
 
     def content(self):
         """What the pixels come from, to tell sources apart: a Content, or a list of one per frame of the source.

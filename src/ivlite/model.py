@@ -280,7 +280,8 @@ class Model:
 
     def prepare(self, messages: Messages, *, tools: Sequence[Any] | None = None, enable_thinking: bool = False,
                 add_vision_id: bool = False, continue_final_message: bool = False, budget: int | None = None,
-                dedupe: bool = False, max_new_tokens: int | None = 256, progress: Progress | None = None, stop: Stop | None = None) -> Prompt:  # fmt: skip
+                dedupe: bool = False, max_new_tokens: int | None = 256, progress: Progress | None = None,
+                stop: Stop | None = None) -> Prompt:  # fmt: skip
         """Turns messages into a Prompt: token ids, positions and media opened but not yet decoded.
 
         continue_final_message: the last message is the beginning of the answer, and generation continues it. budget: most
@@ -312,10 +313,9 @@ class Model:
             )  # fmt: skip
             draft.settle(progress, budget)
             built = draft.lay(budget, room, answer)
-            built = prompt.deduped(built, progress) if dedupe else built
             worth = holder is not None and len(built.token_ids) >= WORTH_MEASURING
             built.plan = planning.plan(draft, built, answer, room, measuring=worth)
-            return built
+            return prompt.deduped(built, progress) if dedupe else built
 
     def session(self, path: str | os.PathLike[str] | None = None) -> Session:
         """A Session: a conversation that keeps its cache. path: the session file that it continues, made by `save` if missing.

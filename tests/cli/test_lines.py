@@ -13,9 +13,9 @@ from ivlite.cli.prompts import PromptProgress
 from ivlite.engine.reply import Delta, Reply
 
 
-def reply(new=5, finish="stop", frames=0, vision=0, prompt=1200, cached=0, **spent):
+def reply(new=5, finish="stop", frames=0, vision=0, prompt=1200, cached=0, stored=0, **spent):
     usage = {"prompt_tokens": prompt, "vision_tokens": vision, "new_tokens": new, "frames": frames}
-    usage["cached_tokens"] = cached
+    usage |= {"cached_tokens": cached, "stored_tokens": stored}
     times = {"load": 0.1, "decode": 0.0994, "vision": 12.345, "prefill": 2.0, "generate": 0.5, "total": 20.0} | spent
     return Reply(text="T", thinking="H", token_ids=list(range(new)), finish_reason=finish, usage=usage, timings=times)
 
@@ -53,6 +53,7 @@ def test_closing_lines():
         reply(vision=1000, cached=1100)
     )
     assert "1,200 prompt tokens (7 reused), 5 new" in answer.closing_line(reply(cached=7))
+    assert "1,200 prompt tokens (3 reused, 4 from the store), 5 new" in answer.closing_line(reply(cached=7, stored=4))
     assert answer.closing_line(reply(frames=1234)).startswith("[1,234 frames, 1,200 prompt tokens, 5 new |")
 
 

@@ -235,6 +235,33 @@ def test_damaged_entries_are_removed_and_computed_again(store, video):
     assert process(store).chat(asked(video, QUESTIONS[0]), temperature=0).text == expected.text
 
 
+HOSTILE = [
+    {"seconds": "x"}, {"seconds": None}, {"seconds": float("nan")}, {"contents": []}, {"contents": None}, {"maker": 1}, {"media": [1]},
+    {"messages": 0}, {"turns": [[None]]}, {"tokens": np.zeros((2, 2), np.int32)}, {"tokens": np.zeros(9, np.float32)},
+    {"positions": np.zeros((3, 1), np.int32)}, {"spans": np.full((1, 3), -1, np.int64)}, {"keys": np.zeros((1, 1), np.uint8)},
+    {"logits": np.full((1, 7), np.nan, np.float32)}, {"logits": "nan"}, {"ends": np.array([1 << 40], np.int64)}, {"ends": None},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", HOSTILE, ids=lambda change: next(iter(change)))
+def test_entries_with_odd_contents_do_no_harm(store, video, change):
+    """Files whose checksums are right and whose parts are not."""
+    with process(store) as model:
+        expected = model.chat(asked(video, QUESTIONS[0]), temperature=0)
+        entry = store.entries()[0]
+        with SessionFile.open(entry.path) as file:
+            table, cache = file.table, PlainCache(file.table.layout.token_bytes)
+            file.restore(cache)
+            for name, value in change.items():
+                if name == "logits" and isinstance(value, str):
+                    value = np.full_like(table.arrays["logits"], np.nan)
+                (table.meta if name in table.meta else table.arrays)[name] = value
+            arrays = {name: array for name, array in table.arrays.items() if array is not None}
+            file.save(table.layout, table.meta, arrays, cache, cache.length)
+    reply = process(store).chat(asked(video, QUESTIONS[0]), temperature=0)
+    assert reply.text == expected.text and not reply.warnings
+
+
 @pytest.mark.parametrize("where", ["pwrite", "mkdir", "statvfs", "scandir"])
 def test_a_disk_that_fails_costs_one_warning(store, video, monkeypatch, where):
     expected = process(None).chat(asked(video, QUESTIONS[0]), temperature=0)
@@ -299,7 +326,7 @@ def test_python_writes_nothing_unless_asked(tmp_path, monkeypatch, video):
     with ivlite.load("demo") as model:
         assert model.store is None
         model.chat(asked(video, QUESTIONS[0]))
-    assert not (tmp_path / "cache").exists()
+    assert not list(tmp_path.glob("cache/ivlite/sessions")) and not list(tmp_path.glob("cache/ivlite/digests"))
     with ivlite.load("demo", store=True) as model:
         assert model.store.folder == tmp_path / "cache" / "ivlite" / "sessions"
 

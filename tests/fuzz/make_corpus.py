@@ -1,12 +1,13 @@
 """Writes the corpora again: small valid inputs of every kind, from which the fuzzers start. Needs av, pillow and numpy.
 
-python tests/fuzz/make_corpus.py     # tests/fuzz/corpus/{gguf,safetensors,media,messages}/
+python tests/fuzz/make_corpus.py     # tests/fuzz/corpus/{gguf,safetensors,media,messages,sessions}/
 """
 
 import importlib.util
 import json
 import struct
 import tempfile
+import zlib
 from pathlib import Path
 
 import av
@@ -15,6 +16,10 @@ from PIL import Image
 
 from ivlite.gguf import GGUFFile
 from ivlite.quantize import quantize
+from ivlite.session.file import DATA
+from ivlite.session.packing import pack
+from ivlite.session.state import SessionState
+from ivlite.session.table import Layout, Table, blocks_at
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
@@ -111,12 +116,31 @@ def conversations():
     )
 
 
+def talks():
+    """Tables of session files whose rows are zeros."""
+    layout = Layout("0" * 64, "q8", (8,), 4, 16, "demo")
+    picture = {"kind": "image", "source": "b.png", "size": [64, 64], "grid": [1, 4, 4], "frames": [0], "timestamps": [],
+               "duration": None, "temporal": 2}  # fmt: skip
+    said = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Yes"}]
+    shown = [{"role": "user", "content": [{"type": "image", "image": "b.png"}]}, said[1]]
+    for name, count, more in (
+        ("text", 300, {"messages": said, "turns": [(2, 300, 300, 0)], "tools": ["{}"], "tail": "."}),
+        ("image", 9, {"messages": shown, "turns": [(2, 9, 9, 1)], "media": [picture], "spans": [(0, 3, 4)], "keys": [bytes(16)]}),
+        ("empty", 0, {}),
+    ):  # fmt: skip
+        state = SessionState(
+            token_ids=list(range(count)), positions=np.arange(3 * count).reshape(3, count), rows=count, **more
+        )
+        blocks = [b._replace(sum=zlib.crc32(bytes(b.size))) for b in blocks_at(DATA, 0, count, layout.token_bytes)]
+        yield name, Table(layout, count, *pack(state), blocks).packed()
+
+
 def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         made = {
             "gguf": list(models(folder)), "safetensors": list(weights()), "media": [*videos(folder), *pictures(folder)],
-            "messages": [(n, json.dumps(v, indent=1).encode()) for n, v in conversations()],
+            "messages": [(n, json.dumps(v, indent=1).encode()) for n, v in conversations()], "sessions": list(talks()),
         }  # fmt: skip
     for target, inputs in made.items():
         (CORPUS / target).mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,8 @@ def fuzz(name, seconds, seed):
         import ivlite.media
         import ivlite.models.internvideo3
         import ivlite.prompt
-        import ivlite.quantize.checkpoint  # noqa: F401
+        import ivlite.quantize.checkpoint
+        import ivlite.session.packing  # noqa: F401
 
     def mutator(data, most, seed):
         return targets.mutate(name, data, seed)[:most]

@@ -6,12 +6,14 @@
 import json
 import os
 import random
+import struct
 import tempfile
 from functools import cache
 from itertools import islice
 from pathlib import Path
 
 CORPUS = Path(__file__).with_name("corpus")
+ROWS = 1 << 16  # bytes of rows in a session file
 ROOM = 1 << 20  # bytes that a model file is extended to: the tensors which its header describes lie within
 LIMITS = {"fps": 1.0, "min_frames": 2, "max_frames": 8, "min_pixels": 1024, "max_pixels": 1 << 16}
 ODD = (
@@ -108,7 +110,39 @@ def messages(data):
     assert built.positions.shape == (3, len(built.token_ids))
 
 
-TARGETS = {"gguf": gguf, "safetensors": safetensors, "media": media, "messages": messages}
+class Rows:
+    """A cache that takes any rows."""
+
+    def __init__(self, token_bytes):
+        self.token_bytes, self.length = token_bytes, 0
+
+    def truncate(self, length):
+        self.length = length
+
+    def restore(self, first, data):
+        assert first == self.length
+        self.length += len(data) // self.token_bytes
+
+
+def sessions(data):
+    """The table of a session file, in a file whose checksums are right and whose rows are zeros."""
+    import hashlib
+
+    from ivlite.session.file import DATA, HEADER, MAGIC, ORDER, ROOT, VERSION, SessionFile, page
+    from ivlite.session.packing import held_by, unpack
+    from ivlite.session.state import checked
+
+    at = DATA + ROWS
+    root = page(ROOT, 1, at, len(data), at + len(data), hashlib.sha256(data).digest())
+    path = stored("talk.ivs", page(HEADER, MAGIC, VERSION, ORDER, bytes(16)) + root + root + bytes(ROWS) + data)
+    with SessionFile.open(path) as file:
+        state = unpack(file)
+        file.restore(Rows(file.table.layout.token_bytes))
+        held_by(state)
+        checked(state, model()[1])
+
+
+TARGETS = {"gguf": gguf, "safetensors": safetensors, "media": media, "messages": messages, "sessions": sessions}
 
 
 def once(name, data):
@@ -181,5 +215,12 @@ def mutate(name, data, seed):
                 value = mutate_json(value, rng)
             return json.dumps(value).encode()
         except (ValueError, RecursionError):
+            pass
+    if name == "sessions" and rng.randrange(4):
+        try:
+            (size,) = struct.unpack_from("<Q", data)
+            text = json.dumps(mutate_json(json.loads(data[8 : 8 + size]), rng)).encode()
+            return struct.pack("<Q", len(text)) + text + data[8 + size :]
+        except (ValueError, RecursionError, struct.error):
             pass
     return mutate_bytes(data, rng)

@@ -182,44 +182,47 @@ class Keeper:
         best, changed, known = (None, None, least - 1), {}, set()
         for entry in self.store.of_model(self.layout)[:LOOKED_AT]:
             checkpoint()
-            if (found := self._opened(entry)) is None:
-                continue
-            file, state = found
-            size = runner.network.config.text.vocab_size
-            state.ends = [
-                (n, logits) for n, logits in state.ends if logits.shape == (size,) and np.isfinite(logits).all()
-            ]
-            held = held_by(state)
-            shared = held.shared(prompt)
-            for medium in prompt.media:
-                if (path := _path(medium)) is not None:
-                    self._compare(medium, path, file.table.meta["contents"].get(path), changed, known)
-            if shared > best[2]:
-                file, best = best[0], (file, held, shared)
-            if file is not None:
-                file.close()
+            file = self._opened(entry)
+            try:
+                held = self._beginning(file, runner, prompt, least, changed, known) if file else None
+                if held and (shared := held.shared(prompt)) > best[2]:
+                    file, best = best[0], (file, held, shared)
+            except Damaged:
+                entry.path.unlink(missing_ok=True)
+            finally:
+                if file is not None:
+                    file.close()
         for path in changed.keys() - known:
             runner.meter.warn(f"{changed[path]} has changed since it was watched: what is stored of it is not used")
         return best if best[0] is not None else (None, None, 0)
 
     def _opened(self, entry):
-        """(SessionFile, SessionState) of an entry; None if it is gone, damaged, or of another maker."""
+        """The SessionFile of an entry; None if it is gone, damaged, or of another maker."""
         try:
             file = SessionFile.open(entry.path, durable=False)
-            try:
-                meta = file.table.meta
-                usable = file.table.layout == self.layout and meta.get("maker") == self.maker
-                if usable and isinstance(meta.get("contents"), dict) and is_finite(meta.get("seconds")):
-                    return file, unpack(file)
-            except BaseException:
-                file.close()
-                raise
-            file.close()
         except Damaged:
             entry.path.unlink(missing_ok=True)
-        except SessionFileError:
-            pass  # of another version, or gone meanwhile
+            return None
+        except SessionFileError:  # of another version, or gone meanwhile
+            return None
+        meta = file.table.meta
+        usable = file.table.layout == self.layout and meta.get("maker") == self.maker
+        if usable and isinstance(meta.get("contents"), dict) and is_finite(meta.get("seconds")):
+            return file
+        file.close()
         return None
+
+    def _beginning(self, file, runner, prompt, least, changed, known):
+        """The Held of an entry whose first `least` tokens are those of a prompt; None for others. Raises Damaged."""
+        for medium in prompt.media:
+            if (path := _path(medium)) is not None:
+                self._compare(medium, path, file.table.meta["contents"].get(path), changed, known)
+        tokens = file.table.arrays.get("tokens", np.empty(0))[:least]
+        if len(tokens) < least or not np.array_equal(tokens, prompt.token_ids[:least]):
+            return None
+        state, size = unpack(file), runner.network.config.text.vocab_size
+        state.ends = [(n, logits) for n, logits in state.ends if logits.shape == (size,) and np.isfinite(logits).all()]
+        return held_by(state)
 
     def _compare(self, medium, path, stored, changed, known):
         """Notes whether a medium of the prompt has the content that an entry has stored under its path."""

@@ -106,8 +106,8 @@ class Stopped(IvliteError):
 
     @property
     def word(self) -> str:
-        """How the work ended: "interrupted" and "terminated" (by a signal), "stopped (deadline)" and the like."""
-        return self.reason if self.reason in ("interrupted", "terminated") else f"stopped ({self.reason})"
+        """How the work ended: "interrupted", "terminated", "hung up" (by a signal), "stopped (deadline)" and the like."""
+        return self.reason if self.reason in ("interrupted", "terminated", "hung up") else f"stopped ({self.reason})"
 
     @classmethod
     def because(cls, reason: str) -> "Stopped":

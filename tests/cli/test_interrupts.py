@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at every stage of every command: an exit code, the result so far, and no traceback."""
+"""Ctrl-C, SIGTERM and SIGHUP at every stage of every command: an exit code, the result so far, and no traceback."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import time
 import pytest
 from command import interruptible
 
-from ivlite import cli
+from ivlite import cli, interrupt
 from ivlite.cli import run
 from ivlite.cli.progress import Progress
 from ivlite.interrupt import TOGETHER, Interrupts
@@ -39,9 +39,9 @@ def place(toy):
 @pytest.fixture
 def default_handlers():
     """Handlers as a terminal's process has them, whatever runs the tests."""
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    before = {n: signal.getsignal(n) for n in interrupt.SIGNALS}
+    for number, (default, _, _) in interrupt.SIGNALS.items():
+        signal.signal(number, default)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -179,6 +179,81 @@ def test_a_stop_around_the_command_counts(place, monkeypatch, capsys, default_ha
     assert not signals.stop
 
 
+# ------------------------------------------------------------------------------------------------ turns
+
+
+@pytest.fixture
+def signals(default_handlers):
+    signals = Interrupts()
+    yield signals
+    signals.restore()
+
+
+def send(number, stop):
+    os.kill(os.getpid(), number)
+    until = time.monotonic() + 5
+    while not stop and time.monotonic() < until:
+        time.sleep(0.001)
+
+
+def test_ctrl_c_stops_a_turn_and_not_the_program(signals):
+    from ivlite.errors import Stopped
+    from ivlite.stop import checkpoint
+
+    for _ in range(3):
+        with pytest.raises(Stopped), interrupt.turn() as stop:
+            send(signal.SIGINT, stop)
+            checkpoint()
+    assert stop.reason == "interrupted" and not signals.stop and signals.exit_code is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_stop_the_program_and_its_turn(signals, number):
+    with interrupt.turn() as stop:
+        send(number, stop)
+    assert stop.reason == signals.stop.reason == interrupt.SIGNALS[number][1]
+    assert signals.exit_code == 128 + number
+
+
+def test_one_ctrl_c_is_of_one_turn(signals):
+    """The handler and the thread that listens both see it, at different times."""
+    with interrupt.turns():
+        for _ in range(200):
+            with interrupt.turn() as stop:
+                assert not stop
+                send(signal.SIGINT, stop)
+            with interrupt.turn() as later:
+                pass
+            assert stop and not later
+            os.kill(os.getpid(), signal.SIGINT)  # between turns
+    assert not signals.stop
+
+
+def test_a_turn_that_does_not_stop_is_ended(signals, monkeypatch):
+    monkeypatch.setattr(interrupt, "PATIENCE", 0.2)
+    count = interrupt.Count()
+    with interrupt.turn() as stop:
+        assert not signals.aim.hit(signal.SIGINT, count) and stop
+        assert not signals.aim.hit(signal.SIGINT, count)
+        time.sleep(0.25)
+        assert signals.aim.hit(signal.SIGINT, count)
+
+
+def test_a_turn_listens_again_after_an_event_loop(signals):
+    assert signal.set_wakeup_fd(-1) == signals.ends  # as asyncio leaves it
+    with interrupt.turn():
+        assert signal.set_wakeup_fd(signals.ends) == signals.ends
+
+
+def test_without_our_handlers_a_turn_is_part_of_the_work():
+    from ivlite.stop import Stop, using
+
+    whole = Stop()
+    with using(whole), interrupt.turn() as stop:
+        whole.set("budget")
+        assert stop.reason == "budget"
+
+
 # ------------------------------------------------------------------------------------------------ processes
 
 BEGIN = "import os, signal, sys; sys.argv = ['ivlite', *sys.argv[1:]]\n"
@@ -233,7 +308,7 @@ def test_while_python_ends(place, number):
     assert (began.returncode, err) == (0, "") and out.strip()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", interrupt.SIGNALS)
 def test_the_second_one_ends_the_process_at_once(tmp_path, number):
     program = (
         "import time\nfrom ivlite.interrupt import Interrupts\nstop = Interrupts().stop\nprint('ready', flush=True)\n"
@@ -242,7 +317,7 @@ def test_the_second_one_ends_the_process_at_once(tmp_path, number):
     began = process(program, cwd=tmp_path)
     assert began.stdout.readline() == "ready\n"
     began.send_signal(number)
-    assert began.stdout.readline() == ("interrupted\n" if number == signal.SIGINT else "terminated\n")
+    assert began.stdout.readline() == f"{interrupt.SIGNALS[number][1]}\n"
     time.sleep(2 * TOGETHER)
     began.send_signal(number)
     _, err = began.communicate(timeout=60)
@@ -267,7 +342,7 @@ def test_a_second_one_while_the_main_thread_is_elsewhere(tmp_path):
     assert (began.returncode, out, err) == (130, "interrupted\n", "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", interrupt.SIGNALS)
 def test_an_answer_of_a_process(place, number):
     began = interruptible(
         [sys.executable, "-m", "ivlite", *RUN[:-1], "8000"], cwd=place, bufsize=0, stdout=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -103,7 +104,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_is_left_as_it_was():
+def test_a_terminal_is_left_as_it_was(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
     screen = answer.Screen(out)
     screen(Delta("hm", thinking=True))
@@ -236,10 +238,11 @@ def test_plain_rounds_are_a_line_each(clock):
 
 
 @pytest.mark.parametrize("quiet, verbose, terminal, made", [
-    (False, False, True, True), (False, True, True, False), (False, True, False, False), (False, False, False, None),
-    (True, True, True, None),
+    (False, False, "xterm", True), (False, False, "dumb", False), (False, True, "xterm", False), (False, True, None, False),
+    (False, False, None, None), (True, True, "xterm", None),
 ])  # fmt: skip
 def test_who_sees_progress(monkeypatch, quiet, verbose, terminal, made):
-    monkeypatch.setattr(prompts.sys, "stderr", Terminal() if terminal else io.StringIO())
+    monkeypatch.setattr(sys, "stderr", Terminal() if terminal else io.StringIO())
+    monkeypatch.setenv("TERM", terminal or "xterm")
     meter = prompts.meter(SimpleNamespace(quiet=quiet, verbose=verbose), "read")
     assert (meter and meter.live) == made

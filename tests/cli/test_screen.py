@@ -6,13 +6,31 @@ import pytest
 
 from ivlite import cli
 from ivlite.cli import answer
-from ivlite.cli.progress import Progress, seconds
+from ivlite.cli.progress import Progress, display, seconds
 from ivlite.engine.reply import Delta
 
 
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+
+@pytest.fixture(autouse=True)
+def capable(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+
+
+@pytest.mark.parametrize("term", ["dumb", "", None])
+def test_a_dumb_terminal_sees_no_escape_sequences_at_all(monkeypatch, term):
+    monkeypatch.setenv("TERM", term) if term is not None else monkeypatch.delenv("TERM")
+    out = Terminal()
+    screen = answer.Screen(out)
+    for delta in (Delta("hm", thinking=True), Delta("a\x1b[31mb")):
+        screen(delta)
+    screen.end()
+    assert out.getvalue() == "[thinking]\nhm\n\n[answer]\na[31mb\n"
+    monkeypatch.setattr("sys.stderr", Terminal())
+    assert not display().live and display().least and display(quiet=True) is None and not display(verbose=True).least
 
 
 def test_a_terminal_sees_thinking_dimmed_and_no_escape_sequences():

@@ -2,9 +2,13 @@
 
 import json
 
+from ivlite.cli.progress import capable
 from ivlite.machine import gigabytes, peak_memory
 
 STAGES = ("load", "decode", "vision", "prefill", "generate")
+
+
+THINKING = {True: ("\x1b[2m", "\x1b[0m\n\n", "\x1b[0m"), False: ("[thinking]\n", "\n\n[answer]\n", "")}
 
 
 class Screen:
@@ -13,6 +17,7 @@ class Screen:
     def __init__(self, out, aside=None):
         self.out, self.aside = out, aside
         self.tty = out.isatty()
+        self.begin, self.between, self.reset = THINKING[capable(out)]  # what is printed around the thinking
         self.dim = False
         self.open_line = False
 
@@ -25,7 +30,7 @@ class Screen:
         if self.tty:  # a model can be talked into printing escape sequences; a terminal must not obey them
             text = "".join(c for c in text if c.isprintable() or c in "\n\t")
         if delta.thinking != self.dim:
-            text = ("\x1b[2m" if delta.thinking else "\x1b[0m\n\n") + text
+            text = (self.begin if delta.thinking else self.between) + text
             self.dim = delta.thinking
         if text:
             self.open_line = not text.endswith("\n")
@@ -37,7 +42,7 @@ class Screen:
 
     def end(self):
         """Resets the dimming and ends the line."""
-        self.write(("\x1b[0m" if self.dim else "") + ("\n" if self.open_line else ""))
+        self.write((self.reset if self.dim else "") + ("\n" if self.open_line else ""))
         self.dim = self.open_line = False
 
 

@@ -4,11 +4,10 @@ import argparse
 import json
 import math
 import statistics
-import sys
 import time
 
 from ivlite.cli import arguments
-from ivlite.cli.progress import Progress
+from ivlite.cli.progress import display
 from ivlite.errors import Stopped, UsageError
 
 EPILOG = """\
@@ -70,7 +69,7 @@ def run(args):
         raise UsageError("bench wants a model FILE or --random SIZE, one of the two")
     if args.file and args.type:
         raise UsageError("--type is for --random: a file has its types already")
-    progress = Progress(live=True) if sys.stderr.isatty() else None
+    progress = display()
     try:
         model = loaded(args, progress)
     finally:

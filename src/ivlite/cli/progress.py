@@ -1,5 +1,6 @@
 """Progress of loading, conversion, decoding, vision and prefill: one updated line, or plain lines."""
 
+import os
 import sys
 import time
 
@@ -17,13 +18,31 @@ def seconds(value):
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def capable(stream):
+    """Whether a stream is a terminal that understands escape sequences; TERM=dumb says that it does not."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
+
+
+def display(quiet=False, verbose=False, kind=None, **settings):
+    """A command's Progress, or another `kind` of it: on a terminal and for --verbose, else None.
+
+    --verbose has a line for every finished stage; a terminal that cannot rewrite a line has one for those that took long.
+    """
+    if quiet or not (verbose or sys.stderr.isatty()):
+        return None
+    return (kind or Progress)(capable(sys.stderr) and not verbose, least=0 if verbose else 1, **settings)
+
+
 class Progress:
-    """Called as progress(stage, done, total). `live` rewrites one line of `out`; else each finished stage is a line."""
+    """Called as progress(stage, done, total). `live` rewrites one line of `out`; else each finished stage is a line.
+
+    least: the seconds that a stage takes to be worth a line.
+    """
 
     INTERVAL = 0.1  # seconds between two rewrites: faster flickers and costs time
 
-    def __init__(self, live, out=None, clock=time.monotonic):
-        self.live, self.out, self.clock = live, out or sys.stderr, clock
+    def __init__(self, live, out=None, clock=time.monotonic, least=0):
+        self.live, self.out, self.clock, self.least = live, out or sys.stderr, clock, least
         self.stages = {}  # name -> (done, total)
         self.started = self.shown = None
         self.visible = False
@@ -40,7 +59,7 @@ class Progress:
             if self.shown is None or now - self.shown >= self.INTERVAL:
                 self.shown, self.visible = now, True
                 print(f"\r\x1b[K{self.line(now)}", end="", file=self.out, flush=True)
-        elif done >= total:
+        elif done >= total and now - self.started >= self.least:
             print(
                 f"ivlite: {self.describe(stage)} after {seconds(now - self.started)}",
                 file=self.out,

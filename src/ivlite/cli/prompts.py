@@ -1,10 +1,9 @@
 """Shared by the commands that run a model over many prompts: arguments, progress, loading."""
 
-import sys
 import time
 
 from ivlite.cli import arguments, say
-from ivlite.cli.progress import UNITS, Progress, seconds
+from ivlite.cli.progress import UNITS, Progress, display, seconds
 from ivlite.errors import ContextError, MediaError, UsageError
 from ivlite.stop import checkpoint
 
@@ -92,15 +91,14 @@ class Skipped:
 
 def meter(args, verb):
     """A PromptProgress for a terminal, with plain lines for --verbose; None if there is no terminal."""
-    live = sys.stderr.isatty() and not args.verbose
-    return None if args.quiet or not (live or args.verbose) else PromptProgress(live, verb)
+    return display(args.quiet, args.verbose, PromptProgress, verb=verb)
 
 
 class PromptProgress(Progress):
     """Progress over the prompts and within the current one, and of loading a model."""
 
-    def __init__(self, live, verb, out=None, clock=time.monotonic):
-        super().__init__(live, out, clock)
+    def __init__(self, live, verb, out=None, clock=time.monotonic, least=0):
+        super().__init__(live, out, clock, least)
         self.verb, self.done, self.total, self.begun = verb, 0, 0, None
 
     def begin(self, done, total):

@@ -6,7 +6,7 @@ import select
 import sys
 
 from ivlite.cli import answer, arguments, say
-from ivlite.cli.progress import Progress
+from ivlite.cli.progress import display
 from ivlite.engine.reply import Reply
 from ivlite.errors import Stopped, UsageError
 from ivlite.evaluate.dataset import ASK
@@ -81,7 +81,7 @@ def standard_input():
                 break
         text = "" if len(data) > INPUT_LIMIT else data.decode("utf-8-sig").strip()
     except (AttributeError, OSError, ValueError) as error:  # closed, a folder, no UTF-8
-        raise UsageError(f'the prompt is "-", and standard input {_unreadable(error)}') from None
+        raise UsageError(f'the prompt is "-", and standard input {unreadable(error)}') from None
     if len(data) > INPUT_LIMIT:
         raise UsageError(f'the prompt is "-", and standard input has more than {INPUT_LIMIT >> 20} MB')
     if not text:
@@ -89,7 +89,7 @@ def standard_input():
     return text
 
 
-def _unreadable(error):
+def unreadable(error):
     if isinstance(error, UnicodeDecodeError):
         return f"is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start}): convert it"
     return f"cannot be read: {getattr(error, 'strerror', None) or 'it is closed'}"
@@ -104,8 +104,7 @@ def messages(args):
 
 def run(args):
     check(args)
-    live = sys.stderr.isatty() and not args.verbose
-    progress = None if args.quiet or not (live or args.verbose) else Progress(live)
+    progress = display(args.quiet, args.verbose)
     model = None
     try:
         checkpoint()  # a signal may have come while modules were imported

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 
 from ivlite.cli import arguments
 from ivlite.errors import ModelFileError, sentence
@@ -37,10 +36,10 @@ def add_parser(commands):
 
 def run(args):
     from ivlite.cli import printable
-    from ivlite.cli.progress import Progress
+    from ivlite.cli.progress import display
     from ivlite.quantize import verify
 
-    progress = None if args.quiet or not sys.stderr.isatty() else Progress(live=True)
+    progress = display(args.quiet)
     try:
         report = verify(args.file, threads=args.threads, progress=progress)
     finally:

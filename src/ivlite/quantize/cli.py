@@ -86,7 +86,7 @@ def convert(args):
     from ivlite.errors import Stopped
     from ivlite.quantize import quantize
 
-    progress = None if args.quiet else _progress(live=sys.stderr.isatty() and not args.verbose)
+    progress = None if args.quiet else _progress(args.verbose)
     try:
         return quantize(
             args.src, args.output, type=args.type or DEFAULT, recipe=args.recipe, vision=args.vision,
@@ -125,10 +125,10 @@ def closing(done):
     )
 
 
-def _progress(live):
-    from ivlite.cli.progress import Progress
+def _progress(verbose):
+    from ivlite.cli.progress import Progress, capable
 
-    return Progress(live)
+    return Progress(live=capable(sys.stderr) and not verbose)
 
 
 # ------------------------------------------------------------------------------------------------ the plan

@@ -36,6 +36,7 @@ OWNERS = {
     "pillow_heif": ("media/stills.py",),
     "tokenizers": ("gguf/tokenizer.py",),
     "torch": ("ops/reference.py",),
+    "prompt_toolkit": ("cli/chat/",),
     "transformers": (),
     "ivlite._C": ("ops/", "media/", "quantize/", "cli/"),
 }
@@ -97,7 +98,16 @@ def test_imports_go_down(path):
 
 @pytest.mark.parametrize("path", PYTHON, ids=name)
 def test_only_declared_packages(path):
-    allowed = {"numpy", "av", "PIL", "pillow_heif", "tokenizers", "torch", "ivlite"} | sys.stdlib_module_names
+    allowed = {
+        "numpy",
+        "av",
+        "PIL",
+        "pillow_heif",
+        "tokenizers",
+        "torch",
+        "prompt_toolkit",
+        "ivlite",
+    } | sys.stdlib_module_names
     assert {module.split(".")[0] for module in imports(path)} <= allowed
 
 

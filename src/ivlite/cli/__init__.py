@@ -19,6 +19,7 @@ from ivlite.stop import using
 # name, module, one line of help; each module has add_parser(subparsers) and run(args) -> exit code
 COMMANDS = {
     "run": "ivlite.cli.run",
+    "chat": "ivlite.cli.chat",
     "plan": "ivlite.cli.plan",
     "sessions": "ivlite.cli.sessions",
     "quantize": "ivlite.quantize.cli",
@@ -44,7 +45,7 @@ exit codes:
   1 a defect of ivlite      5 does not fit in memory
   2 wrong usage             6 a file cannot be written
   3 a model or session      7 the prompt is longer than the context
-    file cannot be used   130 interrupted (Ctrl-C), 143 by SIGTERM
+    file cannot be used   130 interrupted (Ctrl-C), 143 by SIGTERM, 129 by SIGHUP
 """
 
 
@@ -76,7 +77,7 @@ def say(kind, sentence=""):
 def main(argv=None):
     """Runs the command line of `argv` (default: sys.argv) and returns the exit code.
 
-    Ctrl-C and SIGTERM stop the command cleanly, unless the calling program handles them itself.
+    Ctrl-C, SIGTERM and SIGHUP stop the command cleanly, unless the calling program handles them itself.
     """
     signals = Interrupts()
     try:
@@ -150,7 +151,7 @@ def _run(argv, stop):
         say("interrupted")
         return EXIT_INTERRUPTED
     except Exception as error:
-        return _failed(error, getattr(args, "verbose", False))
+        return failed(error, getattr(args, "verbose", False))
 
 
 def _open_missing_streams():
@@ -186,7 +187,8 @@ def _pipe_closed():
     return 0
 
 
-def _failed(error, verbose):
+def failed(error, verbose):
+    """Prints an error as one sentence; returns its exit code."""
     if isinstance(error, IvliteError):
         say("error", error)
         return error.exit_code

@@ -110,6 +110,9 @@ def add_shared(parser, *names, **helps):
 
 VIDEO_ONLY = ("fps", "max_frames", "start", "end", "stream")  # settings of a message's video part, named as the flags
 PIXELS = ("min_pixels", "max_pixels")
+ANY_VIDEO = ("fps", "max_frames", *PIXELS)  # those that a conversation has for all its media
+MOST_SEED = 2**64 - 1
+SEED = whole(0, MOST_SEED)
 MACHINE = (
     ("--vit", ("file", "fp32"),
      "how the vision tower computes: in the file's types (default), or in float32, slower"),
@@ -154,7 +157,7 @@ def add_answer(group):
     add("--max-new-tokens", type=whole(1), default=1024, metavar="N", help="longest answer (default: 1024)")
     for name, kind, metavar, text in ANSWER:
         add(name, type=kind, metavar=metavar, help=text)
-    add("--seed", type=whole(0, 2**64 - 1), default=0,
+    add("--seed", type=SEED, default=0,
         help="same seed, same threads: same text (default: 0)")  # fmt: skip
     add("--stop", action="append", metavar="TEXT",
         help="end the answer before this text; may be given several times")  # fmt: skip
@@ -172,15 +175,18 @@ def add_machine(group):
                        help="keep nothing for later commands, and use nothing that is kept (see `ivlite sessions`)")  # fmt: skip
 
 
-def check_media(args):
-    """Raises UsageError for contradictory settings of media, MediaError for media that cannot be found."""
+def check_media(args, later=()):
+    """Raises UsageError for contradictory settings of media, MediaError for media that cannot be found.
+
+    later: the settings that are also for media which are added later.
+    """
     media = args.media or []
     kinds = {kind for kind, _ in media}
     for name in (*VIDEO_ONLY, "budget", "dedupe") if "video" not in kinds else ():
-        if getattr(args, name) not in (None, False):
+        if name not in later and getattr(args, name) not in (None, False):
             raise UsageError(f"--{name.replace('_', '-')} is about videos, and there is no --video")
     for name in PIXELS if not media else ():
-        if getattr(args, name) is not None:
+        if name not in later and getattr(args, name) is not None:
             raise UsageError(f"--{name.replace('_', '-')} is about videos and images, and there are none")
     if args.end is not None and args.end <= (args.start or 0):
         raise UsageError(f"--end ({args.end:g} s) must come after --start ({args.start or 0:g} s)")
@@ -195,12 +201,13 @@ def check_media(args):
 
 def media_parts(args):
     """The media of the command line as parts of a message, with their settings."""
-    parts = []
-    for kind, path in args.media or []:
-        names = (*VIDEO_ONLY, *PIXELS) if kind == "video" else PIXELS
-        settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-        parts.append({"type": kind, kind: path, **settings})
-    return parts
+    return [media_part(args, kind, path, (*VIDEO_ONLY, *PIXELS)) for kind, path in args.media or []]
+
+
+def media_part(args, kind, path, names):
+    """One medium as a part of a message, with those settings of `names` that are given and that its kind has."""
+    given = {name: getattr(args, name) for name in names if kind == "video" or name in PIXELS}
+    return {"type": kind, kind: path, **{name: value for name, value in given.items() if value is not None}}
 
 
 def answer_settings(args):

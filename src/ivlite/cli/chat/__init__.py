@@ -1,0 +1,73 @@
+"""`ivlite chat`: a conversation with a model about videos and images."""
+
+import argparse
+import sys
+
+from ivlite.cli import arguments
+from ivlite.cli.progress import capable, display
+from ivlite.errors import UsageError
+
+EPILOG = """\
+examples:
+  ivlite chat model.gguf --video talk.mp4
+  ivlite chat model.gguf --session talk.ivs
+  printf 'Who speaks?\\nWhat about?\\n' | ivlite chat model.gguf --video talk.mp4 --quiet
+
+/help lists the commands of the conversation: /video FILE, /undo, /regen, /save FILE and others. Ctrl-C stops the answer and keeps
+the conversation; Ctrl-D ends it.
+
+From a pipe every line is a question or a command. Answers go to standard output, everything else to standard error. What cannot
+be done is one sentence, and the next line is read; the exit code is that of the last such line. Ctrl-C ends the program.
+"""
+
+
+def add_parser(commands):
+    parser = commands.add_parser(
+        "chat",
+        help="a conversation about videos and images",
+        description="Holds a conversation about videos and images.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", type=arguments.path, help="a GGUF file made by `ivlite quantize`")
+    add("--session", type=arguments.path, metavar="FILE",
+        help="go on with the conversation in FILE, and keep it there after every answer; made if it is missing")  # fmt: skip
+    arguments.add_media(parser.add_argument_group("media of the first question, in the order given"))
+    arguments.add_answer(parser.add_argument_group("answers (defaults: the model file's)"))
+    arguments.add_machine(parser.add_argument_group("machine"))
+    arguments.add_shared(
+        parser.add_argument_group("output"), "--quiet", "--verbose",
+        verbose="plain progress lines, what each video became, tracebacks of defects",
+    )  # fmt: skip
+
+
+def run(args):
+    arguments.check_media(args, later=(*arguments.ANY_VIDEO, "budget", "dedupe"))
+    if args.quiet and args.verbose:
+        raise UsageError("--quiet and --verbose contradict each other")
+    lines = entries()
+    progress = display(args.quiet, args.verbose)
+    try:
+        from ivlite.cli.chat.conversation import Conversation
+
+        model = arguments.load(args, progress)
+        if progress:
+            progress.clear()
+        with Conversation(args, model, progress, lines.interactive) as conversation:
+            return conversation.hold(lines)
+    finally:
+        if progress:
+            progress.clear()
+
+
+def entries():
+    """Where lines come from: an editor on a terminal that can show one, else standard input as it is."""
+    from ivlite.cli.chat.lines import Lines
+
+    lines = Lines()
+    if lines.interactive and capable(sys.stdout):
+        from ivlite.cli.chat.terminal import Terminal
+
+        return Terminal()
+    return lines

@@ -1,0 +1,243 @@
+"""The conversation of `ivlite chat`: questions, answers, and where they are kept."""
+
+import contextlib
+import os
+import sys
+
+from ivlite.cli import answer, arguments, failed, printable, say
+from ivlite.cli.chat.commands import COMMANDS, command, known
+from ivlite.cli.chat.entry import dragged, finished, media_kind, parts
+from ivlite.errors import DiskError, IvliteError, SessionFileError, Stopped, UsageError
+from ivlite.files import expanded
+from ivlite.interrupt import turn, turns
+from ivlite.media.source import local_path
+from ivlite.stop import checkpoint, using
+
+FINISHED = ("stop", "length", "repetition")  # how answers end that nobody stopped
+LONG = 1 << 16  # characters: a longer text was not typed, and holds no file that was dragged in
+
+
+class Conversation:
+    """Holds a conversation over a Session of `model`. interactive: a person sits at a terminal.
+
+    pending: parts of the next question, its media. reply, seed: of the last answer. code: exit code of the last error.
+    """
+
+    def __init__(self, args, model, progress, interactive):
+        self.args, self.model, self.progress, self.interactive = args, model, progress, interactive
+        self.settings, self.system = arguments.answer_settings(args), args.system
+        self.pending = arguments.media_parts(args)
+        self.reply, self.seed, self.code, self.over, self.changed = None, args.seed, 0, False, False
+        self.kept = args.session is not None  # whether every answer is saved
+        self.session = model.session(args.session)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.keep()
+        self.session.close()
+
+    # -------------------------------------------------------------------------------------------- entries
+
+    def hold(self, lines):
+        """Answers entry after entry; returns the exit code."""
+        if self.interactive and not self.args.quiet:
+            self.greet()
+        with turns() if self.interactive else contextlib.nullcontext():
+            self.loop(lines)
+        return 0 if self.interactive else self.code
+
+    def loop(self, lines):
+        while not self.over:
+            checkpoint()  # a signal that ends the program
+            try:
+                text = lines.read()
+                if text is None:
+                    break
+                with turn() if self.interactive else contextlib.nullcontext():
+                    self.enter(text)
+            except Unwritable as end:
+                raise end.error from None
+            except BrokenPipeError:
+                raise
+            except Stopped:
+                checkpoint()
+                self.tell("stopped")
+            except Exception as error:
+                self.code = failed(error, self.args.verbose)
+
+    def greet(self):
+        """Says what is there already."""
+        if self.questions:
+            self.tell(f"{self.session.path} goes on: /stats shows its size, /undo takes questions back")
+        for part in self.pending:
+            self.tell(f"{named(part)} is for the next question")
+
+    def enter(self, text):
+        """Does what an entry says: a command, media that were dragged in, a question."""
+        text = finished(text)
+        found, rest = ([], text) if known(text) or len(text) > LONG else dragged(text, media_kind)
+        if not found and (given := command(text)):
+            name, rest = given
+            return COMMANDS[name][2](self, rest)
+        for kind, path in found:
+            self.add(kind, path)
+        if rest.strip():
+            self.ask(rest.strip())
+
+    def tell(self, text):
+        """Prints what is no answer."""
+        print(printable(text), file=sys.stderr, flush=True)
+
+    # -------------------------------------------------------------------------------------------- questions
+
+    @property
+    def questions(self):
+        """How many were answered."""
+        return sum(message["role"] == "user" for message in self.session.messages)
+
+    @property
+    def temperature(self):
+        """That of the answers."""
+        own = self.settings["temperature"]
+        return self.model.config.generation.temperature if own is None else own
+
+    def add(self, kind, path, **settings):
+        """Adds a file to the next question. Raises MediaError."""
+        path, name = local_path(expanded(path), kind)
+        self.pending.append(arguments.media_part(self.args, kind, path, arguments.ANY_VIDEO) | settings)
+        count = len(self.pending) - 1
+        self.tell(f"{kind} {name} is for the next question" + f", with {count} more" * (count > 0))
+
+    def ask(self, text):
+        """Asks a question with the pending media."""
+        content = [*self.pending, {"type": "text", "text": text}] if self.pending else text
+        messages = [{"role": "user", "content": content}]
+        if self.system and not self.session.messages:
+            messages.insert(0, {"role": "system", "content": self.system})
+        media, self.pending = self.pending, []
+        if not self.answer(messages, self.settings["seed"]):
+            self.pending = media
+
+    def take_back(self):
+        """Forgets the last question and its answer; returns the messages that asked it. Raises UsageError."""
+        before = self.session.messages
+        if not before:
+            raise UsageError("there is no question yet")
+        self.session.undo()
+        self.changed = True
+        return [message for message in before[len(self.session.messages) :] if message["role"] != "assistant"]
+
+    def again(self, seed):
+        """Answers the last question again."""
+        for message in self.session.messages[-2:]:
+            for part in parts([message], "video", "image"):
+                local_path(
+                    part[part["type"]], part["type"]
+                )  # it was there before; now it is too late to lose the answer
+        messages = self.take_back()
+        if not self.answer(messages, seed):
+            self.pending = parts(messages, "video", "image") + self.pending
+
+    def answer(self, messages, seed):
+        """Shows the answer to messages and keeps it; returns whether there is one."""
+        try:
+            reply = self.answered(messages, seed)
+        except Stopped:  # while files were opened
+            reply = None
+        stopped = reply is None or reply.finish_reason not in FINISHED
+        if stopped and not (reply and reply.token_ids):
+            self.tell("stopped before the answer began: ask again to go on")
+            return False
+        self.reply, self.seed, self.changed = reply, seed, True
+        if stopped:
+            say("note", "the answer was stopped: its beginning stays in the conversation")
+        self.keep()
+        return True
+
+    def answered(self, messages, seed):
+        """The Reply to messages, shown as it is made."""
+        stream = self.session.ask(messages, **{**self.settings, "seed": seed}, progress=self.progress)
+        warned = list(stream.reply.warnings)
+        self.clear()
+        for warning in warned:
+            say("warning", warning)
+        if self.args.verbose:
+            for line in answer.description(self.model, stream.prompt):
+                say("note", line)
+        with stream:
+            self.show(stream)
+        for warning in stream.reply.warnings:
+            if warning not in warned:
+                say("warning", warning)
+        if not self.args.quiet and stream.reply.token_ids:
+            self.tell(answer.closing_line(stream.reply))
+        return stream.reply
+
+    def show(self, stream):
+        screen = answer.Screen(sys.stdout, sys.stderr if self.args.verbose else None)
+        try:
+            for delta in stream:
+                self.clear()
+                with writing():
+                    screen(delta)
+        finally:
+            self.clear()
+            with writing():
+                screen.end()
+
+    def clear(self):
+        if self.progress:
+            self.progress.clear()
+
+    # -------------------------------------------------------------------------------------------- files
+
+    def load(self, path):
+        """Goes on with another conversation. Raises SessionFileError, ContextError, Stopped."""
+        path = expanded(path)
+        if not os.path.lexists(path):
+            raise SessionFileError(f"there is no session file {path}: check the path")
+        found = self.model.session(path)
+        self.keep()
+        self.session.close()
+        self.session, self.pending, self.reply, self.changed = found, [], None, False
+
+    def save(self, path=None):
+        """Saves the conversation as it is now; with --session, later answers go on being saved there."""
+        own = self.session.file
+        with using(None):  # also after a signal
+            self.session.save(path and expanded(path))
+        if path is None:
+            self.changed = False
+        elif self.kept:
+            self.session.file = own
+
+    def keep(self):
+        """Saves the conversation where --session keeps it, if it has changed."""
+        if not self.kept or not self.changed:
+            return
+        try:
+            self.save()
+        except IvliteError as error:
+            self.code = failed(error, self.args.verbose)
+
+
+class Unwritable(Exception):
+    """Standard output cannot be written any more: nothing that follows would be seen."""
+
+    def __init__(self, error):
+        self.error = error
+
+
+@contextlib.contextmanager
+def writing():
+    try:
+        yield
+    except DiskError as error:
+        raise Unwritable(error) from None
+
+
+def named(part):
+    """A media part for a sentence: "video clip.mp4"."""
+    return f"{part['type']} {str(part[part['type']])[:200]}"

@@ -321,13 +321,27 @@ def test_it_adapts_when_the_text_changes(monkeypatch):
 def test_costs_between_and_beyond_measurements():
     costs = Costs()
     costs.note(1, 2.0)
-    assert costs.of(1) == 2.0 and costs.of(6) == pytest.approx(2.0 * (1 + 5 * Costs.SLOPE))
+    assert costs.of(1) == 1.0 and costs.of(6) == pytest.approx(1 + 5 * Costs.SLOPE)
     costs.note(5, 4.0)
-    assert costs.of(3) == pytest.approx(3.0) and costs.of(9) == pytest.approx(6.0)
+    assert costs.of(5) == 2.0 and costs.of(3) == pytest.approx(1.5) and costs.of(9) == pytest.approx(3.0)
     costs.note(5, 400.0)  # a pause of the machine
-    assert costs.of(5) == pytest.approx(5.0)
+    assert costs.of(5) == pytest.approx(4.0)
     costs.note(9, 1.0)
-    assert costs.of(16) >= 1.0
+    assert costs.of(16) >= costs.of(9) == 0.5
+
+
+def test_a_disturbed_measurement_does_not_end_drafting(monkeypatch):
+    paused = []
+
+    def cost(tokens):
+        if tokens > 1 and not paused:
+            paused.append(tokens)
+            return 500.0
+        return 1 + 0.1 * (tokens - 1)
+
+    answer = list(records(40, 1))
+    took, _ = seconds(monkeypatch, cost, list(records(1, 2)), answer)
+    assert paused and took - 500 < 0.6 * len(answer)
 
 
 # ------------------------------------------------------------------------------------------------ answers

@@ -109,36 +109,49 @@ class Chances:
 
 
 class Costs:
-    """Seconds of a call of n tokens, as measured, and a guess where there is no measurement."""
+    """What a call of n tokens costs in calls of one token, as measured, and a guess where there is no measurement.
 
-    SLOPE = 0.2  # of one more token, in calls of one token, until two numbers of tokens were measured
+    A disturbed measurement would end drafting for good, so measurements that do are forgotten little by little.
+    """
+
+    SLOPE = 0.2  # of one more token, until a call of several was measured
 
     def __init__(self):
-        self.seconds, self._guesses = {}, {}
+        self.one, self.measured, self._guesses = 0.0, {}, {}
 
     def note(self, tokens, seconds):
-        old = self.seconds.get(tokens)
-        if old is None:
-            self._guesses.clear()
-        self.seconds[tokens] = seconds if old is None else old + (min(seconds, 2 * old) - old) / 4
+        if tokens == 1:
+            self.one = self.one + (min(seconds, 2 * self.one) - self.one) / 4 if self.one else seconds
+            return
+        cost = min(seconds / self.one, 2 * tokens)
+        old = self.measured.get(tokens)
+        self._guesses.clear()
+        self.measured[tokens] = cost if old is None else old + (cost - old) / 4
+
+    def forget(self):
+        """Called where a likely guess is not checked because of what was measured."""
+        for tokens, cost in self.measured.items():
+            self.measured[tokens] = 1 + 0.99 * (cost - 1)
+        self._guesses.clear()
 
     def of(self, tokens):
-        known = self.seconds.get(tokens)
-        if known is not None:
+        if tokens == 1:
+            return 1.0
+        if (known := self.measured.get(tokens)) is not None:
             return known
         if tokens not in self._guesses:
             self._guesses[tokens] = self._guess(tokens)
-        return self._guesses[tokens] * self.seconds[1]
+        return self._guesses[tokens]
 
     def _guess(self, tokens):
-        """In calls of one token: between two measured numbers on the line through them, beyond on that of the last two."""
-        points = [(n, seconds / self.seconds[1]) for n, seconds in sorted(self.seconds.items())]
+        """Between two measured numbers on the line through them, beyond on that of the last two."""
+        points = [(1, 1.0), *sorted(self.measured.items())]
         below, above = [p for p in points if p[0] < tokens], [p for p in points if p[0] > tokens]
         pair = below[-1:] + above[:1] if above else below[-2:]
-        (n, base), slope = pair[0], self.SLOPE
+        (n, cost), slope = pair[0], self.SLOPE
         if len(pair) == 2:
-            slope = max(0.0, (pair[1][1] - base) / (pair[1][0] - n))
-        return base + slope * (tokens - n)
+            slope = max(0.0, (pair[1][1] - cost) / (pair[1][0] - n))
+        return cost + slope * (tokens - n)
 
 
 class Decoder:
@@ -199,11 +212,10 @@ class Decoder:
     def _count(self, most):
         """The number of tokens to draft: that of the most tokens per second."""
         look = self.lookup
-        if look.at < 0 or most < 1 or 1 not in self.costs.seconds:
+        if look.at < 0 or most < 1 or not self.costs.one:
             return 0
-        one = self.costs.of(1)
         chance = expected = 1.0
-        count, best = 0, self.GAIN / one
+        count, best = 0, self.GAIN
         for n in range(1, most + 1):
             chance *= self.chances.of(look.strength_after(n - 1))
             if chance < 0.05:
@@ -211,6 +223,8 @@ class Decoder:
             expected += chance
             if (rate := expected / self.costs.of(n + 1)) > best:
                 count, best = n, rate
+        if not count and expected > 2:
+            self.costs.forget()
         return count
 
     def settle(self):

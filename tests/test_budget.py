@@ -138,7 +138,7 @@ def test_a_budget_below_what_is_stated_is_refused_with_the_numbers(plain):
 def test_prompt_and_answer_fit_the_room(plain):
     for room, count in ((400, 1), (400, 3), (1000, 2), (3000, 1), (120, 1)):
         built = prompt.build([user(*[listed(900)] * count, text("?"))], *plain, budget=9999, room=room, answer=50)
-        assert len(built.token_ids) + 50 <= room < len(built.token_ids) + 50 + 40 * count
+        assert len(built.token_ids) + 50 <= room < len(built.token_ids) + 50 + room // 8 + 40 * count
         assert {c.by for c in built.choices} <= {"context", "model"}
     tight = prompt.build([user(listed(900), text("word " * 100))], *plain, room=64, answer=500)
     assert tight.choices[0].frames == 2 and len(tight.token_ids) > 64  # for the model to refuse
@@ -150,9 +150,19 @@ def test_a_small_context_is_never_exceeded_by_what_is_left_open(demo):
     small = ivlite.load("demo", context=300)
     for model in (demo, small):
         built = model.prepare([user(*[listed(400)] * 5, text("?"))], budget=100_000, max_new_tokens=100)
-        assert model.context - 150 < len(built.token_ids) + 100 <= model.context
+        assert model.context * 7 // 8 - 150 < len(built.token_ids) + 100 <= model.context
     reply = small.chat([user(listed(400), text("What happens?"))], budget=100_000, max_new_tokens=40, temperature=0)
     assert reply.finish_reason in ("stop", "length") and reply.text
+
+
+def test_another_question_sees_the_same_frames(plain):
+    """In a context that the video could fill, whatever their lengths: so that a cache can be used again."""
+    for room in (400, 1000, 4000):
+        few, many = (
+            prompt.build([user(listed(900), text(words))], *plain, budget=9999, room=room, answer=50)
+            for words in ("?", "Which?" + "x" * (room // 40))
+        )
+        assert few.frames == many.frames and len(few.token_ids) < len(many.token_ids) <= room - 50
 
 
 def test_budgets_that_are_none(demo):

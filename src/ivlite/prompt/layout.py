@@ -142,7 +142,8 @@ class Draft:
     def lay(self, budget=None, room=None, answer=0, most=None):
         """The Prompt. budget: stated vision tokens of all videos; None for BUDGET, or less where the room is smaller.
 
-        room: most tokens of prompt and answer. answer: tokens that are kept for the answer, at most half of the room.
+        room: most tokens of prompt and answer. answer: tokens that are kept for the answer, at most half of the room; with
+        the text they are rounded up to eighths of the room, so that other questions about a video see the same frames.
         most: vision tokens of all videos, if fewer are wanted than the budget allows, for another reason.
         Where the room is too small even for a pair of each video, the prompt is laid out nevertheless. Raises
         ContextError for a stated budget that what is stated about the videos exceeds.
@@ -155,6 +156,7 @@ class Draft:
         laid = self._laid(frames, budget, narrowed)
         keep = 0 if room is None else min(answer, room // 2)
         while room is not None and (over := len(laid.token_ids) + keep - room) > 0:
+            over += self._spare(laid, keep, room)
             spent = sum(v.tokens(n) for v, n in zip(self.videos, frames, strict=True))
             fewer = self._shared(budget, spent - self._excess(laid, over))
             if fewer == frames:
@@ -171,6 +173,20 @@ class Draft:
             for v, m in zip(self.videos, self.opened, strict=True)
         ]
         return sum(scan for scan, _ in spent), sum(decode for _, decode in spent)
+
+    def _spare(self, laid, keep, room):
+        """Tokens that are left free for longer questions than this: text and answer take whole eighths of the room."""
+        bounds = {owner: (first, last) for owner, first, last in self._extents(laid)}
+        rest = len(laid.token_ids) + keep - sum(last - first for first, last in bounds.values())
+        step = max(1, room // 8)
+        return max(0, min(-(-rest // step) * step, room // 2) - rest) if bounds else 0
+
+    def _extents(self, laid):
+        """(medium, first token, end) of each video that is laid out here, its time marks included."""
+        videos = {id(medium) for medium in self.opened}
+        for owner in sorted({owner for owner, _, _ in laid.spans if id(laid.media[owner]) in videos}):
+            own = [(first, first + count) for medium, first, count in laid.spans if medium == owner]
+            yield owner, own[0][0], own[-1][1]
 
     def _excess(self, laid, over):
         """Vision tokens whose frame pairs, with their time marks and borders, are `over` tokens; at least a pair's."""

@@ -110,6 +110,24 @@ def test_images_tools_and_several_videos(model, path):
     assert answer(again.ask("So?", **GREEDY)).token_ids == answer(session.ask("So?", **GREEDY)).token_ids
 
 
+def test_odd_values_of_messages(model, path):
+    """Numbers of other libraries, tuples and paths are saved as JSON has them."""
+    from decimal import Decimal
+    from fractions import Fraction
+
+    session = model.session(path)
+    for number in (np.float32(2), np.int64(3), Fraction(5, 2), Decimal("1.5")):
+        video = {"type": "video", "video": tuple(clip()), "fps": number}
+        answer(session.ask([{"role": "user", "content": ({"type": "text", "text": "What?"}, video)}], **GREEDY))
+    session.save()
+    again = model.session(path)
+    assert again.tokens == session.tokens
+    fps = [
+        part["fps"] for m in again.messages if m["role"] == "user" for part in m["content"] if part["type"] == "video"
+    ]
+    assert fps == [2, 3, 2.5, 1.5]
+
+
 def test_what_a_session_refuses(model, path):
     session = model.session(path)
     answer(session.ask("What moves?", videos=[clip()], **GREEDY))

@@ -1,5 +1,6 @@
 """Models with random weights, built in memory, and inputs for them: `ivlite bench --random` measures these."""
 
+import hashlib
 import math
 from dataclasses import replace
 
@@ -62,6 +63,7 @@ class RandomSource:
         self.random = np.random.default_rng(seed)
         self.formats = {f["name"]: f for f in _C.formats()}
         self.tensors, self.table = {}, None
+        self.digest = hashlib.sha256(repr((cfg, type_name, seed)).encode()).hexdigest()
         for choice in recipes.plan(models.module("internvideo3").tensor_names(cfg), recipes.named(type_name)):
             name, info = choice.spec.gguf, self.formats[choice.format]
             nbytes = math.prod(choice.shape) // info["block"] * info["block_bytes"]

@@ -33,7 +33,7 @@ ROOTS = (PAGE, 2 * PAGE)
 DATA = 3 * PAGE
 AHEAD = 4  # blocks in memory at a time
 WAIT = 30.0  # seconds to wait for another process that saves the same file
-END = "delete it, or save the session again"
+END = "use a copy of it, or delete it"
 
 
 def page(structure, *values):

@@ -10,6 +10,7 @@ import numpy as np
 
 from ivlite.errors import ModelFileError, SessionFileError
 from ivlite.gguf import jsontext
+from ivlite.numbers import scalar
 from ivlite.ops import cache_token_bytes
 
 BLOCK = 256  # tokens of a block
@@ -125,7 +126,8 @@ class Table:
                 "meta": self.meta,
                 "arrays": [[name, a.dtype.str, a.shape] for name, a in arrays.items()],
                 "blocks": len(self.blocks),
-            }
+            },
+            default=plain,
         ).encode()
         rows = np.array([(b.first, b.rows, b.offset, b.sum) for b in self.blocks], "<u8")
         return b"".join([LENGTH.pack(len(text)), text, *(a.tobytes() for a in arrays.values()), rows.tobytes()])
@@ -155,6 +157,12 @@ class Table:
         rows = [Block(*r[:3], r[1] * layout.token_bytes, r[3]) for r in arrays.pop("").tolist()]
         check_blocks(rows, length, room, own)
         return cls(layout, length, facts["meta"], arrays, rows)
+
+
+def plain(value):
+    """A value of a message that JSON does not know: a number of any library as a float or int, others as text."""
+    number = scalar(value)
+    return str(value) if number is None else number if isinstance(number, int) else float(number)
 
 
 def whole(value, low, high):

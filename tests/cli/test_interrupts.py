@@ -151,7 +151,7 @@ def test_what_a_program_handles_or_ignores_stays(place, monkeypatch, capsys, def
     came = []
     for handler in (signal.SIG_IGN, lambda *_: came.append(True)):
         signal.signal(signal.SIGINT, handler)
-        monkeypatch.setattr(run, "_show", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        monkeypatch.setattr(run.answer, "show", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
         assert cli.main([*RUN, "--quiet"]) == 0
         assert signal.getsignal(signal.SIGINT) is handler
     assert came == [True]

@@ -94,8 +94,12 @@ def command(argv, signals):
     return signals.exit_code or code  # also where a signal came when there was nothing left to stop
 
 
+class OutputError(DiskError):
+    """Standard output cannot be written: nothing that follows would be seen."""
+
+
 class Output:
-    """Standard output whose failures to write are DiskErrors; a pipe that nobody reads stays a BrokenPipeError."""
+    """Standard output whose failures to write are OutputErrors; a pipe that nobody reads stays a BrokenPipeError."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -108,7 +112,7 @@ class Output:
             raise
         except OSError as error:
             _drop_output()
-            raise DiskError(f"cannot write the output: {reason(error, WRITING, 'write elsewhere')}") from None
+            raise OutputError(f"cannot write the output: {reason(error, WRITING, 'write elsewhere')}") from None
 
     def write(self, text):
         with self.failures():

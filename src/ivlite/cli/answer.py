@@ -1,7 +1,9 @@
 """Output of an answer: streamed text, the closing line, the JSON object."""
 
 import json
+import sys
 
+from ivlite.cli import say
 from ivlite.cli.progress import capable
 from ivlite.machine import gigabytes, peak_memory
 
@@ -44,6 +46,36 @@ class Screen:
         """Resets the dimming and ends the line."""
         self.write((self.reset if self.dim else "") + ("\n" if self.open_line else ""))
         self.dim = self.open_line = False
+
+
+def show(model, stream, args, progress, text=True):
+    """Shows an answer as it is made, with its warnings, and with what --verbose tells. text: print the answer itself."""
+    warned = list(stream.reply.warnings)  # what was found when the files were opened is said before the answer
+    if progress:
+        progress.clear()
+    for warning in warned:
+        say("warning", warning)
+    if args.verbose:
+        for line in description(model, stream.prompt):
+            say("note", line)
+    with stream:
+        _stream(stream, Screen(sys.stdout, sys.stderr if args.verbose else None), progress, text)
+    for warning in stream.reply.warnings:
+        if warning not in warned:
+            say("warning", warning)
+
+
+def _stream(stream, screen, progress, text):
+    try:
+        for delta in stream:
+            if progress:
+                progress.clear()
+            if text:
+                screen(delta)
+    finally:
+        if progress:
+            progress.clear()
+        screen.end()
 
 
 def media_info(prompt):

@@ -5,7 +5,7 @@ import os
 import select
 import sys
 
-from ivlite.cli import answer, arguments, say
+from ivlite.cli import answer, arguments
 from ivlite.cli.progress import display
 from ivlite.engine.reply import Reply
 from ivlite.errors import Stopped, UsageError
@@ -122,37 +122,10 @@ def run(args):
 
 def _answer(args, model, conversation, progress):
     stream = model.stream(conversation, progress=progress, **arguments.answer_settings(args))
-    warned = list(stream.reply.warnings)  # what was found when the files were opened is said before the answer
-    if progress:
-        progress.clear()
-    for warning in warned:
-        say("warning", warning)
-    if args.verbose:
-        for line in answer.description(model, stream.prompt):
-            say("note", line)
-    with stream:
-        _show(stream, args, progress)
+    answer.show(model, stream, args, progress, text=not args.json)
     reply = stream.reply
-    for warning in reply.warnings:
-        if warning not in warned:
-            say("warning", warning)
     if args.json:
         print(answer.as_json(model, stream.prompt, reply), flush=True)
     if not args.quiet:
         print(answer.closing_line(reply), file=sys.stderr)
     return 0
-
-
-def _show(stream, args, progress):
-    """Streams the answer to standard output, unless --json."""
-    screen = answer.Screen(sys.stdout, sys.stderr if args.verbose else None)
-    try:
-        for delta in stream:
-            if progress:
-                progress.clear()
-            if not args.json:
-                screen(delta)
-    finally:
-        if progress:
-            progress.clear()
-        screen.end()

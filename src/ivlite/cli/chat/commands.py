@@ -67,6 +67,17 @@ def image(chat, rest):
     chat.add("image", path)
 
 
+def plan(chat, rest):
+    from ivlite.cli.plan import lines
+    from ivlite.evaluate.dataset import ASK
+
+    messages = chat.question(rest or ASK["text"])
+    settings = {name: chat.settings[name] for name in ("budget", "max_new_tokens", "enable_thinking")}
+    chat.tell("\n".join(lines(chat.model.plan(messages, **settings))))
+    if chat.session.tokens:
+        chat.tell(f"        the conversation so far, {chat.session.tokens:,} tokens, is computed already")
+
+
 # ------------------------------------------------------------------------------------------------ steps back
 
 
@@ -195,6 +206,7 @@ def bye(chat, rest):
 COMMANDS = {
     "video": ("FILE [START [END [FPS]]]", "a video for the next question; dragging a file in does the same", video),
     "image": ("FILE", "an image for the next question", image),
+    "plan": ("[QUESTION]", "what the next question will cost, with its files", plan),
     "undo": ("", "take back the last step: a file that was added, or a question with its answer", undo),
     "regen": ("[SEED]", "answer the last question again, with the next seed or this one", regen),
     "clear": ("", "forget the conversation", clear),

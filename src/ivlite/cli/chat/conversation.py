@@ -4,10 +4,10 @@ import contextlib
 import os
 import sys
 
-from ivlite.cli import answer, arguments, failed, printable, say
+from ivlite.cli import OutputError, answer, arguments, failed, printable, say
 from ivlite.cli.chat.commands import COMMANDS, command, known
 from ivlite.cli.chat.entry import dragged, finished, media_kind, parts
-from ivlite.errors import DiskError, IvliteError, SessionFileError, Stopped, UsageError
+from ivlite.errors import IvliteError, SessionFileError, Stopped, UsageError
 from ivlite.files import expanded
 from ivlite.interrupt import turn, turns
 from ivlite.media.source import local_path
@@ -57,9 +57,7 @@ class Conversation:
                     break
                 with turn() if self.interactive else contextlib.nullcontext():
                     self.enter(text)
-            except Unwritable as end:
-                raise end.error from None
-            except BrokenPipeError:
+            except (BrokenPipeError, OutputError):
                 raise
             except Stopped:
                 checkpoint()
@@ -110,12 +108,15 @@ class Conversation:
         count = len(self.pending) - 1
         self.tell(f"{kind} {name} is for the next question" + f", with {count} more" * (count > 0))
 
+    def question(self, text):
+        """The messages that ask a question with the pending media."""
+        content = [*self.pending, {"type": "text", "text": text}] if self.pending else text
+        system = [{"role": "system", "content": self.system}] if self.system and not self.session.messages else []
+        return [*system, {"role": "user", "content": content}]
+
     def ask(self, text):
         """Asks a question with the pending media."""
-        content = [*self.pending, {"type": "text", "text": text}] if self.pending else text
-        messages = [{"role": "user", "content": content}]
-        if self.system and not self.session.messages:
-            messages.insert(0, {"role": "system", "content": self.system})
+        messages = self.question(text)
         media, self.pending = self.pending, []
         if not self.answer(messages, self.settings["seed"]):
             self.pending = media
@@ -159,37 +160,10 @@ class Conversation:
     def answered(self, messages, seed):
         """The Reply to messages, shown as it is made."""
         stream = self.session.ask(messages, **{**self.settings, "seed": seed}, progress=self.progress)
-        warned = list(stream.reply.warnings)
-        self.clear()
-        for warning in warned:
-            say("warning", warning)
-        if self.args.verbose:
-            for line in answer.description(self.model, stream.prompt):
-                say("note", line)
-        with stream:
-            self.show(stream)
-        for warning in stream.reply.warnings:
-            if warning not in warned:
-                say("warning", warning)
+        answer.show(self.model, stream, self.args, self.progress)
         if not self.args.quiet and stream.reply.token_ids:
             self.tell(answer.closing_line(stream.reply))
         return stream.reply
-
-    def show(self, stream):
-        screen = answer.Screen(sys.stdout, sys.stderr if self.args.verbose else None)
-        try:
-            for delta in stream:
-                self.clear()
-                with writing():
-                    screen(delta)
-        finally:
-            self.clear()
-            with writing():
-                screen.end()
-
-    def clear(self):
-        if self.progress:
-            self.progress.clear()
 
     # -------------------------------------------------------------------------------------------- files
 
@@ -221,21 +195,6 @@ class Conversation:
             self.save()
         except IvliteError as error:
             self.code = failed(error, self.args.verbose)
-
-
-class Unwritable(Exception):
-    """Standard output cannot be written any more: nothing that follows would be seen."""
-
-    def __init__(self, error):
-        self.error = error
-
-
-@contextlib.contextmanager
-def writing():
-    try:
-        yield
-    except DiskError as error:
-        raise Unwritable(error) from None
 
 
 def named(part):

@@ -151,6 +151,16 @@ def test_what_a_session_refuses(model, path):
         model.session(path)
     with pytest.raises(DiskError, match="no folder"):
         session.save(path.parent / "none" / "a.ivs")
+    for place, error in (
+        (path.parent / "none" / "a.ivs", DiskError), (path.parent, SessionFileError), ("a\0b", SessionFileError),
+        (path / "a.ivs", SessionFileError), ("x" * 300, SessionFileError), ("/dev/null", SessionFileError),
+    ):  # fmt: skip
+        with pytest.raises(error):
+            model.session(place)
+    link = path.parent / "link.ivs"
+    link.symlink_to(path.parent / "later.ivs")
+    model.session(link).save()
+    assert link.is_symlink() and model.session(path.parent / "later.ivs").messages == []
     with pytest.raises(UsageError, match="no session file"):
         session.save(path)
     assert path.read_text() == "notes"

@@ -313,6 +313,23 @@ def test_turns_of_one_conversation_share_an_entry(store, video):
     assert len(store.entries()) == 1
 
 
+def test_two_processes_ask_at_once(store, video):
+    expected = process(None).chat(asked(video, QUESTIONS[0]), temperature=0)
+    pids = []
+    for _ in range(3):
+        if (pid := os.fork()) == 0:
+            try:
+                reply = process(store, threads=1).chat(asked(video, QUESTIONS[0]), temperature=0)
+                os._exit(0 if reply.token_ids == expected.token_ids and not reply.warnings else 3)
+            finally:
+                os._exit(1)
+        pids.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0, 0]
+    reply = process(store).chat(asked(video, QUESTIONS[0]), temperature=0)
+    assert reply.usage["stored_tokens"] == reply.usage["prompt_tokens"]
+    assert not [name for name in os.listdir(store.folder) if "partial" in name]
+
+
 def test_pixels_in_memory(store):
     for _ in range(2):
         reply = process(store).chat(asked(clip(), QUESTIONS[0]), temperature=0)

@@ -320,7 +320,8 @@ class Model:
     def session(self, path: str | os.PathLike[str] | None = None) -> Session:
         """A Session: a conversation that keeps its cache. path: the session file that it continues, made by `save` if missing.
 
-        Raises SessionFileError (the file is damaged, or of another model, cache kind or version), ContextError.
+        Raises SessionFileError (the file is damaged, or of another model, cache kind or version), ContextError, and
+        UsageError or DiskError where no file can be made.
         """
         self._check_open()
         if path is not None:

@@ -73,10 +73,11 @@ class SessionFile:
     notes: sentences about what the filesystem does not support.
     """
 
+    _fd = None
+
     def __init__(self, path, durable=True):
         self.path, self.durable, self.notes = expanded(path), durable, []
-        self.table = None
-        self._fd = self._id = self._root = None
+        self.table = self._id = self._root = None
 
     @classmethod
     def open(cls, path, durable=True):

@@ -4,6 +4,7 @@ import os
 
 from ivlite.errors import ContextError, UsageError
 from ivlite.files import expanded
+from ivlite.output import check_place
 from ivlite.session.file import SessionFile
 from ivlite.session.packing import pack, unpack
 from ivlite.session.table import Layout
@@ -12,9 +13,11 @@ from ivlite.session.table import Layout
 def opened(model, path):
     """A Session whose file is at `path`: what the file holds, or an empty one if there is none yet.
 
-    Raises SessionFileError (damaged, or of another model, cache kind or version), ContextError, Stopped.
+    Raises SessionFileError (damaged, or of another model, cache kind or version), ContextError, Stopped; UsageError and
+    DiskError where no file can be made.
     """
-    if not os.path.lexists(expanded(path)):
+    if is_missing(path):
+        check_place(path)  # before the work that is to be saved there
         session = model.session()
         session.file = SessionFile(path)
         return session
@@ -33,6 +36,17 @@ def opened(model, path):
     if session.runner is not None:
         session.runner.held.lows[file] = state.rows
     return session
+
+
+def is_missing(path):
+    """Whether there is no file at a path, or at the end of a link."""
+    try:
+        os.stat(expanded(path))
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        pass  # for those who open it to explain
+    return False
 
 
 def save(session, model, state, path):

@@ -235,3 +235,16 @@ def test_the_demo_takes_anything_from_a_frame_to_a_day(tmp_path, demo, count, ra
         assert choice.frames == len(built.frames[0]) >= 1 and choice.tokens <= (budget or BUDGET)
         assert built.frames[0][0] == 0 and built.frames[0][-1] == (count - 1 if choice.frames > 1 else 0)
         assert choice.possible == max(min(4, count), int(count / Fraction(rate) * 2) if rate > 2 else count)
+
+
+def test_the_room_of_a_conversation_holds_still(monkeypatch):
+    """Memory comes and goes; frames that another question cannot find again cost minutes."""
+    with ivlite.load("demo") as model:
+        row = model.cache_nbytes // model.context
+
+        def room(tokens):
+            monkeypatch.setattr("ivlite.model.available_memory", lambda: (512 << 20) + tokens * row)
+            return model.room()
+
+        assert [room(n) for n in (1000, 1100, 900, 1000)] == [1000] * 4
+        assert [room(n) for n in (1200, 1100, 500, 0, 10)] == [1200, 1200, 500, 0, 10]

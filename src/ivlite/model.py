@@ -219,6 +219,7 @@ class Model:
         self.context_stated, self.kv, self.media_limits = context is not None, kv, media
         self.context = config.text.context_length if context is None else context
         self.load_seconds = 0.0
+        self._room: int | None = None  # the last of room()
         self._planner: Planner | None = None
         self._network, self._closing = network, Stop()
         self._works: weakref.WeakSet[Work[Any]] = weakref.WeakSet()
@@ -275,8 +276,12 @@ class Model:
         free = None if self.context_stated else available_memory()
         if free is None:
             return self.context
-        free += held + self._pool.nbytes
-        return max(0, min(self.context, (free - MARGIN) // cache_bytes_per_token(self.config.text, self.kv)))
+        free, row = free + held + self._pool.nbytes, cache_bytes_per_token(self.config.text, self.kv)
+        room = max(0, min(self.context, (free - MARGIN) // row))
+        last = self._room  # kept where little has changed: another question about a video should see the same frames
+        if last is None or abs(room - last) > min(last // 8, MARGIN // 4 // row):
+            self._room = last = room
+        return last
 
     def prepare(self, messages: Messages, *, tools: Sequence[Any] | None = None, enable_thinking: bool = False,
                 add_vision_id: bool = False, continue_final_message: bool = False, budget: int | None = None,

@@ -11,7 +11,7 @@ import pytest
 
 import ivlite
 from ivlite.engine import runner as running
-from ivlite.errors import ContextError, MediaError, Stopped, UsageError
+from ivlite.errors import ContextError, MediaError, OutOfMemoryError, Stopped, UsageError
 from ivlite.gguf import SHIPPED
 from ivlite.session import Session
 from ivlite.session.state import SessionState
@@ -537,3 +537,42 @@ def test_a_stopped_digest_of_a_file_is_no_end(model, session):
     with pytest.raises(Stopped):
         session.ask("What happens?", [CLIP], stop=stop)
     ask(session, "What happens?", [CLIP])
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+def test_where_memory_is_short(model, session, monkeypatch):
+    """No branch, nothing kept for an answer that fails: the turns whose rows are gone go with them."""
+    said(model.stream([{"role": "user", "content": "What happens?"}], **GREEDY))
+    ask(session, "Hello.")
+    ask(session, "What happens?", [CLIP])
+    assert model._pool.nbytes > 0
+    monkeypatch.setattr("ivlite.session.pool.available_memory", lambda: 0)
+    with pytest.raises(OutOfMemoryError, match="not free"):
+        session.branch()
+    assert model._pool.nbytes == 0
+    hello = session.messages[:2]
+    with pytest.raises(ZeroDivisionError):
+        said(session.stream([*hello, {"role": "user", "content": "Another."}], progress=lambda *_: 1 / 0, **GREEDY))
+    assert session.messages == hello or session.messages == []
+    assert session._runner.held.length >= (session._turns[-1].rows if session._turns else 0)
+    ask(session, "Go on.")
+    assert difference(last_logits(session), alone(model, session)) < CLOSE
+
+
+def test_large_files_are_not_read_for_a_follow_up(session, monkeypatch):
+    """The frames of the question before are those of the session, whatever the digest of their file will be."""
+    monkeypatch.setattr(ivlite.media.medium, "LARGE", 1)
+    monkeypatch.setattr(ivlite.media.medium.Content, "begin", lambda self: None)
+    monkeypatch.setattr(ivlite.files, "_digests", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(ivlite.files, "content_digest", lambda *_: pytest.fail("read"))
+        ask(session, "What happens?", [CLIP])
+        stream = session.ask("What colours are there?", **GREEDY)
+        said(stream)
+        assert stream.reply.usage["cached_tokens"] > 100
+    twin = session.branch()
+    again = twin.stream(session.messages[:1], **GREEDY)  # here they are wanted
+    said(again)
+    assert again.reply.usage["cached_tokens"] > 100 and len(session.state().keys) == 8

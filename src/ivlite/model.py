@@ -283,6 +283,10 @@ class Model:
             self._room = last = room
         return last
 
+    def free(self, tokens: int) -> bool:
+        """Whether the rows of so many tokens fit in memory; frees those of earlier calls if that is needed."""
+        return self._pool.spare(tokens * cache_bytes_per_token(self.config.text, self.kv))
+
     def prepare(self, messages: Messages, *, tools: Sequence[Any] | None = None, enable_thinking: bool = False,
                 add_vision_id: bool = False, continue_final_message: bool = False, budget: int | None = None,
                 dedupe: bool = False, max_new_tokens: int | None = 256, progress: Progress | None = None,

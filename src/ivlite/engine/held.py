@@ -90,9 +90,7 @@ class Held:
             if first >= n:
                 break
             span = next(mine, None)
-            if span is None or (span.first, span.count) != (first, count):
-                return first
-            if span.key != prompt.media[medium].pair_keys()[pair]:
+            if span is None or (span.first, span.count) != (first, count) or not span.shows(prompt.media[medium], pair):
                 return first
         following = next(mine, None)  # a frame pair here, and plain text there
         return n if following is None else min(n, following.first)
@@ -151,6 +149,13 @@ class Span:
                 self._key = os.urandom(16)
             self._medium = None
         return self._key
+
+    def shows(self, medium, pair):
+        """Whether this is the n-th frame pair of a medium. Reads no file where it is the same medium."""
+        mine = self._medium
+        if mine is not None and pair == self._pair and mine in (medium, getattr(medium, "medium", None)):
+            return True
+        return self.key == medium.pair_keys()[pair]
 
     def settle(self):
         """Lets go of the medium if its keys need no reading of files."""

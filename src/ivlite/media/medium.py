@@ -133,7 +133,7 @@ class Seen(Medium):
     def __init__(self, kind, source, size, grid, frames, timestamps, duration, temporal, keys, medium=None):
         self.kind, self.source, self.size, self.grid, self.frames = kind, source, tuple(size), tuple(grid), list(frames)
         self.timestamps, self.duration, self.temporal = list(timestamps), duration, temporal
-        self.warnings, self._keys, self._medium = [], keys, medium
+        self.warnings, self._keys, self.medium = [], keys, medium
 
     @classmethod
     def of(cls, medium):
@@ -151,7 +151,7 @@ class Seen(Medium):
 
     def pair_keys(self):
         if self._keys is None:
-            self._keys, self._medium = self._medium.pair_keys(), None
+            self._keys, self.medium = self.medium.pair_keys(), None
         return self._keys
 
     def pictures(self, first=0):

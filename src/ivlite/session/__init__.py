@@ -14,7 +14,8 @@ from ivlite.engine.meter import Meter
 from ivlite.engine.reply import Reply
 from ivlite.engine.runner import Runner
 from ivlite.engine.stream import Stream
-from ivlite.errors import Stopped, UsageError
+from ivlite.errors import OutOfMemoryError, Stopped, UsageError
+from ivlite.machine import gigabytes
 from ivlite.media.medium import Seen
 from ivlite.prompt import Prompt, plain_tools
 from ivlite.session import said, saving
@@ -75,7 +76,7 @@ class Session:
     @property
     def messages(self) -> list[Mapping[str, Any]]:
         """The conversation so far, as `stream` takes it."""
-        return [message for turn in self._turns for message in turn.messages]
+        return [dict(message) for turn in self._turns for message in turn.messages]
 
     @property
     def tokens(self) -> int:
@@ -154,9 +155,11 @@ class Session:
     def _ready(self, capacity: int, meter: Meter) -> Runner:
         """The Runner, with room for `capacity` tokens."""
         if self._runner is None:
+            self._model.free(capacity)
             self._runner = self._model.runner(capacity)
         cache = self._runner.cache
         if cache.capacity < capacity:
+            self._model.free(capacity - cache.capacity)
             roomy = -(-max(capacity, cache.capacity * 3 // 2) // STEP) * STEP
             cache.reserve(max(capacity, min(roomy, self.capacity)))
         self._runner.meter = meter
@@ -230,13 +233,21 @@ class Session:
         self._turns = turns
 
     def branch(self) -> "Session":
-        """A second session at this point, with a cache of its own: what is asked in one changes nothing in the other."""
+        """A second session at this point, with a cache of its own: what is asked in one changes nothing in the other.
+
+        Raises OutOfMemoryError.
+        """
         claim = self._claim()
         try:
-            twin = self._model.session()
+            twin: Session = self._model.session()
             twin._turns, twin._past, twin._tools = self._turns, self._past, self._tools
             if self._runner is not None and self._turns:
                 rows = self._turns[-1].rows
+                if not self._model.free(rows):
+                    size = gigabytes(rows * self._runner.cache.token_bytes)
+                    raise OutOfMemoryError(
+                        f"a second cache of {rows} tokens takes {size}, which are not free: close others"
+                    )
                 twin._runner = self._runner.copy(rows, rows + STEP, Meter())
             return twin
         finally:
@@ -365,7 +376,7 @@ class Asking:
         session = self.session
         self.prompt, self.runner = prompt, session._ready(len(prompt.token_ids) + limit, meter)
         base = session._turns[-1].rows if session._turns else 0
-        lost = Lost(self.runner, prompt, base)
+        lost = Lost(session, self.runner, prompt, base)
         tokens = self.runner.answer(prompt, sampler, eos, limit, base)
         try:
             while True:
@@ -400,12 +411,16 @@ class Asking:
 
 
 class Lost:
-    """The rows of a conversation that a prompt will overwrite, kept until it has an answer."""
+    """The rows of a conversation that a prompt will overwrite, kept until it has an answer.
 
-    def __init__(self, runner: Runner, prompt: Prompt, rows: int) -> None:
-        self._runner, self._rows = runner, rows
+    Where memory is short they are not kept; the turns that need them are then lost as well.
+    """
+
+    def __init__(self, session: Session, runner: Runner, prompt: Prompt, rows: int) -> None:
+        self._session, self._runner, self._rows = session, runner, rows
         self._shared = min(rows, runner.held.shared(prompt)) if rows else 0
-        self._data = runner.cache.dump(self._shared, rows) if self._shared < rows else None
+        kept = self._shared < rows and session._model.free(rows - self._shared)
+        self._data = runner.cache.dump(self._shared, rows) if kept else None
         self._held = runner.held.copy(rows)
 
     def put_back(self, all_of_it: bool = False) -> None:
@@ -415,5 +430,8 @@ class Lost:
                 self._runner.truncate(min(self._shared, self._runner.held.length))
                 self._runner.cache.restore(self._shared, self._data)
             self._runner.held = self._held
+        elif self._shared < self._rows:
+            turns = self._session._turns
+            self._session._back(tuple(turn for turn in turns if turn.rows <= self._shared))
         elif all_of_it:
             self._runner.truncate(min(self._rows, self._runner.held.length))

@@ -68,13 +68,15 @@ class Pool:
         """The Runner to go on with, taken from `idle`, or a copy; None for neither."""
         shared, best = max(((r.held.shared(prompt), r) for r in idle), key=lambda pair: pair[0], default=(0, None))
         others = [runner for runner in idle if runner is not best or shared < LEAST]
-        need = len(prompt.token_ids)
-        if best in others or best is None:
+        if best is None:
+            return None
+        need, lost = len(prompt.token_ids) * best.cache.token_bytes, best.held.length - shared
+        if best in others:
             shrink(idle, others, need)
             return None
-        lost = best.held.length - shared
-        roomy = shrink(idle, others, need if lost > max(DEAR, shared) else need - shared)
-        if lost > max(DEAR, shared) and roomy:
+        copied = lost > max(DEAR, shared)
+        roomy = shrink(idle, others, need if copied else need - shared * best.cache.token_bytes)
+        if copied and roomy:
             return best.copy(shared, capacity)
         idle.remove(best)
         return best
@@ -88,6 +90,11 @@ class Pool:
             self._idle.append(runner)
             while len(self._idle) > 1 and (len(self._idle) > COUNT or self.nbytes > MOST):
                 del self._idle[0]
+
+    def spare(self, nbytes):
+        """Whether so many bytes are free, after caches that wait were freed where it was needed."""
+        with self._lock:
+            return shrink(self._idle, self._idle, nbytes)
 
     def clear(self):
         """Frees the caches that wait."""
@@ -105,14 +112,11 @@ def size(runner):
     return runner.held.length * runner.cache.token_bytes
 
 
-def shrink(idle, others, tokens):
-    """Drops `others`, the one used last at the end, from `idle` where memory is short; returns whether `tokens` fit."""
+def shrink(idle, others, nbytes):
+    """Drops `others`, the one used last at the end, from `idle` where memory is short; returns whether nbytes are free."""
     others = list(others)
-    while True:
-        row = max((r.cache.token_bytes for r in idle), default=0)
-        free = available_memory()
-        if free is None or free >= tokens * row + MARGIN:
-            return True
+    while (free := available_memory()) is not None and free < nbytes + MARGIN:
         if not others:
             return False
         idle.remove(others.pop(0))
+    return True

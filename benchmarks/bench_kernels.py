@@ -182,8 +182,8 @@ def all_cases():
     yield from (linear("q8_0", *s, 512) for s in ((3 * VISION, VISION), (VISION_INNER, VISION), (VISION, VISION_INNER)))
     yield from (linear(fmt, VISION, 1536, 512) for fmt in ("bf16", "f16", "f32"))
     yield vision_attention()
-    yield from (absorbed(kind, 1024) for kind in ("f32", "bf16", "q8"))
-    yield absorbed("q8", 16384)
+    yield from (absorbed(kind, 1024) for kind in ("f32", "bf16", "q8", "q4"))
+    yield from (absorbed(kind, 16384) for kind in ("q8", "q4"))
     yield expanded(256)
     yield rowwise("rms_norm", lambda y, x: _C.rms_norm(y, x, vector, 1e-6), WIDTH, WIDTH, 512)
     yield rowwise("layer_norm", lambda y, x: _C.layer_norm(y, x, ones, ones, 1e-6), VISION, VISION, 512)
@@ -193,7 +193,7 @@ def all_cases():
         yield rowwise(
             f"gelu {form}", lambda y, x, f=form: _C.testing.gelu(y, x, f == "erf"), VISION_INNER, VISION_INNER, 512
         )
-    yield from (cache_write(kind, 1024) for kind in ("f32", "bf16", "q8"))
+    yield from (cache_write(kind, 1024) for kind in ("f32", "bf16", "q8", "q4"))
     yield patchify()
 
 

@@ -26,11 +26,34 @@ def tiny():
 # ------------------------------------------------------------------------------------------------ memory
 
 
-@pytest.mark.parametrize("kv, per_token", [("f32", 4 * (96 + 32)), ("bf16", 2 * (96 + 32)), ("q8", 96 + 4 + 2 * 32)])
+@pytest.mark.parametrize(
+    "kv, per_token", [("f32", 4 * (96 + 32)), ("bf16", 2 * (96 + 32)), ("q8", 96 + 4 + 2 * 32), ("q4", 48 + 3 + 8 + 32)]
+)
 def test_bytes_of_a_cache(tiny, kv, per_token):
     assert api.cache_bytes_per_token(tiny.config.text, kv) == 4 * per_token
     cache = tiny.network.cache(256, kv)
     assert cache.nbytes == 256 * 4 * per_token and cache.capacity == 256
+
+
+@pytest.mark.parametrize("kv", ["q8", "q4"])
+def test_the_last_tokens_of_the_longest_context(tiny, kv, rng):
+    """After 257 copies of 1,020 rows attention finds what it finds after one: the end of a cache of 262,144 tokens."""
+    network, copies = tiny.network, 257
+    once, often = network.cache(1024, kv), network.cache(1024, kv)
+    synthetic.fill(once, tiny.config, 1020, rng)
+    for i in range(copies):
+        often.reserve(min(2 * often.capacity, 262_144) if often.length + 1020 > often.capacity else 0)
+        often.restore(1020 * i, once.dump(0, 1020))
+    often.reserve(262_144)
+    logits = [[], []]
+    for cache, out in zip((once, often), logits, strict=True):
+        for token in range(4):
+            x = network.forward(network.embed([token]), np.full((3, 1), 262_140 + token), cache)
+            out.append(network.logits(x)[0])
+    assert often.length == often.capacity == 262_144
+    assert np.abs(np.subtract(*logits)).max() < 0.1 * np.std(logits)
+    with pytest.raises(ValueError, match="full"):
+        network.forward(network.embed([7]), np.full((3, 1), 262_144), often)
 
 
 def test_the_largest_context_that_fits_is_named(tiny, monkeypatch):

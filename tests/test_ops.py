@@ -99,7 +99,7 @@ def test_patchify_and_attention(backends, rng):
     assert np.allclose(got, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["f32", "bf16", "q8"])
+@pytest.mark.parametrize("kind", ["f32", "bf16", "q8", "q4"])
 def test_latent_attention_in_two_turns(backends, rng, kind):
     heads, rank, rope, nope, v = 3, 40, 8, 12, 10
     kv_b = normal(rng, heads, nope + v, rank) / np.float32(rank**0.5)
@@ -127,11 +127,11 @@ def test_latent_attention_in_two_turns(backends, rng, kind):
         return out
 
     for got, expected in zip(*([o.numpy(x) for x in call(o)] for o in backends), strict=True):
-        if kind == "q8" and _C.isa() in ("avx512vnni", "amx"):  # integers on both sides: docs/numerics.md
+        if kind in ("q8", "q4") and _C.isa() in ("avx512vnni", "amx"):  # integers on both sides: docs/numerics.md
             error, size = np.abs(got - expected), np.sqrt((expected**2).mean())
             assert error.mean() < 0.015 * size and error.max() < 0.1 * size
         else:
-            assert np.allclose(got, expected, atol=0.05 if kind == "q8" else 2e-4)
+            assert np.allclose(got, expected, atol=0.05 if kind in ("q8", "q4") else 2e-4)
 
 
 def test_unknown_sets_are_refused():

@@ -54,7 +54,9 @@ def test_an_answer(converted):  # noqa: F811
     test_golden.test_greedy(converted, "plain", "text", "reference")
 
 
-@pytest.mark.parametrize("kind, values, keys", [("f32", 0, 0), ("bf16", 1e-3, 1e-3), ("q8", 5e-3, 1e-3)])
+@pytest.mark.parametrize(
+    "kind, values, keys", [("f32", 0, 0), ("bf16", 1e-3, 1e-3), ("q8", 5e-3, 1e-3), ("q4", 0.2, 5e-3)]
+)
 def test_a_cache_stores_what_its_kind_says(backends, rng, kind, values, keys):
     latent, rope = rng.standard_normal((5, 16), np.float32), rng.standard_normal((5, 4), np.float32)
     latent[2] = 0

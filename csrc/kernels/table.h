@@ -158,14 +158,26 @@ using attention_fn = void (*)(const AttentionArgs& a, int64_t q0, int64_t q1);
 //   f32   latent (capacity, rank) float, rope (capacity, rope) float
 //   bf16  16 bits per value, as f16: eight times finer than bf16, and wide enough for latents and keys
 //   q8    latent codes int8 with one float scale per token (absmax / 127), rope in f16
+//   q4    latent rotated and in 4 bits (kernels/q4.h), rope in int8; scales per token: of the latent, then one per 32 rope columns
 struct LatentRows {
   void* latent;
-  float* scale;  // q8 only
+  float* scale;  // q8 and q4
   void* rope;
   int64_t rank, rope_dim;
 };
-enum class CacheKind { f32, bf16, q8 };
-constexpr int kCacheKinds = 3;
+enum class CacheKind { f32, bf16, q8, q4 };
+constexpr int kCacheKinds = 4, kQ4Group = 16;
+
+// Bytes of a token in each array of LatentRows.
+struct RowBytes {
+  int64_t latent, scale, rope;
+};
+constexpr RowBytes row_bytes(CacheKind kind, int64_t rank, int64_t rope_dim) {
+  const int64_t wide = kind == CacheKind::f32 ? 4 : 2, groups = (rank + kQ4Group - 1) / kQ4Group;
+  return kind == CacheKind::q8   ? RowBytes{rank, 4, 2 * rope_dim}
+         : kind == CacheKind::q4 ? RowBytes{(rank + 1) / 2 + (groups + 1) / 2, 4 * (1 + (rope_dim + kGroup - 1) / kGroup), rope_dim}
+                                 : RowBytes{wide * rank, 0, wide * rope_dim};
+}
 
 // Absorbed attention over cached tokens [s0, s1): every head of every query shares the same latent row.
 //   score[i, h, s] = scale (q_latent[i, h] . c[s] + q_rope[i, h] . k_rope[s])
@@ -250,10 +262,12 @@ inline int64_t attention_scratch(const AttentionArgs& a) {
   const int64_t exact = 128 * (a.d + a.d2 + a.dv + 512) + 4096, reduced = 640 * (a.d + a.d2 + 64) + 576 * (a.dv + 64) + 65536;
   return exact > reduced ? exact : reduced;
 }
-inline int64_t latent_scratch(const LatentArgs& a) {
+// Of one of absorbed attention: what its blocks take, and behind that rotated queries.
+inline int64_t latent_block_scratch(const LatentArgs& a) {
   const int64_t lanes = a.heads + 32;
   return (lanes + 256) * (a.cache.rank + a.cache.rope_dim + 64) + 64 * lanes + 32768;
 }
+inline int64_t latent_scratch(const LatentArgs& a) { return latent_block_scratch(a) + a.queries * a.heads * a.cache.rank; }
 
 void init_ref(KernelTable& t);
 void init_avx2(KernelTable& t);

@@ -11,17 +11,12 @@
 namespace ivlite {
 namespace {
 
-constexpr const char* NAMES[] = {"f32", "f16", "q8"};  // by CacheKind
-constexpr int64_t kPieceBytes = 1 << 20;               // that a thread copies together
+constexpr const char* NAMES[] = {"f32", "f16", "q8", "q4"};  // by CacheKind
+constexpr int64_t kPieceBytes = 1 << 20;                     // that a thread copies together
 
-// Bytes of a row's latent, scale and key.
-std::array<int64_t, 3> row_bytes(CacheKind kind, int64_t rank, int64_t rope_dim) {
-  switch (kind) {
-    case CacheKind::f32: return {4 * rank, 0, 4 * rope_dim};
-    case CacheKind::bf16: return {2 * rank, 0, 2 * rope_dim};
-    case CacheKind::q8: return {rank, 4, 2 * rope_dim};
-  }
-  throw std::invalid_argument("unknown cache kind");
+std::array<int64_t, 3> parts_of(CacheKind kind, int64_t rank, int64_t rope_dim) {
+  const RowBytes row = row_bytes(kind, rank, rope_dim);
+  return {row.latent, row.scale, row.rope};
 }
 
 // memcpy of `bytes`, by several threads.
@@ -48,7 +43,7 @@ const char* cache_kind_name(CacheKind kind) { return NAMES[(int)kind]; }
 int64_t cache_token_bytes(const std::vector<int64_t>& ranks, int64_t rope_dim, CacheKind kind) {
   int64_t bytes = 0;
   for (int64_t rank : ranks)
-    for (int64_t part : row_bytes(kind, rank, rope_dim)) bytes += part;
+    for (int64_t part : parts_of(kind, rank, rope_dim)) bytes += part;
   return bytes;
 }
 
@@ -60,13 +55,13 @@ LatentCache::LatentCache(const std::vector<int64_t>& ranks, int64_t rope_dim, in
     check(rank > 0 && rank < 1 << 20, "a cache needs ranks between 1 and a million");
     layers_.push_back({nullptr, nullptr, nullptr, rank, rope_dim});
     memory_.emplace_back();
-    use(layers() - 1, allocate(row_bytes(layers() - 1), capacity));
+    use(layers() - 1, allocate(part_bytes(layers() - 1), capacity));
   }
 }
 
-LatentCache::RowBytes LatentCache::row_bytes(int64_t i) const { return ivlite::row_bytes(kind_, layer(i).rank, rope_dim_); }
+LatentCache::PartBytes LatentCache::part_bytes(int64_t i) const { return parts_of(kind_, layer(i).rank, rope_dim_); }
 
-LatentCache::Memory LatentCache::allocate(const RowBytes& row, int64_t capacity) const {
+LatentCache::Memory LatentCache::allocate(const PartBytes& row, int64_t capacity) const {
   check(capacity < (int64_t)1 << 32, "a cache is too large");
   Memory memory;
   for (int part = 0; part < kParts; part++)
@@ -84,7 +79,7 @@ void LatentCache::use(int64_t i, Memory memory) {
 void LatentCache::reserve(int64_t capacity) {
   if (capacity <= capacity_) return;
   for (int64_t i = 0; i < layers(); i++) {
-    const RowBytes row = row_bytes(i);
+    const PartBytes row = part_bytes(i);
     Memory larger = allocate(row, capacity);
     for (int part = 0; part < kParts; part++)
       if (row[part]) copy(larger[part]->data(), memory_[(size_t)i][part]->data(), visible() * row[part]);
@@ -101,7 +96,7 @@ const LatentRows& LatentCache::layer(int64_t i) const {
 int64_t LatentCache::token_bytes() const {
   int64_t bytes = 0;
   for (int64_t i = 0; i < layers(); i++)
-    for (int64_t part : row_bytes(i)) bytes += part;
+    for (int64_t part : part_bytes(i)) bytes += part;
   return bytes;
 }
 
@@ -160,7 +155,7 @@ std::vector<LatentCache::Piece> LatentCache::pieces(int64_t first, int64_t last)
   std::vector<Piece> all;
   int64_t at = 0;
   for (int64_t i = 0; i < layers(); i++) {
-    const RowBytes row = row_bytes(i);
+    const PartBytes row = part_bytes(i);
     for (int part = 0; part < kParts; part++) {
       if (!row[part]) continue;
       char* stored = (char*)memory_[(size_t)i][part]->data() + first * row[part];

@@ -20,7 +20,7 @@
 
 namespace ivlite {
 
-CacheKind cache_kind(const std::string& name);  // "f32", "f16", "q8"; throws std::invalid_argument
+CacheKind cache_kind(const std::string& name);  // "f32", "f16", "q8", "q4"; throws std::invalid_argument
 const char* cache_kind_name(CacheKind kind);
 
 // Bytes of one token over all layers, one per rank.
@@ -63,11 +63,11 @@ class LatentCache {
 
  private:
   static constexpr int kParts = 3;  // of a row: latent, scale, key
-  using RowBytes = std::array<int64_t, kParts>;
+  using PartBytes = std::array<int64_t, kParts>;
   using Memory = std::array<std::unique_ptr<HugeBuffer>, kParts>;
   struct Piece;
-  RowBytes row_bytes(int64_t layer) const;
-  Memory allocate(const RowBytes& row, int64_t capacity) const;
+  PartBytes part_bytes(int64_t layer) const;
+  Memory allocate(const PartBytes& row, int64_t capacity) const;
   void use(int64_t layer, Memory memory);
   std::vector<Piece> pieces(int64_t first, int64_t last) const;
 

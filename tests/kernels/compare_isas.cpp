@@ -98,7 +98,7 @@ constexpr Rounding kInt8{0.03, 0.5}, kBf16{0.02, 0.2}, kInt16{0.001, 0.01};
 bool is_avx512(const Report& r) { return r.isa == "avx512vnni" || r.isa == "amx"; }
 Rounding reduced_rounding(const Report& r) { return r.isa == "amx" ? kBf16 : kInt8; }
 Rounding latent_rounding(const Report& r, CacheKind kind) {
-  if (kind != CacheKind::q8) return kExact;
+  if (kind < CacheKind::q8) return kExact;
   return is_avx512(r) ? kInt8 : r.isa.find("avx") == 0 ? kInt16 : kExact;
 }
 
@@ -141,17 +141,15 @@ void test_attention(Report& r, const Tables& t) {
   attention_case(r, t, {30, 52, 20, 0, 24, 1, true, {1e-4, 3e-5}, true});
 }
 
-constexpr int64_t kLatentBytes[] = {4, 2, 1}, kRopeBytes[] = {4, 2, 2};  // by CacheKind
-
 // A cache of `length` rows that a table writes.
 struct Cache {
   AtEdge<uint8_t> latent, rope;
   AtEdge<float> scale;
   LatentRows rows;
   Cache(CacheKind kind, int64_t length, int64_t rank, int64_t rope_dim)
-      : latent(length * rank * kLatentBytes[(int)kind]),
-        rope(length * rope_dim * kRopeBytes[(int)kind]),
-        scale(length),
+      : latent(length * row_bytes(kind, rank, rope_dim).latent),
+        rope(length * row_bytes(kind, rank, rope_dim).rope),
+        scale(length * row_bytes(kind, rank, rope_dim).scale / 4),
         rows{latent.data(), scale.data(), rope.data(), rank, rope_dim} {}
   bool operator==(Cache& other) {
     return !memcmp(latent.data(), other.latent.data(), (size_t)latent.size()) &&
@@ -219,9 +217,11 @@ void latent_case(Report& r, const Tables& t, CacheKind kind, int64_t length, int
   double largest = 0, sum = 0;
   for (int64_t i = 0; i < ql.size(); i++) largest = std::max(largest, (double)fabsf(ql[i]));
   for (int64_t s = s0; s < length; s++) {
-    double row = 0;
-    for (int64_t j = 0; j < rank; j++) row += abs(((const int8_t*)cache.rows.latent)[s * rank + j]) * (double)cache.rows.scale[s];
-    sum = std::max(sum, row);
+    std::vector<float> row((size_t)rank);
+    t.plain.cache_read[(int)kind](row.data(), nullptr, cache.rows, s, s + 1);
+    double total = 0;
+    for (const float x : row) total += fabsf(x);
+    sum = std::max(sum, total);
   }
   const double codes = is_avx512(r) ? 127 : std::min(32767.0, 2147483647.0 / (128 * (double)(rank + 1)) - 1);
   const Close close{1e-4, 1e-4 + 0.2 * sum * largest / codes / 2};
@@ -320,8 +320,8 @@ std::vector<std::pair<std::string, Test>> tests() {
   out.emplace_back("gelu_erf", [](Report& r, const Tables& t) { test_gelu(r, t, &KernelTable::gelu_erf); });
   out.emplace_back("attention", test_attention);
   out.emplace_back("attention_reduced", test_attention_reduced);
-  const char* kinds[] = {"f32", "bf16", "q8"};
-  for (int k = 0; k < 3; k++) {
+  const char* kinds[kCacheKinds] = {"f32", "bf16", "q8", "q4"};
+  for (int k = 0; k < kCacheKinds; k++) {
     const std::string of = std::string(" ") + kinds[k];
     out.emplace_back("latent_attention" + of, [=](Report& r, const Tables& t) { test_latent_attention(r, t, (CacheKind)k); });
     out.emplace_back("cache_write" + of, [=](Report& r, const Tables& t) { test_cache_write(r, t, (CacheKind)k); });
@@ -404,13 +404,13 @@ std::vector<std::pair<std::string, Test>> nonfinite_tests() {
              nonfinite_attention(r, t, &KernelTable::attention_reduced);
            }},
           {"not finite: latents", [](Report& r, const Tables& t) {
-             for (int k = 0; k < 3; k++) nonfinite_latents(r, t, (CacheKind)k);
+             for (int k = 0; k < kCacheKinds; k++) nonfinite_latents(r, t, (CacheKind)k);
            }}};
 }
 
 // An instruction set does every entry that the plain table has, and there are as many as the tests above know.
 void covered(Report& r, const Tables& t) {
-  constexpr size_t kEntries = sizeof(KernelTable) / sizeof(void*), kKnown = kFormatCount + 8 + 9 + 6;
+  constexpr size_t kEntries = sizeof(KernelTable) / sizeof(void*), kKnown = kFormatCount + 8 + 3 * kCacheKinds + 6;
   void *plain[kEntries], *fast[kEntries];
   memcpy(plain, &t.plain, sizeof plain);
   memcpy(fast, &t.fast, sizeof fast);

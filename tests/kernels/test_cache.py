@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from ivlite import _C, ops
+from ivlite.ops import q4
 
 KINDS = ops.CACHE_KINDS
 RANKS, ROPE = (33, 7, 130), 18
@@ -20,6 +21,8 @@ def stored(kind, latent, rope):
         return latent, rope
     if kind == "f16":
         return half(latent), half(rope)
+    if kind == "q4":
+        return q4.load(*q4.store(latent), latent.shape[1]), q4.load_keys(*q4.store_keys(rope))
     top = np.abs(latent).max(1, keepdims=True)
     inverse = np.where(top > 0, np.float32(127) / np.where(top > 0, top, 1), 0).astype(np.float32)
     return np.rint(latent * inverse) * (top / np.float32(127)), half(rope)
@@ -116,6 +119,9 @@ def expected_bytes(kind, given):
             parts += [latent, keys]
         elif kind == "f16":
             parts += [latent.astype("<f2"), keys.astype("<f2")]
+        elif kind == "q4":
+            (rows, scale), (codes, scales) = q4.store(latent), q4.store_keys(keys)
+            parts += [rows, np.concatenate((scale, scales), 1), codes]
         else:
             top = np.abs(latent).max(1, keepdims=True)
             parts += [
@@ -274,3 +280,38 @@ def test_capacity_costs_nothing_until_it_is_used():
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60).stdout
     assert [line.split()[0] for line in out.splitlines()] == list(KINDS)
     assert all(float(line.split()[1]) < 256 << 10 for line in out.splitlines()), out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_last_rows_of_the_longest_context(isa, rng, kind):
+    """262,144 tokens: what attention finds in the last ones, and what is taken out and put back there."""
+    tokens, rank, rope, at = 262_144, 16, 4, 262_141
+    latent, keys = rng.standard_normal((tokens, rank), np.float32), rng.standard_normal((tokens, rope), np.float32)
+    latent[at] *= 4
+    cache = _C.LatentCache([rank, rank], rope, 4096, kind)
+    for first in range(0, tokens, 65536):
+        rows = slice(first, first + 65536)
+        cache.reserve(rows.stop)
+        cache.append(0, latent[rows], keys[rows])
+        cache.append(1, -latent[rows], keys[rows])
+        cache.advance(65536)
+    last = cache.dump(at - 1, tokens)
+    cache.truncate(at - 1)
+    cache.restore(at - 1, last)
+    assert cache.length == tokens and np.array_equal(cache.dump(at - 1, tokens), last)
+    o, q_rope = ops.get("cpu", 2), np.zeros((1, 1, rope), np.float32)
+    kv_b = o.weight(
+        "f32", o.encode("f32", np.eye(rank, dtype=np.float32)[[*range(rank), *range(rank)]]), (1, 2 * rank, rank)
+    )
+    for layer, sign in ((0, 1), (1, -1)):
+        row, q, y = (
+            cache.read(layer, at, at + 1)[0],
+            np.empty((1, 1, rank), np.float32),
+            np.empty((1, 1, rank), np.float32),
+        )
+        assert np.allclose(row, sign * latent[at], atol=0.2 * np.abs(latent[at]).max())
+        q[:] = sign * latent[at]
+        _C.absorbed_attention(y, q, q_rope, cache, layer, 1.0)
+        assert np.allclose(y, row, atol=0.02 * np.abs(row).max())
+        _C.expanded_attention(y, q, q_rope, cache, layer, kv_b, 1.0)
+        assert np.allclose(y, row, atol=0.02 * np.abs(row).max())

@@ -42,7 +42,7 @@ def run(network, kind, depth, tokens, absorbed):
     return x, *cache.read(3, depth, depth + 2 * tokens)
 
 
-@pytest.mark.parametrize("kind", ["f32", "bf16", "q8"])
+@pytest.mark.parametrize("kind", ["f32", "bf16", "q8", "q4"])
 @pytest.mark.parametrize("depth, tokens", [(0, 1), (0, 5), (30, 1), (1020, 1), (1500, 1), (40, 33)])
 def test_one_operation_gives_the_same_bits(isa, network, kind, depth, tokens):
     assert all(layer.fused and tokens < layer.expand_from for layer in network.layers)

@@ -137,7 +137,7 @@ def test_attention(isa, rng, n, bad, exact):
             assert not np.isfinite(got[:, 1, 5]).any()
 
 
-@pytest.mark.parametrize("kind", ["f32", "bf16", "q8"])
+@pytest.mark.parametrize("kind", ["f32", "bf16", "q8", "q4"])
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("where", ["latent", "rope", "q_latent", "q_rope"])
 @pytest.mark.parametrize("cached, at", [(1, 0), (40, 11), (300, 299), (1300, 600)])

@@ -14,7 +14,7 @@ void init_avx2(KernelTable& t) {
   init_resize_avx2(t);
   init_int8_avx2<Maddubs>(t);
   init_unpack_avx2(t);
-  t.latent_attention[(int)CacheKind::q8] = latent_int16;
+  init_latent_int16(t);
 }
 
 }  // namespace ivlite

@@ -29,12 +29,15 @@ inline void init_shared(KernelTable& t) {
   t.latent_attention[(int)CacheKind::f32] = latent_attention<CacheF32>;
   t.latent_attention[(int)CacheKind::bf16] = latent_attention<CacheF16>;
   t.latent_attention[(int)CacheKind::q8] = latent_attention<CacheQ8>;
+  t.latent_attention[(int)CacheKind::q4] = latent_rotated<latent_attention<RotatedQ4>>;
   t.cache_write[(int)CacheKind::f32] = cache_write<CacheF32>;
   t.cache_write[(int)CacheKind::bf16] = cache_write<CacheF16>;
   t.cache_write[(int)CacheKind::q8] = cache_write<CacheQ8>;
+  t.cache_write[(int)CacheKind::q4] = cache_write<CacheQ4>;
   t.cache_read[(int)CacheKind::f32] = cache_read<CacheF32>;
   t.cache_read[(int)CacheKind::bf16] = cache_read<CacheF16>;
   t.cache_read[(int)CacheKind::q8] = cache_read<CacheQ8>;
+  t.cache_read[(int)CacheKind::q4] = cache_read<CacheQ4>;
   t.patchify = patchify;
   t.int8_peak = steps_peak<vec::kStepMacs, vec::int8_step>;
   t.read_streams[0] = read_streams<1, 4096>;

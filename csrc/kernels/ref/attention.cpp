@@ -1,7 +1,9 @@
 // Softmax attention in plain C++: one key at a time, sums in double, online softmax.
 #include <math.h>
+#include <string.h>
 
 #include "formats/f16.h"
+#include "kernels/q4.h"
 #include "kernels/ref/ref.h"
 
 namespace ivlite {
@@ -50,11 +52,24 @@ struct RowsQ8 {
   static double rope(const LatentRows& c, int64_t s, int64_t j) { return RowsF16::rope(c, s, j); }
 };
 
+// Rotated latents (kernels/q4.h).
+struct RowsQ4 {
+  static double latent(const LatentRows& c, int64_t s, int64_t j) {
+    const RowBytes bytes = row_bytes(CacheKind::q4, c.rank, c.rope_dim);
+    const Q4Run run = q4_run((const uint8_t*)c.latent + s * bytes.latent, c.rank, j / kQ4Run * kQ4Run);
+    const int64_t half = (run.n + 1) / 2, i = j % kQ4Run, code = run.codes[i % half] >> (i < half ? 0 : 4) & 15;
+    return (double)c.scale[s * bytes.scale / 4] * kQ4.level[q4_nibble(run.tables, i / kQ4Group)][code];
+  }
+  static double rope(const LatentRows& c, int64_t s, int64_t j) {
+    const RowBytes bytes = row_bytes(CacheKind::q4, c.rank, c.rope_dim);
+    return (double)c.scale[s * bytes.scale / 4 + 1 + j / kGroup] * ((const int8_t*)c.rope)[s * c.rope_dim + j];
+  }
+};
+
 // One query and head over cached tokens [s0, s1): acc (rank) is float, so the running sums are rescaled in place.
 template <class Rows>
-void latent_one(const LatentArgs& a, int64_t row, int64_t s0, int64_t s1) {
+void latent_one(const LatentArgs& a, const float* q, int64_t row, int64_t s0, int64_t s1) {
   const LatentRows& c = a.cache;
-  const float* q = a.q_latent + row * c.rank;
   const float* r = a.q_rope + row * c.rope_dim;
   float* acc = a.acc + row * c.rank;
   double m = -INFINITY, l = 0;
@@ -78,7 +93,24 @@ template <class Rows>
 void latent_attention(const LatentArgs& a, int64_t s0, int64_t s1) {
   for (int64_t i = 0; i < a.queries; i++) {
     int64_t end = s1 < a.position + i + 1 ? s1 : a.position + i + 1;
-    for (int64_t h = 0; h < a.heads; h++) latent_one<Rows>(a, i * a.heads + h, s0, end);
+    for (int64_t row = i * a.heads; row < (i + 1) * a.heads; row++) latent_one<Rows>(a, a.q_latent + row * a.cache.rank, row, s0, end);
+  }
+}
+
+void rotate(float* row, int64_t rank) {
+  for (int64_t at = 0; at < rank; at += kQ4Part) q4_rotate(row + at, rank - at < kQ4Part ? rank - at : kQ4Part);
+}
+
+void latent_attention_q4(const LatentArgs& a, int64_t s0, int64_t s1) {
+  const int64_t rank = a.cache.rank;
+  for (int64_t i = 0; i < a.queries; i++) {
+    int64_t end = s1 < a.position + i + 1 ? s1 : a.position + i + 1;
+    for (int64_t row = i * a.heads; row < (i + 1) * a.heads; row++) {
+      memcpy(a.scratch, a.q_latent + row * rank, (size_t)rank * 4);
+      rotate(a.scratch, rank);
+      latent_one<RowsQ4>(a, a.scratch, row, s0, end);
+      rotate(a.acc + row * rank, rank);
+    }
   }
 }
 
@@ -89,6 +121,7 @@ void init_ref_attention(KernelTable& t) {
   t.latent_attention[(int)CacheKind::f32] = latent_attention<RowsF32>;
   t.latent_attention[(int)CacheKind::bf16] = latent_attention<RowsF16>;
   t.latent_attention[(int)CacheKind::q8] = latent_attention<RowsQ8>;
+  t.latent_attention[(int)CacheKind::q4] = latent_attention_q4;
 }
 
 }  // namespace ivlite

@@ -29,7 +29,7 @@ slicing, `+` and `+=`, which mean the same in numpy and torch. T is tokens (rows
     silu_mul(x)                                (T, 2N) -> (T, N): silu(x[:, :N]) * x[:, N:]
     attention(q, k, v, scale, segment, exact)  bidirectional within each `segment` rows: (T, H, D) each -> (T, H, D);
                                                unless exact, the products may use bf16
-    cache(ranks, rope_dim, capacity, kind)     a latent cache, kind "f32" | "f16" | "q8", one rank per layer, see below
+    cache(ranks, rope_dim, capacity, kind)     a latent cache of one of CACHE_KINDS, one rank per layer, see below
     absorbed_attention(ql, qr, cache, layer, scale)           ql (T, H, rank), qr (T, H, rope) -> (T, H, rank)
     expanded_attention(qn, qr, cache, layer, kv_b, scale)     qn (T, H, nope), qr (T, H, rope); kv_b a weight
                                                (H, nope + v, rank) -> (T, H, v)
@@ -50,7 +50,9 @@ which writes rows length .. length + T of that layer, `advance(T)`, called once 
 `truncate(length)`, `read(layer, s0, s1)` -> float32 (latent, k_rope), and `nbytes`. Between append and advance, the
 attentions include the new rows of the layer appended last: the expanded one in float32 as they were given, the absorbed one
 so for a query's own row only, so that queries do not depend on what was appended together. Other rows have the precision
-of the cache: "f32"; "f16": float16 latents and keys; "q8": int8 latents with one scale per token, float16 keys.
+of the cache: "f32"; "f16": float16 latents and keys; "q8": int8 latents with one scale per token, float16 keys; "q4": latents that are rotated
+(a Hadamard matrix on every 128 columns) and rounded to 4 bits with a scale per token and 16 tables of levels to choose from
+per 16 columns, int8 keys with a scale per 32 columns (csrc/kernels/q4.h).
 
 Its rows can be taken out and put back: `reserve(capacity)` makes room for at least so many tokens and keeps what is there, layer
 by layer, so that memory holds one layer twice at most (memory is taken as rows are written, so a large capacity costs nothing
@@ -66,7 +68,7 @@ import importlib
 from ivlite.errors import UsageError
 
 BACKENDS = ("cpu", "reference")
-CACHE_KINDS = ("f32", "f16", "q8")
+CACHE_KINDS = ("f32", "f16", "q8", "q4")
 
 
 def cache_token_bytes(ranks, rope_dim, kind):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ivlite import _C
+from ivlite.ops import q4
 
 
 def silu_mul(x):
@@ -24,19 +25,34 @@ ACTIVATIONS = {
 }
 
 
-def _store_q8(latent):
+def _store_q8(latent, keys):
     """int8 codes, and a scale per row: NaN where a row holds what is not finite."""
     top = latent.abs().amax(1, keepdim=True)
     some = (top > 0) & (top < torch.inf)
-    codes = torch.where(some, torch.round(latent * (127 / top)), torch.zeros_like(latent))
-    return codes.to(torch.int8), top / 127 + (top - top)
+    codes = torch.where(some, torch.round(latent * (127 / (top + (top == 0).float()))), torch.zeros_like(latent))
+    return codes.to(torch.int8), top / 127 + (top - top), keys.half()
 
 
-# kind -> (latents as stored and a scale per row or None, the dtype of keys)
-STORE = {
-    "f32": (lambda latent: (latent, None), torch.float32),
-    "f16": (lambda latent: (latent.half(), None), torch.float16),
-    "q8": (_store_q8, torch.float16),
+def _store_q4(latent, keys):
+    rows, scale = q4.store(latent.numpy())
+    codes, scales = q4.store_keys(keys.numpy())
+    return tuple(torch.from_numpy(x) for x in (rows, np.concatenate((scale, scales), 1), codes))
+
+
+def _load_q4(rows, scales, keys, rank):
+    rows, scales, keys = rows.numpy(), scales.numpy(), keys.numpy()
+    return torch.from_numpy(q4.load(rows, scales[:, :1], rank)), torch.from_numpy(q4.load_keys(keys, scales[:, 1:]))
+
+
+# kind -> latents and keys to what is stored (latents, scales or None, keys), and back to float32
+KINDS = {
+    "f32": (lambda latent, keys: (latent, None, keys), lambda latent, scale, keys, rank: (latent, keys)),
+    "f16": (
+        lambda latent, keys: (latent.half(), None, keys.half()),
+        lambda latent, scale, keys, rank: (latent.float(), keys.float()),
+    ),
+    "q8": (_store_q8, lambda codes, scale, keys, rank: (codes.float() * scale, keys.float())),
+    "q4": (_store_q4, _load_q4),
 }
 
 
@@ -45,6 +61,7 @@ class Cache:
 
     def __init__(self, ranks, rope_dim, capacity, kind):
         self.kind = "f16" if kind == "bf16" else kind
+        self.store, self.load = KINDS[self.kind]
         self.ranks, self.rope_dim = list(ranks), rope_dim
         self.token_bytes = _C.cache_token_bytes(self.ranks, rope_dim, kind)
         self.capacity, self.length, self.pending = capacity, 0, 0
@@ -52,14 +69,9 @@ class Cache:
         self.layers = [self._empty(rank, capacity) for rank in self.ranks]
 
     def _empty(self, rank, capacity):
-        """[latents, scales or None, keys] of one layer."""
-        store, keys = STORE[self.kind]
-        row, scale = store(torch.zeros(1, rank))
-        return [
-            torch.zeros(capacity, row.shape[1], dtype=row.dtype),
-            None if scale is None else torch.zeros(capacity, 1),
-            torch.zeros(capacity, self.rope_dim, dtype=keys),
-        ]
+        """What is stored of one layer: latents, scales or None, keys."""
+        parts = self.store(torch.zeros(1, rank), torch.zeros(1, self.rope_dim))
+        return [None if x is None else torch.zeros(capacity, x.shape[1], dtype=x.dtype) for x in parts]
 
     @property
     def nbytes(self):
@@ -69,8 +81,7 @@ class Cache:
         rows = slice(self.length, self.length + len(latent))
         self.pending = len(latent)
         self.fresh = layer, latent.clone(), k_rope.clone()
-        store, keys = STORE[self.kind]
-        for part, values in zip(self.layers[layer], (*store(latent), k_rope.to(keys)), strict=True):
+        for part, values in zip(self.layers[layer], self.store(latent, k_rope), strict=True):
             if part is not None:
                 part[rows] = values
 
@@ -115,8 +126,8 @@ class Cache:
 
     def stored(self, layer, s0, s1):
         """Rows [s0, s1) as float32: latent (n, rank) and rope (n, rope)."""
-        latent, scale, keys = (part if part is None else part[s0:s1].float() for part in self.layers[layer])
-        return latent if scale is None else latent * scale, keys
+        parts = (part if part is None else part[s0:s1] for part in self.layers[layer])
+        return self.load(*parts, self.ranks[layer])
 
     def read(self, layer, s0, s1):
         return tuple(x.numpy() for x in self.stored(layer, s0, s1))

@@ -110,9 +110,9 @@ void latent_attention(const LatentArgs& a, int64_t s0, int64_t s1) {
   b.l = b.m + kHeadBlock;
   b.alpha = b.l + kHeadBlock;
   b.q = b.alpha + kHeadBlock;
-  // As many tokens as the rest of latent_scratch holds, at most 64: sums are loaded and stored once per block. Rows of c lie before s
+  // As many tokens as the rest of latent_block_scratch holds, at most 64: sums are loaded and stored once per block. Rows of c lie before s
   // because the last tile of columns may load, and ignore, a little past them.
-  const int64_t rest = latent_scratch(a) - 3 * kHeadBlock - b.width * kHeadBlock;
+  const int64_t rest = latent_block_scratch(a) - 3 * kHeadBlock - b.width * kHeadBlock;
   b.tokens = rest / (b.ldc + kHeadBlock);
   b.tokens = b.tokens > 64 ? 60 : b.tokens / kTileRows * kTileRows;
   b.c = b.q + b.width * kHeadBlock;
@@ -122,6 +122,19 @@ void latent_attention(const LatentArgs& a, int64_t s0, int64_t s1) {
     for (int64_t h = 0; h < a.heads; h += kHeadBlock)
       latent_heads<Kind>(a, b, i, h, a.heads - h < kHeadBlock ? a.heads - h : kHeadBlock, s0, end);
   }
+}
+
+// Attention over rotated latents by `attend`, which takes and gives rotated rows.
+template <latent_attention_fn attend>
+void latent_rotated(const LatentArgs& a, int64_t s0, int64_t s1) {
+  const int64_t rows = a.queries * a.heads, rank = a.cache.rank;
+  float* q = a.scratch + latent_block_scratch(a);
+  memcpy(q, a.q_latent, (size_t)(rows * rank) * 4);
+  for (int64_t i = 0; i < rows; i++) rotate_row(q + i * rank, rank);
+  LatentArgs rotated = a;
+  rotated.q_latent = q;
+  attend(rotated, s0, s1);
+  for (int64_t i = 0; i < rows; i++) rotate_row(a.acc + i * rank, rank);
 }
 
 }  // namespace

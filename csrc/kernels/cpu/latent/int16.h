@@ -1,6 +1,6 @@
-// Absorbed attention over 8-bit latents in int16, for 256-bit vectors: twice the rate of float. Scores: lanes are heads; queries are
-// quantized to 15 bits, or as many as keep a row's sum in int32. Sums: lanes are latent columns; softmax weights are quantized to 15
-// bits with one scale per block of tokens. The rope parts are multiplied in float.
+// Absorbed attention over 8-bit latents, and 4-bit ones unpacked to these, in int16, for 256-bit vectors: twice the rate of float. Scores:
+// lanes are heads; queries are quantized to 15 bits, or as many as keep a row's sum in int32. Sums: lanes are latent columns; softmax
+// weights are quantized to 15 bits with one scale per block of tokens. The rope parts are multiplied in float.
 #pragma once
 #include "kernels/cpu/latent/float.h"
 #include "kernels/cpu/linear/int8_avx2.h"
@@ -13,11 +13,13 @@ constexpr int kInt16Rows = 6;
 
 struct LatentInt16 {
   float *unit, *m, *l, *alpha, *weight_unit;  // (kHeadBlock,)
+  float* scale;                               // of the tile, (kInt16Keys,)
   float *q_rope, *rope, *s;  // (tiles, rope, kTileLanes), (kInt16Keys, ldr), (kInt16Keys, kHeadBlock): scores, then weights
   uint8_t* q;                // (panels of 16 heads, pairs, 64)
   uint8_t* c;                // (kInt16Rows, pairs, 4): tokens' codes as int16
   uint8_t* p;                // (kInt16Keys / 2, kHeadBlock, 4): weights of two tokens
   uint8_t* v;                // (kInt16Columns / 16, kInt16Keys / 2, 64): columns of two tokens
+  int8_t* tile;              // a block's rows unpacked, where they are not cached as int8
   int64_t pairs, ldr;        // pairs of columns
 
   LatentInt16(const LatentArgs& a) : pairs((a.cache.rank + 1) / 2), ldr(odd_stride(a.cache.rope_dim)) {
@@ -32,6 +34,7 @@ struct LatentInt16 {
     q_rope = arena(4 * kHeadBlock * a.cache.rope_dim), rope = arena(4 * kInt16Keys * ldr), s = arena(4 * kInt16Keys * kHeadBlock);
     q = (uint8_t*)arena(kHeadBlock * pairs * 4), c = (uint8_t*)arena(kInt16Rows * pairs * 4);
     p = (uint8_t*)arena(kInt16Keys / 2 * kHeadBlock * 4), v = (uint8_t*)arena(kInt16Columns / 16 * kInt16Keys / 2 * 64);
+    tile = (int8_t*)arena(kInt16Keys * a.cache.rank), scale = arena(4 * kInt16Keys);
   }
 };
 
@@ -79,15 +82,15 @@ inline void widen_to_int16(uint8_t* to, const int8_t* codes, int64_t n) {
   }
 }
 
-// Scores of T tokens from t on, at row s of the cache, added to those of the rope parts.
+// Scores of T tokens from t on of a block, added to those of the rope parts.
 template <int T>
-inline void int16_scores(const LatentArgs& a, const LatentInt16& b, int64_t t, int64_t s, int64_t heads) {
-  for (int i = 0; i < T; i++) widen_to_int16(b.c + i * 4 * b.pairs, (const int8_t*)a.cache.latent + (s + i) * a.cache.rank, a.cache.rank);
+inline void int16_scores(const LatentInt16& b, const CodeRows& rows, int64_t rank, int64_t t, int64_t heads) {
+  for (int i = 0; i < T; i++) widen_to_int16(b.c + i * 4 * b.pairs, rows.codes + (t + i) * rows.stride, rank);
   for (int64_t h = 0; h < heads; h += 16) {
     __m256i sums[T][2];
     int16_sums<T, 4>(sums[0], b.q + h / 16 * b.pairs * 64, b.pairs, b.c, 4 * b.pairs);
     for (int i = 0; i < T; i++)
-      add_block(b.s + (t + i) * kHeadBlock + h, false, sums[i], (const uint8_t*)(b.unit + h), (const uint8_t*)(a.cache.scale + s + i));
+      add_block(b.s + (t + i) * kHeadBlock + h, false, sums[i], (const uint8_t*)(b.unit + h), (const uint8_t*)(rows.scale + t + i));
   }
 }
 
@@ -117,15 +120,15 @@ inline void interleave_line(uint8_t* to, const int8_t* even, const int8_t* odd, 
   store256(to + 32, _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(a, b)));
 }
 
-// Columns [col, col + columns) of n rows from row s on, 16 columns after another: vector j has pairs of rows 2j and 2j + 1.
-inline void interleave_int16(const LatentInt16& b, const LatentRows& c, int64_t s, int64_t n, int64_t col, int64_t columns) {
+// Columns [col, col + columns) of n rows, 16 columns after another: vector j has pairs of rows 2j and 2j + 1.
+inline void interleave_int16(const LatentInt16& b, const CodeRows& rows, int64_t n, int64_t col, int64_t columns) {
   for (int64_t k = 0; k < columns; k += 16) {
     uint8_t* to = b.v + k / 16 * (kInt16Keys / 2) * 64;
-    const int8_t* row = (const int8_t*)c.latent + s * c.rank + col + k;
+    const int8_t* row = rows.codes + col + k;
     int64_t t = 0;
     if (columns - k >= 16)
-      for (; t + 2 <= n; t += 2, row += 2 * c.rank, to += 64) interleave_line(to, row, row + c.rank, 16);
-    for (; t < n; t += 2, row += 2 * c.rank, to += 64) interleave_line(to, row, t + 1 < n ? row + c.rank : nullptr, columns - k);
+      for (; t + 2 <= n; t += 2, row += 2 * rows.stride, to += 64) interleave_line(to, row, row + rows.stride, 16);
+    for (; t < n; t += 2, row += 2 * rows.stride, to += 64) interleave_line(to, row, t + 1 < n ? row + rows.stride : nullptr, columns - k);
   }
 }
 
@@ -158,6 +161,7 @@ inline void by_rows(int64_t i, int64_t n, const F& f) {
 }
 
 // Heads [h0, h0 + heads) of query i.
+template <class Kind>
 inline void latent_int16_heads(const LatentArgs& a, const LatentInt16& b, int64_t i, int64_t h0, int64_t heads, int64_t s0, int64_t s1) {
   const LatentRows& c = a.cache;
   const int64_t row = i * a.heads + h0;
@@ -173,17 +177,18 @@ inline void latent_int16_heads(const LatentArgs& a, const LatentInt16& b, int64_
   fill(b.l, kHeadBlock, 0);
   for (int64_t s = s0; s < s1; s += kInt16Keys) {
     const int64_t n = s1 - s < kInt16Keys ? s1 - s : kInt16Keys;
-    for (int64_t t = 0; t < n; t++) CacheQ8::read_rope(b.rope + t * b.ldr, c, s + t);
+    const CodeRows rows = Kind::codes(c, s, n, b.tile, b.scale);
+    for (int64_t t = 0; t < n; t++) Kind::read_rope(b.rope + t * b.ldr, c, s + t);
     for (int64_t h = 0; h < heads; h += kTileLanes)
       product<true>(n, b.s + h, kHeadBlock, kTileLanes, FromZero{}, b.rope, b.ldr, b.q_rope + h * c.rope_dim, kTileLanes, c.rope_dim);
-    by_rows(0, n, [&](auto rows, int64_t t) { int16_scores<rows>(a, b, t, s + t, heads); });
-    for (int64_t h = 0; h < heads; h += vec::kLanes) quantize_weights_int16(b, c.scale + s, n, h);
+    by_rows(0, n, [&](auto count, int64_t t) { int16_scores<count>(b, rows, c.rank, t, heads); });
+    for (int64_t h = 0; h < heads; h += vec::kLanes) quantize_weights_int16(b, rows.scale, n, h);
     for (int64_t col = 0; col < c.rank; col += kInt16Columns) {
       const int64_t columns = c.rank - col < kInt16Columns ? c.rank - col : kInt16Columns;
-      interleave_int16(b, c, s, n, col, columns);
+      interleave_int16(b, rows, n, col, columns);
       for (int64_t k = 0; k < columns; k += 16)
-        by_rows(0, heads, [&](auto rows, int64_t h) {
-          pv_int16<rows>(b, acc, c.rank, h, b.v + k / 16 * (kInt16Keys / 2) * 64, n, col + k, columns - k);
+        by_rows(0, heads, [&](auto count, int64_t h) {
+          pv_int16<count>(b, acc, c.rank, h, b.v + k / 16 * (kInt16Keys / 2) * 64, n, col + k, columns - k);
         });
     }
   }
@@ -193,13 +198,19 @@ inline void latent_int16_heads(const LatentArgs& a, const LatentInt16& b, int64_
   }
 }
 
+template <class Kind>
 void latent_int16(const LatentArgs& a, int64_t s0, int64_t s1) {
   const LatentInt16 b(a);
   for (int64_t i = 0; i < a.queries; i++) {
     const int64_t end = a.position + i + 1 < s1 ? a.position + i + 1 : s1;
     for (int64_t h = 0; h < a.heads; h += kHeadBlock)
-      latent_int16_heads(a, b, i, h, a.heads - h < kHeadBlock ? a.heads - h : kHeadBlock, s0, end);
+      latent_int16_heads<Kind>(a, b, i, h, a.heads - h < kHeadBlock ? a.heads - h : kHeadBlock, s0, end);
   }
+}
+
+inline void init_latent_int16(KernelTable& t) {
+  t.latent_attention[(int)CacheKind::q8] = latent_int16<CacheQ8>;
+  t.latent_attention[(int)CacheKind::q4] = latent_rotated<latent_int16<RotatedQ4>>;
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Absorbed attention over 8-bit latents in int8 (attention/int8.h): lanes are heads, latents are both keys and values.
+// Absorbed attention over 8-bit latents, and 4-bit ones unpacked to these, in int8 (attention/int8.h): lanes are heads, latents are both
+// keys and values.
 #pragma once
 #include "kernels/cpu/attention/int8.h"
 #include "kernels/cpu/latent/float.h"
@@ -13,6 +14,8 @@ struct LatentInt8 {
   uint8_t* acts;  // a block's rows
   float* rope;    // (tokens, ldr)
   uint8_t* v;     // 64 columns interleaved
+  int8_t* tile;   // a block's rows unpacked, where they are not cached as int8, and their scales
+  float* scale;
   int64_t blocks, ldr;
 
   LatentInt8(const LatentArgs& a) : blocks(k_blocks(a.cache.rank)), ldr(odd_stride(a.cache.rope_dim)) {
@@ -25,22 +28,23 @@ struct LatentInt8 {
     q = arena.bytes(2 * blocks * kUnpackedBytes), q_rope = arena.floats(a.cache.rope_dim * kTileLanes);
     acts = arena.bytes(kInt8Keys * act_bytes<ActBlockU8>(blocks)), rope = arena.floats(kInt8Keys * ldr);
     v = arena.bytes(kInt8Keys * kInterleaved);
+    tile = (int8_t*)arena.bytes(kInt8Keys * a.cache.rank), scale = arena.floats(kInt8Keys);
   }
 };
 
-// Row s of the cache as quantized activations.
-inline void load_acts(uint8_t* to, const LatentRows& c, int64_t s, int64_t blocks) {
+// Row t as quantized activations.
+inline void load_acts(uint8_t* to, const CodeRows& rows, int64_t t, int64_t rank, int64_t blocks) {
   const __m512i sign = _mm512_set1_epi8((char)0x80);
-  const int8_t* row = (const int8_t*)c.latent + s * c.rank;
+  const int8_t* row = rows.codes + t * rows.stride;
   int64_t i = 0;
-  for (; i + 64 <= c.rank; i += 64) _mm512_storeu_si512(to + i, _mm512_xor_si512(_mm512_loadu_si512(row + i), sign));
-  for (; i < c.rank; i++) to[i] = (uint8_t)(row[i] ^ 0x80);
+  for (; i + 64 <= rank; i += 64) _mm512_storeu_si512(to + i, _mm512_xor_si512(_mm512_loadu_si512(row + i), sign));
+  for (; i < rank; i++) to[i] = (uint8_t)(row[i] ^ 0x80);
   for (; i < blocks * kBlockK; i++) to[i] = 0x80;
-  for (int64_t kb = 0; kb < blocks; kb++) memcpy(to + blocks * kBlockK + 4 * kb, &c.scale[s], 4);
+  for (int64_t kb = 0; kb < blocks; kb++) memcpy(to + blocks * kBlockK + 4 * kb, &rows.scale[t], 4);
 }
 
 // Heads [h0, h0 + heads) of query i, in P panels of lanes.
-template <int P>
+template <class Kind, int P>
 inline void latent_int8_heads(const LatentArgs& a, const LatentInt8& b, int64_t i, int64_t h0, int64_t heads, int64_t s0, int64_t s1) {
   const LatentRows& c = a.cache;
   const int64_t row = i * a.heads + h0, panel = b.blocks * kUnpackedBytes, act = act_bytes<ActBlockU8>(b.blocks);
@@ -54,17 +58,18 @@ inline void latent_int8_heads(const LatentArgs& a, const LatentInt8& b, int64_t 
   fill(b.w.sums, 16 * P * b.w.columns, 0);
   for (int64_t s = s0; s < s1; s += kInt8Keys) {
     const int64_t n = s1 - s < kInt8Keys ? s1 - s : kInt8Keys;
+    const CodeRows rows = Kind::codes(c, s, n, b.tile, b.scale);
     for (int64_t t = 0; t < n; t++) {
-      load_acts(b.acts + t * act, c, s + t, b.blocks);
-      CacheQ8::read_rope(b.rope + t * b.ldr, c, s + t);
+      load_acts(b.acts + t * act, rows, t, c.rank, b.blocks);
+      Kind::read_rope(b.rope + t * b.ldr, c, s + t);
     }
     product<true, P>(n, b.w.s, 16 * P, 16 * P, FromZero{}, b.rope, b.ldr, b.q_rope, kTileLanes, c.rope_dim);
     const KBlocks of{b.q, panel, b.blocks, (c.rank - (b.blocks - 1) * kBlockK + 3) / 4};
     (of.quads < kBlockQuads ? multiply_tokens<VnniTile<false>, P> : multiply_tokens<VnniTile<true>, P>)(b.w.s, false, of, b.acts, n);
-    for (int64_t h = 0; h < 16 * P; h += 16) quantize_weights<P>(b.w, c.scale + s, n, h);
+    for (int64_t h = 0; h < 16 * P; h += 16) quantize_weights<P>(b.w, rows.scale, n, h);
     for (int64_t col = 0; col < b.w.columns; col += kInterleaved) {
       const int64_t left = c.rank - col < kInterleaved ? c.rank - col : kInterleaved;
-      interleave(b.v, (const int8_t*)c.latent + s * c.rank + col, c.rank, n, left);
+      interleave(b.v, rows.codes + col, rows.stride, n, left);
       pv_lanes<P>(b.w, b.v, heads, col, left, n);
     }
   }
@@ -75,20 +80,22 @@ inline void latent_int8_heads(const LatentArgs& a, const LatentInt8& b, int64_t 
   }
 }
 
+template <class Kind>
 void latent_int8(const LatentArgs& a, int64_t s0, int64_t s1) {
   const LatentInt8 b(a);
   for (int64_t i = 0; i < a.queries; i++) {
     const int64_t end = a.position + i + 1 < s1 ? a.position + i + 1 : s1;
     for (int64_t h = 0; h < a.heads; h += kHeadBlock) {
       const int64_t heads = a.heads - h < kHeadBlock ? a.heads - h : kHeadBlock;
-      (heads > 16 ? latent_int8_heads<2> : latent_int8_heads<1>)(a, b, i, h, heads, s0, end);
+      (heads > 16 ? latent_int8_heads<Kind, 2> : latent_int8_heads<Kind, 1>)(a, b, i, h, heads, s0, end);
     }
   }
 }
 
 inline void init_attention_int8(KernelTable& t) {
   t.attention_reduced = attention_int8;
-  t.latent_attention[(int)CacheKind::q8] = latent_int8;
+  t.latent_attention[(int)CacheKind::q8] = latent_int8<CacheQ8>;
+  t.latent_attention[(int)CacheKind::q4] = latent_rotated<latent_int8<RotatedQ4>>;
 }
 
 }  // namespace

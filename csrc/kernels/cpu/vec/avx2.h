@@ -100,6 +100,12 @@ inline void deinterleave(const float* p, V& even, V& odd) {
   odd = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xdd)), 0xd8));
 }
 
+// Lane i gets that of lane i ^ h, for a power of two h below kLanes.
+template <int h>
+inline V swap_lanes(V v) {
+  return _mm256_permutevar8x32_ps(v, _mm256_xor_si256(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(h)));
+}
+
 // For the probes.
 using I = __m256i;
 constexpr int kStepMacs = 32;
@@ -114,3 +120,5 @@ inline void touch(I& a) { asm volatile("" : "+x"(a)); }  // keeps the compiler f
 }  // namespace vec
 }  // namespace
 }  // namespace ivlite
+
+#include "kernels/cpu/vec/nibbles.h"

@@ -98,6 +98,12 @@ inline void deinterleave(const float* p, V& even, V& odd) {
   odd = _mm512_permutex2var_ps(a, _mm512_add_epi32(e, _mm512_set1_epi32(1)), b);
 }
 
+template <int h>
+inline V swap_lanes(V v) {
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return _mm512_permutexvar_ps(_mm512_xor_si512(lanes, _mm512_set1_epi32(h)), v);
+}
+
 // For the probes.
 using I = __m512i;
 constexpr int kStepMacs = 64;
@@ -116,3 +122,5 @@ inline void touch(I& a) { asm volatile("" : "+v"(a)); }  // keeps the compiler f
 }  // namespace vec
 }  // namespace
 }  // namespace ivlite
+
+#include "kernels/cpu/vec/nibbles.h"

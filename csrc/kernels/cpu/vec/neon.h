@@ -89,6 +89,22 @@ inline void deinterleave(const float* p, V& even, V& odd) {
   even = both.val[0], odd = both.val[1];
 }
 
+template <int h>
+inline V swap_lanes(V v) {
+  return h == 1 ? vrev64q_f32(v) : vextq_f32(v, v, 2);
+}
+
+// 64 codes of 4 bits to int8: columns 0..31 are the low halves of 32 bytes, 32..63 the high ones; the nibbles of two bytes choose the
+// tables of each 16.
+inline void store_nibbles(int8_t* to, const uint8_t* codes, const int8_t (*table)[16], const uint8_t* which) {
+  for (int i = 0; i < 2; i++) {
+    const uint8x16_t bytes = vld1q_u8(codes + 16 * i);
+    const int first = which[0] >> 4 * i & 15, second = which[1] >> 4 * i & 15;
+    vst1q_s8(to + 16 * i, vqtbl1q_s8(vld1q_s8(table[first]), vandq_u8(bytes, vdupq_n_u8(15))));
+    vst1q_s8(to + 32 + 16 * i, vqtbl1q_s8(vld1q_s8(table[second]), vshrq_n_u8(bytes, 4)));
+  }
+}
+
 // For the probes.
 using I = int32x4_t;
 constexpr int kStepMacs = 16;

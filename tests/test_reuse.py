@@ -384,3 +384,29 @@ def test_threads_share_the_table(model):
 def test_who_observes_sees_every_pair():
     with ivlite.load("demo", observe=lambda names, x: None) as model:
         assert model.network.seen is None
+
+
+# ------------------------------------------------------------------------------------------------ rounding
+
+
+@pytest.fixture(scope="module", params=[("f32", "f32", 2e-3), ("f32", "f16", 2e-2), ("f32", "q8", 0.1), ("q8_0", "q8", 0.3)],
+                ids=lambda p: f"{p[0]} weights, {p[1]} cache")  # fmt: skip
+def rounded(request):
+    """A tiny random model, a kind of cache, and how far logits may be apart: docs/numerics.md."""
+    weights, kv, limit = request.param
+    return synthetic.random_model("tiny", weights, threads=1, context=1024), kv, limit
+
+
+@pytest.mark.parametrize("cuts", [[1], [150], [299], [40, 80, 200], list(range(10, 300, 29))])
+def test_however_a_prompt_comes_into_the_cache(rounded, cuts):
+    model, kv, limit = rounded
+    ids = np.random.default_rng(2).integers(0, 440, 300).tolist()
+    once = Pool(model.network, kv).take(synthetic.text_prompt(ids), 300).prefill(synthetic.text_prompt(ids))
+    runner = Pool(model.network, kv).take(synthetic.text_prompt(ids), 300)
+    for cut in [*cuts, 300]:
+        logits = runner.extend(synthetic.text_prompt(ids[:cut]))
+    twin = runner.copy(200, 300)
+    copied = twin.extend(synthetic.text_prompt(ids))
+    for found in (logits, copied):
+        assert np.abs(found - once).max() / once.std() < limit
+    assert runner.held.token_ids == twin.held.token_ids == ids and twin.meter.cached in (200, 300)

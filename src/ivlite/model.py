@@ -416,7 +416,8 @@ class Model:
         defaults; seed None is 0. temperature 0 is greedy. stop: a stop string (the text ends before it), a Stop, or a
         list of these. tools: function signatures in the JSON form that chat templates take. continue_final_message:
         the last message is the assistant's, and the answer continues it. budget, dedupe: see `prepare`. progress(stage, done,
-        total): stages "scan", "dedupe", "decode", "vision", "prefill", "generate". Raises Stopped only while it opens files.
+        total): stages "scan", "dedupe", "decode", "vision", "prefill", "generate"; of the store "restore" and "store", in
+        bytes. Raises Stopped only while it opens files.
         """
         settings = {name: value for name, value in locals().items() if name not in ("self", "messages")}
         return self._stream(self._pool, messages, **settings)

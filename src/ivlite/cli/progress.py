@@ -4,7 +4,7 @@ import os
 import sys
 import time
 
-FILES = ("load", "read", "convert", "golden", "scan")  # stages that are counted in bytes
+FILES = ("load", "read", "convert", "golden", "scan", "restore", "store")  # stages that are counted in bytes
 UNITS = {"dedupe": "frames", "decode": "frames", "vision": "frame pairs", "prefill": "tokens"}
 
 

@@ -181,11 +181,11 @@ class SessionFile:
             done += got
         return out
 
-    def restore(self, cache, count=None):
+    def restore(self, cache, count=None, report=None):
         """Puts the rows of the first `count` tokens (None: all) into a cache, after those that it holds already.
 
         The rows held must be those of the same tokens. If a block is damaged, the cache keeps the rows before it.
-        Raises SessionFileError, Stopped.
+        report(done, total) counts bytes. Raises SessionFileError, Stopped.
         """
         table, count = self.table, self.table.length if count is None else min(count, self.table.length)
         if cache.token_bytes != table.layout.token_bytes:
@@ -199,19 +199,22 @@ class SessionFile:
         ]
         with Workers(max_workers=AHEAD) as workers:
             try:
-                self._restore(cache, blocks, buffers, workers)
+                self._restore(cache, blocks, buffers, workers, report or nothing)
             finally:
                 workers.shutdown(cancel_futures=True)
         if cache.length > count:
             cache.truncate(count)
 
-    def _restore(self, cache, blocks, buffers, workers):
+    def _restore(self, cache, blocks, buffers, workers, report):
         """Reads and checks up to AHEAD blocks at a time, in threads, and restores them in order."""
-        waiting = []
+        waiting, done, total = [], 0, sum(block.size for block in blocks)
         for index, block in enumerate([*blocks, *[None] * AHEAD]):
             if len(waiting) == AHEAD or (block is None and waiting):
                 first, future = waiting.pop(0)
-                cache.restore(first, future.result())
+                data = future.result()
+                cache.restore(first, data)
+                done += len(data)
+                report(done, total)
             if block is not None:
                 checkpoint()
                 waiting.append((block.first, workers.submit(self._block, block, buffers[index % AHEAD])))
@@ -224,13 +227,13 @@ class SessionFile:
 
     # -------------------------------------------------------------------------------------------- writing
 
-    def save(self, layout, meta, arrays, cache, rows, unchanged=0):
+    def save(self, layout, meta, arrays, cache, rows, unchanged=0, report=None):
         """Saves a state: appends what is new to the state last read or saved, or writes the whole file.
 
         layout: the Layout of the cache. meta: JSON data. arrays: {name: numpy array}. rows: how many of the cache's rows
         are saved; with 0 there need be no cache. unchanged: how many of these are as they were last read or saved.
-        If another process has saved to the path since, its state is replaced. Raises DiskError, UsageError, Stopped; the
-        file then has the older state.
+        If another process has saved to the path since, its state is replaced. report(done, total) counts bytes. Raises
+        DiskError, UsageError, Stopped; the file then has the older state.
         """
         path = check_place(self.path)
         table = Table(layout, rows, meta, arrays, blocks_at(0, 0, rows, 1))
@@ -238,10 +241,10 @@ class SessionFile:
         if size > TABLE_LIMIT:
             raise UsageError(f"{self.path} cannot be saved: its messages are longer than {TABLE_LIMIT >> 20} MB")
         with self._locked(path) as fd:
-            if fd is None or not self._append(fd, table, size, cache, unchanged):
-                self._replace(table, size, cache)
+            if fd is None or not self._append(fd, table, size, cache, unchanged, report or nothing):
+                self._replace(table, size, cache, report or nothing)
 
-    def _append(self, fd, table, size, cache, unchanged):
+    def _append(self, fd, table, size, cache, unchanged, report):
         """Appends what is new; returns False if more than half of the file would be out of use."""
         kept, end = self._kept(table.layout, table.length, unchanged), self._root.end
         added = blocks_at(end, kept[-1].last if kept else 0, table.length, table.layout.token_bytes)
@@ -252,7 +255,7 @@ class SessionFile:
         try:
             with disk(self.path):
                 os.ftruncate(fd, end)  # removes what a killed save has left
-            root = self._put_state(put, table, kept, added, at, cache)
+            root = self._put_state(put, table, kept, added, at, cache, report)
             self._sync(fd)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -274,13 +277,13 @@ class SessionFile:
         good = [b.last <= min(unchanged, length) and (b.rows == BLOCK or b.last == length) for b in self.table.blocks]
         return self.table.blocks[: (good + [False]).index(False)]
 
-    def _replace(self, table, size, cache):
+    def _replace(self, table, size, cache, report):
         """Writes a whole new file, which takes the path in one step."""
         name, added = os.urandom(16), blocks_at(DATA, 0, table.length, table.layout.token_bytes)
         at = DATA + table.length * table.layout.token_bytes
         out = patiently(lambda: Partial(self.path, at + size, sync=self.durable))
         try:
-            root = self._put_state(out.put, table, [], added, at, cache)
+            root = self._put_state(out.put, table, [], added, at, cache, report)
             out.put(page(HEADER, MAGIC, VERSION, ORDER, name) + 2 * root.page(), 0)
             out.finish()
         finally:
@@ -289,9 +292,9 @@ class SessionFile:
         self.table, self._root, self._id = table, root, name
         self._note(*out.notes)
 
-    def _put_state(self, put, table, kept, added, at, cache):
+    def _put_state(self, put, table, kept, added, at, cache, report):
         """Writes blocks of rows, and the table at offset `at`; returns the Root of the new state."""
-        table.blocks = kept + put_rows(put, added, cache)
+        table.blocks = kept + put_rows(put, added, cache, report)
         data = table.packed()
         put(data, at)
         sequence = self._root.sequence + 1 if self._root else 1
@@ -350,19 +353,24 @@ class SessionFile:
         self.notes += [s for s in sentences if s and s not in self.notes]
 
 
-def put_rows(put, blocks, cache):
+def nothing(done, total):
+    """A report that goes nowhere."""
+
+
+def put_rows(put, blocks, cache, report=nothing):
     """Writes Blocks of the rows of a cache with put(data, offset), in threads; returns them with their sums."""
 
     def one(block, data):
         put(data, block.offset)
         return block._replace(sum=zlib.crc32(data))
 
-    done, waiting = [], []
+    done, waiting, total = [], [], sum(block.size for block in blocks)
     with Workers(max_workers=AHEAD) as workers:
         for block in blocks:
             checkpoint()
             if len(waiting) == AHEAD:
                 done.append(waiting.pop(0).result())
+                report(sum(b.size for b in done), total)
             waiting.append(workers.submit(one, block, cache.dump(block.first, block.last)))
         return done + [future.result() for future in waiting]
 

@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -236,7 +237,7 @@ class Keeper:
     def _restore(self, runner, file, held, shared):
         """Reads the rows of `shared` tokens from an entry. What is damaged is removed; the rows before it are used."""
         try:
-            file.restore(runner.cache, shared)
+            file.restore(runner.cache, shared, partial(runner.meter.progress, "restore"))
             os.utime(file.path)  # used now
         except SessionFileError:
             with contextlib.suppress(OSError):
@@ -263,19 +264,19 @@ class Keeper:
     def ended(self, runner, prompt):
         """Saves what a runner holds of a prompt whose prefill has ended or was stopped, if it was much work."""
         if time.monotonic() - self.began > self.store.worth:
-            self._keep(runner, prompt)
+            self._keep(runner, prompt, partial(runner.meter.progress, "store"))
 
-    def _keep(self, runner, prompt):
+    def _keep(self, runner, prompt, report=None):
         if self.off or runner.held.length < LEAST:
             return
         try:
             with using(None):  # a Stop ends the prefill and not this
-                self._save(runner, prompt)
+                self._save(runner, prompt, report)
         except (OSError, SessionFileError) as error:  # DiskError is an OSError
             self._fail(runner, error)
         self.saved = time.monotonic()
 
-    def _save(self, runner, prompt):
+    def _save(self, runner, prompt, report):
         if any(not medium.has_keys() and medium.content() is None for medium in prompt.media):
             return  # pixels in memory that were not all seen
         held, work = runner.held, time.monotonic() - self.saved
@@ -288,7 +289,7 @@ class Keeper:
         nbytes = held.length * self.layout.token_bytes + sum(a.nbytes for a in arrays.values())
         if not self.store.make_room(nbytes, Path(file.path)):
             raise DiskError(f"{gigabytes(nbytes)} are more than the store holds ({gigabytes(self.store.limit())})")
-        file.save(self.layout, meta, arrays, runner.cache, held.length, unchanged)
+        file.save(self.layout, meta, arrays, runner.cache, held.length, unchanged, report)
         held.lows[file] = held.length
         self.file = file
 

@@ -5,8 +5,10 @@ import sys
 
 from ivlite.cli import say
 from ivlite.cli.progress import capable
+from ivlite.cli.progress import seconds as clock
 from ivlite.machine import gigabytes, peak_memory
 
+WORTH_SAYING = 10  # seconds of waiting that are compared with the plan
 STAGES = ("load", "decode", "vision", "prefill", "generate")
 
 
@@ -51,10 +53,14 @@ class Screen:
 def show(model, stream, args, progress, text=True):
     """Shows an answer as it is made, with its warnings, and with what --verbose tells. text: print the answer itself."""
     warned = list(stream.reply.warnings)  # what was found when the files were opened is said before the answer
+    plan = stream.prompt.plan
     if progress:
         progress.clear()
+        progress.expect(plan)
     for warning in warned:
         say("warning", warning)
+    if plan.videos and not args.quiet:
+        say("plan", plan.line())
     if args.verbose:
         for line in description(model, stream.prompt):
             say("note", line)
@@ -133,6 +139,7 @@ def as_json(model, prompt, reply):
         "peak_memory": peak_memory(),
         "warnings": reply.warnings,
         "media": media_info(prompt) if prompt else [],
+        "plan": reply.plan and reply.plan.as_data(),
         "model": model and model_info(model),
     }
     return json.dumps(data, ensure_ascii=False, allow_nan=False)
@@ -168,4 +175,13 @@ def closing_line(reply):
     counts += f", {usage['new_tokens']:,} new" + ends.get(reply.finish_reason, "")
     stages = [name for name in STAGES if frames or name not in ("decode", "vision")]
     stages = ", ".join(f"{name} {span(spent[name])}" for name in stages)
+    stages += planned(reply.plan)
     return f"[{counts} | {stages} | {rates(reply)[1]:.2f} tokens/s | peak {gigabytes(peak_memory())}]"
+
+
+def planned(plan):
+    """What was planned until the first token, beside what it took, where it was long enough to matter; else nothing."""
+    if plan is None or plan.wait is None or plan.wait < WORTH_SAYING:
+        return ""
+    took = sum(plan.took["seconds"].get(stage, 0.0) for stage in ("decode", "vision", "prefill"))
+    return f", planned {clock(plan.wait)} and took {clock(took)} to the first token"

@@ -5,6 +5,8 @@ import sys
 import time
 
 FILES = ("load", "read", "convert", "golden", "scan", "restore", "store")  # stages that are counted in bytes
+WORK = ("decode", "vision", "prefill")  # stages that overlap
+TRUST = 0.2  # of the work: so much of it goes as planned before the pace so far counts as much
 UNITS = {"dedupe": "frames", "decode": "frames", "vision": "frame pairs", "prefill": "tokens"}
 
 
@@ -46,6 +48,7 @@ class Progress:
         self.stages = {}  # name -> (done, total)
         self.started = self.shown = None
         self.visible = False
+        self.expected, self.linear = None, 1.0  # seconds of stages that are planned
 
     def __call__(self, stage, done, total):
         if stage == "generate":
@@ -73,15 +76,28 @@ class Progress:
         return f"{stage} {done:,} of {total:,} {UNITS.get(stage, '')}".rstrip()
 
     def line(self, now):
-        """All running stages, and the time left, estimated from the last stage that has started."""
+        """All running stages, and the time left, by the plan or else estimated from the last stage that has started."""
         text = " · ".join(self.describe(stage) for stage in self.stages)
-        done, total = self.stages[
-            [s for s in (*FILES, "dedupe", "decode", "vision", "prefill") if s in self.stages][-1]
-        ]
+        done, total = self.stages[[s for s in (*FILES, "dedupe", *WORK) if s in self.stages][-1]]
         elapsed = now - self.started
         if elapsed >= 1 and 0 < done < total:
-            text += f" · {seconds(elapsed * (total - done) / done)} left"
+            left = elapsed * (total - done) / done if self.expected is None else self.left(elapsed)
+            text += f" · {seconds(left)} left"
         return text
+
+    def expect(self, plan):
+        """Takes the time left from a Plan, corrected by the pace so far. Tokens get slower the more come before them."""
+        if plan.seconds is not None and sum(plan.seconds.get(stage, 0.0) for stage in WORK) > 0:
+            self.expected, self.linear = {stage: plan.seconds.get(stage, 0.0) for stage in WORK}, plan.linear
+
+    def left(self, elapsed):
+        """Seconds left of the stages of WORK, by the plan."""
+        shares = {stage: done / max(1, total) for stage, (done, total) in self.stages.items()}
+        share = shares.get("prefill", 0.0)
+        shares["prefill"] = share * (self.linear + (1 - self.linear) * share)
+        whole = sum(self.expected.values())
+        done = sum(seconds * shares.get(stage, 0.0) for stage, seconds in self.expected.items())
+        return (whole - done) * (elapsed + TRUST * whole) / (done + TRUST * whole)
 
     def clear(self):
         """Removes the line, before anything else is printed."""

@@ -100,7 +100,8 @@ class Planner:
         made = Plan(
             choices, images, tokens, vision, answer, room, (tokens + answer) * self.token_bytes, self.weights,
             self.peak(tokens, tokens + answer), None if speeds is None else self.seconds(speeds, draft, laid, answer, measuring),
-            held=len(draft.after[0].token_ids) if draft.after else 0,
+            held=(held := len(draft.after[0].token_ids) if draft.after else 0),
+            linear=speeds.linear(tokens - held, held) if speeds else 1.0,
         )  # fmt: skip
         problem = self.problem(made, wait, memory)
         made = replace(made, fits=not problem, problem=problem)

@@ -48,6 +48,10 @@ class Speeds:
             total += n * self.token + self.seen * n * (n + 1) / 2 + self.expanded * n + before + self.each
         return total * self.ratio("prefill")
 
+    def linear(self, tokens, depth=0):
+        """The share of prefill that is the same for every token."""
+        return min(1.0, tokens * self.token * self.ratio("prefill") / max(self.prefill(tokens, depth), 1e-12))
+
     def generate(self, tokens, depth):
         """Seconds of that many generated tokens after a prompt of `depth`; the first comes with the prompt."""
         steps = max(0, tokens - 1)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import interruptible, ivlite
+from command import interruptible, ivlite, refused
 from console import Console
 
 from ivlite.cli import arguments
@@ -189,6 +189,23 @@ def test_session_keeps_the_conversation(place):
     assert prompt_tokens(done.stderr + again.stderr) == prompt_tokens(both.stderr)
 
 
+def test_a_system_message_begins_a_conversation(place):
+    args = [*SHORT, "--session", "c.ivs", "--system"]
+    assert (
+        answers(place, "What can you do?", args=[*args, "Be brief."])
+        and answers(place, args=[*args, "Be brief."]) == ""
+    )
+    refused(piped(place, args=[*args, "Be long."]), 2, "--system", "c.ivs")
+    assert answers(place, "/undo", "/stats", "What can you do?", args=[*args, "Be brief."])
+
+
+def test_a_file_that_is_no_session(place):
+    before = (place / "clip.mp4").read_bytes()
+    refused(piped(place, "Hello.", args=[*SHORT, "--session", "clip.mp4"]), 3, "clip.mp4")
+    done = piped(place, "Hello.", "/save clip.mp4", "/load clip.mp4")
+    assert done.returncode == 3 and done.stderr.count("clip.mp4") == 2 and (place / "clip.mp4").read_bytes() == before
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_keeps_what_was_answered(toy, number):
     name = f"killed{int(number)}.ivs"
@@ -323,6 +340,16 @@ def test_history_is_kept_and_private(place):
     assert stat.S_IMODE(file.stat().st_mode) == 0o600 and "What can you do?" in file.read_text()
 
 
+def test_no_store_leaves_nothing(place):
+    with console(place, *SHORT, "--no-store") as c:
+        c.until(">>> ")
+        c.send("What can you do?\r")
+        c.until("tokens/s", ">>> ")
+        c.send("\x1b[A")
+        c.until("What can you do?")
+    assert list((place / "home").rglob("*history*")) == []
+
+
 @pytest.mark.parametrize("home", [None, "/nowhere", "/proc"])
 def test_without_a_home(place, home):
     with console(place, *SHORT, HOME=home) as c:
@@ -452,6 +479,7 @@ def test_names_as_terminals_write_them(tmp_path, name):
         assert [kind for kind, _ in found] == ["video"] and rest == "What happens?", written
         assert os.path.samefile(local(found[0][1]), path)
     for written in (path, shlex.quote(path), escaped):
+        assert entry.only_file(written) == path
         assert entry.leading_file(written + " 1:00 2") == (path, ["1:00", "2"])
 
 
@@ -500,6 +528,7 @@ def test_which_lines_are_commands():
 def test_every_command_has_a_usage_and_every_setting_a_flag():
     parser = arguments.Parser()
     arguments.add_answer(parser)
+    arguments.add_media(parser)
     flags = {flag for action in parser._actions for flag in action.option_strings}
     assert {f"--{name}" for name in commands.SETTINGS} <= flags
     assert all(name == name.lower() and text for name, (_, text, _) in commands.COMMANDS.items())

@@ -162,8 +162,8 @@ def span(seconds):
     return f"{seconds:.2f} s" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"
 
 
-def closing_line(reply):
-    """Counts, seconds of each stage, speed and memory in one line."""
+def closing_line(reply, loaded=True):
+    """Counts, seconds of each stage, speed and memory in one line. loaded: the model was loaded for this answer."""
     usage, spent = reply.usage, reply.timings
     frames, vision = usage["frames"], usage["vision_tokens"]
     counts = f"{frames:,} frame{'s' if frames > 1 else ''}, " if frames else ""
@@ -173,7 +173,8 @@ def closing_line(reply):
     counts += f"{usage['prompt_tokens']:,} prompt tokens" + (f" ({kinds})" if kinds else "")
     ends = {"length": " (the limit)", "repetition": " (it repeats itself without end)"}
     counts += f", {usage['new_tokens']:,} new" + ends.get(reply.finish_reason, "")
-    stages = [name for name in STAGES if frames or name not in ("decode", "vision")]
+    left_out = ("load",) * (not loaded) + ("decode", "vision") * (not frames)
+    stages = [name for name in STAGES if name not in left_out]
     stages = ", ".join(f"{name} {span(spent[name])}" for name in stages)
     stages += planned(reply.plan)
     return f"[{counts} | {stages} | {rates(reply)[1]:.2f} tokens/s | peak {gigabytes(peak_memory())}]"

@@ -99,6 +99,11 @@ class Progress:
         done = sum(seconds * shares.get(stage, 0.0) for stage, seconds in self.expected.items())
         return (whole - done) * (elapsed + TRUST * whole) / (done + TRUST * whole)
 
+    def restart(self):
+        """Forgets the stages so far: another prompt begins."""
+        self.stages.clear()
+        self.expected = None
+
     def clear(self):
         """Removes the line, before anything else is printed."""
         if self.visible:

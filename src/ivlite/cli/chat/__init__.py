@@ -46,7 +46,7 @@ def run(args):
     arguments.check_media(args, later=(*arguments.ANY_VIDEO, "budget", "dedupe"))
     if args.quiet and args.verbose:
         raise UsageError("--quiet and --verbose contradict each other")
-    lines = entries()
+    lines = entries(args)
     progress = display(args.quiet, args.verbose)
     try:
         from ivlite.cli.chat.conversation import Conversation
@@ -61,7 +61,7 @@ def run(args):
             progress.clear()
 
 
-def entries():
+def entries(args):
     """Where lines come from: an editor on a terminal that can show one, else standard input as it is."""
     from ivlite.cli.chat.lines import Lines
 
@@ -69,5 +69,5 @@ def entries():
     if lines.interactive and capable(sys.stdout):
         from ivlite.cli.chat.terminal import Terminal
 
-        return Terminal()
+        return Terminal(remember=not args.no_store)
     return lines

@@ -3,7 +3,7 @@
 import difflib
 
 from ivlite.cli import answer, arguments
-from ivlite.cli.chat.entry import FENCE, leading_file, parts
+from ivlite.cli.chat.entry import FENCE, leading_file, only_file, parts
 from ivlite.errors import UsageError, shown
 from ivlite.machine import gigabytes, peak_memory
 
@@ -61,10 +61,9 @@ def video(chat, rest):
 
 
 def image(chat, rest):
-    path, more = leading_file(rest)
-    if not path or more:
+    if not rest:
         raise UsageError(f"write {usage('image')}")
-    chat.add("image", path)
+    chat.add("image", only_file(rest))
 
 
 def plan(chat, rest):
@@ -111,9 +110,7 @@ def clear(chat, rest):
 
 
 def save(chat, rest):
-    path, more = leading_file(rest)
-    if more:
-        raise UsageError(f"write {usage('save')}; a name with spaces in quotes")
+    path = only_file(rest)
     if not path and not chat.session.path:
         raise UsageError("name a file: /save talk.ivs")
     chat.save(path or None)
@@ -121,9 +118,9 @@ def save(chat, rest):
 
 
 def load(chat, rest):
-    path, more = leading_file(rest)
-    if not path or more:
-        raise UsageError(f"write {usage('load')}; a name with spaces in quotes")
+    if not rest:
+        raise UsageError(f"write {usage('load')}")
+    path = only_file(rest)
     chat.load(path)
     chat.tell(f"{path}: {size(chat)}" + ", kept there from now on" * chat.kept)
 
@@ -148,6 +145,7 @@ def switch(text):
 SETTINGS = {flag[2:]: (kind, flag[2:].replace("-", "_")) for flag, kind, *_ in arguments.ANSWER} | {
     "seed": (arguments.SEED, "seed"),
     "max-new-tokens": (arguments.whole(1), "max_new_tokens"),
+    "budget": (arguments.SHARED["--budget"]["type"], "budget"),
     "think": (switch, "enable_thinking"),
 }
 
@@ -170,7 +168,8 @@ def setting(chat, name):
     key = SETTINGS[name][1]
     value = chat.settings[key]
     if value is None:
-        return f"{getattr(chat.model.config.generation, key, 'default')} (the model file's)"
+        own = getattr(chat.model.config.generation, key, None)
+        return "as by default" if own is None else f"{own} (the model file's)"
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
@@ -186,7 +185,7 @@ def stats(chat, rest):
         rows["file"] = f"{session.path}" + ", not saved yet" * chat.changed
     chat.tell("\n".join(f"  {name:10}{value}" for name, value in rows.items()))
     if chat.reply:
-        chat.tell(answer.closing_line(chat.reply))
+        chat.tell(answer.closing_line(chat.reply, loaded=False))
 
 
 # ------------------------------------------------------------------------------------------------ others

@@ -30,6 +30,14 @@ class Conversation:
         self.reply, self.seed, self.code, self.over, self.changed = None, args.seed, 0, False, False
         self.kept = args.session is not None  # whether every answer is saved
         self.session = model.session(args.session)
+        self._check_system()
+
+    def _check_system(self):
+        first = self.session.messages[:1]
+        if self.system and first and (first[0]["role"] != "system" or first[0]["content"] != self.system):
+            raise UsageError(
+                f"--system begins a conversation, and {self.session.path} has begun otherwise: leave it out"
+            )
 
     def __enter__(self):
         return self
@@ -159,10 +167,12 @@ class Conversation:
 
     def answered(self, messages, seed):
         """The Reply to messages, shown as it is made."""
+        if self.progress:
+            self.progress.restart()
         stream = self.session.ask(messages, **{**self.settings, "seed": seed}, progress=self.progress)
         answer.show(self.model, stream, self.args, self.progress)
         if not self.args.quiet and stream.reply.token_ids:
-            self.tell(answer.closing_line(stream.reply))
+            self.tell(answer.closing_line(stream.reply, loaded=self.reply is None))
         return stream.reply
 
     # -------------------------------------------------------------------------------------------- files

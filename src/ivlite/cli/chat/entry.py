@@ -78,6 +78,14 @@ def leading_file(text):
     return (found[0].text, [w.text for w in found[1:]]) if found else ("", [])
 
 
+def only_file(text):
+    """The file name that a text is; a name with spaces need not be quoted."""
+    from ivlite.media.source import is_file
+
+    found = words(text)
+    return found[0].text if len(found) == 1 and not is_file(expanded(text)) else text
+
+
 def dragged(text, kind):
     """([(kind, file name)], the rest): words that are media files with their folder, as a terminal writes what is dragged in.
 

@@ -12,9 +12,9 @@ NAME = "chat_history"  # a line of JSON per entry
 MOST, KEPT = 1 << 20, 1 << 19  # bytes at which the file is cut, and what then stays
 
 
-def history():
-    """The history file of this user; in memory where nothing can be kept."""
-    folder = cache_folder()
+def history(remember=True):
+    """The history file of this user; in memory where nothing can be kept, or shall be."""
+    folder = cache_folder() if remember else None
     try:
         return FileHistory(folder / NAME) if folder else InMemoryHistory()
     except OSError:

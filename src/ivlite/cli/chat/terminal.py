@@ -22,11 +22,14 @@ PATHS = {"video": media_kind, "image": media_kind, "save": None, "load": None}  
 
 
 class Terminal:
-    """read() gives one entry after the other, None at the end. Raises Stopped when the program is to end."""
+    """read() gives one entry after the other, None at the end. Raises Stopped when the program is to end.
+
+    remember: whether the lines are kept for later conversations.
+    """
 
     interactive = True
 
-    def __init__(self):
+    def __init__(self, remember=True):
         output = create_output(sys.__stdout__)
         output.enable_cpr = False  # asking where the cursor is needs an answer, which some terminals never give
         self.prompt = PromptSession(
@@ -34,7 +37,7 @@ class Terminal:
             multiline=True,
             prompt_continuation=MORE,
             placeholder=[("fg:ansibrightblack", HINT)],
-            history=history(),
+            history=history(remember),
             completer=Names(),
             complete_style=CompleteStyle.READLINE_LIKE,
             complete_while_typing=False,

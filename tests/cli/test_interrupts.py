@@ -433,7 +433,7 @@ def test_the_object_of_an_answer_whose_media_were_opened(place, monkeypatch, cap
 
     monkeypatch.chdir(place)
     monkeypatch.setattr(
-        prompt, "build", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT) or time.sleep(0.2) or checkpoint()
+        prompt, "draft", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT) or time.sleep(0.2) or checkpoint()
     )
     assert cli.main([*RUN, "--json"]) == 130
     data = json.loads(capsys.readouterr().out)

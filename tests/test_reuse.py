@@ -173,6 +173,19 @@ def test_a_closed_model_holds_nothing():
     assert runner() is None
 
 
+@needs_demo
+def test_a_cache_that_waits_holds_nothing_of_its_call():
+    class Mine:
+        pass
+
+    with ivlite.load("demo", context=512) as model:
+        mine = Mine()
+        gone = weakref.ref(mine)
+        model.chat(question("What happens?"), progress=lambda *_, mine=mine: None, **GREEDY)
+        del mine
+        assert gone() is None and model._pool.nbytes
+
+
 # ------------------------------------------------------------------------------------------------ the pool
 
 

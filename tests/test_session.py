@@ -447,8 +447,9 @@ def test_nothing_holds_a_session_that_is_dropped():
             session = model.session()
             ask(session, "What happens?", [CLIP])
             twin = session.branch()
-            half = session.ask("And?", **GREEDY)
+            half = session.ask("And?", progress=lambda *_, held=session: None, **GREEDY)
             next(half)
+            said(twin.ask("And?", progress=lambda *_, held=twin: None, **GREEDY))
             gone = [weakref.ref(x) for x in (session, twin, session._runner)]
             del session, twin, half
             assert [ref() for ref in gone] == [None] * 3

@@ -30,6 +30,15 @@ with ivlite.load("model.gguf", context=4096, threads=2, progress=lambda stage, d
     assert_type(reply, ivlite.Reply)
     assert_type(reply.text, str)
     assert_type(reply.token_ids, list[int])
+    with model.session() as session:
+        assert_type(session, ivlite.Session)
+        for delta in session.ask("Who?", videos=["b.mp4"], max_new_tokens=20):
+            assert_type(delta.text, str)
+        mark, twin = session.mark(), session.branch()
+        session.rollback(mark)
+        assert_type(twin.stream(messages, dedupe=True).reply.usage["cached_tokens"], int)
+        assert_type((session.tokens, session.capacity, session.nbytes), tuple[int, int, int])
+        session.save("talk.ivs")
     prompt = model.prepare(messages)
     assert_type(prompt.token_ids, list[int])
     merged, deepstack = model.encode_vision(prompt)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from ivlite.errors import Stopped as Stopped
     from ivlite.model import Model as Model
     from ivlite.model import load as load
+    from ivlite.session import Session as Session
     from ivlite.stop import Stop as Stop
 
 # Imported when first used: `ivlite --help` must not wait for numpy.
@@ -26,6 +27,7 @@ _LAZY = {
     "Model": "ivlite.model",
     "Reply": "ivlite.engine.reply",
     "SamplingParams": "ivlite.engine.sampling",
+    "Session": "ivlite.session",
     "Stop": "ivlite.stop",
     "Stopped": "ivlite.errors",
     "IvliteError": "ivlite.errors",

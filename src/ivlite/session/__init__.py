@@ -406,6 +406,8 @@ class Asking:
         finally:
             if self.session._closing:
                 self.session._runner = None
+            if self.runner is not None:
+                self.runner.meter = Meter()  # the call's own has its progress function, which may hold anything
             self.runner = self.prompt = None
             self.done = True
 

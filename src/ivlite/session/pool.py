@@ -2,6 +2,7 @@
 
 import threading
 
+from ivlite.engine.meter import Meter
 from ivlite.engine.runner import Runner
 from ivlite.errors import Stopped
 from ivlite.machine import MARGIN, available_memory
@@ -84,6 +85,7 @@ class Pool:
     def give(self, runner):
         """Takes a Runner back, whose last call has ended."""
         runner.held.settle()
+        runner.meter = Meter()  # the call's own has its progress function, which may hold anything
         with self._lock:
             if not self._open or not runner.held.length:
                 return

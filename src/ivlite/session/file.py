@@ -372,7 +372,9 @@ def put_rows(put, blocks, cache, report=nothing):
                 done.append(waiting.pop(0).result())
                 report(sum(b.size for b in done), total)
             waiting.append(workers.submit(one, block, cache.dump(block.first, block.last)))
-        return done + [future.result() for future in waiting]
+        done += [future.result() for future in waiting]
+        report(total, total)
+        return done
 
 
 def patiently(attempt):

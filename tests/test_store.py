@@ -192,12 +192,80 @@ def test_an_interrupted_prefill_goes_on(store, video, small_chunks):
     whole = process(None).chat(asked(video, QUESTIONS[0]), temperature=0)
     reply = interrupted(process(store), asked(video, QUESTIONS[0]), 64)
     assert reply.finish_reason == "interrupted" and not reply.text
-    assert len(store.entries()) == 1
+    assert len(list(store.folder.glob("*-q8-*"))) == 1
     reply = process(store).chat(asked(video, QUESTIONS[0]), temperature=0)
     assert reply.usage["stored_tokens"] >= 64 and reply.text == whole.text
-    assert len(store.entries()) == 1  # the same entry went on
+    assert len(list(store.folder.glob("*-q8-*"))) == 1  # the same entry went on
     reply = process(store).chat(asked(video, QUESTIONS[0]), temperature=0)
     assert reply.usage["stored_tokens"] == reply.usage["prompt_tokens"] and reply.text == whole.text
+
+
+def counted(model):
+    """A list that gets the number of frame pairs of every batch that a model's vision tower encodes."""
+    pairs, vision = [], model.network.vision
+
+    def counting(batch, *more):
+        pairs.append(len(batch))
+        return vision(batch, *more)
+
+    model.network.vision = counting
+    return pairs
+
+
+def test_frames_that_were_seen_before_a_stop(store, video, monkeypatch):
+    """The first chunk is not complete: what the vision tower has done by then is kept."""
+    monkeypatch.setattr("ivlite.engine.vision.PATCHES", 24)  # batches of one pair
+    whole = process(None).chat(asked(video, QUESTIONS[0]), temperature=0)
+    for stops in (2, 4):
+        stop = ivlite.Stop()
+        reply = process(store).chat(
+            asked(video, QUESTIONS[0]),
+            stop=stop,
+            progress=lambda stage, done, total, stops=stops, stop=stop: (
+                stage == "vision" and done >= stops and stop.set()
+            ),
+        )
+        assert reply.finish_reason == "interrupted" and reply.usage["cached_tokens"] == 0
+    names = os.listdir(store.folder)
+    assert [name for name in names if "vision" in name]
+    model = process(store)
+    pairs = counted(model)
+    reply = model.chat(asked(video, QUESTIONS[0]), temperature=0)
+    assert reply.text == whole.text and sum(pairs) == 6 - 4
+    assert not [name for name in os.listdir(store.folder) if "vision" in name]
+    model = process(store)
+    assert model.chat(asked(clip(shade=9), QUESTIONS[0]), temperature=0).finish_reason == "stop"
+
+
+def rewritten(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def test_damaged_features_are_not_used(store, video):
+    whole = process(None).chat(asked(video, QUESTIONS[0]), temperature=0)
+    stop = ivlite.Stop()
+    process(store).chat(asked(video, QUESTIONS[0]), stop=stop, progress=lambda s, d, t: s == "vision" and stop.set())
+    path = next(store.folder.glob("*-vision-*"))
+    data = path.read_bytes()
+    for at in range(0, len(data), len(data) // 8):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 64]) + data[at + 1 :])
+        model = process(store)
+        assert model.chat(asked(video, QUESTIONS[0]), temperature=0).text == whole.text
+        for entry in store.entries():
+            entry.path.unlink()
+    with SessionFile.open(rewritten(path, data)) as file:
+        table, rows = file.table, PlainCache(file.table.layout.token_bytes)
+        file.restore(rows)
+        for name, value in (
+            ("rows", np.array([1 << 40])),
+            ("keys", np.zeros((1, 3), np.uint8)),
+            ("wide", np.zeros(0, np.int64)),
+        ):
+            file.save(table.layout, table.meta, table.arrays | {name: value}, rows, rows.length)
+            assert process(store).chat(asked(video, QUESTIONS[0]), temperature=0).text == whole.text
+            for entry in store.entries():
+                entry.path.unlink()
 
 
 def test_a_long_prefill_is_saved_on_its_way(store, video, small_chunks):

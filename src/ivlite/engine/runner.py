@@ -53,7 +53,7 @@ class Runner:
             logits = self._run(prompt, shared)
         except Stopped:
             if self.keeper:
-                self.keeper.ended(self, prompt)
+                self.keeper.ended(self, prompt, stopped=True)
             raise
         if self.keeper:
             self.keeper.ended(self, prompt)

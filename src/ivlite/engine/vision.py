@@ -96,6 +96,11 @@ class Seen:
                 self._features.move_to_end(key)
             return self._features.get(key)
 
+    def items(self):
+        """(key, (merged, DeepStack features)) of all pairs, the one wanted last at the end."""
+        with self._lock:
+            return list(self._features.items())
+
     def put(self, key, ops, merged, deep):
         """Keeps a copy."""
         size = 4 * merged.shape[0] * merged.shape[1] * (1 + len(deep))

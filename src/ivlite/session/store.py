@@ -19,6 +19,7 @@ from ivlite.files import cache_folder, keep_digests, opened, reason
 from ivlite.machine import gigabytes
 from ivlite.numbers import is_finite
 from ivlite.output import Busy, lock
+from ivlite.session import features
 from ivlite.session.file import Damaged, SessionFile
 from ivlite.session.packing import held_by, pack, unpack
 from ivlite.session.state import SessionState
@@ -160,7 +161,7 @@ class Keeper:
         self.store, self.layout, self.maker = store, layout, f"{__version__} {device}"
         self.file = None  # the entry that holds a beginning of what the runner holds
         self.began = self.saved = time.monotonic()
-        self.off = False
+        self.features = self.off = False
 
     # -------------------------------------------------------------------------------------------- before a prefill
 
@@ -176,7 +177,13 @@ class Keeper:
             return self._fail(runner, error)
         if file is not None:
             self._restore(runner, file, held, shared)
+        if self._unseen(runner, prompt):
+            self.features = features.recall(self.store, self.layout, self.maker, runner.network, _paths(prompt))
         self.began = self.saved = time.monotonic()
+
+    def _unseen(self, runner, prompt):
+        """Whether a prompt has frame pairs that a runner does not hold."""
+        return bool(prompt.spans) and sum(prompt.spans[-1][1:]) > runner.held.length
 
     def _best(self, runner, prompt, least):
         """(file, Held, tokens) of the entry that shares most with a prompt; (None, None, 0) without one of `least` tokens."""
@@ -261,17 +268,28 @@ class Keeper:
         if time.monotonic() - self.saved > self.store.interval:
             self._keep(runner, prompt)
 
-    def ended(self, runner, prompt):
+    def ended(self, runner, prompt, stopped=False):
         """Saves what a runner holds of a prompt whose prefill has ended or was stopped, if it was much work."""
-        if time.monotonic() - self.began > self.store.worth:
+        dear = time.monotonic() - self.began > self.store.worth
+        if stopped and dear and self._unseen(runner, prompt):
+            keep = partial(features.keep, self.store, self.layout, self.maker, runner.network, _paths(prompt))
+            self._tried(runner, keep)
+        if dear:
             self._keep(runner, prompt, partial(runner.meter.progress, "store"))
+        if self.features and not stopped:
+            self._tried(runner, partial(features.remove, self.store, self.layout))
 
     def _keep(self, runner, prompt, report=None):
-        if self.off or runner.held.length < LEAST:
+        if runner.held.length >= LEAST:
+            self._tried(runner, partial(self._save, runner, prompt, report))
+
+    def _tried(self, runner, save):
+        """Calls save(), unless saving has failed before."""
+        if self.off:
             return
         try:
             with using(None):  # a Stop ends the prefill and not this
-                self._save(runner, prompt, report)
+                save()
         except (OSError, SessionFileError) as error:  # DiskError is an OSError
             self._fail(runner, error)
         self.saved = time.monotonic()
@@ -319,6 +337,11 @@ def state_of(held, prompt):
         token_ids=held.token_ids, positions=held.positions, rows=held.length, spans=spans, keys=held.keys, media=media,
         ends=[end for end in held.ends if end[0] == held.length],
     )  # fmt: skip
+
+
+def _paths(prompt):
+    """The resolved paths of the files that a prompt shows."""
+    return sorted({path for medium in prompt.media if (path := _path(medium)) is not None})
 
 
 def _path(medium):

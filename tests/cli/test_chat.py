@@ -1,5 +1,8 @@
 """`ivlite chat` through a pipe, on a terminal that only shows text, and on one with an editor."""
 
+import contextlib
+import io
+import json
 import os
 import re
 import shlex
@@ -9,11 +12,13 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command import interruptible, ivlite, refused
 from console import Console
 
+from ivlite import cli
 from ivlite.cli import arguments
 from ivlite.cli.chat import commands, entry
 from ivlite.errors import UsageError
@@ -32,9 +37,27 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def piped(place, *lines, args=SHORT, **options):
-    """The finished process that was given these lines."""
-    return ivlite(*args, cwd=place, stdin=None, input="".join(f"{line}\n" for line in lines), **options)
+def piped(place, *lines, args=SHORT):
+    """What the command does with lines of standard input: its exit code, and what it prints."""
+    return given(place, "".join(f"{line}\n" for line in lines).encode(), args)
+
+
+def given(place, data, args=SHORT):
+    """The same for bytes. In this process: most of what a process of its own does is imports."""
+    (place / "input").write_bytes(data)
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(place),
+        open("input") as source,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        before, sys.stdin = sys.stdin, source
+        try:
+            code = cli.main([str(arg) for arg in args])
+        finally:
+            sys.stdin = before
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def answers(place, *lines, args=SHORT):
@@ -63,9 +86,14 @@ def test_a_pipe_has_a_question_per_line(place):
 
 
 def test_the_last_line_needs_no_end_and_quiet_is_silent(place):
-    done = ivlite(*SHORT, "--quiet", cwd=place, stdin=None, input="What can you do?")
+    done = given(place, b"What can you do?", [*SHORT, "--quiet"])
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.strip()
-    assert ivlite(*SHORT, cwd=place).returncode == 0  # nothing at all
+    assert given(place, b"").returncode == 0
+
+
+def test_a_process_of_its_own(place):
+    done = ivlite(*SHORT, cwd=place, stdin=None, input="/video clip.mp4\nWhat happens?\nAnd then?\n")
+    assert done.returncode == 0 and done.stdout == answers(place, "/video clip.mp4", "What happens?", "And then?")
 
 
 @pytest.mark.parametrize(
@@ -89,8 +117,8 @@ def test_the_last_line_needs_no_end_and_quiet_is_silent(place):
     ],
 )
 def test_what_cannot_be_done_is_said_and_the_next_line_goes_on(place, line, code, words):
-    done = ivlite(*SHORT, cwd=place, stdin=None, input=line + b"\nWhat can you do?\n", text=False)
-    err = done.stderr.decode()
+    done = given(place, line + b"\nWhat can you do?\n")
+    err = done.stderr
     assert (done.returncode == code) if code else done.returncode
     assert done.stdout.strip() and err.count("ivlite: error: ") == 1 and words in err.splitlines()[0]
     assert "\x1b" not in err and "Traceback" not in err
@@ -112,8 +140,32 @@ def test_a_closed_pipe_is_silent_and_a_full_disk_ends_it(place):
     process.stdin.close()
     assert process.stderr.read() == "" and process.wait(60) == 0
     with open("/dev/full", "w") as full:
-        done = piped(place, "Hello.", "Hello.", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+        done = ivlite(
+            *SHORT,
+            cwd=place,
+            stdin=None,
+            input="Hello.\nHello.\n",
+            capture_output=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
     assert done.returncode == 6 and done.stderr.count("No space left") == 1
+
+
+def test_json_is_an_object_per_answer(place):
+    done = piped(place, "/video clip.mp4", "What happens?", "/vidoe", "And then?", args=[*SHORT, "--json", "--quiet"])
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert done.returncode == 2 and first["text"] and second["text"] and first["media"][0]["frames"] == 16
+    assert second["usage"]["cached_tokens"] >= first["usage"]["prompt_tokens"]
+
+
+def test_a_disk_that_is_full_costs_no_answer(place):
+    limited = f'ulimit -f 1; exec "$0" -m ivlite {shlex.join(SHORT)} --session s.ivs --no-store'
+    done = subprocess.run(
+        ["sh", "-c", limited, sys.executable], cwd=place, input="What can you do?\nAnd then?\n", capture_output=True,
+        text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 6 and len(prompt_tokens(done.stderr)) == 2 and "s.ivs" in done.stderr
 
 
 def test_standard_input_that_cannot_be_read(place):

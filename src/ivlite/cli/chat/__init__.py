@@ -37,7 +37,8 @@ def add_parser(commands):
     arguments.add_answer(parser.add_argument_group("answers (defaults: the model file's)"))
     arguments.add_machine(parser.add_argument_group("machine"))
     arguments.add_shared(
-        parser.add_argument_group("output"), "--quiet", "--verbose",
+        parser.add_argument_group("output"), "--json", "--quiet", "--verbose",
+        json="print every answer as a JSON object in a line of its own, and nothing else on standard output",
         verbose="plain progress lines, what each video became, tracebacks of defects",
     )  # fmt: skip
 

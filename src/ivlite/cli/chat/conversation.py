@@ -170,7 +170,9 @@ class Conversation:
         if self.progress:
             self.progress.restart()
         stream = self.session.ask(messages, **{**self.settings, "seed": seed}, progress=self.progress)
-        answer.show(self.model, stream, self.args, self.progress)
+        answer.show(self.model, stream, self.args, self.progress, text=not self.args.json)
+        if self.args.json:
+            print(answer.as_json(self.model, stream.prompt, stream.reply), flush=True)
         if not self.args.quiet and stream.reply.token_ids:
             self.tell(answer.closing_line(stream.reply, loaded=self.reply is None))
         return stream.reply

@@ -8,6 +8,7 @@ from session_fakes import clip, written
 
 import ivlite
 from ivlite.errors import ContextError, DiskError, SessionFileError, UsageError
+from ivlite.ops import CACHE_KINDS
 
 GREEDY = {"temperature": 0, "max_new_tokens": 12}
 
@@ -58,13 +59,17 @@ def test_a_session_goes_on_from_its_file(model, path, tmp_path):
         assert facts(model.session(path)) == facts(session)
 
 
-def test_two_models_in_two_processes(model, path):
-    with model.session(path) as session:
+@pytest.mark.parametrize("kv", CACHE_KINDS)
+def test_every_kind_of_cache(path, kv):
+    """Opened by another model, as in another process."""
+    with ivlite.load("demo", kv=kv) as model, model.session(path) as session:
         answer(session.ask("What moves?", videos=[clip()], **GREEDY))
         session.save()
-        expected = answer(session.ask("Why?", **GREEDY)).token_ids
-    with ivlite.load("demo") as other, other.session(path) as session:
-        assert answer(session.ask("Why?", **GREEDY)).token_ids == expected
+        expected = facts(session)
+        after = answer(session.ask("Why?", **GREEDY)).token_ids
+    with ivlite.load("demo", kv=kv) as other, other.session(path) as session:
+        assert facts(session) == expected
+        assert answer(session.ask("Why?", **GREEDY)).token_ids == after
 
 
 def test_rollback_undo_and_branch_are_saved(model, path, tmp_path):

@@ -14,14 +14,29 @@ from ivlite.session.table import Layout
 KIND = "vision"  # instead of a kind of cache
 
 
+class Pairs:
+    """Features of frame pairs as a cache whose rows are saved: one row per merged patch, its DeepStack features behind it."""
+
+    def __init__(self, features, numpy):
+        self.features, self.numpy = features, numpy
+        self.counts = np.array([len(merged) for merged, _ in features], np.int64)
+        self.ends = np.cumsum(self.counts)
+
+    def dump(self, first, last):
+        rows, found = [], np.searchsorted(self.ends, [first, last - 1], side="right")
+        for n in range(found[0], found[1] + 1):
+            start = self.ends[n] - self.counts[n]
+            part = slice(max(0, first - start), last - start)
+            merged, deep = self.features[n]
+            rows.append(np.concatenate([self.numpy(merged)[part], *(self.numpy(d)[part] for d in deep)], 1))
+        return np.concatenate(rows).astype(np.float32, copy=False).reshape(-1).view(np.uint8)
+
+
 class Rows:
-    """float32 (n, width) as a cache whose rows are saved and restored."""
+    """float32 (n, width) as a cache whose rows are restored."""
 
     def __init__(self, values):
         self.values, self.length, self.token_bytes = values, 0, 4 * values.shape[1]
-
-    def dump(self, first, last):
-        return self.values[first:last].reshape(-1).view(np.uint8)
 
     def truncate(self, length):
         self.length = length
@@ -47,20 +62,19 @@ def keep(store, layout, maker, network, paths):
     items = network.seen.items() if getattr(network, "seen", None) else []
     if not items:
         return
-    numpy, form = network.ops.numpy, _layout(layout, network)
-    values = [np.concatenate([numpy(merged), *map(numpy, deep)], 1) for _, (merged, deep) in items]
+    form, pairs = _layout(layout, network), Pairs([features for _, features in items], network.ops.numpy)
     arrays = {
         "keys": np.frombuffer(b"".join(key for (key, _), _ in items), np.uint8).reshape(len(items), -1),
         "wide": np.array([wide for (_, wide), _ in items], np.int64),
-        "rows": np.array([len(v) for v in values], np.int64),
+        "rows": pairs.counts,
     }
     place = path(store, layout)
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    rows = Rows(np.ascontiguousarray(np.concatenate(values), np.float32))
-    if store.make_room(rows.values.nbytes, place):
+    count = int(pairs.ends[-1])
+    if store.make_room(count * form.token_bytes, place):
         media = [{"source": "frames of a prompt that was stopped"}]
         meta = {"maker": maker, "paths": paths, "media": media, "seconds": 0.0}
-        SessionFile(place, durable=False).save(form, meta, arrays, rows, len(rows.values))
+        SessionFile(place, durable=False).save(form, meta, arrays, pairs, count)
 
 
 def recall(store, layout, maker, network, paths):

@@ -8,6 +8,7 @@ import pytest
 
 import ivlite
 from ivlite import media
+from ivlite.cli import main
 from ivlite.gguf import SHIPPED
 
 needs_demo = pytest.mark.skipif(not SHIPPED["demo"].is_file(), reason="the demo model is not in the package")
@@ -129,6 +130,24 @@ def test_answers_sessions_and_reuse_go_with_it(model, slides):
                 pass
             assert stream.reply.usage["frames"] == 6 * (n + 1) and len(stream.reply.warnings) == 1
         assert session.state().positions.shape == (3, session.tokens)
+
+
+@needs_demo
+def test_the_plan_is_of_what_stays(model, slides, capsys):
+    image, part = {"type": "image", "image": SCENE}, {"type": "video", "video": slides, "fps": 1}
+    few = model.prepare(asking(image, part), dedupe=True)
+    for plan in (few.plan, model.plan(asking(image, part), dedupe=True)):
+        assert plan.prompt_tokens == len(few.token_ids) and plan.fits
+        assert plan.vision_tokens == sum(count for _, _, count in few.spans)
+        (video,) = plan.videos
+        assert (video.frames, video.possible, video.by) == (6, 20, "repeats")
+        assert video.tokens == sum(count for owner, _, count in few.spans if owner == 1)
+    whole = model.plan(asking(image, part))
+    assert plan.wait is None or plan.seconds["vision"] < whole.seconds["vision"]
+    assert plan.cache_bytes < whole.cache_bytes
+    assert main(["plan", "demo", "--video", slides, "--fps", "1", "--dedupe"]) == 0
+    assert "6 of 20 possible frames" in capsys.readouterr().out
+    assert model.plan(asking(image), dedupe=True).videos == ()
 
 
 @needs_demo

@@ -325,7 +325,12 @@ class Model:
             built = draft.lay(budget, room, answer)
             worth = holder is not None and len(built.token_ids) >= WORTH_MEASURING
             built.plan = planning.plan(draft, built, answer, room, measuring=worth)
-            return prompt.deduped(built, progress) if dedupe else built
+            if not dedupe:
+                return built
+            few = prompt.deduped(built, progress)
+            few.plan = planning.without_repeats(built.plan, draft, built, few)
+            few.choices = list(few.plan.videos)
+            return few
 
     def session(self, path: str | os.PathLike[str] | None = None) -> Session:
         """A Session: a conversation that keeps its cache. path: the session file that it continues, made by `save` if missing.
@@ -344,22 +349,22 @@ class Model:
     def plan(
         self, messages: Messages, *, budget: int | None = None, max_wait: float | None = None, memory: int | None = None,
         max_new_tokens: int | None = 256, tools: Sequence[Any] | None = None, enable_thinking: bool = False,
-        add_vision_id: bool = False, continue_final_message: bool = False, stop: Stop | None = None,
+        add_vision_id: bool = False, continue_final_message: bool = False, dedupe: bool = False, stop: Stop | None = None,
     ) -> plan.Plan:  # fmt: skip
         """The Plan of messages: frames, tokens, memory and seconds, without computing the answer.
 
         budget: see `prepare`. max_wait: most seconds until the first token; memory: most bytes of the process. Videos whose
         number of frames is left open are thinned until both hold. Plan.fits and Plan.problem say whether it can be done,
         Plan.nearest which settings would fit, or take more frames. Of a file without an index, the times are estimated
-        (`Choice.estimated`). The first plan of a model measures this machine for about a second. Raises UsageError,
-        MediaError, ContextError (a budget below what is stated), Stopped.
+        (`Choice.estimated`). dedupe: see `prepare`; it decodes the videos. The first plan of a model measures this machine
+        for about a second. Raises UsageError, MediaError, ContextError (a budget below what is stated), Stopped.
         """
         layout: dict[str, Any] = {"tools": tools, "enable_thinking": enable_thinking, "add_vision_id": add_vision_id}
         layout |= {"continue_final_message": continue_final_message, **self.media_limits.given()}
         with using(self._stop(stop)):
             return self._planning().ask(
                 prompt.draft(messages, self.tokenizer, self.config, **layout), budget, self.room(), max_new_tokens,
-                max_wait, memory,
+                max_wait, memory, dedupe,
             )  # fmt: skip
 
     def _planning(self) -> Planner:

@@ -98,7 +98,7 @@ def planned(args, messages):
         longest = config.text.context_length
         room = planner.room(args.memory) if args.context is None else whole("context", args.context, 1, longest)
         draft = prompt.draft(messages, tokenizer, config, enable_thinking=args.think)
-        return planner.ask(draft, args.budget, room, args.max_new_tokens, args.max_wait, args.memory)
+        return planner.ask(draft, args.budget, room, args.max_new_tokens, args.max_wait, args.memory, args.dedupe)
 
 
 def clock(value):
@@ -114,7 +114,9 @@ def lines(made):
         height, width = video.size
         thinned = f" of {video.possible:,} possible" if video.frames < video.possible else ""
         every = f", one every {video.interval:.2f} s" if video.interval else ""
-        limit = {"": "all", "stated": "as stated"}.get(video.by, f"thinned to the {video.by}")
+        limit = {"": "all", "stated": "as stated", "repeats": "the rest repeats or is thinned"}.get(
+            video.by, f"thinned to the {video.by}"
+        )
         yield f"{video.name}: {video.frames:,}{thinned} frames{every}, {width}x{height} ({limit}): {video.tokens:,} tokens"
     yield f"{'prompt':<8}{made.prompt_tokens:,} tokens, {made.vision_tokens:,} of vision; answer up to {made.max_new_tokens:,}"
     yield (

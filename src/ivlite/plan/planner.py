@@ -8,6 +8,7 @@ from ivlite.gguf.config import ARCHITECTURE
 from ivlite.machine import available_memory, gigabytes
 from ivlite.numbers import number, whole
 from ivlite.plan import Plan, measure, nearest, store
+from ivlite.prompt import deduped
 
 BASE = 90 << 20  # bytes of the process without a model
 SAME = 0.05  # of a prompt's tokens: a run that reused so many more than planned says nothing about speed
@@ -121,6 +122,27 @@ class Planner:
             "prefill": speeds.prefill(tokens - held, held), "generate": speeds.generate(answer, tokens),
         }  # fmt: skip
 
+    def without_repeats(self, made, draft, laid, few):
+        """The Plan `made` of `laid`, for the Prompt `few` that dedupe left of it: all frames were decoded to find it."""
+        places = [next(i for i, m in enumerate(laid.media) if m is medium) for medium in draft.opened]
+        videos = tuple(choice.of(few.media[place]) for choice, place in zip(made.videos, places, strict=True))
+        tokens, speeds, seconds = len(few.token_ids), self.speeds(False), made.seconds
+        answer = max(1, min(made.max_new_tokens, made.room - tokens))
+        if seconds is not None and speeds is not None:
+            media = few.media[len(draft.after[0].media) if draft.after else 0 :]
+            frames = [sum(len(m.frames) for m in p.media if m.kind == "video") for p in (laid, few)]
+            seconds = seconds | {
+                "scan": seconds["scan"] + seconds["decode"],
+                "decode": seconds["decode"] * frames[1] / max(1, frames[0]),
+                "vision": sum(speeds.vision(m.grid[0], m.grid[1] * m.grid[2]) for m in media),
+                "prefill": speeds.prefill(tokens - made.held, made.held), "generate": speeds.generate(answer, tokens),
+            }  # fmt: skip
+        return replace(
+            made, videos=videos, prompt_tokens=tokens, vision_tokens=sum(count for _, _, count in few.spans),
+            max_new_tokens=answer, cache_bytes=(tokens + answer) * self.token_bytes, seconds=seconds,
+            peak_memory=self.peak(tokens, tokens + answer),
+        )  # fmt: skip
+
     def problem(self, made, wait, memory):
         """Why a Plan cannot be followed, with the numbers; "" if it can."""
         if made.prompt_tokens + 1 > made.room:
@@ -143,13 +165,19 @@ class Planner:
             return f"the first token comes after {made.wait:.1f} s ({parts}) and the wait is to be {wait:g} s at most"
         return ""
 
-    def ask(self, draft, budget, room, answer, wait=None, memory=None):
+    def ask(self, draft, budget, room, answer, wait=None, memory=None, dedupe=False):
         """The Plan of a Draft within limits, which are checked: see Model.plan. answer: None for all of the room."""
         budget = None if budget is None else whole("budget", budget, 1)
         wait = None if wait is None else number("max_wait", wait, 0, above=True)
         memory = None if memory is None else whole("memory", memory, 1, 1 << 60)
         answer = max(1, room) if answer is None else whole("max_new_tokens", answer, 1, 2**63)
-        return self.search(draft, budget, room, answer, wait, memory)
+        if dedupe:
+            draft.settle(None, budget)
+        made = self.search(draft, budget, room, answer, wait, memory)
+        if not dedupe:
+            return made
+        laid = draft.lay(budget, room, answer, most=sum(video.tokens for video in made.videos))
+        return self.without_repeats(made, draft, laid, deduped(laid))
 
     def search(self, draft, budget, room, answer, wait=None, memory=None):
         """The Plan within the limits: videos whose number of frames is open are thinned until it fits, if it can."""

@@ -6,6 +6,7 @@ video gets a frame pair.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ivlite import media
 from ivlite.errors import ContextError, UsageError
@@ -24,7 +25,7 @@ class Choice:
     name: of the video. seconds: of the range that is used. possible: frames at the rate in force. frames: those taken, out
     of these. interval: mean seconds from one to the next, 0 for a single one. size: (height, width) after resizing.
     tokens: vision tokens. stated: the settings that were stated. by: what limited the frames, "" (nothing), "stated",
-    "budget", "model" (the file's max_frames), "context" or "limit" (of time or memory). estimated: the times are those that
+    "budget", "model" (the file's max_frames), "context", "limit" (of time or memory) or "repeats" (left out). estimated: the times are those that
     the container declares. planned: the frames planned from these, if the file's own times give another number.
     """
 
@@ -39,6 +40,14 @@ class Choice:
     by: str = ""
     estimated: bool = False
     planned: int | None = None
+
+    def of(self, medium: Any) -> "Choice":
+        """The choice of what dedupe left of a video, a Medium."""
+        if len(medium.frames) == self.frames:
+            return self
+        interval = (medium.timestamps[-1] - medium.timestamps[0]) / max(1, len(medium.frames) - medium.temporal)
+        tokens = self.tokens // -(-self.frames // medium.temporal) * medium.grid[0]
+        return replace(self, frames=len(medium.frames), interval=interval, tokens=tokens, by="repeats")
 
 
 class Video:

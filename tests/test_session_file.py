@@ -1,6 +1,7 @@
 """Session files: what is saved is restored, whatever is damaged is found, and a kill leaves the older or the newer state."""
 
 import errno
+import itertools
 import os
 import random
 import resource
@@ -395,6 +396,63 @@ def killed_at_random(path, kills, rng):
 
 def test_killed_at_random_moments(path):
     assert killed_at_random(path, 20, random.Random(15)) > 1
+
+
+def what_may_be_left(base, log):
+    """The contents that a file may have after a power failure: what was flushed, and of the rest anything.
+
+    log: ("write", offset, data), ("cut", size) and ("flush",) in order. A page is written wholly or not at all.
+    """
+    flushed = max((i for i, entry in enumerate(log) if entry[0] == "flush"), default=0)
+    changes = [(i < flushed, entry) for i, entry in enumerate(log) if entry[0] != "flush"]
+    sure = [
+        (1.0,) if early else (0.0, 1.0) if e[0] == "cut" or len(e[2]) == PAGE else (0.0, 0.5, 1.0)
+        for early, e in changes
+    ]
+    for parts in itertools.product(*sure):
+        out = bytearray(base)
+        for part, (_, (kind, at, *data)) in zip(parts, changes, strict=True):
+            if kind == "cut" and part:
+                del out[at:]
+            elif kind == "write" and part:
+                written = data[0][: int(len(data[0]) * part)]
+                out.extend(bytes(max(0, at + len(written) - len(out))))
+                out[at : at + len(written)] = written
+        yield bytes(out)
+
+
+def test_power_failures(path, monkeypatch):
+    """Between any two calls of two saves, whatever the disk has written by then: the older state or the newer one."""
+    cache, file, states, log = PlainCache().grow(BLOCK + 5), SessionFile(path), [], []
+    save(file, cache)
+    base, states, done, inode = path.read_bytes(), [state(cache)], [0], path.stat().st_ino
+    real = {name: getattr(os, name) for name in ("pwrite", "ftruncate", "fsync")}
+
+    def recorded(name, entry):
+        def call(*args):
+            log.append(entry(*args))
+            return real[name](*args)
+
+        monkeypatch.setattr(os, name, call)
+
+    recorded("pwrite", lambda fd, data, at: ("write", at, bytes(data)))
+    recorded("ftruncate", lambda fd, size: ("cut", size))
+    recorded("fsync", lambda fd: ("flush",))
+    for keep, more in ((BLOCK + 5, BLOCK), (2 * BLOCK - 20, 30)):
+        cache.truncate(keep)
+        save(file, cache.grow(more, seed=more), unchanged=keep)
+        states.append(state(cache))
+        done.append(len(log))
+    monkeypatch.undo()
+    assert path.stat().st_ino == inode
+    seen = set()
+    for count in range(len(log) + 1):
+        least = max(i for i, end in enumerate(done) if end <= count)
+        for data in set(what_may_be_left(base, log[:count])):
+            found = outcome(path, data)
+            assert found in states[least:], (count, least)
+            seen.add(states.index(found))
+    assert seen == {0, 1, 2}
 
 
 @pytest.mark.parametrize("fault", ["ENOSPC", "EIO", "EDQUOT"])

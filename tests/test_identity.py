@@ -137,6 +137,20 @@ def test_a_file_that_changed_since_it_was_opened_is_like_no_other(tmp_path):
     assert len(gone.pair_keys()) == gone.grid[0]
 
 
+def test_what_changes_after_its_keys_were_made_has_others_once_it_is_decoded(tmp_path):
+    frames = RNG.integers(0, 256, (6, 64, 96, 3), np.uint8)
+    path = clip(tmp_path / "a.avi")
+    for source, change in ((frames, lambda: frames.fill(0)), (path, lambda: clip(path, 9))):
+        medium = media.open_video(source, **VIDEO)
+        before = medium.pair_keys()
+        assert list(medium.pairs(1)) and medium.pair_keys() == before
+        change()
+        for _ in medium.pairs(1):
+            pass
+        after = medium.pair_keys()
+        assert after[0] == before[0] and not set(after[1:]) & set(before[1:])
+
+
 # ------------------------------------------------------------------------------------------------ digests of files
 
 

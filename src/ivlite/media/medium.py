@@ -43,7 +43,7 @@ class Medium:
 
         Decodes lazily and holds one pair. If the last pair lacks a frame, the last frame is repeated.
         """
-        pair, keys = None, []
+        pair, keys, mine = None, [], self.content() is None
         for n, picture in enumerate(self.pictures(first * self.temporal), first * self.temporal):
             checkpoint()
             at = n % self.temporal
@@ -51,10 +51,20 @@ class Medium:
                 pair = np.empty((self.temporal, *self.size, 3), np.uint8)
             pair[at:] = picture
             if at == self.temporal - 1 or n == len(self.frames) - 1:
-                if self._keys is None and self.content() is None:
+                if mine:
                     keys.append(pixel_key(self.kind, pair))
-                    self._keys = keys if len(keys) == self.grid[0] else None
                 yield pair
+        self._keys = self._seen_keys(first, keys if mine else None)
+
+    def _seen_keys(self, first, keys):
+        """The keys after the pairs from `first` on were seen. keys: theirs, of pixels in memory: as they were just now."""
+        if keys is not None:
+            keys = [*(self._keys or [])[:first], *keys]
+            return keys if len(keys) == self.grid[0] else None
+        content = self.content()
+        if self._keys is not None and isinstance(content, Content) and content.changed():
+            return [*self._keys[:first], *(os.urandom(16) for _ in self._keys[first:])]  # nobody knows what was seen
+        return self._keys
 
     def repeats(self):
         """For each pair, whether it shows nearly what the last one shows for which this was not so. Holds two pairs.
@@ -184,14 +194,18 @@ class Content:
         except OSError:
             pass  # the next reader reports it
 
+    def changed(self):
+        """Whether the file is another one now, or gone."""
+        return signature(self.path) != self.signature
+
     def digest(self):
         """16 bytes. Those of a file that has changed since, or is gone, equal no other's."""
         if self._digest is None:
             try:
-                found = files.content_digest(self.path) if signature(self.path) == self.signature else None
+                found = None if self.changed() else files.content_digest(self.path)
             except OSError:
                 found = None
-            same = found is not None and signature(self.path) == self.signature
+            same = found is not None and not self.changed()
             self._digest = digest(found, self.more) if same else os.urandom(16)
         return self._digest
 

@@ -2,6 +2,7 @@
 
     python benchmarks/speculation.py demo
     python benchmarks/speculation.py --random 8b --type q4_k_m --new 200
+    python benchmarks/speculation.py --layers 4 --type q4_k_m       # four text layers of InternVideo3-8B's widths, a small vocabulary
 
 The model runs for every token and its logits are thrown away: the answers are texts written here, tokenized by the demo model, so that
 models of random weights answer like trained ones. What is drafted and what comes is decided as in any answer.
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import ivlite
 from ivlite.engine import speculate
-from ivlite.evaluate.synthetic import random_model, text_prompt
+from ivlite.evaluate.synthetic import SIZES, random_model, text_prompt
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 WORDS = "the player ball runs left right red blue shirt scores goal stops camera turns crowd waits near line then passes".split()
@@ -100,6 +101,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", default="demo")
     parser.add_argument("--random", choices=("8b", "4b", "demo", "tiny"))
+    parser.add_argument("--layers", type=int)
     parser.add_argument("--type", default="q4_k_m")
     parser.add_argument("--new", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5)
@@ -107,6 +109,10 @@ def main():
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     tokenizer = ivlite.load("demo", threads=1).tokenizer
+    if args.layers:
+        hidden, _, heads, rank, head, ffn, _, *_ = SIZES["8b"]
+        SIZES["layers"] = (hidden, args.layers, heads, rank, head, ffn, 8192, *SIZES["tiny"][-6:])
+        args.random = "layers"
     if args.random:
         model = random_model(args.random, args.type, threads=args.threads)
     else:

@@ -359,3 +359,25 @@ def test_a_chat_with_and_without(eager, monkeypatch):
         results.append([(r.text, r.token_ids, r.finish_reason) for r in replies])
     assert results[0] == results[1]
     assert replies[2].usage["draft_tokens"] >= replies[2].usage["accepted_tokens"]
+
+
+def test_a_session_with_and_without(eager, monkeypatch):
+    """Turns that end at a limit, at a stop string and by closing leave the same rows, and the next goes on from them."""
+    results, drafted = [], 0
+    for rows in (1, 16):
+        monkeypatch.setattr(speculate, "ROWS", rows)
+        with ivlite.load("demo", threads=2) as demo, demo.session() as session:
+            seen = []
+            for i, settings in enumerate(({}, {"stop": "e"}, {"max_new_tokens": 12}, {})):
+                stream = session.ask("Repeat: a b c d a b c d a b c d. " * (1 + i % 2), temperature=0, **settings)
+                for count, _ in enumerate(stream):
+                    if i == 2 and count == 4:
+                        break
+                stream.close()
+                drafted += stream.reply.usage["draft_tokens"]
+                cache = session._runner.cache
+                seen.append(
+                    (stream.reply.token_ids, session.tokens, cache.length, cache.dump(0, cache.length).tobytes())
+                )
+        results.append(seen)
+    assert results[0] == results[1] and drafted

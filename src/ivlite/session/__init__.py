@@ -388,6 +388,7 @@ class Asking:
                 self.made += 1
                 yield token
         except (Stopped, GeneratorExit):
+            tokens.close()  # tokens that were only drafted leave the cache
             if not self.made:  # what is computed of the prompt stays, for the next time
                 lost.put_back()
             raise

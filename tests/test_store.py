@@ -381,6 +381,28 @@ def test_turns_of_one_conversation_share_an_entry(store, video):
     assert len(store.entries()) == 1
 
 
+def test_rows_of_another_prompt_do_not_stay(store, video, tmp_path):
+    """A cache that holds another video, with the same beginning and more tokens, gets every row from the store."""
+    first, other = asked(video, QUESTIONS[0]), asked(written(tmp_path / "other.avi", shade=77), QUESTIONS[1] * 9)
+    process(store).chat(first, temperature=0)
+    rows = []
+    for before in ((), (other,), (first, other), (other, first)):
+        model = process(store)
+        runner = model.runner(1024)
+        for messages in before:
+            runner.extend(model.prepare(messages))
+        logits = runner.extend(model.prepare(first))
+        rows.append(
+            (
+                runner.cache.dump(0, runner.cache.length).tobytes(),
+                logits.tobytes(),
+                runner.held.token_ids,
+                runner.held.keys,
+            )
+        )
+    assert rows[1:] == rows[:-1]
+
+
 def test_two_processes_ask_at_once(store, video):
     expected = process(None).chat(asked(video, QUESTIONS[0]), temperature=0)
     pids = []

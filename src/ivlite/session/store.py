@@ -176,6 +176,7 @@ class Keeper:
         except OSError as error:
             return self._fail(runner, error)
         if file is not None:
+            runner.truncate(mine)  # what follows are rows of other tokens
             self._restore(runner, file, held, shared)
         if self._unseen(runner, prompt):
             self.features = features.recall(self.store, self.layout, self.maker, runner.network, _paths(prompt))

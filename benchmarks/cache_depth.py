@@ -25,7 +25,7 @@ CHUNK = 2048
 
 
 class Spread(synthetic.RandomSource):
-    """Random weights whose queries and keys are larger, for scores of that deviation."""
+    """Random weights, none of them repeated, whose queries and keys are larger, for scores of that deviation."""
 
     def __init__(self, cfg, spread):
         super().__init__(cfg, "bf16")
@@ -33,7 +33,15 @@ class Spread(synthetic.RandomSource):
 
     def read(self, name, first=0, count=None):
         data = super().read(name, first, count)
-        return data.view(np.float32) * np.float32(self.spread**0.5) if name.endswith("attn_norm.weight") else data
+        if not name.endswith("attn_norm.weight"):
+            return data
+        return (data.view(np.float32) * np.float32(self.spread**0.5)).view(np.uint8)
+
+    def _blocks(self, fmt, count, cols):
+        pieces = range(0, count, synthetic.CHUNK)
+        return np.concatenate(
+            [super(Spread, self)._blocks(fmt, min(synthetic.CHUNK, count - at), cols) for at in pieces]
+        )
 
 
 class Random:
@@ -44,7 +52,7 @@ class Random:
         text = replace(full.text, num_layers=layers, kv_lora_rank=full.text.kv_lora_rank[:layers], vocab_size=4096)
         cfg = replace(full, text=text, vision=replace(small, out_hidden_size=text.hidden_size))
         self.network = models.module("internvideo3").Network(cfg, Spread(cfg, spread), ops.get("cpu", threads), None)
-        self.text, self.random, self.following = text, np.random.default_rng(seed), 32
+        self.text, self.random, self.following = text, np.random.default_rng(seed), 16
 
     def forward(self, first, last, cache):
         x = self.random.standard_normal((last - first, self.text.hidden_size), np.float32)

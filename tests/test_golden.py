@@ -143,7 +143,7 @@ def test_q4_0_is_worse_than_q8_0_and_still_close(converted, name):
 
 
 @pytest.mark.parametrize("ops", OPS)
-@pytest.mark.parametrize(("kv", "limit"), [("f32", 1e-9), ("bf16", 1e-4), ("q8", 1e-3)])
+@pytest.mark.parametrize(("kv", "limit"), [("f32", 1e-9), ("bf16", 1e-4), ("q8", 1e-3), ("q4", 2e-2)])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_cache_adds(converted, monkeypatch, name, case, kv, limit, ops):
@@ -153,17 +153,17 @@ def test_what_a_cache_adds(converted, monkeypatch, name, case, kv, limit, ops):
     expected = golden(name, case)
     logits = model.logits(model.prepare(messages_of(case)))
     assert mean_kl(expected["logits"], logits[expected["rows"]]) < limit
-    assert kv == "q8" or worst(logits[expected["rows"]], expected["logits"]) < LIMIT[kv]
+    assert kv in ("q8", "q4") or worst(logits[expected["rows"]], expected["logits"]) < LIMIT[kv]
 
 
 def test_a_smaller_cache_adds_more(converted, monkeypatch):
     expected, kl = golden("plain", "mixed"), []
     monkeypatch.setattr(runner, "CHUNK", 1)
-    for kv in ("f32", "bf16", "q8"):
+    for kv in ("f32", "bf16", "q8", "q4"):
         model = ivlite.load(converted("plain", "f32"), kv=kv)
         logits = model.logits(model.prepare(messages_of("mixed")))
         kl.append(mean_kl(expected["logits"], logits[expected["rows"]]))
-    assert kl[0] < kl[1] < kl[2]
+    assert kl[0] < kl[1] < kl[2] < kl[3]
 
 
 @pytest.mark.parametrize("case", ["mixed", "odd"])

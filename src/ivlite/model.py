@@ -134,11 +134,11 @@ def load(
     device: "auto", "cpu", or "reference" (float32 torch, slow, for comparison). threads: None for one per usable
     physical core. context: most tokens of prompt and answer together; None: as many as a prompt and its answer need, up
     to what the model and the free memory hold.
-    kv: the format of the latent cache, "f32", "f16", "q8" (int8) or "q4" (4 bits, for very long contexts: docs/numerics.md
-    has what it costs). vit: "fp32" computes the vision tower in float32
-    whatever the file's formats: slower, and 4 bytes of memory per vision weight. load: "repack" packs all weights for
-    the kernels and keeps them in memory; "mmap" reads and packs each layer before it runs and frees it afterwards: the
-    same answers in the memory of one layer, but it reads the whole file for every token.
+    kv: the format of the latent cache, "f32", "f16", "q8" (int8) or "q4" (4 bits, for contexts that q8 has no memory
+    for). vit: "fp32" computes the vision tower in float32 whatever the file's formats: slower, and 4 bytes of memory per
+    vision weight. load: "repack" packs all weights for the kernels and keeps them in memory; "mmap" reads and packs each
+    layer before it runs and frees it afterwards: the same answers in the memory of one layer, but it reads the whole file
+    for every token.
     fps, min_frames, max_frames: defaults for videos whose message sets none; min_pixels, max_pixels: for each frame and
     image; None keeps the file's.
     store: True keeps what prompts of over 20 seconds leave in the cache in the user's cache folder, and uses it again in

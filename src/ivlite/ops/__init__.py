@@ -50,9 +50,9 @@ which writes rows length .. length + T of that layer, `advance(T)`, called once 
 `truncate(length)`, `read(layer, s0, s1)` -> float32 (latent, k_rope), and `nbytes`. Between append and advance, the
 attentions include the new rows of the layer appended last: the expanded one in float32 as they were given, the absorbed one
 so for a query's own row only, so that queries do not depend on what was appended together. Other rows have the precision
-of the cache: "f32"; "f16": float16 latents and keys; "q8": int8 latents with one scale per token, float16 keys; "q4": latents that are rotated
-(a Hadamard matrix on every 128 columns) and rounded to 4 bits with a scale per token and 16 tables of levels to choose from
-per 16 columns, int8 keys with a scale per 32 columns (csrc/kernels/q4.h).
+of the cache: "f32"; "f16": float16 latents and keys; "q8": int8 latents with one scale per token, float16 keys; "q4":
+latents that are rotated (a Hadamard matrix on every 128 columns) and rounded to 4 bits, with a scale per token and one of
+16 tables of levels per 16 columns, and int8 keys with a scale per 32 columns (csrc/kernels/q4.h).
 
 Its rows can be taken out and put back: `reserve(capacity)` makes room for at least so many tokens and keeps what is there, layer
 by layer, so that memory holds one layer twice at most (memory is taken as rows are written, so a large capacity costs nothing

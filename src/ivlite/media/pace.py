@@ -1,7 +1,8 @@
-"""What decoding a video will take, from a moment of decoding its beginning."""
+"""What decoding a video will take, from a moment of doing so."""
 
 import os
 import time
+from contextlib import closing
 
 import numpy as np
 
@@ -9,36 +10,75 @@ from ivlite.media.container import decoded, open_stream, packets
 from ivlite.media.decode import SEEK_FROM
 from ivlite.media.display import Display, with_neighbours
 
-MOMENT = 0.2  # seconds of decoding, and as many of reading packets
-MOST_FRAMES, MOST_PACKETS = 32, 2000
+MOMENT = 0.25  # seconds of decoding, and as many of reading packets
+FAR = 12  # frames from one that is shown to the next, at most, where the pace is measured
+QUICK = 0.2  # of a moment: wanted frames that take less are measured themselves
+MOST_FRAMES, MOST_PACKETS = 48, 2000
 
 
 class Pace:
-    """Measured on the beginning of a video file.
+    """Measured on frames near the first wanted one, which are decoded and shown as wanted ones are.
 
-    opening: seconds until the first frame. frame: seconds of each further frame that is decoded. byte: seconds of reading
-    a byte of packets. gap: frames from one key frame to the next, None if there was no second one.
+    Decoders work ahead and side by side, so what is timed is how long the last of some pictures takes.
+    """
+
+    def __init__(self, opened, first, last, keys):
+        """opened(indexes): the Medium of these frames. first, last: the range."""
+        self.opened, self.first, self.last, self.keys, self.taken = opened, first, last, keys, {}
+
+    def near(self, step):
+        """[seconds until each picture] of frames near the first, `step` apart."""
+        return self._measured(np.arange(self.first, min(self.first + MOST_FRAMES, self.last) + 1, step), step)
+
+    def _measured(self, indexes, name):
+        if name not in self.taken:
+            began, came = time.perf_counter(), []
+            with closing(self.opened(indexes).pictures()) as pictures:
+                for _ in pictures:
+                    came.append(time.perf_counter() - began)
+                    if len(came) > 1 and came[-1] > MOMENT:
+                        break
+            self.taken[name] = came
+        return self.taken[name]
+
+    def seconds(self, chosen, size):
+        """Seconds of decoding the frames of these indexes, ascending."""
+        spacing = int((chosen[-1] - chosen[0]) / max(1, len(chosen) - 1))
+        start, *more = self.near(1)
+        close = (more[-1] - start) / len(more) if more else 0.0
+        if spacing <= 1:
+            return start + close * (len(chosen) - 1)
+        far = self.near(FAR)
+        each = max(far[-1] - start, 0.0) / max(1, FAR * (len(far) - 1)) or close
+        total = each * work(chosen, self.keys) + max(0.0, close - each) * len(chosen)
+        if spacing <= FAR or total > QUICK * MOMENT * len(chosen):
+            return start + total
+        came = self._measured(chosen, f"as chosen, {spacing.bit_length()}")  # seeks, too, count where frames are quick
+        return start + max(came[-1] - start, 0.0) / max(1, len(came) - 1) * (len(chosen) - 1)
+
+
+class RoughPace:
+    """Measured on the beginning of a video file whose index does not tell where its key frames are.
+
+    byte: seconds of reading a byte of packets. gap: frames from one key frame to the next, None if there was no second one.
     """
 
     def __init__(self, path, name, track):
-        began = time.perf_counter()
-        self.size, self.picture = os.path.getsize(path), None
+        self.bytes = os.path.getsize(path)
         with open_stream(path, name, track) as (container, stream):
-            self._decode(container, stream, began)
+            self._decode(container, stream)
         with open_stream(path, name, track) as (container, stream):
             self._read(container, stream)
 
-    def _decode(self, container, stream, began):
-        count, first, last = 0, began, None
+    def _decode(self, container, stream):
+        began, came = time.perf_counter(), []
         self.display = Display(stream)
-        for self.frame_seen in with_neighbours(decoded(stream, packets(container, stream))):
-            last = time.perf_counter()
-            first = last if count == 0 else first
-            count += 1
-            if count == MOST_FRAMES or last - began > MOMENT:
+        for frame in with_neighbours(decoded(stream, packets(container, stream))):
+            came.append(time.perf_counter() - began)
+            self.frame = frame
+            if len(came) == MOST_FRAMES or came[-1] > MOMENT:
                 break
-        self.opening = first - began
-        self.frame = (last - first) / (count - 1) if count > 1 else self.opening
+        self.each = (came[-1] - came[0]) / (len(came) - 1) if len(came) > 1 else came[0]
 
     def _read(self, container, stream):
         began, count, read, keys = time.perf_counter(), 0, 0, []
@@ -52,28 +92,23 @@ class Pace:
         self.byte = (time.perf_counter() - began) / max(1, read)
         self.gap = float(np.median(np.diff(keys))) if len(keys) > 1 else None
 
-    def shown(self, size):
-        """Seconds of making one decoded frame a picture of that size."""
-        if self.picture is None:
-            for _ in range(2):  # the first time, tables are made
-                began = time.perf_counter()
-                self.display.rgb(self.frame_seen, size)
-                self.picture = time.perf_counter() - began
-            self.frame_seen = None
-        return self.picture
+    @property
+    def scan(self):
+        """Seconds of reading the whole file."""
+        return self.byte * self.bytes
 
-    def seconds(self, chosen, keys, size):
-        """Seconds of decoding the frames of these indexes, ascending. keys: indexes of the key frames, None if unknown."""
-        if keys is None:
-            gap = self.gap or float("inf")
-            keys = np.arange(0, chosen[-1] + 1, max(1, int(gap))) if gap < float("inf") else np.zeros(1, np.int64)
-        frames, jumps = work(chosen, keys)
-        return self.opening * (1 + jumps / 4) + self.frame * frames + self.shown(size) * len(chosen)
+    def seconds(self, chosen, size):
+        """Seconds of decoding the frames of these indexes, ascending, each resized to `size`."""
+        gap = int(self.gap or chosen[-1] + 1)
+        began = time.perf_counter()
+        self.display.rgb(self.frame, size)
+        shown = time.perf_counter() - began
+        return self.each * work(chosen, np.arange(0, chosen[-1] + 1, max(1, gap))) + shown * len(chosen)
 
 
 def work(chosen, keys):
-    """(frames that are decoded, seeks) for frames of ascending indexes."""
+    """Frames that are decoded to get those of ascending indexes."""
+    chosen = np.asarray(chosen)
     before = np.append(0, chosen[:-1] + 1)  # the next frame that comes without a seek
     key = keys[np.maximum(np.searchsorted(keys, chosen, "right") - 1, 0)]
-    jumps = key >= before + SEEK_FROM
-    return int((chosen + 1 - np.where(jumps, key, before)).sum()), int(jumps.sum())
+    return int((chosen + 1 - np.where(key >= before + SEEK_FROM, key, before)).sum())

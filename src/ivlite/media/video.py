@@ -12,7 +12,7 @@ from ivlite.media.decode import FrameDecoder
 from ivlite.media.display import Display
 from ivlite.media.lanes import pictures
 from ivlite.media.medium import Content, Medium
-from ivlite.media.pace import Pace, work
+from ivlite.media.pace import Pace, RoughPace, work
 from ivlite.media.probe import Probe
 from ivlite.media.scan import declared_seconds, indexed, scan
 from ivlite.media.source import local_path
@@ -49,7 +49,7 @@ class VideoProbe(Probe):
     def settle(self, progress=None):
         if self.estimated:
             self.times, self.estimated = scan(self.path, self.name, self.track, self.start, self.end, progress), False
-            self._shape = None
+            self._shape = self._pace = None
 
     @property
     def shape(self):
@@ -80,13 +80,18 @@ class VideoProbe(Probe):
         self._shape = self._display.shape(picture)
 
     def cost(self, chosen, size, measuring=True):
-        keys = None if self.estimated or len(self.times.keys) < 2 else self.times.keys
-        if self._pace is None and not measuring:
-            pixels = self.shape[0] * self.shape[1] * work(chosen, self.times.keys)[0]
+        if not measuring and not self.estimated:
+            pixels = self.shape[0] * self.shape[1] * work(chosen, self.times.keys)
             if pixels < LITTLE:
                 return 0.0, pixels * PIXEL
-        self._pace = self._pace or Pace(self.path, self.name, self.track)
-        return self._pace.byte * self._pace.size * self.estimated, self._pace.seconds(chosen, keys, size)
+        if self._pace is None and self.estimated:
+            self._pace = RoughPace(self.path, self.name, self.track)
+        elif self._pace is None:
+            first, last = timeline.within(self.times, self.start, self.end, self.what)
+            self._pace = Pace(
+                lambda some: self.open(some, size, patch_size=1, temporal=1), first, last, self.times.keys
+            )
+        return self._pace.scan if self.estimated else 0.0, self._pace.seconds(chosen, size)
 
     def open(self, chosen, size, **shape):
         if self._display is None:

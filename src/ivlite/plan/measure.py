@@ -15,6 +15,7 @@ from ivlite.stop import checkpoint
 MANY, FEW = 512, 192  # tokens of the prefills that are timed
 DEPTH = 4096  # cached tokens before the second and the third
 LEAST = 0.03  # seconds that a short measurement is repeated for
+ENOUGH = 0.1  # seconds of one call that need no repetition
 HEAD_ROWS = 8192  # rows of the output matrix that are timed
 REST = 5e-4  # seconds of a generated token outside the matrices
 
@@ -93,16 +94,17 @@ def speeds(sample, kv):
 
 
 def timed(work, *inputs):
-    """Seconds of work(*copies of inputs): the median of as many calls as take LEAST seconds, after one to warm up."""
-    took, total = [], 0.0
-    while total < LEAST or len(took) < 2:
+    """Seconds of work(*copies of inputs): of one call that takes ENOUGH, else the median of calls of LEAST seconds in all."""
+    took = []
+    while sum(took) < LEAST or len(took) < 2:
         checkpoint()
         given = [x.copy() for x in inputs]
         began = time.perf_counter()
         work(*given)
         took.append(time.perf_counter() - began)
-        total += took[-1]
-    return float(np.median(took[1:] if len(took) > 2 else took[-1:]))
+        if took[-1] > ENOUGH:
+            return min(took)
+    return float(np.median(took[1:]))
 
 
 class Text:

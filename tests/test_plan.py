@@ -1,7 +1,9 @@
 """What a question is said to cost: frames, tokens, memory, seconds; limits; what is kept of a machine's speed."""
 
+import io
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +12,11 @@ from test_budget import listed, packed
 
 import ivlite
 from ivlite import plan, prompt
-from ivlite.errors import UsageError
+from ivlite.cli import answer
+from ivlite.cli.progress import Progress
+from ivlite.errors import ContextError, OutOfMemoryError, UsageError
 from ivlite.evaluate import synthetic
+from ivlite.machine import MARGIN
 from ivlite.plan import measure, store
 from ivlite.plan.speeds import Speeds, fitted
 
@@ -211,3 +216,105 @@ def test_words_for_times():
         "1 s", "12 s", "89 s", "4 min", "89 min", "83 min", "1 h 30 min",
     ]  # fmt: skip
     assert prompt.BUDGET == 16384
+
+
+# ------------------------------------------------------------------------------------------------ while it runs
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_the_time_left_follows_the_plan(demo):
+    """Prefill gets slower as it goes on: half of the tokens are done long before half of the time."""
+    made = replace(demo.plan(ask(listed(4))), seconds={"decode": 0.0, "vision": 20.0, "prefill": 100.0}, linear=0.2)
+    clock, out = Clock(), io.StringIO()
+    progress = Progress(True, out, clock)
+
+    def left():
+        clock.now += 0.2
+        progress("prefill", *progress.stages["prefill"])
+        return int(re.findall(r"(\d+):(\d+) left|(\d+) s left", out.getvalue())[-1][-1] or 0) or sum(
+            int(n) * f for n, f in zip(re.findall(r"(\d+):(\d+) left", out.getvalue())[-1], (60, 1), strict=True)
+        )
+
+    progress.expect(made)
+    progress("prefill", 0, 1000)
+    clock.now = 50.6  # as planned: 10 of vision, 40.8 of prefill
+    progress("vision", 5, 10)
+    progress("prefill", 600, 1000)
+    assert left() == pytest.approx(69, abs=2)  # the mean so far would say 32
+    clock.now = 100.0  # at half of the pace
+    assert left() > 110
+
+
+def test_what_was_planned_is_told_beside_what_happened(demo):
+    reply = demo.chat(ask(listed(8)), max_new_tokens=4, temperature=0)
+    plan, took = reply.plan, reply.plan.took
+    assert took["prompt_tokens"] == plan.prompt_tokens and took["new_tokens"] == len(reply.token_ids)
+    assert {"open", "decode", "vision", "prefill", "generate"} <= took["seconds"].keys()
+    assert "planned" not in answer.closing_line(reply)
+    long = replace(plan, seconds=plan.seconds | {"prefill": 61.0})
+    took = {**took, "seconds": {"open": 1, "decode": 2.0, "vision": 3.0, "prefill": 60.0, "generate": 9.0}}
+    reply.plan = replace(long, took=took)
+    assert re.search(r"planned 1:0\d and took 1:05 to the first token", answer.closing_line(reply))
+    json.dumps(reply.plan.as_data(), allow_nan=False)
+
+
+def test_a_run_corrects_what_is_kept(demo, own_folder):
+    planner = demo._planning()
+    planner._speeds = Speeds(*[1e-9] * 7)
+    made = replace(demo.plan(ask(listed(4))), seconds={"vision": 1.0, "prefill": 2.0, "generate": 0.0, "decode": 0.0})
+    planner.record(made, {"vision": 2.0, "prefill": 2.0, "generate": 0.0, "decode": 0.1}, 0, 5)
+    assert (
+        planner.speeds().ratio("vision") == pytest.approx(math.sqrt(2)) and store.load(planner.name) == planner.speeds()
+    )
+    planner.record(made, {"vision": 0.5, "prefill": 0.1, "generate": 0.0, "decode": 0.1}, made.prompt_tokens - 1, 5)
+    assert planner.speeds().ratio("vision") == pytest.approx(math.sqrt(2))  # most was reused
+
+
+# ------------------------------------------------------------------------------------------------ contexts
+
+
+def test_a_megabyte_of_text_is_refused_with_both_counts(demo):
+    with pytest.raises(ContextError, match=r"[\d,]{6,} tokens .*the context holds 8,192.*shorten the text") as refusal:
+        demo.chat([{"role": "user", "content": "word " * 200_000}])
+    assert refusal.value.exit_code == 7
+
+
+def test_what_is_stated_and_does_not_fit_is_refused_with_what_does(demo):
+    with pytest.raises(ContextError, match=r"[\d,]+ tokens .*holds 8,192: use --max-frames \d+") as refusal:
+        demo.chat(ask(listed(4000, fps=2, max_frames=3000)))
+    most = int(re.search(r"--max-frames (\d+)", str(refusal.value))[1])
+    built = demo.prepare(ask(listed(4000, fps=2, max_frames=most)))
+    assert built.plan.fits and 8192 - 256 - 40 < len(built.token_ids) <= 8192 - 256
+    small = ivlite.load("demo", context=512)
+    with pytest.raises(ContextError, match=r"--context \d+"):
+        small.chat(ask(listed(400, fps=2, max_frames=200)))
+
+
+def test_an_answer_that_uses_the_context_up_keeps_its_text():
+    model = ivlite.load("demo", context=100)
+    reply = model.chat([{"role": "user", "content": "Please introduce yourself."}], temperature=0, max_new_tokens=None)
+    used = reply.usage["prompt_tokens"] + reply.usage["new_tokens"]
+    assert reply.finish_reason == "length" or used < 100
+    tight = ivlite.load("demo", context=reply.usage["prompt_tokens"] + 5)
+    cut = tight.chat([{"role": "user", "content": "Please introduce yourself."}], temperature=0, max_new_tokens=500)
+    assert cut.finish_reason == "length" and cut.usage["new_tokens"] in (5, 6)
+    assert cut.text and reply.text.startswith(cut.text)
+
+
+def test_memory_that_is_short_thins_what_is_open(monkeypatch):
+    """Without a stated context, the free memory is the room; a stated context is kept."""
+    model, stated = ivlite.load("demo"), ivlite.load("demo", context=4000)
+    for module in ("ivlite.model", "ivlite.plan.planner", "ivlite.session.pool"):
+        monkeypatch.setattr(f"{module}.available_memory", lambda: MARGIN + 1500 * 980)
+    assert model.room() == 1500 and stated.room() == 4000
+    built = model.prepare(ask(listed(3000, fps=2)), budget=3000, max_new_tokens=100)
+    assert built.plan.fits and built.choices[0].by == "context" and len(built.token_ids) <= 1400
+    assert len(stated.prepare(ask(listed(3000, fps=2)), budget=3000, max_new_tokens=100).token_ids) > 3000
+    with pytest.raises(OutOfMemoryError, match="--max-frames"):
+        model.chat(ask(listed(3000, fps=2, max_frames=600)))

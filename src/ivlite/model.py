@@ -372,6 +372,7 @@ class Model:
         network = self.network
         if self._planner is None:
             self._planner = Planner.of(network.source, self.config, self.kv, network.ops, network=network)
+        self._planner.context = self.context
         return self._planner
 
     def runner(self, capacity: int | None = None, progress: Progress | None = None) -> Runner:
@@ -485,7 +486,11 @@ class Model:
             if made is None or not made.problem:
                 raise ContextError(too_long(len(prompt.token_ids), self.context))
             raise ContextError(f"{made.problem}: {self._planning().advice(made, self.context_stated)}")
-        flags = [setting.flag for setting in made.nearest] if made else []
-        advice = f"use {' or '.join(flags)}" if flags else "use fewer or smaller frames (fps, max_frames, max_pixels)"
-        check_memory(0, self.config.text, need, self.kv, advice)
-        return need
+        size = need * cache_bytes_per_token(self.config.text, self.kv)
+        words = f"{need:,} tokens take {gigabytes(size)} of {self.kv} cache, and the memory that is free holds {room:,}"
+        advice = (
+            self._planning().advice(made, False)
+            if made
+            else "use fewer or smaller frames (fps, max_frames, max_pixels)"
+        )
+        raise OutOfMemoryError(f"{words}: {advice}")

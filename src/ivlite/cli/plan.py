@@ -96,7 +96,9 @@ def planned(args, messages):
         weights = FloatVision(source, operations.decode) if args.vit == "fp32" else source
         planner = Planner.of(weights, config, args.kv, operations, args.load, args.vit)
         longest = config.text.context_length
-        room = planner.room(args.memory) if args.context is None else whole("context", args.context, 1, longest)
+        if args.context is not None:
+            planner.context = whole("context", args.context, 1, longest)
+        room = planner.room(args.memory) if args.context is None else planner.context
         draft = prompt.draft(messages, tokenizer, config, enable_thinking=args.think)
         return planner.ask(draft, args.budget, room, args.max_new_tokens, args.max_wait, args.memory, args.dedupe)
 

@@ -29,6 +29,7 @@ class Planner:
         self.sample, self.loaded, self.streamed = sample, loaded, streamed
         self.name = store.key(tensors, threads, kv, *settings)
         self._speeds, self._byte = None, byte
+        self.context = config.text.context_length  # or fewer tokens, as stated
 
     @classmethod
     def of(cls, source, config, kv, operations, load="repack", vit="file", network=None, seconds=None):
@@ -147,9 +148,10 @@ class Planner:
         """Why a Plan cannot be followed, with the numbers; "" if it can."""
         if made.prompt_tokens + 1 > made.room:
             text = made.prompt_tokens - made.vision_tokens
+            holds = "context" if made.room >= self.context else "free memory"
             return (
-                f"the prompt has {made.prompt_tokens:,} tokens ({made.vision_tokens:,} of vision, {text:,} of text and marks) "
-                f"and the context holds {made.room:,}"
+                f"the prompt has {made.prompt_tokens:,} tokens ({made.vision_tokens:,} of vision, "
+                f"{text:,} of text and marks) and the {holds} holds {made.room:,}"
             )
         free = None if self.loaded else available_memory()
         most, whose = (memory, "stated") if memory is not None else (free, "free")

@@ -124,10 +124,14 @@ def test_what_cannot_be_done_is_said_and_the_next_line_goes_on(place, line, code
     assert "\x1b" not in err and "Traceback" not in err
 
 
-def test_media_that_cannot_be_used_are_left_out(place):
+def test_no_question_is_answered_without_its_media(place):
     (place / "no.mp4").write_bytes(b"no video")
-    done = piped(place, "/video no.mp4", "What happens?", "What can you do?")
-    assert done.returncode == 4 and "no.mp4" in done.stderr and len(prompt_tokens(done.stderr)) == 1
+    done = piped(place, "/video no.mp4", "What happens?", "And then?", "/undo", "What can you do?")
+    assert done.returncode == 4 and done.stderr.count("/undo takes files back") == 2
+    assert len(prompt_tokens(done.stderr)) == 1
+    many = [*SHORT, "--video", "clip.mp4", "--fps", "1000", "--context", "64"]
+    done = piped(place, "What happens?", "What happens?", args=many)
+    assert (done.returncode, done.stdout) == (7, "") and done.stderr.count("ivlite: error: ") == 2
 
 
 def test_a_closed_pipe_is_silent_and_a_full_disk_ends_it(place):

@@ -7,7 +7,7 @@ import sys
 from ivlite.cli import OutputError, answer, arguments, failed, printable, say
 from ivlite.cli.chat.commands import COMMANDS, command, known
 from ivlite.cli.chat.entry import dragged, finished, media_kind, parts
-from ivlite.errors import IvliteError, SessionFileError, Stopped, UsageError
+from ivlite.errors import ContextError, IvliteError, MediaError, SessionFileError, Stopped, UsageError
 from ivlite.files import expanded
 from ivlite.interrupt import turn, turns
 from ivlite.media.source import local_path
@@ -77,8 +77,8 @@ class Conversation:
         """Says what is there already."""
         if self.questions:
             self.tell(f"{self.session.path} goes on: /stats shows its size, /undo takes questions back")
-        for part in self.pending:
-            self.tell(f"{named(part)} is for the next question")
+        if self.pending:
+            self.tell(f"{self.waiting()} for the next question")
 
     def enter(self, text):
         """Does what an entry says: a command, media that were dragged in, a question."""
@@ -111,10 +111,9 @@ class Conversation:
 
     def add(self, kind, path, **settings):
         """Adds a file to the next question. Raises MediaError."""
-        path, name = local_path(expanded(path), kind)
+        path, _ = local_path(expanded(path), kind)
         self.pending.append(arguments.media_part(self.args, kind, path, arguments.ANY_VIDEO) | settings)
-        count = len(self.pending) - 1
-        self.tell(f"{kind} {name} is for the next question" + f", with {count} more" * (count > 0))
+        self.tell(f"{self.waiting()} for the next question")
 
     def question(self, text):
         """The messages that ask a question with the pending media."""
@@ -124,10 +123,18 @@ class Conversation:
 
     def ask(self, text):
         """Asks a question with the pending media."""
-        messages = self.question(text)
-        media, self.pending = self.pending, []
-        if not self.answer(messages, self.settings["seed"]):
-            self.pending = media
+        try:
+            if self.answer(self.question(text), self.settings["seed"]):
+                self.pending = []
+        except (MediaError, ContextError) as error:
+            self.code = failed(error, self.args.verbose)
+            if self.pending:  # they stay: without them the answer would be about nothing
+                self.tell(f"{self.waiting()} still for the next question; /undo takes files back")
+
+    def waiting(self):
+        """Says which media the next question has."""
+        names = ", ".join(map(named, self.pending[:4])) + ", ..." * (len(self.pending) > 4)
+        return f"{names} {'is' if len(self.pending) == 1 else 'are'}"
 
     def take_back(self):
         """Forgets the last question and its answer; returns the messages that asked it. Raises UsageError."""

@@ -577,3 +577,27 @@ def test_large_files_are_not_read_for_a_follow_up(session, monkeypatch):
     again = twin.stream(session.messages[:1], **GREEDY)  # here they are wanted
     said(again)
     assert again.reply.usage["cached_tokens"] > 100 and len(session.state().keys) == 8
+
+
+def bytewise(tokenizer, text):
+    """Tokens that end within characters, as a model may choose them."""
+    single = {tokenizer.bytes_of(i): i for i in range(tokenizer.vocab_size) if len(tokenizer.bytes_of(i)) == 1}
+    return [single[bytes([b])] for b in text.encode()]
+
+
+def test_a_cut_answer_is_its_tokens_and_a_rest(model):
+    """Wherever a stop string begins, within tokens and characters of several bytes as well."""
+    pick, tokenizer = random.Random(4), model.tokenizer
+    for _ in range(200):
+        text = "".join(pick.choice("ab é漢🙂\n.word ") for _ in range(pick.randrange(1, 25)))
+        ids = tokenizer.encode(text) if pick.random() < 0.5 else bytewise(tokenizer, text)
+        assert ivlite.session.said.kept(tokenizer, ids, None) == (ids, "")
+        for end in range(len(text) + 1):
+            kept, tail = ivlite.session.said.kept(tokenizer, ids, end)
+            assert ids[: len(kept)] == kept
+            joined = b"".join(map(tokenizer.bytes_of, kept)) + tail.encode()
+            assert joined == text[:end].encode()
+    broken = [*bytewise(tokenizer, "a漢b")[:3], *tokenizer.encode(" stop it")]  # bytes that are no character
+    text = tokenizer.decode(broken)
+    kept, tail = ivlite.session.said.kept(tokenizer, broken, text.index("stop"))
+    assert tokenizer.decode(kept) + tail == text[: text.index("stop")]

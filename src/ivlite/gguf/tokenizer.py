@@ -118,6 +118,11 @@ class TextStream:
         """Adds a token; returns the text that it completes, possibly ""."""
         return self._decoder.decode(self.tokenizer.bytes_of(int(token_id), self.skip_special))
 
+    @property
+    def pending(self):
+        """Whether a character is incomplete."""
+        return bool(self._decoder.getstate()[0])
+
     def flush(self):
         """The remaining text: U+FFFD for an incomplete character, else ""."""
         text = self._decoder.decode(b"", final=True)

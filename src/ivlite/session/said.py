@@ -61,12 +61,14 @@ def kept(tokenizer, ids, end):
     """(token ids, text that they leave out) of an answer whose text ends after `end` characters; None: all of it."""
     if end is None:
         return ids, ""
-    text = tokenizer.decode(ids)[:end]
-    room, n = len(text.encode()), 0
-    while n < len(ids) and len(tokenizer.bytes_of(ids[n])) <= room:
-        room -= len(tokenizer.bytes_of(ids[n]))
-        n += 1
-    return ids[:n], text.encode()[len(text.encode()) - room :].decode("utf-8", "replace")
+    text, stream, read, kept = tokenizer.decode(ids)[:end], tokenizer.stream(), 0, (0, 0)
+    for n, token in enumerate(ids, 1):
+        read += len(stream.push(token))
+        if read > len(text):
+            break
+        if not stream.pending:
+            kept = n, read
+    return ids[: kept[0]], text[kept[1] :]
 
 
 # ------------------------------------------------------------------------------------------------ plain data

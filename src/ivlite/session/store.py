@@ -68,7 +68,7 @@ class Store:
                     with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                         info = file.stat(follow_symlinks=False)
                         name = file.name.removesuffix(SUFFIX).rsplit("-", 1)[-1]
-                        found.append(Entry(Path(file.path), name, info.st_blocks * 512, info.st_mtime))
+                        found.append(Entry(Path(file.path), name, info.st_size, info.st_mtime))
         return sorted(found, key=lambda entry: -entry.used)
 
     def limit(self):

@@ -438,6 +438,16 @@ def test_python_writes_nothing_unless_asked(tmp_path, monkeypatch, video):
         assert model.store.folder == tmp_path / "cache" / "ivlite" / "sessions"
 
 
+def test_a_folder_of_its_own(tmp_path, monkeypatch, video):
+    monkeypatch.setattr("ivlite.session.store.WORTH", 0.0)
+    with ivlite.load("demo", store=tmp_path / "a" / "b") as model:
+        model.chat(asked(video, QUESTIONS[0]))
+    assert list((tmp_path / "a" / "b").glob("*.ivs"))
+    for odd in (5, b"x", object(), ["a"]):
+        with pytest.raises(ivlite.IvliteError, match="store is"):
+            ivlite.load("demo", store=odd)
+
+
 def test_no_place_for_a_store(monkeypatch, video):
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc")
     said = []

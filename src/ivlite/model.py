@@ -34,7 +34,7 @@ from ivlite.plan.planner import WORTH_MEASURING, Planner
 from ivlite.prompt import Prompt
 from ivlite.session import Session, saving
 from ivlite.session.pool import Pool
-from ivlite.session.store import Store, user_store
+from ivlite.session.store import Store, chosen
 from ivlite.stop import Stop, Work, using, within
 
 Messages = Sequence[Mapping[str, Any]]
@@ -126,7 +126,7 @@ def load(
     path: str | os.PathLike[str], device: str = "auto", threads: int | None = None, context: int | None = None,
     kv: str = "q8", *, vit: str = "file", load: str = "repack", fps: float | None = None,
     min_frames: int | None = None, max_frames: int | None = None, min_pixels: int | None = None, max_pixels: int | None = None,
-    store: bool | Store = False, progress: Progress | None = None,
+    store: bool | str | os.PathLike[str] | Store = False, progress: Progress | None = None,
     observe: Callable[[tuple[str, ...], np.ndarray], object] | None = None, stop: Stop | None = None,
 ) -> "Model":  # fmt: skip
     """Loads a GGUF file made by `ivlite quantize`; returns a Model, which is also a context manager that closes it.
@@ -142,7 +142,7 @@ def load(
     fps, min_frames, max_frames: defaults for videos whose message sets none; min_pixels, max_pixels: for each frame and
     image; None keeps the file's.
     store: True keeps what prompts of over 20 seconds leave in the cache in the user's cache folder, and uses it again in
-    later processes; a Store has a folder of its own. Where that cannot be done, the first reply has a warning.
+    later processes; a path or a Store: in a folder of its own. Where that cannot be done, a reply has a warning.
     progress(stage, done, total) is called while loading, stage "load" in bytes. observe(names, x) is a forward hook: it
     gets the input of every linear layer, x numpy (T, columns), and the names of its weight's tensors; None costs nothing.
     stop: a Stop that ends the loading.
@@ -158,6 +158,8 @@ def load(
         raise UsageError("observe follows weights that stay in memory: use it with load='repack'")
     threads = None if threads is None else whole("threads", threads, 1, 1024)
     media = MediaLimits(fps, min_frames, max_frames, min_pixels, max_pixels)
+    remarks: list[str] = []
+    kept = chosen(store, remarks.append)
     with using(within(stop)):
         source = GGUFFile(path)
         try:
@@ -175,10 +177,8 @@ def load(
         except BaseException:
             source.close()
             raise
-    remarks: list[str] = []
-    kept = user_store(remarks.append) if store is True else store or None
     model = Model(cfg, network, tokenizer, path=Path(path), context=context, kv=kv, media=media, store=kept)
-    model.remarks += remarks
+    model._remarks += remarks
     model.load_seconds = time.perf_counter() - began
     model._planner = Planner.of(weights, cfg, kv, operations, load, vit, network, model.load_seconds)
     if observe:
@@ -226,7 +226,7 @@ class Model:
         self._works: weakref.WeakSet[Work[Any]] = weakref.WeakSet()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._pool = Pool(network, kv, store)
-        self.store, self.remarks = store, list[str]()  # remarks: sentences for the next reply
+        self.store, self._remarks = store, list[str]()  # remarks: sentences for the next reply
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -446,7 +446,7 @@ class Model:
         built = self._prepared(messages, holder, stop=stop, **given)
         room = self._check_context(built, 1, holder.nbytes if holder.past else 0)
         meter, limit = Meter(given["progress"]), min(most, room - len(built.token_ids))
-        meter.warnings, self.remarks = self.remarks, []
+        meter.warnings, self._remarks = self._remarks, []
         tokens = holder.answer(built, Sampler(params, built.token_ids), self.config.tokens.eos, limit, meter)
 
         planning = self._planning()

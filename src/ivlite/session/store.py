@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ivlite._version import __version__
-from ivlite.errors import DiskError, SessionFileError
-from ivlite.files import cache_folder, keep_digests, opened, reason
+from ivlite.errors import DiskError, SessionFileError, UsageError, shown
+from ivlite.files import cache_folder, expanded, keep_digests, opened, reason
 from ivlite.machine import gigabytes
 from ivlite.numbers import is_finite
 from ivlite.output import Busy, lock
@@ -145,6 +145,17 @@ def user_store(warn=None):
         return None
     keep_digests(folder)
     return Store(folder / "sessions", WORTH, INTERVAL)
+
+
+def chosen(store, warn=None):
+    """The Store of an argument: True for the user's, a folder, a Store; False and None for none. Raises UsageError."""
+    if store is True:
+        return user_store(warn)
+    if isinstance(store, str | os.PathLike):
+        return Store(expanded(store), WORTH, INTERVAL)
+    if store not in (False, None) and not isinstance(store, Store):
+        raise UsageError(f"store is {shown(store)}; it must be True, False or a folder")
+    return store or None
 
 
 def _prefix(layout):

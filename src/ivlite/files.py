@@ -56,7 +56,10 @@ def expanded(path):
             return pwd.getpwuid(os.getuid()).pw_dir + text[1:]
         except KeyError:
             return path
-    return os.path.expanduser(text)
+    try:
+        return os.path.expanduser(text)
+    except ValueError:  # a null, a surrogate: no user has such a name
+        return path
 
 
 def identity(path):

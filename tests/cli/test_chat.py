@@ -91,6 +91,14 @@ def test_the_last_line_needs_no_end_and_quiet_is_silent(place):
     assert given(place, b"").returncode == 0
 
 
+def test_a_pipe_needs_no_editor(place):
+    program = f"import sys; from ivlite.cli import main; code = main({SHORT}); assert 'prompt_toolkit' not in sys.modules; sys.exit(code)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=place, input="Hello.", capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
 def test_a_process_of_its_own(place):
     done = ivlite(*SHORT, cwd=place, stdin=None, input="/video clip.mp4\nWhat happens?\nAnd then?\n")
     assert done.returncode == 0 and done.stdout == answers(place, "/video clip.mp4", "What happens?", "And then?")
@@ -113,6 +121,7 @@ def test_a_process_of_its_own(place):
         (b"/load none.ivs", None, "none.ivs"),
         (b"/save", 2, "name a file"),
         (b"caf\xe9?", 2, "UTF-8"),
+        (b"/video ~\0a.mp4", 4, "does not exist"),
         (b"/video \x1b[2J\x07.mp4", 4, r"\x1b[2J\x07.mp4"),
     ],
 )
@@ -404,6 +413,15 @@ def test_no_store_leaves_nothing(place):
         c.send("\x1b[A")
         c.until("What can you do?")
     assert list((place / "home").rglob("*history*")) == []
+
+
+def test_bytes_that_are_no_text(place):
+    with console(place, *SHORT) as c:
+        c.until(">>> ")
+        os.write(c.fd, b"caf\xe9?\r")
+        c.until("tokens/s", ">>> ")
+        c.send("\x04")
+        assert c.end()[0] == 0
 
 
 @pytest.mark.parametrize("home", [None, "/nowhere", "/proc"])

@@ -5,6 +5,7 @@ import os
 import sys
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
 from prompt_toolkit.completion import Completer, Completion
 from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.output import create_output
@@ -36,7 +37,7 @@ class Terminal:
             FIRST,
             multiline=True,
             prompt_continuation=MORE,
-            placeholder=[("fg:ansibrightblack", HINT)],
+            placeholder=lambda: [] if get_app().is_done else [("fg:ansibrightblack", HINT)],
             history=history(remember),
             completer=Names(),
             complete_style=CompleteStyle.READLINE_LIKE,
@@ -54,7 +55,7 @@ class Terminal:
             return hint(self.prompt.default_buffer.text)
         except (EOFError, OSError):  # Ctrl-D, a terminal that is gone
             return None
-        return text
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # bytes that were no UTF-8
 
 
 def watch(app, stop):

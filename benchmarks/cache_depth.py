@@ -5,8 +5,8 @@
 
 The rows that every kind stores are the same ones, of float32 arithmetic, so that what is measured is what is stored and how it is read.
 --own: each kind prefills for itself, so that what it lost in earlier layers and chunks is in its rows, too.
-Random layers: rows are made of random hidden states through each layer's own kv_a; --spread is the deviation of the scores, which decides how many
-tokens share the attention.
+Random layers: rows are normal values, as random weights make them; --spread is the deviation of the scores, which decides how many tokens
+share the attention.
 """
 
 import argparse
@@ -19,7 +19,6 @@ from ivlite import models, ops
 from ivlite.engine.divergence import kl_of_likeliest
 from ivlite.evaluate import synthetic
 from ivlite.evaluate.compare import log_probabilities
-from ivlite.prompt.positions import rotary
 
 CHUNK = 2048
 
@@ -52,7 +51,7 @@ class Random:
         text = replace(full.text, num_layers=layers, kv_lora_rank=full.text.kv_lora_rank[:layers], vocab_size=4096)
         cfg = replace(full, text=text, vision=replace(small, out_hidden_size=text.hidden_size))
         self.network = models.module("internvideo3").Network(cfg, Spread(cfg, spread), ops.get("cpu", threads), None)
-        self.text, self.random, self.following = text, np.random.default_rng(seed), 16
+        self.text, self.spread, self.random, self.following = text, spread, np.random.default_rng(seed), 16
 
     def forward(self, first, last, cache):
         x = self.random.standard_normal((last - first, self.text.hidden_size), np.float32)
@@ -60,18 +59,16 @@ class Random:
         return self.network.logits(self.network.forward(x, positions, cache))
 
     def fill(self, cache, depth):
-        """Appends rows of random hidden states, each layer's of its own."""
-        network, text = self.network, self.text
+        """Appends rows as random weights make them of random hidden states: normal, as large as the weights of the norm."""
+        text = self.text
         for first in range(cache.length, depth, CHUNK):
-            last = min(first + CHUNK, depth)
-            positions = np.tile(np.arange(first, last), (3, 1))
-            cos, sin = rotary(positions[network.axes].T, text.qk_rope_head_dim, text.rope_theta)
-            for layer in network.layers:
-                x = self.random.standard_normal((last - first, text.hidden_size), np.float32)
-                a = layer.kv_a(network.ops.rms_norm(x, layer.attn_norm, text.rms_norm_eps))
-                keys = network.ops.rope(a[:, layer.rank :].reshape(last - first, 1, -1), cos, sin, text.rope_interleave)
-                cache.append(layer.index, a[:, : layer.rank], keys.reshape(last - first, -1))
-            cache.advance(last - first)
+            n = min(CHUNK, depth - first)
+            for layer, rank in enumerate(text.kv_lora_rank):
+                rows = self.random.standard_normal((n, rank + text.qk_rope_head_dim), np.float32) * np.float32(
+                    self.spread**0.5
+                )
+                cache.append(layer, rows[:, :rank], rows[:, rank:])
+            cache.advance(n)
 
     def after(self, depth, cache):
         """log-probabilities after each of the tokens that follow, given one by one."""

@@ -274,6 +274,30 @@ for kind in _C_KINDS:
 """
 
 
+GROWTH = """
+import resource
+import numpy as np
+from ivlite import _C
+layers, tokens = 8, 20_000
+cache = _C.LatentCache([896] * layers, 128, tokens, "q8")
+for layer in range(layers):
+    cache.append(layer, np.ones((1000, 896), np.float32), np.ones((1000, 128), np.float32))
+cache.advance(1000)
+rows = cache.dump(0, 1000)
+while cache.length < tokens:
+    cache.restore(cache.length, rows)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+cache.reserve(5 * tokens)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(peak * 1024 / (tokens * cache.token_bytes / layers))
+"""
+
+
+def test_growing_needs_one_layer_more():
+    out = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert 0.5 < float(out) < 1.5, "in layers"
+
+
 def test_capacity_costs_nothing_until_it_is_used():
     """100 tokens of a cache for 262,144: at most 256 KB per layer beyond what they need."""
     program = MEMORY.replace("_C_KINDS", repr(KINDS))

@@ -9,6 +9,7 @@ from ivlite.machine import MARGIN, available_memory
 
 COUNT = 4  # caches
 MOST = 1 << 30  # bytes of all of them; the one used last may be larger
+GROWTH = 1024  # tokens at least by which a cache grows; they take memory when they are written
 LEAST = 16  # tokens that a prompt must share: fewer are computed faster than they are found
 DEAR = 64  # tokens that a call may always overwrite in a cache; it takes a copy rather than more of them than it shares
 
@@ -61,8 +62,8 @@ class Pool:
         finally:
             with self._lock:
                 self._idle = [*idle, *self._idle] if self._open else []
-        if runner.cache.capacity < capacity:
-            runner.cache.reserve(capacity)
+        if runner.cache.capacity < capacity:  # rows are moved, so not for a few tokens every time
+            runner.cache.reserve(capacity + max(GROWTH, capacity // 4))
         return runner
 
     def _chosen(self, idle, prompt, capacity):

@@ -154,3 +154,27 @@ for t in threads:
 print(loads > 3)
 """
     assert program(text)[:2] == (0, "True\n")
+
+
+def test_nothing_is_imported_inside_a_binding(program):
+    """An import runs Python's code, in which an interpreter that ends would unwind a daemon thread through C++ frames."""
+    text = """
+import builtins
+from ivlite.errors import Stopped
+flag = _C.StopFlag()
+flag.set()
+
+def refuse(name, *_):
+    raise AssertionError(f"{name} is imported inside a binding")
+
+builtins.__import__, before = refuse, builtins.__import__
+x = np.ones((64, 64), np.float32)  # the first call with arrays
+_C.rms_norm(np.empty_like(x), x, np.ones(64, np.float32), 1e-6)
+_C.use_stop(flag)
+try:
+    _C.rms_norm(np.empty_like(x), x, np.ones(64, np.float32), 1e-6)
+except Stopped:
+    print("stopped")
+builtins.__import__ = before
+"""
+    assert program(text) == (0, "stopped\n", "")

@@ -424,3 +424,19 @@ def test_however_a_prompt_comes_into_the_cache(rounded, cuts):
     for found in (logits, copied):
         assert np.abs(found - once).max() / once.std() < limit
     assert runner.held.token_ids == twin.held.token_ids == ids and twin.meter.cached in (200, 300)
+
+
+def test_positions_count(tiny, pool):
+    """The same tokens elsewhere, as dedupe lays them out, are other rows."""
+    runner = used(pool, BASE)
+    prompt = synthetic.text_prompt(BASE)
+    prompt.positions = prompt.positions.copy()
+    prompt.positions[:, 60:] += 7
+    assert runner.held.shared(prompt) == 60
+    prompt.next_position += 7
+    runner.extend(prompt)
+    assert runner.held.next == prompt.next_position and runner.meter.cached == 60
+    runner.step(1)
+    assert runner.held.positions[:, -1].tolist() == [len(BASE) + 7] * 3
+    runner.truncate(60)
+    assert runner.held.next == 60  # and nothing of the 7 is left

@@ -606,3 +606,16 @@ def test_every_command_has_a_usage_and_every_setting_a_flag():
     flags = {flag for action in parser._actions for flag in action.option_strings}
     assert {f"--{name}" for name in commands.SETTINGS} <= flags
     assert all(name == name.lower() and text for name, (_, text, _) in commands.COMMANDS.items())
+
+
+def test_parts_of_messages_of_a_hostile_file():
+    content = [
+        None,
+        3,
+        {},
+        {"type": []},
+        {"type": "text"},
+        {"type": "text", "text": 3},
+        {"type": "video", "video": None},
+    ]
+    assert entry.parts([{"content": content}, {"content": "a"}], "text", "video") == [{"type": "text", "text": "a"}]

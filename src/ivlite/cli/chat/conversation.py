@@ -28,6 +28,7 @@ class Conversation:
         self.settings, self.system = arguments.answer_settings(args), args.system
         self.pending = arguments.media_parts(args)
         self.reply, self.seed, self.code, self.over, self.changed = None, args.seed, 0, False, False
+        self.loaded = True  # the time of loading is said once
         self.kept = args.session is not None  # whether every answer is saved
         self.session = model.session(args.session)
         self._check_system()
@@ -147,14 +148,14 @@ class Conversation:
 
     def again(self, seed):
         """Answers the last question again."""
-        for message in self.session.messages[-2:]:
-            for part in parts([message], "video", "image"):
-                local_path(
-                    part[part["type"]], part["type"]
-                )  # it was there before; now it is too late to lose the answer
-        messages = self.take_back()
-        if not self.answer(messages, seed):
-            self.pending = parts(messages, "video", "image") + self.pending
+        for part in parts(self.session.messages[-2:], "video", "image"):  # a file that is gone costs no answer
+            local_path(part[part["type"]], part["type"])
+        messages, done = self.take_back(), False
+        try:
+            done = self.answer(messages, seed)
+        finally:
+            if not done:
+                self.pending = parts(messages, "video", "image") + self.pending
 
     def answer(self, messages, seed):
         """Shows the answer to messages and keeps it; returns whether there is one."""
@@ -168,7 +169,7 @@ class Conversation:
             return False
         self.reply, self.seed, self.changed = reply, seed, True
         if stopped:
-            say("note", "the answer was stopped: its beginning stays in the conversation")
+            say("note", "the answer is partial: it was stopped, and its beginning stays in the conversation")
         self.keep()
         return True
 
@@ -181,7 +182,8 @@ class Conversation:
         if self.args.json:
             print(answer.as_json(self.model, stream.prompt, stream.reply), flush=True)
         if not self.args.quiet and stream.reply.token_ids:
-            self.tell(answer.closing_line(stream.reply, loaded=self.reply is None))
+            self.tell(answer.closing_line(stream.reply, self.loaded))
+            self.loaded = False
         return stream.reply
 
     # -------------------------------------------------------------------------------------------- files

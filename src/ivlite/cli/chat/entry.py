@@ -103,10 +103,15 @@ def dragged(text, kind):
 
 
 def parts(messages, *types):
-    """The parts of messages that are of these types."""
-    content = [message["content"] for message in messages]
-    each = [[{"type": "text", "text": c}] if isinstance(c, str) else c for c in content]
-    return [part for group in each for part in group if part["type"] in types]
+    """The parts of messages that are of these types; messages may come from a session file."""
+    found = []
+    for message in messages:
+        content = message["content"]
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind in types and isinstance(part.get(kind), str):
+                found.append(part)
+    return found
 
 
 def media_kind(name):

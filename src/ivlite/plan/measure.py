@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from ivlite.engine.runner import Runner
+from ivlite.engine.runner import CHUNK, Runner
 from ivlite.engine.vision import PATCHES
 from ivlite.gguf.loading import Loader
 from ivlite.plan.speeds import Speeds, fitted
 from ivlite.stop import checkpoint
 
-MANY, FEW = 512, 192  # tokens of the prefills that are timed
-DEPTH = 4096  # cached tokens before the second and the third
+MANY = 512  # tokens of the prefills that are timed: few enough to be quick, enough to be as fast as more
+WARM = 64  # tokens of one that is not
+DEPTH = 4096  # cached tokens before the second
 LEAST = 0.03  # seconds that a short measurement is repeated for
-ENOUGH = 0.1  # seconds of one call that need no repetition
 HEAD_ROWS = 8192  # rows of the output matrix that are timed
 REST = 5e-4  # seconds of a generated token outside the matrices
 
@@ -90,21 +90,21 @@ def speeds(sample, kv):
         text = prefill_seconds(sample, kv)
         step, step_seen = step_seconds(sample, kv)
         patch, patch_seen = vision_seconds(sample)
-    return Speeds(*text, step, step_seen, patch, patch_seen, sample.each, sample.byte)
+    few = min((layer.expand_from for layer, _ in sample.layers), default=np.inf)
+    few = CHUNK if few == np.inf else int(few)
+    return Speeds(*text, step, step_seen, patch, patch_seen, sample.each, sample.byte, few=few)
 
 
-def timed(work, *inputs):
-    """Seconds of work(*copies of inputs): of one call that takes ENOUGH, else the median of calls of LEAST seconds in all."""
+def timed(work, *inputs, calls=2):
+    """Seconds of work(*copies of inputs): the median of as many calls as take LEAST seconds, after one to warm up."""
     took = []
-    while sum(took) < LEAST or len(took) < 2:
+    while sum(took) < LEAST or len(took) < calls:
         checkpoint()
         given = [x.copy() for x in inputs]
         began = time.perf_counter()
         work(*given)
         took.append(time.perf_counter() - began)
-        if took[-1] > ENOUGH:
-            return min(took)
-    return float(np.median(took[1:]))
+    return float(np.median(took[1:] or took))
 
 
 class Text:
@@ -128,29 +128,41 @@ class Text:
         x = self.random.standard_normal((tokens, self.text.hidden_size), np.float32)
         return x, self.ops.array(np.ones((tokens, self.text.qk_rope_head_dim // 2), np.float32))
 
-    def seconds(self, tokens):
+    def seconds(self, tokens, calls=2):
         x, turn = self.inputs(tokens)
-        return timed(lambda x: self.layer(self.ops.array(x), turn, turn, self.cache), x)
+        return timed(lambda x: self.layer(self.ops.array(x), turn, turn, self.cache), x, calls=calls)
 
 
 def prefill_seconds(sample, kv):
-    """(seconds of a token, of an older token that it sees, of a cached token that is expanded), of all layers."""
-    first = sample.layers[0][0]
-    few = FEW if first.expand_from == np.inf else max(FEW, int(first.expand_from) + 1)
-    total = np.zeros(3)
+    """(seconds of a token, of an older token that it sees, of a cached token that is expanded), of all layers.
+
+    Expanding a latent is a product with a matrix of known size, at the speed of the others; what else depth costs is
+    attention.
+    """
+    total, seen, share = np.zeros(3), 0.0, expansion(sample.config.text)
     for number, (layer, count) in enumerate(sample.layers):
         calls = Text(sample, layer, kv)
-        flat, depth = calls.seconds(MANY), calls.depth
+        few = WARM if layer.expand_from == np.inf else int(layer.expand_from) + 1
+        calls.seconds(few, calls=1)
+        flat, within = calls.seconds(MANY, calls=1), MANY * (MANY + 1) / 2
         if number == 0:
+            depth = calls.depth
             calls.deepen()
-            rows = [
-                (MANY, MANY * (MANY + 1) / 2, MANY), (MANY, MANY * depth + MANY * (MANY + 1) / 2, depth + MANY),
-                (few, few * depth + few * (few + 1) / 2, depth + few),
-            ]  # fmt: skip
-            _, seen, expanded = fitted(rows, [flat, calls.seconds(MANY), calls.seconds(few)])
-        token = max(flat - seen * MANY * (MANY + 1) / 2 - expanded * MANY, flat / 4) / MANY
-        total += count * np.array([token, seen, expanded])
+            more = max(calls.seconds(MANY, calls=1) - flat, 0.0)
+            expanding = share * flat / MANY * depth if layer.expand_from < MANY else 0.0
+            seen = max(more - expanding, more / 2) / (MANY * depth)
+        token = max(flat - seen * within, flat / 4) / MANY / (1 + share)
+        total += count * np.array([token, seen, share * token])
     return total.tolist()
+
+
+def expansion(text):
+    """The multiplications of expanding a latent, as a fraction of those of a token in the linear layers."""
+    heads, rank = text.num_heads, max(text.kv_lora_rank)
+    expanded = heads * (text.qk_nope_head_dim + text.v_head_dim) * rank
+    head = text.qk_nope_head_dim + text.qk_rope_head_dim
+    inputs = text.hidden_size * (heads * (head + text.v_head_dim) + rank + text.qk_rope_head_dim)
+    return expanded / (inputs + 3 * text.hidden_size * text.intermediate_size)
 
 
 def step_seconds(sample, kv):
@@ -158,7 +170,7 @@ def step_seconds(sample, kv):
     calls = Text(sample, sample.layers[0][0], kv)
     if sample.network is not None:
         runner = Runner(sample.network, calls.text.context_length, kv)  # memory is taken as tokens come
-        step = timed(lambda: runner.cache.truncate(0) or runner.step(0))
+        step = timed(lambda: runner.cache.truncate(0) or runner.step(0), calls=4)
     else:
         step = REST + head_seconds(sample, calls) + sum(count * s for s, count in by_turns(sample, calls))
     flat = calls.seconds(1)

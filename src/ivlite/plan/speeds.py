@@ -21,7 +21,8 @@ class Speeds:
     token: of a prompt token in the linear layers. seen: of each older token that it attends to. expanded: of a cached
     token, once per chunk that expands it. step: of a generated token after an empty cache; step_seen: more for each cached
     token. patch: of a vision patch; patch_seen: of each patch of its frame pair that it attends to. each: of a pass over
-    weights that are read for it (load="mmap"). byte: of loading a byte of weights. ratios: measured over estimated
+    weights that are read for it (load="mmap"). byte: of loading a byte of weights. few: most tokens of a chunk that
+    attends to older ones without expanding them. ratios: measured over estimated
     seconds of a stage, smoothed over earlier runs.
     """
 
@@ -34,6 +35,7 @@ class Speeds:
     patch_seen: float
     each: float = 0.0
     byte: float = 0.0
+    few: int = 1
     ratios: dict[str, float] = field(default_factory=dict)
 
     def ratio(self, stage):
@@ -44,7 +46,7 @@ class Speeds:
         total = 0.0
         for first in range(depth, depth + tokens, CHUNK):
             n = min(CHUNK, depth + tokens - first)
-            before = min(self.seen * n * first + self.expanded * first, self.step_seen * n * first)
+            before = self.step_seen * n * first if n <= self.few else self.seen * n * first + self.expanded * first
             total += n * self.token + self.seen * n * (n + 1) / 2 + self.expanded * n + before + self.each
         return total * self.ratio("prefill")
 

@@ -34,7 +34,7 @@ const Named TABLE[] = {
     ENTRY(gelu_tanh),
     ENTRY(gelu_erf),
     ENTRY(attention),
-    ENTRY(attention_reduced),
+    ENTRY(packed_attention.attention),
     ENTRIES(latent_attention),
     ENTRIES(cache_write),
     ENTRIES(cache_read),

@@ -130,8 +130,11 @@ using gelu_fn = void (*)(float* y, const float* x, int64_t i0, int64_t i1);
 
 // Softmax attention of one head for queries [q0, q1), keys and values streamed once.
 //   out[i] = sum_s softmax_s(scale (q[i] . k[s] + q2[i] . k2[s])) v[s]
-// Query i sees keys s < min(keys, first_visible + i + 1) when causal, all keys otherwise. q2/k2 may be null (d2 = 0):
-// they carry the rope part, whose keys are shared by all heads.
+// Query i sees keys s < min(keys, first_visible + i + 1) when causal, none if that is negative, and all keys otherwise. q2/k2 may be
+// null (d2 = 0): they carry the rope part, whose keys are shared by all heads.
+//
+// Keys may come in several calls, each with the next of them. All but the first continue, all but the last are unfinished: between
+// them m, l and out hold the state of each query, in a form of the kernel's own.
 struct AttentionArgs {
   float* out;
   int64_t ld_out;  // row strides in elements
@@ -147,12 +150,27 @@ struct AttentionArgs {
   int64_t ld_v;
   int64_t d, d2, dv, keys;
   int64_t first_visible;
-  bool causal;
+  bool causal, continues, unfinished;
   float scale;
+  float *m, *l;    // (queries,) floats between calls; null for keys in one call
   float* scratch;  // attention_scratch(args) floats, owned by the calling thread
-  bool (*stop)();  // null, or called between blocks of queries: true leaves the rest undone
+  // Of packed attention alone:
+  const void *packed_q, *packed_k;  // from query 0 and key 0 on
+  const float* mean;                // null, or what packing may subtract from each row of k: it shifts all scores of a query alike
 };
 using attention_fn = void (*)(const AttentionArgs& a, int64_t q0, int64_t q1);
+
+// Faster attention, in bf16 or int8, over packed operands: keys and values are packed once for all queries that see them, queries
+// once for all keys. Rows are packed in any parts that begin at multiples of kPackedRows; n rows take a number of bytes that is a
+// multiple of 64, and grows in proportion to the kPackedRows that they begin.
+constexpr int64_t kPackedRows = 128;
+struct PackedAttention {
+  int64_t (*query_bytes)(const AttentionArgs& a, int64_t n);
+  int64_t (*key_bytes)(const AttentionArgs& a, int64_t n);
+  void (*pack_queries)(void* to, const AttentionArgs& a, int64_t q0, int64_t q1);  // from q and q2
+  void (*pack_keys)(void* to, const AttentionArgs& a, int64_t s0, int64_t s1);     // from k, k2 and v
+  attention_fn attention;                                                          // q0 is a multiple of kPackedRows
+};
 
 // The latent key/value cache of one layer. Rows are tokens.
 //   f32   latent (capacity, rank) float, rope (capacity, rope) float
@@ -243,7 +261,7 @@ struct KernelTable {
   silu_mul_fn silu_mul;
   gelu_fn gelu_tanh, gelu_erf;
   attention_fn attention;
-  attention_fn attention_reduced;                     // faster, in bf16 or int8; null without such a path
+  PackedAttention packed_attention;                   // null without such a path
   latent_attention_fn latent_attention[kCacheKinds];  // by CacheKind
   cache_write_fn cache_write[kCacheKinds];
   cache_read_fn cache_read[kCacheKinds];

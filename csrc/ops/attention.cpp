@@ -13,15 +13,15 @@
 namespace ivlite {
 namespace {
 
-constexpr int64_t kQueryBlock = 256;   // queries of one head that a thread takes together
-constexpr int64_t kExpandRows = 512;   // cached tokens expanded together: their latents stay in L2
+constexpr int64_t kQueryBlock = 512;   // queries of one head that a thread takes together
 constexpr int64_t kSplitTokens = 512;  // stored tokens of a part of absorbed attention, at least
 constexpr int64_t kHeadPiece = 16;     // heads of a query that a thread takes together when there are few parts
 
 float* floats(Scratch use, std::initializer_list<int64_t> sizes) { return (float*)thread_scratch(use, (size_t)product(sizes) * 4); }
 
-attention_fn attention_kernel(bool exact) {
-  return exact || !kernels().attention_reduced ? kernels().attention : kernels().attention_reduced;
+// The set's packed attention, or null where operands stay as they are.
+const PackedAttention* packed_attention(bool exact) {
+  return exact || !kernels().packed_attention.attention ? nullptr : &kernels().packed_attention;
 }
 
 void check_causal(const InHeads& q, const LatentCache& cache) {
@@ -96,6 +96,38 @@ struct Absorbed {
   }
 };
 
+// The mean of n rows; 0 where it is not finite, so that a NaN stays in its own row.
+void mean_row(float* mean, const float* rows, int64_t stride, int64_t n, int64_t columns) {
+  std::fill_n(mean, columns, 0.0f);
+  for (int64_t t = 0; t < n; t++)
+    for (int64_t j = 0; j < columns; j++) mean[j] += rows[t * stride + j];
+  for (int64_t j = 0; j < columns; j++) mean[j] = isfinite(mean[j]) ? mean[j] / (float)n : 0;
+}
+
+// Queries [q0, q1) of one head, which see all keys.
+void attend_segment(AttentionArgs& a, const PackedAttention* packed, int64_t q0, int64_t q1) {
+  if (packed) {
+    float* mean = floats(Scratch::keys_values, {a.d + 16 + packed->key_bytes(a, a.keys) / 4});
+    mean_row(mean, a.k, a.ld_k, a.keys, a.d);
+    void* keys = mean + round_up(a.d, 16);
+    a.mean = mean, a.packed_k = keys;
+    packed->pack_keys(keys, a, 0, a.keys);
+  }
+  for (int64_t i = q0; i < q1; i += kQueryBlock) {
+    const int64_t end = std::min(i + kQueryBlock, q1);
+    check_stop();
+    if (!packed) {
+      kernels().attention(a, i, end);
+      continue;
+    }
+    void* queries = thread_scratch(Scratch::parts, (size_t)packed->query_bytes(a, end - i));
+    packed->pack_queries(queries, a, i, end);
+    AttentionArgs block = a;
+    block.packed_q = queries, block.out += i * a.ld_out;
+    packed->attention(block, 0, end - i);
+  }
+}
+
 }  // namespace
 
 void attention(const OutHeads& out, const InHeads& q, const InHeads& k, const InHeads& v, float scale, int64_t segment, bool exact) {
@@ -103,19 +135,22 @@ void attention(const OutHeads& out, const InHeads& q, const InHeads& k, const In
   check(q.heads == k.heads && q.heads == v.heads && q.heads == out.heads, "q, k, v and out need the same heads");
   check(q.dim == k.dim && v.dim == out.dim && q.dim > 0 && v.dim > 0, "q and k, v and out need the same head dimension");
   check(segment > 0 && q.tokens % segment == 0, "the rows must be whole segments");
-  int64_t blocks = (segment + kQueryBlock - 1) / kQueryBlock, per_segment = q.heads * blocks;
-  parallel_for(product({q.tokens / segment, q.heads, blocks}), 1, [&](int64_t begin, int64_t end) {
+  const PackedAttention* packed = packed_attention(exact);
+  const int64_t pairs = product({q.tokens / segment, q.heads}), blocks = (segment + kQueryBlock - 1) / kQueryBlock;
+  // Packing is repeated for every piece of the queries, so there are no more than threads need.
+  const int64_t pieces = packed ? std::max<int64_t>(1, std::min(blocks, 4 * num_threads() / std::max<int64_t>(1, pairs))) : blocks;
+  const int64_t piece = round_up((segment + pieces - 1) / pieces, kPackedRows);
+  parallel_for(pairs * pieces, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
-      int64_t first = i / per_segment * segment, h = i % per_segment / blocks, q0 = i % blocks * kQueryBlock;
+      const int64_t first = i / pieces / q.heads * segment, h = i / pieces % q.heads, q0 = std::min(i % pieces * piece, segment);
       AttentionArgs a{};
       a.out = out.data + first * out.token_stride + h * out.head_stride, a.ld_out = out.token_stride;
       a.q = q.data + first * q.token_stride + h * q.head_stride, a.ld_q = q.token_stride;
       a.k = k.data + first * k.token_stride + h * k.head_stride, a.ld_k = k.token_stride;
       a.v = v.data + first * v.token_stride + h * v.head_stride, a.ld_v = v.token_stride;
-      a.d = q.dim, a.dv = v.dim, a.keys = segment, a.scale = scale, a.stop = stop_asked;
+      a.d = q.dim, a.dv = v.dim, a.keys = segment, a.scale = scale;
       a.scratch = floats(Scratch::kernel, {attention_scratch(a)});
-      attention_kernel(exact)(a, q0, std::min(q0 + kQueryBlock, segment));
-      check_stop();
+      attend_segment(a, packed, q0, std::min(q0 + piece, segment));
     }
   });
 }
@@ -154,115 +189,6 @@ void absorbed_attention(const OutHeads& out, const InHeads& q_latent, const InHe
   });
   parallel_for(all, std::max<int64_t>(1, 8192 / rank), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) shared.merge(out.data + i * rank, i, work.parts(i / heads));
-  });
-}
-
-namespace {
-
-// Latents of tokens [s, s + n) as float: stored rows as they are read, rows just appended as they were given.
-void read_latents(float* out, const LatentCache& cache, int64_t layer, int64_t s, int64_t n) {
-  const LatentRows& rows = cache.layer(layer);
-  LatentRows fresh = cache.fresh(layer);
-  int64_t stored = fresh.latent ? cache.length() : cache.visible(), border = std::min(std::max(s, stored), s + n);
-  if (border > s) kernels().cache_read[(int)cache.kind()](out, nullptr, rows, s, border);
-  if (border == s + n) return;
-  const float* given = (const float*)fresh.latent + (border - stored) * rows.rank;
-  memcpy(out + (border - s) * rows.rank, given, (size_t)((s + n - border) * rows.rank) * 4);
-}
-
-// Latents of all cached tokens as kv_b's kernels take them, made once for all heads, in blocks of kExpandRows.
-struct Expansion {
-  const LatentCache& cache;
-  int64_t layer;
-  const Weight& kv_b;
-  int64_t visible, rank;
-  bool gemm;     // blocks are what quantize_gemm makes; else int8 codes
-  char* blocks;  // null for float weights, which read latents as they are
-
-  Expansion(const LatentCache& cache, int64_t layer, const Weight& kv_b)
-      : cache(cache), layer(layer), kv_b(kv_b), visible(cache.visible()), rank(kv_b.cols()), blocks(nullptr) {
-    gemm = uses_gemm(kv_b, visible) &&
-           kernels().gemm_is_finer[(int)kv_b.format()];  // keys and values are rounded once more, so latents stay fine
-    if (!kv_b.quantized()) return;
-    blocks = (char*)thread_scratch(Scratch::inputs, (size_t)product({(visible + kExpandRows - 1) / kExpandRows, block_bytes()}));
-    parallel_for((visible + kExpandRows - 1) / kExpandRows, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t s = begin * kExpandRows; s < std::min(end * kExpandRows, visible); s += kExpandRows) prepare(s);
-    });
-  }
-
-  int64_t block_bytes() const { return round_up(gemm ? gemm_bytes(kExpandRows, rank) : quant_rows_bytes(kExpandRows, rank), 64); }
-  char* block(int64_t s) const { return blocks + s / kExpandRows * block_bytes(); }
-
-  void prepare(int64_t s) const {
-    int64_t n = std::min(kExpandRows, visible - s);
-    float* latent = floats(Scratch::kernel, {kExpandRows, rank});
-    read_latents(latent, cache, layer, s, n);
-    const Part all{latent, rank, 0, n, 0, rank};
-    if (gemm)
-      kernels().quantize_gemm[(int)kv_b.format()]((uint16_t*)block(s), n, rank, all);
-    else
-      kernels().quantize_rows(quant_rows(block(s), kExpandRows, rank), all);
-  }
-
-  // Keys and values of one head: kv (visible, nope + v).
-  void head(float* kv, int64_t h) const {
-    int64_t width = kv_b.rows();
-    float* latent = blocks ? nullptr : floats(Scratch::kernel, {kExpandRows, rank});
-    for (int64_t s = 0; s < visible; s += kExpandRows) {
-      check_stop();
-      int64_t n = std::min(kExpandRows, visible - s);
-      if (latent) read_latents(latent, cache, layer, s, n);
-      OutRows out{kv + s * width, n, width, width};
-      InRows in{latent, n, rank, rank};
-      if (gemm)
-        gemm_panels(out, in, (const uint16_t*)block(s), kv_b, h, nullptr, false, 0, kv_b.panels());
-      else
-        linear_panels(out, in, blocks ? quant_rows(block(s), kExpandRows, rank) : QuantRows{}, kv_b, h, nullptr, false, 0, kv_b.panels());
-    }
-  }
-};
-
-// The rotated keys of tokens [0, visible), float (visible, rope_dim), in the calling thread's scratch.
-float* read_keys(const LatentCache& cache, int64_t layer, int64_t visible) {
-  const LatentRows& rows = cache.layer(layer);
-  LatentRows fresh = cache.fresh(layer);
-  int64_t stored = fresh.latent ? cache.length() : visible;
-  float* keys = floats(Scratch::parts, {visible, rows.rope_dim});
-  parallel_for(stored, 256,
-               [&](int64_t s0, int64_t s1) { kernels().cache_read[(int)cache.kind()](nullptr, keys + s0 * rows.rope_dim, rows, s0, s1); });
-  if (fresh.latent) memcpy(keys + stored * rows.rope_dim, fresh.rope, (size_t)((visible - stored) * rows.rope_dim) * 4);
-  return keys;
-}
-
-}  // namespace
-
-void expanded_attention(const OutHeads& out, const InHeads& q_nope, const InHeads& q_rope, const LatentCache& cache, int64_t layer,
-                        const Weight& kv_b, float scale) {
-  const LatentRows& rows = cache.layer(layer);
-  int64_t tokens = q_nope.tokens, heads = q_nope.heads, nope = q_nope.dim, width = kv_b.rows(), visible = cache.visible();
-  check(kv_b.heads() == heads && kv_b.cols() == rows.rank && width == nope + out.dim && out.dim > 0 && nope > 0,
-        "kv_b does not have the cache's shape");
-  check(q_rope.tokens == tokens && q_rope.heads == heads && q_rope.dim == rows.rope_dim, "q_rope does not have the cache's shape");
-  check(out.tokens == tokens && out.heads == heads, "out does not have the shape of the queries");
-  check_causal(q_nope, cache);
-  if (tokens == 0) return;
-  float* k_rope = read_keys(cache, layer, visible);
-  const Expansion expansion(cache, layer, kv_b);
-  parallel_for(heads, 1, [&](int64_t h0, int64_t h1) {
-    for (int64_t h = h0; h < h1; h++) {
-      float* kv = floats(Scratch::keys_values, {visible, width});
-      expansion.head(kv, h);
-      AttentionArgs a{};
-      a.out = out.data + h * out.head_stride, a.ld_out = out.token_stride;
-      a.q = q_nope.data + h * q_nope.head_stride, a.ld_q = q_nope.token_stride;
-      a.q2 = q_rope.data + h * q_rope.head_stride, a.ld_q2 = q_rope.token_stride;
-      a.k = kv, a.ld_k = width, a.k2 = k_rope, a.ld_k2 = rows.rope_dim, a.v = kv + nope, a.ld_v = width;
-      a.d = nope, a.d2 = rows.rope_dim, a.dv = out.dim, a.keys = visible;
-      a.first_visible = visible - tokens, a.causal = true, a.scale = scale, a.stop = stop_asked;
-      a.scratch = floats(Scratch::kernel, {attention_scratch(a)});
-      attention_kernel(!kv_b.quantized())(a, 0, tokens);
-      check_stop();
-    }
   });
 }
 

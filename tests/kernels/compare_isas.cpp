@@ -102,6 +102,23 @@ Rounding latent_rounding(const Report& r, CacheKind kind) {
   return is_avx512(r) ? kInt8 : r.isa.find("avx") == 0 ? kInt16 : kExact;
 }
 
+// Queries [q0, q1) over keys [s0, s1) of all, by the float kernel or over packed operands.
+void attend(const KernelTable& table, AttentionArgs a, int64_t q0, int64_t q1, int64_t s0, int64_t s1, bool packed) {
+  AtEdge<float> scratch((attention_scratch(a) + 15) / 16 * 16, NAN);
+  a.scratch = scratch.data();
+  a.continues = s0 > 0, a.unfinished = s1 < a.keys;
+  a.k += s0 * a.ld_k, a.k2 += s0 * a.ld_k2, a.v += s0 * a.ld_v, a.first_visible -= s0, a.keys = s1 - s0;
+  if (!packed) return table.attention(a, q0, q1);
+  a.q += q0 * a.ld_q, a.q2 += q0 * a.ld_q2, a.out += q0 * a.ld_out, a.m += q0, a.l += q0, a.first_visible += q0;
+  const PackedAttention& p = table.packed_attention;
+  AtEdge<uint8_t> queries(p.query_bytes(a, q1 - q0), 0xff), keys(p.key_bytes(a, s1 - s0), 0xff);
+  for (int64_t q = 0; q < q1 - q0; q += kPackedRows)
+    p.pack_queries(queries.data() + p.query_bytes(a, q), a, q, std::min(q + kPackedRows, q1 - q0));
+  for (int64_t k = 0; k < a.keys; k += kPackedRows) p.pack_keys(keys.data() + p.key_bytes(a, k), a, k, std::min(k + kPackedRows, a.keys));
+  a.packed_q = queries.data(), a.packed_k = keys.data();
+  p.attention(a, 0, q1 - q0);
+}
+
 void attention_case(Report& r, const Tables& t, const Shape& s, bool reduced = false) {
   Normal q(s.queries * s.d, s.scale), k(s.keys * s.d, s.scale), q2(s.queries * s.d2), k2(s.keys * s.d2), v(s.keys * s.dv, s.scale);
   if (s.broken) k[k.size() - 1] = NAN;
@@ -111,22 +128,26 @@ void attention_case(Report& r, const Tables& t, const Shape& s, bool reduced = f
     if (s.d2) a.q2 = q2.data(), a.ld_q2 = s.d2, a.k2 = k2.data(), a.ld_k2 = s.d2;
     a.d = s.d, a.d2 = s.d2, a.dv = s.dv, a.keys = s.keys, a.causal = s.causal;
     a.first_visible = s.keys - s.queries, a.scale = 1 / sqrtf((float)s.d);
-    AtEdge<float> scratch((attention_scratch(a) + 15) / 16 * 16, NAN);
-    a.scratch = scratch.data();
-    const attention_fn run = reduced && table.attention_reduced ? table.attention_reduced : table.attention;
-    run(a, 0, s.queries / 2);
-    run(a, s.queries / 2, s.queries);
+    std::vector<float> m((size_t)s.queries), l((size_t)s.queries);
+    a.m = m.data(), a.l = l.data();
+    const bool packed = reduced && table.packed_attention.attention;
+    const int64_t first = s.keys / 3 / kPackedRows * kPackedRows, half = s.queries / 2;  // keys in one call, or in two
+    for (const auto& [q0, q1] : {std::pair{(int64_t)0, half}, {half, s.queries}}) {
+      if (first) attend(table, a, q0, q1, 0, first, packed);
+      attend(table, a, q0, q1, first, s.keys, packed);
+    }
     if (s.broken) std::fill_n(y + (s.queries - 1) * ldy, s.dv, 0.0f);
   };
   compare(r, t.plain, t.fast, s.queries, s.dv, 1, s.close, text({{"queries", s.queries}, {"keys", s.keys}, {"dimensions", s.d}}), call, NAN,
           reduced ? reduced_rounding(r) : kExact);
 }
 
-void test_attention_reduced(Report& r, const Tables& t) {
-  if (!t.fast.attention_reduced) return;
+void test_attention_packed(Report& r, const Tables& t) {
+  if (!t.fast.packed_attention.attention) return;
   for (const int64_t n : {1, 2, 5, 8, 15, 16, 17, 31, 64, 65, 144, 300})
     for (const int64_t d : {72, 8, 20}) attention_case(r, t, {n, n, d, 0, d, 2}, true);
-  for (const int64_t n : {1, 7, 40, 130}) attention_case(r, t, {n, n + 70, 20, 16, 24, 1, true}, true);
+  for (const int64_t n : {1, 7, 40, 130, 600}) attention_case(r, t, {n, n + 70, 20, 16, 24, 1, true}, true);
+  attention_case(r, t, {300, 700, 128, 128, 128, 1, true}, true);
   attention_case(r, t, {30, 52, 20, 0, 24, 1, true, {1e-4, 3e-5}, true}, true);
 }
 
@@ -319,7 +340,7 @@ std::vector<std::pair<std::string, Test>> tests() {
   out.emplace_back("gelu_tanh", [](Report& r, const Tables& t) { test_gelu(r, t, &KernelTable::gelu_tanh); });
   out.emplace_back("gelu_erf", [](Report& r, const Tables& t) { test_gelu(r, t, &KernelTable::gelu_erf); });
   out.emplace_back("attention", test_attention);
-  out.emplace_back("attention_reduced", test_attention_reduced);
+  out.emplace_back("packed_attention", test_attention_packed);
   const char* kinds[kCacheKinds] = {"f32", "bf16", "q8", "q4"};
   for (int k = 0; k < kCacheKinds; k++) {
     const std::string of = std::string(" ") + kinds[k];
@@ -356,8 +377,8 @@ void nonfinite_linear(Report& r, const Tables& t, Format f) {
       }
 }
 
-void nonfinite_attention(Report& r, const Tables& t, attention_fn KernelTable::*form) {
-  if (!(t.fast.*form)) return;
+void nonfinite_attention(Report& r, const Tables& t, bool packed) {
+  if (packed && !t.fast.packed_attention.attention) return;
   constexpr int64_t kTokens = 70, kDim = 40;
   for (int which = 0; which < 3; which++) {
     Normal q(kTokens * kDim), k(kTokens * kDim), v(kTokens * kDim);
@@ -366,9 +387,7 @@ void nonfinite_attention(Report& r, const Tables& t, attention_fn KernelTable::*
     AttentionArgs a{};
     a.out = y.data(), a.q = q.data(), a.k = k.data(), a.v = v.data(), a.ld_out = a.ld_q = a.ld_k = a.ld_v = kDim;
     a.d = a.dv = kDim, a.keys = kTokens, a.scale = 0.2f;
-    AtEdge<float> scratch((attention_scratch(a) + 15) / 16 * 16, NAN);
-    a.scratch = scratch.data();
-    (t.fast.*form)(a, 0, kTokens);
+    attend(t.fast, a, 0, kTokens, 0, kTokens, packed);
     for (int64_t i = 0; i < kTokens; i++)
       r.expect(std::isnan(y[(size_t)(i * kDim + 5)]) == (which > 0 || i == 41), "a NaN in " + std::string(1, "qkv"[which]));
   }
@@ -400,8 +419,8 @@ std::vector<std::pair<std::string, Test>> nonfinite_tests() {
            }},
           {"not finite: attention",
            [](Report& r, const Tables& t) {
-             nonfinite_attention(r, t, &KernelTable::attention);
-             nonfinite_attention(r, t, &KernelTable::attention_reduced);
+             nonfinite_attention(r, t, false);
+             nonfinite_attention(r, t, true);
            }},
           {"not finite: latents", [](Report& r, const Tables& t) {
              for (int k = 0; k < kCacheKinds; k++) nonfinite_latents(r, t, (CacheKind)k);

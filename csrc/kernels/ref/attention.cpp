@@ -17,10 +17,10 @@ double dot(const float* a, const float* b, int64_t n) {
 
 void attention(const AttentionArgs& a, int64_t q0, int64_t q1) {
   double* acc = (double*)a.scratch;
-  for (int64_t i = q0; i < q1 && !(a.stop && a.stop()); i++) {
+  for (int64_t i = q0; i < q1; i++) {
     int64_t visible = a.causal && a.first_visible + i + 1 < a.keys ? a.first_visible + i + 1 : a.keys;
-    double m = -INFINITY, l = 0;
-    for (int64_t j = 0; j < a.dv; j++) acc[j] = 0;
+    double m = a.continues ? a.m[i] : -INFINITY, l = a.continues ? a.l[i] : 0;
+    for (int64_t j = 0; j < a.dv; j++) acc[j] = a.continues ? a.out[i * a.ld_out + j] : 0;
     for (int64_t s = 0; s < visible; s++) {
       double score = dot(a.q + i * a.ld_q, a.k + s * a.ld_k, a.d);
       if (a.d2) score += dot(a.q2 + i * a.ld_q2, a.k2 + s * a.ld_k2, a.d2);
@@ -35,7 +35,8 @@ void attention(const AttentionArgs& a, int64_t q0, int64_t q1) {
       l += p;
       for (int64_t j = 0; j < a.dv; j++) acc[j] += p * a.v[s * a.ld_v + j];
     }
-    for (int64_t j = 0; j < a.dv; j++) a.out[i * a.ld_out + j] = (float)(l == 0 ? 0 : acc[j] / l);
+    for (int64_t j = 0; j < a.dv; j++) a.out[i * a.ld_out + j] = (float)(a.unfinished ? acc[j] : l == 0 ? 0 : acc[j] / l);
+    if (a.unfinished) a.m[i] = (float)m, a.l[i] = (float)l;
   }
 }
 

@@ -12,25 +12,31 @@ constexpr int64_t kLanePair = 2 * kTileSide;
 
 inline int64_t steps_of(int64_t n) { return (n + kStep - 1) / kStep; }
 
-struct AmxBlock {
-  int64_t steps, columns;  // steps over the width of keys; tiles over the width of values
-  uint16_t* q;             // (tiles of queries, steps): transposed
-  float* out;              // (pairs of tiles, 16 columns, kLanePair), not yet normalized
-  float *m, *l;            // of each query
-  uint16_t *k, *v;         // (tiles of keys, steps) and (columns, kAmxKeys / kStep)
-  float* s;                // (kAmxKeys, kLanePair)
-  uint16_t* p;             // (2, kAmxKeys / kStep)
+// How queries and keys are packed. 16 queries: a tile per step, transposed. 128 keys: 8 rows of tiles of keys, then the tiles of
+// values (columns, kAmxKeys / kStep).
+struct AmxLayout {
+  int64_t first, steps, columns;  // steps over the first part of a key, over both; tiles over the width of values
 
-  AmxBlock(float* scratch, int64_t steps, int64_t columns, int64_t queries) : steps(steps), columns(columns) {
-    const int64_t lanes = (queries + kLanePair - 1) / kLanePair * kLanePair;
-    m = scratch;
+  explicit AmxLayout(const AttentionArgs& a)
+      : first(steps_of(a.d)), steps(first + steps_of(a.d2)), columns((a.dv + kTileSide - 1) / kTileSide) {}
+  int64_t query_tile() const { return steps * kTileElements; }
+  int64_t keys() const { return kAmxKeys / kTileSide * steps * kTileElements; }
+  int64_t key_block() const { return keys() + columns * (kAmxKeys / kStep) * kTileElements; }
+};
+
+struct AmxBlock : AmxLayout {
+  const uint16_t *q, *k, *v;  // packed: from the first query on, and of one block of keys
+  float* out;                 // (pairs of tiles, 16 columns, kLanePair), not yet normalized
+  float *m, *l;               // of each query
+  float* s;                   // (kAmxKeys, kLanePair)
+  uint16_t* p;                // (2, kAmxKeys / kStep)
+
+  AmxBlock(const AttentionArgs& a, int64_t lanes) : AmxLayout(a), k(nullptr), v(nullptr) {
+    m = a.scratch;
     l = m + lanes;
     out = l + lanes;
     s = out + lanes * columns * kTileSide;
-    q = (uint16_t*)(s + kAmxKeys * kLanePair);
-    k = q + lanes * steps * kStep;
-    v = k + kAmxKeys * steps * kStep;
-    p = v + kAmxKeys * columns * kTileSide;
+    p = (uint16_t*)(s + kAmxKeys * kLanePair);
   }
 };
 
@@ -94,9 +100,9 @@ inline void pack_rows(uint16_t* tiles, int64_t steps, int64_t first, int64_t row
     }
 }
 
-// Packs the values of 32 keys, of which `count` exist, into step `step` of every tile of columns.
-inline void pack_values(const AmxBlock& b, int64_t step, const float* from, int64_t stride, int64_t count, int64_t n) {
-  for (int64_t c = 0; c < b.columns; c++) {
+// Packs the values of 32 keys, of which `count` exist, into a step of every tile of columns.
+inline void pack_values(uint16_t* to, int64_t columns, const float* from, int64_t stride, int64_t count, int64_t n) {
+  for (int64_t c = 0; c < columns; c++, to += kAmxKeys / kStep * kTileElements) {
     __m512i r[16];
     for (int i = 0; i < 16; i++) {
       const __m512 x = 2 * i < count ? lanes_of(from + 2 * i * stride, 16 * c, n) : vec::zero();
@@ -104,7 +110,6 @@ inline void pack_values(const AmxBlock& b, int64_t step, const float* from, int6
       r[i] = pairs_bf16(x, y);
     }
     transpose16(r);
-    uint16_t* to = b.v + (c * (kAmxKeys / kStep) + step) * kTileElements;
     for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + kStep * i, r[i]);
   }
 }
@@ -168,56 +173,98 @@ inline void amx_keys(const AmxBlock& b, int64_t pair, int64_t n, bool fresh, boo
   }
 }
 
+// 16 rows of 16 floats and their transpose, each row `stride` floats after the one before: those of `rows` that exist are read.
+inline void transpose_floats(float* to, int64_t to_stride, const float* from, int64_t stride, int64_t rows, int64_t columns,
+                             const float* factor) {
+  __m512i r[16];
+  for (int j = 0; j < 16; j++) {
+    const __m512 x = j < rows ? lanes_of(from + j * stride, 0, columns) : vec::zero();
+    r[j] = _mm512_castps_si512(factor ? _mm512_mul_ps(x, vec::load(factor)) : x);
+  }
+  transpose16(r);
+  for (int j = 0; j < 16; j++) vec::store(to + j * to_stride, _mm512_castsi512_ps(r[j]));
+}
+
 // Writes the columns of query i to out + i stride, each lane times its factor.
 inline void unpack_out(const AmxBlock& b, float* out, int64_t stride, int64_t queries, int64_t columns, const float* factor) {
   for (int64_t i = 0; i < queries; i += kTileSide)
     for (int64_t c = 0; c < b.columns; c++) {
       const float* from = b.out + (i / kLanePair * b.columns + c) * kTileSide * kLanePair + i % kLanePair;
-      __m512i r[16];
-      for (int j = 0; j < 16; j++) r[j] = _mm512_castps_si512(_mm512_mul_ps(vec::load(from + j * kLanePair), vec::load(factor + i)));
-      transpose16(r);
+      float rows[kTileSide * kTileSide];
+      transpose_floats(rows, kTileSide, from, kLanePair, kTileSide, kTileSide, factor + i);
       const int64_t left = columns - c * kTileSide;
       for (int64_t j = 0; j < kTileSide && i + j < queries; j++)
-        vec::store_n(out + (i + j) * stride + c * kTileSide, _mm512_castsi512_ps(r[j]), left < kTileSide ? (int)left : kTileSide);
+        vec::store_n(out + (i + j) * stride + c * kTileSide, vec::load(rows + j * kTileSide), left < kTileSide ? (int)left : kTileSide);
     }
 }
 
-inline void start_queries(const AmxBlock& b, int64_t queries) {
-  const int64_t lanes = (queries + kLanePair - 1) / kLanePair * kLanePair;
-  for (int64_t t = 0; t < lanes / kTileSide * b.steps; t++) transpose_tile(b.q + t * kTileElements);
-  fill(b.m, lanes, kInitialMax);
-  fill(b.l, lanes, 0);
+// The other way round.
+inline void pack_out(const AmxBlock& b, const float* out, int64_t stride, int64_t queries, int64_t columns) {
+  for (int64_t i = 0; i < queries; i += kTileSide)
+    for (int64_t c = 0; c < b.columns; c++) {
+      float* to = b.out + (i / kLanePair * b.columns + c) * kTileSide * kLanePair + i % kLanePair;
+      transpose_floats(to, kLanePair, out + i * stride + c * kTileSide, stride, queries - i, columns - c * kTileSide, nullptr);
+    }
 }
+
+inline int64_t pair_lanes(int64_t queries) { return (queries + kLanePair - 1) / kLanePair * kLanePair; }
 
 // Queries [i, i + count).
 inline void attention_amx_block(const AttentionArgs& a, int64_t i, int64_t count) {
-  const int64_t first = steps_of(a.d), lanes = (count + kLanePair - 1) / kLanePair * kLanePair;
-  const AmxBlock b(a.scratch, first + steps_of(a.d2), (a.dv + kTileSide - 1) / kTileSide, count);
-  pack_rows(b.q, b.steps, 0, lanes, a.q + i * a.ld_q, a.ld_q, count, a.d, a.scale * kLog2E);
-  if (a.d2) pack_rows(b.q, b.steps, first, lanes, a.q2 + i * a.ld_q2, a.ld_q2, count, a.d2, a.scale * kLog2E);
-  start_queries(b, count);
+  const int64_t lanes = pair_lanes(count);
+  AmxBlock b(a, lanes);
+  b.q = (const uint16_t*)a.packed_q + i / kTileSide * b.query_tile();
+  fill(b.m, lanes, kInitialMax);
+  fill(b.l, lanes, 0);
+  if (a.continues) {
+    fill(b.out, lanes * b.columns * kTileSide, 0);
+    pack_out(b, a.out + i * a.ld_out, a.ld_out, count, a.dv);
+    memcpy(b.m, a.m + i, (size_t)count * 4), memcpy(b.l, a.l + i, (size_t)count * 4);
+  }
   const int64_t sees = a.first_visible + i + count, keys = a.causal && sees < a.keys ? sees : a.keys;
   for (int64_t s = 0; s < keys; s += kAmxKeys) {
     const int64_t n = keys - s < kAmxKeys ? keys - s : kAmxKeys;
-    pack_rows(b.k, b.steps, 0, steps_of(n) * kStep, a.k + s * a.ld_k, a.ld_k, n, a.d, 1);
-    if (a.d2) pack_rows(b.k, b.steps, first, steps_of(n) * kStep, a.k2 + s * a.ld_k2, a.ld_k2, n, a.d2, 1);
-    for (int64_t j = 0; j < n; j += kStep) pack_values(b, j / kStep, a.v + (s + j) * a.ld_v, a.ld_v, n - j, a.dv);
+    b.k = (const uint16_t*)a.packed_k + s / kAmxKeys * b.key_block(), b.v = b.k + b.keys();
     for (int64_t lane = 0; lane < count; lane += kLanePair) {
       const int64_t ahead = a.first_visible + i + lane - s;  // the last key in the block that the first lane of the pair sees
-      if (!a.causal || ahead + kLanePair > 0) amx_keys(b, lane / kLanePair, n, s == 0, a.causal && ahead + 1 < n, ahead);
+      if (!a.causal || ahead + kLanePair > 0) amx_keys(b, lane / kLanePair, n, s == 0 && !a.continues, a.causal && ahead + 1 < n, ahead);
     }
   }
-  for (int64_t j = 0; j < lanes; j++) b.m[j] = b.l[j] > 0 ? 1 / b.l[j] : b.l[j];  // NaN stays NaN
+  if (a.unfinished) memcpy(a.m + i, b.m, (size_t)count * 4), memcpy(a.l + i, b.l, (size_t)count * 4);
+  for (int64_t j = 0; j < lanes; j++) b.m[j] = a.unfinished ? 1 : b.l[j] > 0 ? 1 / b.l[j] : b.l[j];  // NaN stays NaN
   unpack_out(b, a.out + i * a.ld_out, a.ld_out, count, a.dv, b.m);
 }
 
 void attention_amx(const AttentionArgs& a, int64_t q0, int64_t q1) {
   UseTiles tiles;
-  for (int64_t i = q0; i < q1 && !(a.stop && a.stop()); i += kAmxQueries)
-    attention_amx_block(a, i, q1 - i < kAmxQueries ? q1 - i : kAmxQueries);
+  for (int64_t i = q0; i < q1; i += kAmxQueries) attention_amx_block(a, i, q1 - i < kAmxQueries ? q1 - i : kAmxQueries);
 }
 
-inline void init_amx_attention(KernelTable& t) { t.attention_reduced = attention_amx; }
+int64_t amx_query_bytes(const AttentionArgs& a, int64_t n) { return pair_lanes(n) / kTileSide * AmxLayout(a).query_tile() * 2; }
+int64_t amx_key_bytes(const AttentionArgs& a, int64_t n) { return (n + kAmxKeys - 1) / kAmxKeys * AmxLayout(a).key_block() * 2; }
+
+void amx_pack_queries(void* to, const AttentionArgs& a, int64_t q0, int64_t q1) {
+  const AmxLayout o(a);
+  const int64_t count = q1 - q0, lanes = pair_lanes(count);
+  pack_rows((uint16_t*)to, o.steps, 0, lanes, a.q + q0 * a.ld_q, a.ld_q, count, a.d, a.scale * kLog2E);
+  if (a.d2) pack_rows((uint16_t*)to, o.steps, o.first, lanes, a.q2 + q0 * a.ld_q2, a.ld_q2, count, a.d2, a.scale * kLog2E);
+  for (int64_t t = 0; t < lanes / kTileSide * o.steps; t++) transpose_tile((uint16_t*)to + t * kTileElements);
+}
+
+void amx_pack_keys(void* to, const AttentionArgs& a, int64_t s0, int64_t s1) {
+  const AmxLayout o(a);
+  for (uint16_t* block = (uint16_t*)to; s0 < s1; s0 += kAmxKeys, block += o.key_block()) {
+    const int64_t n = s1 - s0 < kAmxKeys ? s1 - s0 : kAmxKeys, rows = steps_of(n) * kStep;
+    pack_rows(block, o.steps, 0, rows, a.k + s0 * a.ld_k, a.ld_k, n, a.d, 1);
+    if (a.d2) pack_rows(block, o.steps, o.first, rows, a.k2 + s0 * a.ld_k2, a.ld_k2, n, a.d2, 1);
+    for (int64_t j = 0; j < n; j += kStep)
+      pack_values(block + o.keys() + j / kStep * kTileElements, o.columns, a.v + (s0 + j) * a.ld_v, a.ld_v, n - j, a.dv);
+  }
+}
+
+inline void init_amx_attention(KernelTable& t) {
+  t.packed_attention = {amx_query_bytes, amx_key_bytes, amx_pack_queries, amx_pack_keys, attention_amx};
+}
 
 }  // namespace
 }  // namespace ivlite

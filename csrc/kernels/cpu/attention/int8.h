@@ -1,7 +1,6 @@
 // Attention by AVX-512 VNNI with both products in int8. In Q K^T queries are lanes: they are packed as the unpacked panels of
 // linear/kblock.h, keys as its activations. In P V queries are rows and value columns lanes: softmax weights are quantized to
-// uint8, and the values of four keys are interleaved to meet them. The rope parts, whose ranges int8 would not cover, are
-// multiplied in float.
+// uint8, and the values of four keys are interleaved to meet them.
 #pragma once
 #include "kernels/cpu/attention/softmax.h"
 #include "kernels/cpu/elementwise/quantize.h"
@@ -128,122 +127,231 @@ inline void pv_lanes(const SoftmaxWeights& b, const uint8_t* v, int64_t lanes, i
   for (int64_t h = 0; h < lanes; h += kPvLanes) (left > 8 ? pv_columns<P, 4> : pv_columns<P, 2>)(b, v, h, col, n);
 }
 
-// Writes the columns of a lane in their order: transposes 4 x 4 quarters.
+inline void transpose_quarters(__m512 (&r)[4]) {
+  const __m512 a = _mm512_shuffle_f32x4(r[0], r[1], 0x44), b = _mm512_shuffle_f32x4(r[2], r[3], 0x44);
+  const __m512 c = _mm512_shuffle_f32x4(r[0], r[1], 0xee), d = _mm512_shuffle_f32x4(r[2], r[3], 0xee);
+  r[0] = _mm512_shuffle_f32x4(a, b, 0x88), r[1] = _mm512_shuffle_f32x4(a, b, 0xdd);
+  r[2] = _mm512_shuffle_f32x4(c, d, 0x88), r[3] = _mm512_shuffle_f32x4(c, d, 0xdd);
+}
+
+// Writes the columns of a lane in their order, times a factor.
 inline void deinterleave_row(float* out, const float* sums, int64_t columns, float factor) {
   for (int64_t col = 0; col < columns; col += kInterleaved) {
-    __m512 r[4], t[4];
+    __m512 r[4];
     for (int j = 0; j < 4; j++) r[j] = vec::mul(vec::load(sums + col + 16 * j), vec::set1(factor));
-    t[0] = _mm512_shuffle_f32x4(r[0], r[1], 0x44), t[1] = _mm512_shuffle_f32x4(r[2], r[3], 0x44);
-    t[2] = _mm512_shuffle_f32x4(r[0], r[1], 0xee), t[3] = _mm512_shuffle_f32x4(r[2], r[3], 0xee);
+    transpose_quarters(r);
     for (int q = 0; q < 4; q++) {
       const int64_t left = columns - col - 16 * q;
-      const __m512 row = q % 2 ? _mm512_shuffle_f32x4(t[q & 2], t[(q & 2) + 1], 0xdd) : _mm512_shuffle_f32x4(t[q], t[q + 1], 0x88);
-      if (left > 0) vec::store_n(out + col + 16 * q, row, left < 16 ? (int)left : 16);
+      if (left > 0) vec::store_n(out + col + 16 * q, r[q], left < 16 ? (int)left : 16);
     }
+  }
+}
+
+// The other way round.
+inline void interleave_row(float* sums, const float* row, int64_t columns) {
+  for (int64_t col = 0; col < columns; col += kInterleaved) {
+    __m512 r[4];
+    for (int q = 0; q < 4; q++) {
+      const int64_t left = columns - col - 16 * q;
+      r[q] = left > 0 ? vec::load_n(row + col + 16 * q, left < 16 ? (int)left : 16) : vec::zero();
+    }
+    transpose_quarters(r);
+    for (int j = 0; j < 4; j++) vec::store(sums + col + 16 * j, r[j]);
   }
 }
 
 constexpr int64_t kInt8Queries = 512, kInt8Lanes = 32;
 
-struct AttentionInt8 {
-  SoftmaxWeights w;  // of all queries; s and p serve 32 of them at a time
-  uint8_t* q;        // unpacked panels of queries, (panels, blocks)
-  float* q2;         // (queries / 32, d2, 32)
-  float* mean;       // of all keys: subtracting it shifts all scores of a query alike, and leaves the keys a smaller range
-  uint8_t* acts;     // a block's quantized keys
-  float* k2;         // (keys, ldr)
-  int8_t* rows;      // a block's quantized values, (keys, columns), and their scales
-  float* scale;
-  uint8_t* v;  // interleaved, (columns / 64, keys / 4, 4, 64)
-  int64_t blocks, ldr;
+// How queries and keys are packed. 32 queries: 2 panels of k-blocks. 128 keys: their codes and scales, the base-2 logarithms of the
+// scales of their values, the inverse of these scales, and the values (columns / 64, keys / 4, 4, 64).
+struct Int8Layout {
+  int64_t first, blocks, quads;  // k-blocks of the first part of a key, of both, and quads of the last that are not zero
+  int64_t panel, act, columns;   // bytes of 16 queries and of a key; columns of values, padded
 
-  AttentionInt8(const AttentionArgs& a) : blocks(k_blocks(a.d)), ldr(odd_stride(a.d2)) {
-    Arena arena{a.scratch};
-    w.columns = interleaved_columns(a.dv);
-    w.s = arena.floats(kInt8Keys * kInt8Lanes), w.p = (uint32_t*)arena.floats(kInt8Keys / 4 * kInt8Lanes);
-    w.m = arena.floats(kInt8Queries), w.l = arena.floats(kInt8Queries);
-    w.alpha = arena.floats(kInt8Lanes), w.unit = arena.floats(kInt8Lanes);
-    w.sums = arena.floats(kInt8Queries * w.columns);
-    q = arena.bytes(kInt8Queries / 16 * blocks * kUnpackedBytes), q2 = arena.floats(kInt8Queries * a.d2);
-    mean = arena.floats(2 * blocks * kBlockK);  // and a centred key
-    acts = arena.bytes(kInt8Keys * act_bytes<ActBlockU8>(blocks)), k2 = arena.floats(a.d2 ? kInt8Keys * ldr : 0);
-    rows = (int8_t*)arena.bytes(kInt8Keys * w.columns), scale = arena.floats(kInt8Keys), v = arena.bytes(kInt8Keys * w.columns);
-  }
+  explicit Int8Layout(const AttentionArgs& a)
+      : first(k_blocks(a.d)),
+        blocks(first + k_blocks(a.d2)),
+        quads(((a.d2 ? a.d2 : a.d) - 1) % kBlockK / 4 + 1),
+        panel(blocks * kUnpackedBytes),
+        act(act_bytes<ActBlockU8>(blocks)),
+        columns(interleaved_columns(a.dv)) {}
+  int64_t key_block() const { return kInt8Keys * (act + 8 + columns); }
 };
 
-inline void mean_key(float* mean, const AttentionArgs& a) {
-  fill(mean, a.d, 0);
-  for (int64_t s = 0; s < a.keys; s++)
-    for (int64_t j = 0; j < a.d; j++) mean[j] += a.k[s * a.ld_k + j];
-  for (int64_t j = 0; j < a.d; j++) mean[j] = isfinite(mean[j]) ? mean[j] / (float)a.keys : 0;  // a NaN stays in its own key
+struct Int8Keys {
+  uint8_t* acts;
+  float *bias, *inverse;
+  uint8_t* v;
+  Int8Keys(const Int8Layout& o, uint8_t* block)
+      : acts(block), bias((float*)(acts + kInt8Keys * o.act)), inverse(bias + kInt8Keys), v((uint8_t*)(inverse + kInt8Keys)) {}
+};
+
+int64_t int8_query_bytes(const AttentionArgs& a, int64_t n) { return (n + kInt8Lanes - 1) / kInt8Lanes * 2 * Int8Layout(a).panel; }
+int64_t int8_key_bytes(const AttentionArgs& a, int64_t n) { return (n + kInt8Keys - 1) / kInt8Keys * Int8Layout(a).key_block(); }
+
+void int8_pack_queries(void* to, const AttentionArgs& a, int64_t q0, int64_t q1) {
+  const Int8Layout o(a);
+  const float factor = a.scale * kLog2E;
+  memset(to, 0, (size_t)int8_query_bytes(a, q1 - q0));
+  for (int64_t i = q0; i < q1; i++) {
+    uint8_t* panel = (uint8_t*)to + (i - q0) / 16 * o.panel;
+    const int lane = (int)((i - q0) % 16);
+    quantize_query(panel, lane, a.q + i * a.ld_q, a.d, factor);
+    if (a.d2) quantize_query(panel + o.first * kUnpackedBytes, lane, a.q2 + i * a.ld_q2, a.d2, factor);
+  }
 }
 
-// Quantizes keys and values [s, s + n).
-inline void quantize_keys_values(const AttentionArgs& a, const AttentionInt8& b, int64_t s, int64_t n) {
-  float* centred = b.mean + b.blocks * kBlockK;
+// Quantizes n values to k-blocks of a packed key, from block kb on.
+inline void pack_key_part(uint8_t* act, const Int8Layout& o, int64_t kb, const float* x, int64_t n) {
+  for (int64_t j = 0; j < n; j += kBlockK, kb++) {
+    const float scale = quantize_block_u8(act + kb * kBlockK, x + j, n - j);
+    memcpy(act + o.blocks * kBlockK + 4 * kb, &scale, 4);
+  }
+}
+
+// Keys and values [s, s + n), n <= kInt8Keys.
+inline void int8_pack_block(uint8_t* block, const Int8Layout& o, const AttentionArgs& a, int64_t s, int64_t n) {
+  const Int8Keys to(o, block);
+  float *centred = a.scratch, *scale = centred + (a.d + 15) / 16 * 16;
+  int8_t* values = (int8_t*)(scale + kInt8Keys);
+  float largest = 0;
   for (int64_t t = 0; t < n; t++) {
-    uint8_t* act = b.acts + t * act_bytes<ActBlockU8>(b.blocks);
-    for (int64_t j = 0; j < a.d; j++) centred[j] = a.k[(s + t) * a.ld_k + j] - b.mean[j];
-    for (int64_t kb = 0; kb < b.blocks; kb++) {
-      const float scale = quantize_block_u8(act + kb * kBlockK, centred + kb * kBlockK, a.d - kb * kBlockK);
-      memcpy(act + b.blocks * kBlockK + 4 * kb, &scale, 4);
-    }
-    if (a.d2) memcpy(b.k2 + t * b.ldr, a.k2 + (s + t) * a.ld_k2, (size_t)a.d2 * 4);
-    b.scale[t] = quantize_row(b.rows + t * b.w.columns, a.v + (s + t) * a.ld_v, a.dv);
+    const float* k = a.k + (s + t) * a.ld_k;
+    for (int64_t j = 0; a.mean && j < a.d; j++) centred[j] = k[j] - a.mean[j];
+    pack_key_part(to.acts + t * o.act, o, 0, a.mean ? centred : k, a.d);
+    if (a.d2) pack_key_part(to.acts + t * o.act, o, o.first, a.k2 + (s + t) * a.ld_k2, a.d2);
+    scale[t] = quantize_row(values + t * o.columns, a.v + (s + t) * a.ld_v, a.dv);
+    largest = scale[t] > largest ? scale[t] : largest;
+  }
+  const float least = largest > 0 ? largest * 0x1p-40f : 1;  // a value so much smaller than another counts as zero
+  for (int64_t t = 0; t < n; t++) {
+    if (scale[t] < least) memset(values + t * o.columns, 0, (size_t)a.dv), scale[t] = least;
+    to.bias[t] = log2f(scale[t]), to.inverse[t] = 1 / scale[t];
   }
   for (int64_t col = 0; col < a.dv; col += kInterleaved)
-    interleave(b.v + col * kInt8Keys, b.rows + col, b.w.columns, n, a.dv - col < kInterleaved ? a.dv - col : kInterleaved);
+    interleave(to.v + col * kInt8Keys, values + col, o.columns, n, a.dv - col < kInterleaved ? a.dv - col : kInterleaved);
 }
 
-// 32 queries from `lane` of the block on, which see keys up to ahead + (0..31) of n if masked.
-inline void int8_lanes(const AttentionArgs& a, const AttentionInt8& b, int64_t lane, int64_t count, int64_t n, bool masked, int64_t ahead) {
-  const int64_t panel = b.blocks * kUnpackedBytes;
-  SoftmaxWeights w = b.w;
-  w.m += lane, w.l += lane, w.sums += lane * w.columns;
-  if (a.d2) product<true>(n, w.s, kInt8Lanes, kInt8Lanes, FromZero{}, b.k2, b.ldr, b.q2 + lane * a.d2, kTileLanes, a.d2);
-  const KBlocks of{b.q + lane / 16 * panel, panel, b.blocks, (a.d - (b.blocks - 1) * kBlockK + 3) / 4};
-  (of.quads < kBlockQuads ? multiply_tokens<VnniTile<false>, 2> : multiply_tokens<VnniTile<true>, 2>)(w.s, a.d2 == 0, of, b.acts, n);
-  for (int64_t j = 0; j < kInt8Lanes; j += 16) {
-    for (int64_t t = 0; masked && t < n; t++) {
+void int8_pack_keys(void* to, const AttentionArgs& a, int64_t s0, int64_t s1) {
+  const Int8Layout o(a);
+  for (uint8_t* block = (uint8_t*)to; s0 < s1; s0 += kInt8Keys, block += o.key_block())
+    int8_pack_block(block, o, a, s0, s1 - s0 < kInt8Keys ? s1 - s0 : kInt8Keys);
+}
+
+constexpr float kMostCode = 254;  // and the error that is carried still leave a byte
+
+// 2^x, x >= -120, within 0.2 %, from two factors: the exponent's bits, and a polynomial.
+inline vec::V exp2_rough(vec::V x) {
+  const vec::V shifter = vec::set1(12582912 + 127);  // 1.5 x 2^23: rounds to an integer, which the low bits then hold
+  const vec::V bits = vec::add(x, shifter), f = vec::fnma(vec::set1(1), vec::sub(bits, shifter), x);
+  const vec::V p = vec::fma(vec::fma(f, vec::set1(2.3842887e-1f), vec::set1(7.03448e-1f)), f, vec::set1(1.00044315f));
+  return vec::mul(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(bits), 23)), p);
+}
+
+// a where `mask` is 0, b where it is 1.
+inline __m512i with_byte(__m512i a, __m512i b, uint32_t mask) {
+  return _mm512_ternarylogic_epi32(a, b, _mm512_set1_epi32((int)mask), 0xd8);
+}
+
+// Online softmax of the scores of 32 lanes and n keys, to which the logarithms of their values' scales were added: the weights are
+// those of the values' codes, and the sum l divides the scales out again. Weights are relative to the largest of the block, so
+// that it is kMostCode. The rounding error of a key is carried to the fourth after it (error diffusion): the many small weights of a
+// long tail keep their sum.
+inline void weigh_lanes(const SoftmaxWeights& b, const float* inverse, int64_t n) {
+  constexpr int P = kInt8Lanes / 16;
+  vec::V top[P], shift[P], sum[P];
+  __m512i fixed[P][4];
+  for (int h = 0; h < P; h++) top[h] = vec::set1(kInitialMax), sum[h] = vec::zero();
+  for (int64_t t = 0; t < n; t++)
+    for (int h = 0; h < P; h++) top[h] = vec::max(top[h], vec::load(b.s + t * kInt8Lanes + 16 * h));
+  for (int h = 0; h < P; h++) {
+    shift[h] = vec::sub(vec::set1(7.98868469f + 24), top[h]);  // weights in 2^-24 of a code: log2 of kMostCode, and 24
+    for (int i = 0; i < 4; i++) fixed[h][i] = _mm512_set1_epi32(1 << 23);
+  }
+  const float* s = b.s;
+  for (int64_t t = 0; t < n; t += 4, s += 4 * kInt8Lanes) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+#pragma GCC unroll 2
+      for (int h = 0; h < P; h++) {
+        const vec::V score = t + i < n ? vec::load(s + i * kInt8Lanes + 16 * h) : vec::set1(-INFINITY);
+        const vec::V weight = exp2_rough(vec::max(vec::set1(-120), vec::add(score, shift[h])));  // in this order NaN stays NaN
+        if (t + i < n) sum[h] = vec::fma(weight, vec::set1(inverse[t + i]), sum[h]);
+        fixed[h][i] = _mm512_add_epi32(_mm512_and_si512(fixed[h][i], _mm512_set1_epi32(0xffffff)), _mm512_cvtps_epu32(weight));
+      }
+    for (int h = 0; h < P; h++) {
+      __m512i codes = with_byte(_mm512_srli_epi32(fixed[h][0], 24), _mm512_srli_epi32(fixed[h][1], 16), 0xff00);
+      codes = with_byte(codes, _mm512_srli_epi32(fixed[h][2], 8), 0xff0000);
+      _mm512_storeu_si512(b.p + t / 4 * kInt8Lanes + 16 * h, with_byte(codes, fixed[h][3], 0xff000000));
+    }
+  }
+  for (int h = 0; h < P; h++) {
+    float *m_at = b.m + 16 * h, *l = b.l + 16 * h;
+    const vec::V m_old = vec::load(m_at), m = vec::max(m_old, top[h]), alpha = vec::exp2_weight(vec::sub(m_old, m));
+    const vec::V unit = vec::mul(vec::exp2_weight(vec::sub(top[h], m)), vec::set1(1 / kMostCode));
+    vec::store(m_at, m);
+    vec::store(l, vec::fma(vec::load(l), alpha, vec::mul(sum[h], vec::mul(unit, vec::set1(0x1p-24f)))));
+    vec::store(b.alpha + 16 * h, alpha);
+    vec::store(b.unit + 16 * h, unit);
+  }
+}
+
+// 32 queries against n keys, of which they see those up to ahead + (0..31) if masked.
+inline void int8_lanes(const Int8Layout& o, const SoftmaxWeights& w, const uint8_t* q, const Int8Keys& keys, int64_t count, int64_t n,
+                       bool masked, int64_t ahead) {
+  for (int64_t t = 0; t < n; t++)
+    for (int64_t j = 0; j < kInt8Lanes; j += 16) vec::store(w.s + t * kInt8Lanes + j, vec::set1(keys.bias[t]));
+  const KBlocks of{q, o.panel, o.blocks, o.quads};
+  (of.quads < kBlockQuads ? multiply_tokens<VnniTile<false>, 2> : multiply_tokens<VnniTile<true>, 2>)(w.s, false, of, keys.acts, n);
+  for (int64_t t = 0; masked && t < n; t++)
+    for (int64_t j = 0; j < kInt8Lanes; j += 16) {
       float* s = w.s + t * kInt8Lanes + j;
       vec::store(s, vec::min(vec::load(s), causal_lanes(ahead, j, t)));
     }
-    quantize_weights<2>(w, b.scale, n, j);
-  }
-  for (int64_t col = 0; col < a.dv; col += kInterleaved) pv_lanes<2>(w, b.v + col * kInt8Keys, count, col, a.dv - col, n);
+  weigh_lanes(w, keys.inverse, n);
+  for (int64_t col = 0; col < o.columns; col += kInterleaved) pv_lanes<2>(w, keys.v + col * kInt8Keys, count, col, o.columns - col, n);
 }
 
-// Queries [i, i + count).
-inline void attention_int8_block(const AttentionArgs& a, const AttentionInt8& b, int64_t i, int64_t count) {
-  const int64_t panel = b.blocks * kUnpackedBytes, lanes = (count + kInt8Lanes - 1) / kInt8Lanes * kInt8Lanes;
-  memset(b.q, 0, (size_t)(lanes / 16 * panel));
-  for (int64_t j = 0; j < count; j++) quantize_query(b.q + j / 16 * panel, (int)(j % 16), a.q + (i + j) * a.ld_q, a.d, a.scale * kLog2E);
-  fill(b.q2, lanes * a.d2, 0);
-  if (a.d2) rows_to_lanes(b.q2, a.d2, 0, a.q2 + i * a.ld_q2, a.ld_q2, count, a.d2, a.scale * kLog2E);
-  fill(b.w.m, lanes, kInitialMax);
-  fill(b.w.l, lanes, 0);
-  fill(b.w.sums, lanes * b.w.columns, 0);
+// Queries [i, i + count), count <= kInt8Queries.
+inline void attention_int8_block(const AttentionArgs& a, int64_t i, int64_t count) {
+  const Int8Layout o(a);
+  Arena arena{a.scratch};
+  SoftmaxWeights w;
+  w.columns = o.columns;
+  w.s = arena.floats(kInt8Keys * kInt8Lanes), w.p = (uint32_t*)arena.floats(kInt8Keys / 4 * kInt8Lanes);
+  w.m = arena.floats(kInt8Queries), w.l = arena.floats(kInt8Queries);
+  w.alpha = arena.floats(kInt8Lanes), w.unit = arena.floats(kInt8Lanes);
+  w.sums = arena.floats(kInt8Queries * o.columns);
+  fill(w.m, kInt8Queries, kInitialMax);
+  fill(w.l, kInt8Queries, 0);
+  if (a.continues) {
+    memcpy(w.m, a.m + i, (size_t)count * 4), memcpy(w.l, a.l + i, (size_t)count * 4);
+    for (int64_t j = 0; j < count; j++) interleave_row(w.sums + j * o.columns, a.out + (i + j) * a.ld_out, a.dv);
+  } else {
+    fill(w.sums, kInt8Queries * o.columns, 0);
+  }
   const int64_t sees = a.first_visible + i + count, keys = a.causal && sees < a.keys ? sees : a.keys;
   for (int64_t s = 0; s < keys; s += kInt8Keys) {
+    const Int8Keys block(o, (uint8_t*)a.packed_k + s / kInt8Keys * o.key_block());
     const int64_t n = keys - s < kInt8Keys ? keys - s : kInt8Keys;
-    quantize_keys_values(a, b, s, n);
     for (int64_t lane = 0; lane < count; lane += kInt8Lanes) {
       const int64_t ahead = a.first_visible + i + lane - s;  // the last key in the block that the first lane sees
       const int64_t left = count - lane < kInt8Lanes ? count - lane : kInt8Lanes;
-      if (!a.causal || ahead + left > 0) int8_lanes(a, b, lane, left, n, a.causal && ahead + 1 < n, ahead);
+      if (a.causal && ahead + left <= 0) continue;
+      SoftmaxWeights of = w;
+      of.m += lane, of.l += lane, of.sums += lane * w.columns;
+      int8_lanes(o, of, (const uint8_t*)a.packed_q + (i + lane) / 16 * o.panel, block, left, n, a.causal && ahead + 1 < n, ahead);
     }
   }
   for (int64_t j = 0; j < count; j++) {
-    const float l = b.w.l[j];
-    deinterleave_row(a.out + (i + j) * a.ld_out, b.w.sums + j * b.w.columns, a.dv, l > 0 ? 1 / l : l);  // NaN stays NaN
+    const float l = w.l[j], inverse = l > 0 ? 1 / l : l;  // NaN stays NaN
+    deinterleave_row(a.out + (i + j) * a.ld_out, w.sums + j * o.columns, a.dv, a.unfinished ? 1 : inverse);
   }
+  if (a.unfinished) memcpy(a.m + i, w.m, (size_t)count * 4), memcpy(a.l + i, w.l, (size_t)count * 4);
 }
 
 void attention_int8(const AttentionArgs& a, int64_t q0, int64_t q1) {
-  const AttentionInt8 b(a);
-  mean_key(b.mean, a);
-  for (int64_t i = q0; i < q1 && !(a.stop && a.stop()); i += kInt8Queries)
-    attention_int8_block(a, b, i, q1 - i < kInt8Queries ? q1 - i : kInt8Queries);
+  for (int64_t i = q0; i < q1; i += kInt8Queries) attention_int8_block(a, i, q1 - i < kInt8Queries ? q1 - i : kInt8Queries);
 }
 
 }  // namespace

@@ -83,16 +83,36 @@ inline void attention_tile(const AttentionArgs& a, const AttentionBlock& b, int6
   product<false>(a.dv, out, kTileLanes, kTileLanes, ScaledLanes{out, kTileLanes, alpha}, b.v, b.ldv, b.s, kTileLanes, n);
 }
 
+// The sums over no keys yet, or over those of earlier calls.
+inline void start_sums(const AttentionArgs& a, const AttentionBlock& b, int64_t i, int64_t count) {
+  fill(b.out, a.dv * b.queries, 0);
+  fill(b.m, b.queries, kInitialMax);
+  fill(b.l, b.queries, 0);
+  if (!a.continues) return;
+  rows_to_lanes(b.out, a.dv, 0, a.out + i * a.ld_out, a.ld_out, count, a.dv, 1);
+  memcpy(b.m, a.m + i, (size_t)count * 4);
+  memcpy(b.l, a.l + i, (size_t)count * 4);
+}
+
+inline void end_sums(const AttentionArgs& a, const AttentionBlock& b, int64_t i, int64_t count) {
+  for (int64_t j = 0; j < count; j++) {
+    const float l = b.l[j], factor = a.unfinished ? 1 : l > 0 ? 1 / l : l;  // NaN stays NaN
+    float* out = a.out + (i + j) * a.ld_out;
+    const float* lane = b.out + j / kTileLanes * kTileLanes * a.dv + j % kTileLanes;
+    for (int64_t c = 0; c < a.dv; c++) out[c] = lane[c * kTileLanes] * factor;
+  }
+  if (!a.unfinished) return;
+  memcpy(a.m + i, b.m, (size_t)count * 4);
+  memcpy(a.l + i, b.l, (size_t)count * 4);
+}
+
 // Queries [i, i + count), count <= b.queries.
 inline void attention_block(const AttentionArgs& a, const AttentionBlock& b, int64_t i, int64_t count) {
   const float scale = a.scale * kLog2E;
   if (count % kTileLanes) fill(b.q, b.width * b.queries, 0);  // unused lanes
   rows_to_lanes(b.q, b.width, 0, a.q + i * a.ld_q, a.ld_q, count, a.d, scale);
   if (a.d2) rows_to_lanes(b.q, b.width, a.d, a.q2 + i * a.ld_q2, a.ld_q2, count, a.d2, scale);
-  fill(b.out, a.dv * b.queries, 0);
-  fill(b.m, b.queries, kInitialMax);
-  fill(b.l, b.queries, 0);
-
+  start_sums(a, b, i, count);
   const int64_t sees = a.first_visible + i + count;  // of the last query, when causal
   const int64_t keys = a.causal && sees < a.keys ? sees : a.keys;
   for (int64_t s0 = 0; s0 < keys; s0 += kKeyBlock) {
@@ -108,12 +128,7 @@ inline void attention_block(const AttentionArgs& a, const AttentionBlock& b, int
       if (seen > 0) attention_tile(a, b, i + lane, lane, s0, seen < n ? seen : n);
     }
   }
-  for (int64_t j = 0; j < count; j++) {
-    const float l = b.l[j], inverse = l > 0 ? 1 / l : l;  // NaN stays NaN
-    float* out = a.out + (i + j) * a.ld_out;
-    const float* lane = b.out + j / kTileLanes * kTileLanes * a.dv + j % kTileLanes;
-    for (int64_t c = 0; c < a.dv; c++) out[c] = lane[c * kTileLanes] * inverse;
-  }
+  end_sums(a, b, i, count);
 }
 
 void attention(const AttentionArgs& a, int64_t q0, int64_t q1) {
@@ -129,7 +144,7 @@ void attention(const AttentionArgs& a, int64_t q0, int64_t q1) {
   b.v = b.k + kKeyBlock * b.ldk;
   b.q = b.v + kKeyBlock * b.ldv;
   b.out = b.q + b.width * b.queries;
-  for (int64_t i = q0; i < q1 && !(a.stop && a.stop()); i += b.queries) attention_block(a, b, i, q1 - i < b.queries ? q1 - i : b.queries);
+  for (int64_t i = q0; i < q1; i += b.queries) attention_block(a, b, i, q1 - i < b.queries ? q1 - i : b.queries);
 }
 
 }  // namespace

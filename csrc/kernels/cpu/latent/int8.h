@@ -93,7 +93,7 @@ void latent_int8(const LatentArgs& a, int64_t s0, int64_t s1) {
 }
 
 inline void init_attention_int8(KernelTable& t) {
-  t.attention_reduced = attention_int8;
+  t.packed_attention = {int8_query_bytes, int8_key_bytes, int8_pack_queries, int8_pack_keys, attention_int8};
   t.latent_attention[(int)CacheKind::q8] = latent_int8<CacheQ8>;
   t.latent_attention[(int)CacheKind::q4] = latent_rotated<latent_int8<RotatedQ4>>;
 }

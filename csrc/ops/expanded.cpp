@@ -1,0 +1,317 @@
+// Attention of many queries: latents are expanded to keys and values, a span of cached tokens at a time, so that memory does not grow with
+// the cache and no piece of the work takes long.
+#include <math.h>
+#include <string.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "core/threads.h"
+#include "kernels/dispatch.h"
+#include "kernels/pack.h"
+#include "ops/attention.h"
+
+namespace ivlite {
+namespace {
+
+constexpr int64_t kSpan = 1024;       // cached tokens whose keys and values, of all heads, exist at a time
+constexpr int64_t kExpandRows = 512;  // of them expanded together: their latents stay in L2
+constexpr int64_t kReadRows = 64;     // read together
+constexpr int64_t kQueryBlock = 512;  // queries of one head that a thread takes together
+
+float* floats(Scratch use, std::initializer_list<int64_t> sizes) { return (float*)thread_scratch(use, (size_t)product(sizes) * 4); }
+
+// Tokens [s, s + n) as float, latents and rotated keys (either may be null): stored rows as they are read, rows just appended as they
+// were given.
+void read_rows(float* latent, float* rope, const LatentCache& cache, int64_t layer, int64_t s, int64_t n) {
+  const LatentRows& rows = cache.layer(layer);
+  const LatentRows fresh = cache.fresh(layer);
+  const int64_t stored = fresh.latent ? cache.length() : cache.visible(), border = std::min(std::max(s, stored), s + n);
+  if (border > s) kernels().cache_read[(int)cache.kind()](latent, rope, rows, s, border);
+  if (border == s + n) return;
+  const auto copy = [&](float* to, const void* given, int64_t width) {
+    if (to) memcpy(to + (border - s) * width, (const float*)given + (border - stored) * width, (size_t)((s + n - border) * width) * 4);
+  };
+  copy(latent, fresh.latent, rows.rank);
+  copy(rope, fresh.rope, rows.rope_dim);
+}
+
+// Sums over the rows of a layer's visible tokens.
+struct Means {
+  std::vector<float> latent, rope;  // the mean row; 0 where it is not finite, so that a NaN stays in its own row
+  std::vector<float> square;        // the mean square of rope
+};
+
+Means mean_rows(const LatentCache& cache, int64_t layer, int64_t visible) {
+  const int64_t rank = cache.layer(layer).rank, rope = cache.layer(layer).rope_dim, width = rank + 2 * rope;
+  const int64_t blocks = (visible + kExpandRows - 1) / kExpandRows;  // their sums are added in order, whoever makes them
+  std::vector<float> sums((size_t)product({blocks, width}), 0.0f);
+  parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
+    float* row = floats(Scratch::kernel, {kReadRows, rank + rope});
+    for (int64_t s = begin * kExpandRows; s < std::min(end * kExpandRows, visible); s += kReadRows) {
+      const int64_t n = std::min(kReadRows, visible - s);
+      float *sum = sums.data() + s / kExpandRows * width, *k = row + n * rank;
+      read_rows(row, k, cache, layer, s, n);
+      for (int64_t t = 0; t < n; t++) {
+        for (int64_t j = 0; j < rank; j++) sum[j] += row[t * rank + j];
+        for (int64_t j = 0; j < rope; j++) sum[rank + j] += k[t * rope + j], sum[rank + rope + j] += k[t * rope + j] * k[t * rope + j];
+      }
+    }
+  });
+  std::vector<float> mean((size_t)width, 0.0f);
+  for (int64_t b = 0; b < blocks; b++)
+    for (int64_t j = 0; j < width; j++) mean[(size_t)j] += sums[(size_t)(b * width + j)] / (float)visible;
+  for (float& x : mean) x = isfinite(x) ? x : 0;
+  return {{mean.begin(), mean.begin() + rank}, {mean.begin() + rank, mean.end() - rope}, {mean.end() - rope, mean.end()}};
+}
+
+// Latents of a span of cached tokens as kv_b's kernels take them, made once for all heads, in blocks of kExpandRows; less the mean of all
+// visible ones where they are quantized, which leaves them and what they expand to a smaller range.
+struct Expansion {
+  const LatentCache& cache;
+  int64_t layer;
+  const Weight& kv_b;
+  int64_t rank;
+  bool gemm;  // blocks are what quantize_gemm makes; else int8 codes, or floats for float weights
+  const float* mean;
+  char* blocks;
+
+  Expansion(const LatentCache& cache, int64_t layer, const Weight& kv_b, const float* mean)
+      : cache(cache), layer(layer), kv_b(kv_b), rank(kv_b.cols()), mean(mean) {
+    gemm = uses_gemm(kv_b, cache.visible()) &&
+           kernels().gemm_is_finer[(int)kv_b.format()];  // keys and values are rounded once more, so latents stay fine
+    blocks = (char*)thread_scratch(Scratch::inputs, (size_t)(kSpan / kExpandRows * block_bytes()));
+  }
+
+  int64_t block_bytes() const {
+    if (!kv_b.quantized()) return product({kExpandRows, rank, 4});
+    return round_up(gemm ? gemm_bytes(kExpandRows, rank) : quant_rows_bytes(kExpandRows, rank), 64);
+  }
+  char* block(int64_t at) const { return blocks + at / kExpandRows * block_bytes(); }
+
+  // Reads tokens [s, s + n), n <= kSpan.
+  void read(int64_t s, int64_t n) const {
+    parallel_for((n + kReadRows - 1) / kReadRows, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin * kReadRows; t < std::min(end * kReadRows, n); t += kReadRows) {
+        const int64_t at = t % kExpandRows, rows = std::min(n - t + at, kExpandRows), count = std::min(kReadRows, n - t);
+        if (!kv_b.quantized()) {
+          read_rows((float*)block(t) + at * rank, nullptr, cache, layer, s + t, count);
+          continue;
+        }
+        float* latent = floats(Scratch::kernel, {kReadRows, rank});
+        read_rows(latent, nullptr, cache, layer, s + t, count);
+        for (int64_t i = 0; i < count * rank; i++) latent[i] -= mean[i % rank];
+        const Part part{latent - at * rank, rank, at, at + count, 0, rank};
+        if (gemm)
+          kernels().quantize_gemm[(int)kv_b.format()]((uint16_t*)block(t), rows, rank, part);
+        else
+          kernels().quantize_rows(quant_rows(block(t), kExpandRows, rank), part);
+      }
+    });
+  }
+
+  // Keys and values (n, nope + v) of one head, of the n tokens of the block that begins at token `at` of the span.
+  void head(float* kv, int64_t h, int64_t at, int64_t n) const {
+    const int64_t width = kv_b.rows();
+    const OutRows out{kv, n, width, width};
+    const InRows in{(const float*)block(at), n, rank, rank};
+    if (gemm) return gemm_panels(out, in, (const uint16_t*)block(at), kv_b, h, nullptr, false, 0, kv_b.panels());
+    linear_panels(out, in, kv_b.quantized() ? quant_rows(block(at), kExpandRows, rank) : QuantRows{}, kv_b, h, nullptr, false, 0,
+                  kv_b.panels());
+  }
+
+  // What the mean expands to, (heads, nope + v): of its codes and of what they leave, since each of its errors would be one of all
+  // tokens alike.
+  std::vector<float> expanded_mean() const {
+    const int64_t width = kv_b.rows();
+    std::vector<char> memory((size_t)quant_rows_bytes(2, rank) + 64);
+    std::vector<float> rows((size_t)(2 * rank)), out((size_t)product({kv_b.heads(), width}));
+    const QuantRows x = quant_rows((char*)round_up((int64_t)memory.data(), 64), 2, rank);
+    std::copy_n(mean, rank, rows.begin());
+    kernels().quantize_rows(x, {rows.data(), rank, 0, 1, 0, rank});
+    for (int64_t j = 0; j < rank; j++) rows[(size_t)(rank + j)] = mean[j] - x.scale[j / kGroup] * (float)x.q[j];
+    kernels().quantize_rows(x, {rows.data(), rank, 1, 2, 0, rank});
+    parallel_for(kv_b.heads(), 1, [&](int64_t h0, int64_t h1) {
+      std::vector<float> two((size_t)(2 * width));
+      for (int64_t h = h0; h < h1; h++) {
+        linear_panels({two.data(), 2, width, width}, {rows.data(), 2, rank, rank}, x, kv_b, h, nullptr, false, 0, kv_b.panels());
+        for (int64_t j = 0; j < width; j++) out[(size_t)(h * width + j)] = two[(size_t)j] + two[(size_t)(width + j)];
+      }
+    });
+    return out;
+  }
+};
+
+// What columns of the rotated keys are multiplied by, and those of the queries divided by, so that both have the same range in each: few
+// columns of keys are much larger than others, and those of queries smaller.
+std::vector<float> balance_of(const InHeads& q, const Means& means) {
+  const int64_t blocks = (q.tokens + kReadRows - 1) / kReadRows;
+  std::vector<float> sums((size_t)product({blocks, q.dim}), 0.0f), out((size_t)q.dim, 1.0f);
+  parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin * kReadRows; t < std::min(end * kReadRows, q.tokens); t++)
+      for (int64_t h = 0; h < q.heads; h++) {
+        const float* x = q.data + t * q.token_stride + h * q.head_stride;
+        float* sum = sums.data() + t / kReadRows * q.dim;
+        for (int64_t j = 0; j < q.dim; j++) sum[j] += x[j] * x[j];
+      }
+  });
+  for (int64_t j = 0; j < q.dim; j++) {
+    const float mean = means.rope[(size_t)j], keys = std::max(means.square[(size_t)j] - mean * mean, 1e-6f * means.square[(size_t)j]);
+    float queries = 0;
+    for (int64_t b = 0; b < blocks; b++) queries += sums[(size_t)(b * q.dim + j)];
+    const float ratio = queries / (float)(q.tokens * q.heads) / keys;  // of squares
+    if (ratio > 1e-20f && ratio < 1e20f) out[(size_t)j] = sqrtf(sqrtf(ratio));
+  }
+  return out;
+}
+
+// x times a Hadamard matrix of the largest power of two that divides n. Of queries and keys alike it leaves their products as they
+// are, times its size, and what is large in one column no longer takes the range of all others.
+void spread(float* x, int64_t n) {
+  for (int64_t half = 1; n % (2 * half) == 0; half *= 2)
+    for (int64_t i = 0; i < n; i += 2 * half)
+      for (int64_t j = i; j < i + half; j++) {
+        const float a = x[j], b = x[j + half];
+        x[j] = a + b, x[j + half] = a - b;
+      }
+}
+
+// One call: operands of head 0, and where what is packed or expanded lies.
+struct Expanded {
+  AttentionArgs args;
+  OutHeads out;
+  InHeads q_nope, q_rope;
+  const Expansion& expansion;
+  const PackedAttention* packed;  // null: keys and values stay float
+  const float *mean, *balance;    // of rotated keys, if packed
+  int64_t query_bytes, key_bytes;
+  char *queries, *keys;
+  float *rope, *state;
+
+  int64_t blocks() const { return (q_nope.tokens + kQueryBlock - 1) / kQueryBlock; }
+
+  AttentionArgs head(int64_t h) const {
+    AttentionArgs a = args;
+    a.out = out.data + h * out.head_stride;
+    a.q = q_nope.data + h * q_nope.head_stride, a.q2 = q_rope.data + h * q_rope.head_stride;
+    a.m = state + 2 * h * q_nope.tokens, a.l = a.m + q_nope.tokens;
+    a.packed_q = queries + h * query_bytes, a.packed_k = keys + h * key_bytes;
+    a.k = (const float*)a.packed_k, a.v = a.k + a.d;
+    return a;
+  }
+
+  void pack_queries() const {
+    parallel_for(q_nope.heads * blocks(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        AttentionArgs a = head(i / blocks());
+        const int64_t q0 = i % blocks() * kQueryBlock, q1 = std::min(q0 + kQueryBlock, q_nope.tokens);
+        a.scratch = floats(Scratch::kernel, {attention_scratch(a) + kQueryBlock * a.d2});
+        float* rotated = a.scratch + attention_scratch(a);
+        for (int64_t t = 0; t < q1 - q0; t++) {
+          for (int64_t j = 0; j < a.d2; j++) rotated[t * a.d2 + j] = a.q2[(q0 + t) * a.ld_q2 + j] / balance[j];
+          spread(rotated + t * a.d2, a.d2);
+        }
+        char* to = (char*)a.packed_q + packed->query_bytes(a, q0);
+        a.q += q0 * a.ld_q, a.q2 = rotated, a.ld_q2 = a.d2;
+        packed->pack_queries(to, a, 0, q1 - q0);
+      }
+    });
+  }
+
+  // The rotated keys of tokens [s, s + n).
+  void read_rope(const LatentCache& cache, int64_t layer, int64_t s, int64_t n) const {
+    const int64_t width = args.d2;
+    const float size = (float)(width & -width);  // of the Hadamard matrix
+    parallel_for((n + kReadRows - 1) / kReadRows, 1, [&](int64_t begin, int64_t end) {
+      const int64_t first = begin * kReadRows, last = std::min(end * kReadRows, n);
+      read_rows(nullptr, rope + first * width, cache, layer, s + first, last - first);
+      for (int64_t t = first; packed && t < last; t++) {
+        float* row = rope + t * width;
+        for (int64_t j = 0; j < width; j++) row[j] = (row[j] - mean[j]) * (balance[j] / size);
+        spread(row, width);
+      }
+    });
+  }
+
+  // Keys and values of the n tokens of a span.
+  void expand(int64_t n) const {
+    const int64_t parts = (n + kExpandRows - 1) / kExpandRows, width = args.ld_k;
+    parallel_for(q_nope.heads * parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t h = i / parts, at = i % parts * kExpandRows, count = std::min(kExpandRows, n - at);
+        AttentionArgs a = head(h);
+        if (!packed) {
+          expansion.head((float*)a.packed_k + at * width, h, at, count);
+          continue;
+        }
+        a.scratch = floats(Scratch::kernel, {attention_scratch(a) + kExpandRows * width});
+        float* kv = a.scratch + attention_scratch(a);
+        expansion.head(kv, h, at, count);
+        a.k = kv, a.v = kv + a.d, a.k2 = rope + at * a.d2;
+        packed->pack_keys((char*)a.packed_k + packed->key_bytes(a, at), a, 0, count);
+      }
+    });
+  }
+
+  // All queries over the keys of the span that begins at token s. mean: what the values lack, (heads, nope + v), or null.
+  void attend(int64_t s, int64_t n, const float* mean) const {
+    const int64_t visible = args.keys, width = args.ld_k;
+    parallel_for(q_nope.heads * blocks(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t h = i / blocks(), q0 = i % blocks() * kQueryBlock, q1 = std::min(q0 + kQueryBlock, q_nope.tokens);
+        AttentionArgs a = head(h);
+        a.keys = n, a.first_visible -= s, a.continues = s > 0, a.unfinished = s + n < visible;
+        if (a.unfinished && a.first_visible + q1 <= 0) continue;  // sees none of them
+        a.k2 = rope;
+        a.scratch = floats(Scratch::kernel, {attention_scratch(a)});
+        (packed ? packed->attention : kernels().attention)(a, q0, q1);
+        for (int64_t t = q0; !a.unfinished && mean && t < q1; t++)
+          for (int64_t j = 0; j < a.dv; j++) a.out[t * a.ld_out + j] += mean[h * width + a.d + j];
+      }
+    });
+  }
+};
+
+}  // namespace
+
+void expanded_attention(const OutHeads& out, const InHeads& q_nope, const InHeads& q_rope, const LatentCache& cache, int64_t layer,
+                        const Weight& kv_b, float scale) {
+  const LatentRows& rows = cache.layer(layer);
+  const int64_t tokens = q_nope.tokens, heads = q_nope.heads, nope = q_nope.dim, width = kv_b.rows(), visible = cache.visible();
+  check(kv_b.heads() == heads && kv_b.cols() == rows.rank && width == nope + out.dim && out.dim > 0 && nope > 0,
+        "kv_b does not have the cache's shape");
+  check(q_rope.tokens == tokens && q_rope.heads == heads && q_rope.dim == rows.rope_dim, "q_rope does not have the cache's shape");
+  check(out.tokens == tokens && out.heads == heads, "out does not have the shape of the queries");
+  check(tokens <= visible, "there are more queries than cached tokens");
+  if (tokens == 0) return;
+  AttentionArgs a{};
+  a.ld_out = out.token_stride, a.ld_q = q_nope.token_stride, a.ld_q2 = q_rope.token_stride;
+  a.ld_k = a.ld_v = width, a.ld_k2 = rows.rope_dim;
+  a.d = nope, a.d2 = rows.rope_dim, a.dv = out.dim, a.keys = visible;
+  a.first_visible = visible - tokens, a.causal = true, a.scale = scale;
+
+  const Means means = kv_b.quantized() ? mean_rows(cache, layer, visible) : Means{};
+  const Expansion expansion(cache, layer, kv_b, means.latent.data());
+  const PackedAttention* packed = kv_b.quantized() && kernels().packed_attention.attention ? &kernels().packed_attention : nullptr;
+  const std::vector<float> balance = packed ? balance_of(q_rope, means) : std::vector<float>(),
+                           mean = kv_b.quantized() ? expansion.expanded_mean() : std::vector<float>();
+  const int64_t span = std::min(kSpan, visible);
+  const int64_t query_bytes = packed ? packed->query_bytes(a, tokens) : 0,
+                key_bytes = packed ? packed->key_bytes(a, span) : span * width * 4;
+  float* state = floats(Scratch::parts, {2 * heads * tokens + span * a.d2 + 32 + heads * query_bytes / 4});
+  float* rope = state + round_up(2 * heads * tokens, 16);
+  char* queries = (char*)(rope + round_up(span * a.d2, 16));
+  char* keys = (char*)thread_scratch(Scratch::keys_values, (size_t)product({heads, key_bytes}));
+  const Expanded work{a,           out,       q_nope,  q_rope, expansion, packed, means.rope.data(), balance.data(),
+                      query_bytes, key_bytes, queries, keys,   rope,      state};
+  if (packed) work.pack_queries();
+  for (int64_t s = 0; s < visible; s += kSpan) {
+    const int64_t n = std::min(kSpan, visible - s);
+    expansion.read(s, n);
+    work.read_rope(cache, layer, s, n);
+    work.expand(n);
+    work.attend(s, n, kv_b.quantized() ? mean.data() : nullptr);
+  }
+}
+
+}  // namespace ivlite

@@ -296,13 +296,53 @@ inline void weigh_lanes(const SoftmaxWeights& b, const float* inverse, int64_t n
   }
 }
 
+// Scores of T keys from t on, and the logarithms of their values' scales, for 32 queries. kWhole: no quad of the last k-block is zero.
+template <bool kWhole, int T>
+inline void score_tile(const Int8Layout& o, float* s, const uint8_t* q, const Int8Keys& keys, int64_t t) {
+  constexpr int P = kInt8Lanes / 16;
+  const uint8_t* acts = keys.acts + t * o.act;
+  TileRows<uint8_t> x(acts, o.act), scales(acts + o.blocks * kBlockK, o.act);
+  vec::V score[P][T];
+  for (int i = 0; i < T; i++)
+    for (int k = 0; k < P; k++) score[k][i] = vec::set1(keys.bias[t + i]);
+  for (int64_t kb = 0; kb < o.blocks; kb++, q += kUnpackedBytes, x.advance(kBlockK), scales.advance(4)) {
+    __m512i sum[P][T];
+    for (int k = 0; k < P; k++)
+      for (int i = 0; i < T; i++) sum[k][i] = _mm512_loadu_si512(q + k * o.panel + 64 * (kBlockQuads + 1));
+    if constexpr (kWhole) {
+#pragma GCC unroll 32
+      for (int j = 0; j < (int)kBlockQuads; j++) {
+        if (j % (kBlockQuads / 4) == 0) prefetch_acts<ActBlockU8, T, 4>(acts, o.act, 4 * kb + j / (kBlockQuads / 4));
+        multiply_quad(sum, q, o.panel, x, j);
+      }
+    } else {
+      for (int64_t j = 0; j < (kb + 1 < o.blocks ? kBlockQuads : o.quads); j++) multiply_quad(sum, q, o.panel, x, j);
+    }
+    vec::V factor[P];
+    for (int k = 0; k < P; k++) factor[k] = vec::load((const float*)(q + k * o.panel + 64 * kBlockQuads));
+#pragma GCC unroll 8
+    for (int i = 0; i < T; i++) {
+      const vec::V scale = vec::set1(*(const float*)scales.row(i));
+      for (int k = 0; k < P; k++) score[k][i] = vec::fma(_mm512_cvtepi32_ps(sum[k][i]), vec::mul(factor[k], scale), score[k][i]);
+    }
+  }
+  for (int i = 0; i < T; i++)
+    for (int k = 0; k < P; k++) vec::store(s + i * kInt8Lanes + 16 * k, score[k][i]);
+}
+
+// The same of any number of keys.
+template <bool kWhole, int T = 6>
+inline void score_keys(const Int8Layout& o, float* s, const uint8_t* q, const Int8Keys& keys, int64_t n, int64_t t = 0) {
+  if constexpr (T > 0) {
+    for (; n - t >= T; t += T) score_tile<kWhole, T>(o, s + t * kInt8Lanes, q, keys, t);
+    score_keys<kWhole, T - 1>(o, s, q, keys, n, t);
+  }
+}
+
 // 32 queries against n keys, of which they see those up to ahead + (0..31) if masked.
 inline void int8_lanes(const Int8Layout& o, const SoftmaxWeights& w, const uint8_t* q, const Int8Keys& keys, int64_t count, int64_t n,
                        bool masked, int64_t ahead) {
-  for (int64_t t = 0; t < n; t++)
-    for (int64_t j = 0; j < kInt8Lanes; j += 16) vec::store(w.s + t * kInt8Lanes + j, vec::set1(keys.bias[t]));
-  const KBlocks of{q, o.panel, o.blocks, o.quads};
-  (of.quads < kBlockQuads ? multiply_tokens<VnniTile<false>, 2> : multiply_tokens<VnniTile<true>, 2>)(w.s, false, of, keys.acts, n);
+  (o.quads < kBlockQuads ? score_keys<false> : score_keys<true>)(o, w.s, q, keys, n, 0);
   for (int64_t t = 0; masked && t < n; t++)
     for (int64_t j = 0; j < kInt8Lanes; j += 16) {
       float* s = w.s + t * kInt8Lanes + j;
@@ -337,10 +377,11 @@ inline void attention_int8_block(const AttentionArgs& a, int64_t i, int64_t coun
     for (int64_t lane = 0; lane < count; lane += kInt8Lanes) {
       const int64_t ahead = a.first_visible + i + lane - s;  // the last key in the block that the first lane sees
       const int64_t left = count - lane < kInt8Lanes ? count - lane : kInt8Lanes;
-      if (a.causal && ahead + left <= 0) continue;
+      const int64_t seen = a.causal && ahead + left < n ? ahead + left : n;  // by the last lane
+      if (seen <= 0) continue;
       SoftmaxWeights of = w;
       of.m += lane, of.l += lane, of.sums += lane * w.columns;
-      int8_lanes(o, of, (const uint8_t*)a.packed_q + (i + lane) / 16 * o.panel, block, left, n, a.causal && ahead + 1 < n, ahead);
+      int8_lanes(o, of, (const uint8_t*)a.packed_q + (i + lane) / 16 * o.panel, block, left, seen, a.causal && ahead + 1 < n, ahead);
     }
   }
   for (int64_t j = 0; j < count; j++) {

@@ -3,7 +3,7 @@
     pip install . && CMAKE_ARGS=-DGGML_NATIVE=ON pip install llama-cpp-python gguf openvino
     python benchmarks/versus.py                       # every section; about 16 GB of memory and 13 GB of disk
     python benchmarks/versus.py text --type q4_0      # prefill and decoding at that type
-    python benchmarks/versus.py depth --depths 4096   # decoding after 4096 tokens
+    python benchmarks/versus.py depth --depths 6144   # prefill and decoding after 6144 tokens; --prompt 2048 for long prompts
     python benchmarks/versus.py matmul                # one int4 matrix against OpenVINO
     python benchmarks/versus.py vision                # a pair of frames through the vision tower
     python benchmarks/versus.py clip                  # a clip of 10 s, from a cold start to the last token
@@ -86,13 +86,11 @@ def seconds(call, *args):
 
 
 def speeds(engine, tokens, new, depth):
-    """Tokens per second of a prefill, where there is nothing before, and of `new` steps: medians of steps."""
+    """Tokens per second of a prefill after `depth` tokens, and of `new` steps after it: medians of steps."""
     engine.reset(depth)
     time.sleep(0.3)  # worker threads of the other side spin for a while after their last task
-    prefill = None
-    if not depth:
-        prefill = len(tokens) / seconds(engine.prefill, tokens)
-        engine.settle(tokens)
+    prefill = len(tokens) / seconds(engine.prefill, tokens)
+    engine.settle(tokens)
     return prefill, 1 / statistics.median(seconds(engine.step, token) for token in tokens[:new])
 
 
@@ -102,17 +100,18 @@ def compare(engines, tokens, args, depth=0):
     ratios = []
     for i in range(args.rounds):
         rates = {e.name: speeds(e, tokens, args.new, depth) for e in (engines if i % 2 == 0 else engines[::-1])}
-        cells = "".join(f"{rates[e.name][0] or 0:>20.2f}{rates[e.name][1]:>10.2f}" for e in engines)
+        cells = "".join(f"{rates[e.name][0]:>20.2f}{rates[e.name][1]:>10.2f}" for e in engines)
         print(f"round {i + 1:<3}{cells}", flush=True)
-        ratios.append([a / b for a, b in zip(*(rates[e.name] for e in engines), strict=True) if a])
-    names = ("decode",) if depth else ("prefill", "decode")
-    for name, column in zip(names, zip(*ratios, strict=True), strict=True):
+        ratios.append([a / b for a, b in zip(*(rates[e.name] for e in engines), strict=True)])
+    for name, column in zip(("prefill", "decode"), zip(*ratios, strict=True), strict=True):
         print(f"{name} after {depth:,}: {engines[0].name} / {engines[1].name} {statistics.median(column):.2f}")
 
 
 def tuned(path, threads, tokens, depth=0, caches=("f16",)):
     """llama.cpp's settings with the fastest prefill of the tokens and with the fastest steps, after `depth` where given."""
     axes = {"threads": tuning.thread_counts(threads)} | LLAMA_AXES
+    if depth:  # a cache is stretched with flash attention only
+        axes = {"cache": tuple(caches), **axes, "flash": (True,)}
     context = depth + len(tokens) + 8
     rates = {}
 
@@ -122,17 +121,15 @@ def tuned(path, threads, tokens, depth=0, caches=("f16",)):
             engine = LlamaCpp(path, context=context, **settings)
             engine.feed(tokens[:16])  # pages touched
             engine.reset(depth)
-            prefill = None if depth else len(tokens) / seconds(engine.feed, tokens)
+            prefill = len(tokens) / seconds(engine.feed, tokens)
             rates[key] = prefill, 1 / statistics.median(seconds(engine.step, token) for token in tokens[:8])
             engine.close()
         return rates[key]
 
-    if depth:  # a cache is stretched with flash attention only, and only steps count
-        axes = {"cache": tuple(caches), **axes, "flash": (True,), "ubatch": (512,)}
-        return tuning.best(axes, lambda **s: measure(**s)[1], f"llama.cpp, decoding after {depth:,}, tokens/s")[0]
-    prefill, _ = tuning.best(axes, lambda **s: measure(**s)[0], "llama.cpp, prefill, tokens/s")
+    after = f" after {depth:,}" if depth else ""
+    prefill, _ = tuning.best(axes, lambda **s: measure(**s)[0], f"llama.cpp, prefill{after}, tokens/s")
     decode, _ = tuning.best(
-        axes | {"ubatch": (prefill["ubatch"],)}, lambda **s: measure(**s)[1], "llama.cpp, decoding, tokens/s"
+        axes | {"ubatch": (prefill["ubatch"],)}, lambda **s: measure(**s)[1], f"llama.cpp, decoding{after}, tokens/s"
     )
     return prefill, decode
 
@@ -160,14 +157,14 @@ def usual_threads(args):
 
 
 def depth(args):
-    """Decoding after many tokens, against the faster of llama.cpp's caches."""
+    """Prefill and decoding after many tokens, each against the faster of llama.cpp's caches."""
     path = written(args.folder, RIVAL[args.type])
-    tokens = np.random.default_rng(1).integers(1000, VOCAB - 1000, args.new).tolist()
+    tokens = np.random.default_rng(1).integers(1000, VOCAB - 1000, args.prompt).tolist()
     for n in args.depths:
-        settings = tuned(path, usual_threads(args), tokens, n, args.caches)
-        ours = Ivlite(args.type, args.threads, n + args.new + 8)
-        rival = LlamaCpp(path, context=n + args.new + 8, **settings)
-        print(f"{args.type} after {n:,}: ivlite {ours.version} q8, llama.cpp {rival.version} {settings['cache']}")
+        settings, context = tuned(path, usual_threads(args), tokens[:256], n, args.caches), n + args.prompt + args.new + 8
+        ours, rival = Ivlite(args.type, args.threads, context), Best(path, context, *settings)
+        caches = " and ".join(dict.fromkeys(s["cache"] for s in settings))
+        print(f"{args.type} after {n:,}: ivlite {ours.version} q8, llama.cpp {rival.version} {caches}")
         compare([ours, rival], tokens, args, n)
         rival.close()
 

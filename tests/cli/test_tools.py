@@ -76,6 +76,8 @@ def test_bench_of_a_random_model(tmp_path):
     for word in (
         "weights are random",
         "prefill 40 tokens after 50",
+        "prefill 40 tokens after 90",
+        "prefill after 90 tokens is",
         "decode 4 tokens after 90",
         "vision, 2 pairs of 96x64",
         "GB/s",
@@ -86,6 +88,7 @@ def test_bench_of_a_random_model(tmp_path):
     data = json.loads(ivlite(*args, cwd=tmp_path).stdout)
     assert data["synthetic"] is True and data["type"] == "f32" and data["model"] == "random-demo"
     assert all(stage["per_second"] > 0 and stage["bytes_per_second"] > 0 for stage in data["decode"])
+    assert [(stage["depth"], stage["count"]) for stage in data["prefill"]] == [(0, 8)]
 
 
 def test_bench_of_a_file(toy):

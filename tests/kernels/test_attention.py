@@ -229,10 +229,75 @@ def test_expanded_with_quantised_weights(isa, guarded, rng, length, newest):
     scores = np.einsum("thn,shn->ths", qn.astype(np.float64), kv[..., :nope])
     scores += np.einsum("thr,sr->ths", qr.astype(np.float64), keys)
     expected = np.einsum("ths,shv->thv", causal(scores * 0.15), kv[..., nope:])
-    limit = (
-        0.15 if _C.isa() == "avx512vnni" else 0.08
-    )  # int8 latents reach 0.05, with queries, keys and weights in 8 bits 0.11
-    assert np.abs(out - expected).max() < limit * expected.std()
+    # int8 latents reach 0.05 at most. With queries, keys, weights and values in 8 bits the mean is 0.0134, and the largest of 36,000 depends
+    # on how many bits a sharp query's weights get: 0.11 to 0.21 over nine seeds.
+    error, size = np.abs(out - expected), expected.std()
+    if _C.isa() == "avx512vnni":
+        assert np.sqrt((error**2).mean()) < 0.02 * size and error.max() < 0.3 * size
+    else:
+        assert error.max() < 0.08 * size
+
+
+def expanded(out, latent, keys, qn, qr, length, newest, fmt, kv_b, scale):
+    """Fills out by expanded attention over a float32 cache; returns the formula over the weights as they are decoded."""
+    heads, width, rank = kv_b.shape
+    cache = _C.LatentCache([rank], keys.shape[1], length, "f32")
+    for first, last in ((0, length - newest), (length - newest, length)):
+        if first < last:
+            cache.append(0, latent[first:last], keys[first:last])
+        if last < length:
+            cache.advance(last)
+    data = _C.encode(fmt, kv_b.reshape(-1))
+    weight = ops.get("cpu").weight(fmt, data, kv_b.shape)
+    _C.expanded_attention(out, qn, qr, cache, 0, weight, scale)
+    kv = np.einsum("sl,hrl->shr", latent, _C.decode(fmt, data, kv_b.size).reshape(kv_b.shape).astype(np.float64))
+    nope = qn.shape[2]
+    scores = np.einsum("thn,shn->ths", qn, kv[..., :nope]) + np.einsum("thr,sr->ths", qr, keys.astype(np.float64))
+    return np.einsum("ths,shv->thv", causal(scores * scale), kv[..., nope:])
+
+
+def mean_error(got, expected):
+    return np.sqrt(((got - expected) ** 2).mean() / (expected**2).mean())
+
+
+@pytest.mark.parametrize("fmt, limit", [("f32", 1e-5), ("q8_0", 0.03)])
+@pytest.mark.parametrize("length, newest", [(1024, 1024), (1025, 1), (1500, 520), (2300, 150)])
+def test_expanded_in_several_spans(isa, guarded, rng, fmt, limit, length, newest):
+    """Keys and values are rebuilt 1024 tokens at a time; sums go on from one span to the next."""
+    heads, rank, rope, nope, v = 2, 64, 16, 24, 20
+    kv_b = normal(rng, heads, nope + v, rank, scale=rank**-0.5)
+    qn, qr = normal(rng, newest, heads, nope), normal(rng, newest, heads, rope)
+    latent, keys = normal(rng, length, rank) + np.float32(0.5), normal(rng, length, rope)
+    out = guarded((newest, heads, v))
+    expected = expanded(out, latent, keys, qn, qr, length, newest, fmt, kv_b, 0.3)
+    assert mean_error(out, expected) < limit
+
+
+@pytest.mark.parametrize("rope", [24, 32, 128, 160])
+def test_expanded_with_large_rotated_keys(isa, guarded, rng, rope):
+    """Some columns of the rotated keys are hundreds of times larger, and those of the queries smaller: others keep their range."""
+    heads, rank, nope, v, length, newest = 2, 64, 40, 20, 400, 160
+    kv_b = normal(rng, heads, nope + v, rank, scale=rank**-0.5)
+    qn, qr = normal(rng, newest, heads, nope), normal(rng, newest, heads, rope)
+    latent, keys = normal(rng, length, rank), normal(rng, length, rope)
+    keys[:, [1, rope - 2]] *= 500
+    keys[:, 5] += 300
+    qr[..., [1, rope - 2]] /= 500
+    out = guarded((newest, heads, v))
+    expected = expanded(out, latent, keys, qn, qr, length, newest, "q8_0", kv_b, 2 / (nope + rope) ** 0.5)
+    assert mean_error(out, expected) < 0.03
+
+
+def test_expanded_with_a_sink(isa, guarded, rng):
+    """A token that has most of the weight and next to no value, as the first of a text often does."""
+    heads, rank, rope, nope, v, length = 2, 64, 16, 24, 20, 300
+    kv_b = normal(rng, heads, nope + v, rank, scale=rank**-0.5)
+    qn, qr = normal(rng, length, heads, nope), normal(rng, length, heads, rope) + np.float32(1)
+    latent, keys = normal(rng, length, rank), normal(rng, length, rope)
+    latent[0], keys[0] = 1e-4 * latent[0], 3.5
+    out = guarded((length, heads, v))
+    expected = expanded(out, latent, keys, qn, qr, length, length, "q8_0", kv_b, 0.15)
+    assert mean_error(out[100:], expected[100:]) < 0.05
 
 
 def test_more_queries_than_cached_tokens_are_refused():

@@ -14,7 +14,8 @@ EPILOG = """\
 examples:
   ivlite bench model.gguf
   ivlite bench --random 8b --type q4_0            # InternVideo3-8B's shape, no file: about 6 GB of memory
-  ivlite bench --random 8b --depth 0,4096,32768   # decoding after so many tokens, each in turn
+  ivlite bench --random 8b --depth 0,4096,32768   # after so many tokens, each in turn
+  ivlite bench --random 8b --prompt 2048 --depth 0,6144,30720 --new 8   # long prompts: how prefill slows down with depth
   ivlite bench --random 8b --vision 640x352x8     # eight frames of that size
   ivlite bench --random demo --json               # the shape of the model in the package
 
@@ -45,7 +46,7 @@ def add_parser(commands):
     add("--prompt", type=count, default=512, metavar="N", help="tokens of prefill (default: 512)")
     add("--new", type=count, default=32, metavar="N", help="tokens decoded (default: 32)")
     add("--depth", type=depths, default=(0,), metavar="N[,N...]",
-        help="random tokens in the cache before decoding; prefill follows the first (default: 0)")  # fmt: skip
+        help="random tokens in the cache before prefill and decoding, each in turn (default: 0)")  # fmt: skip
     add("--vision", type=frames, metavar="WxHxF",
         help="width, height and number of frames encoded (default: a pair of a video's usual size)")  # fmt: skip
     arguments.add_shared(parser, "--json")
@@ -99,7 +100,7 @@ def loaded(args, progress):
 def measure(model, args):
     """Runs every stage once after a short warm-up; returns plain data: seconds, rates, and the probed limits.
 
-    After a Stop, the remaining stages are missing: "prefill" and "vision" are None, "decode" is shorter.
+    After a Stop, the remaining stages are missing: "prefill" and "decode" are shorter, "vision" is None.
     """
     import numpy as np
 
@@ -108,14 +109,14 @@ def measure(model, args):
     from ivlite.machine import peak_memory
 
     random, limits = np.random.default_rng(0), Limits(model.network.ops.pool)
-    stages = {"prefill": None, "decode": [], "vision": None}
+    stages = {"prefill": [], "decode": [], "vision": None}
     try:
         tokens = random.integers(0, model.config.text.vocab_size, args.prompt).tolist()
         model.runner().prefill(text_prompt(tokens[:16]))
         text_stages(model, args, tokens, random, limits, stages)
         stages["vision"] = vision_stage(model, args.vision or usual_pair(model.config), random, limits)
     except Stopped:
-        if stages["prefill"] is None:
+        if not stages["prefill"]:
             raise
     return {
         "model": model.config.name,
@@ -178,17 +179,16 @@ class Limits:
 
 
 def text_stages(model, args, tokens, random, limits, stages):
-    """Measures prefill at the first depth and decoding at each; writes the results to `stages`."""
+    """Measures prefill at each depth, and decoding after it; writes the results to `stages`."""
     from ivlite.evaluate.synthetic import fill, text_prompt
 
     for depth in args.depth:
         runner = model.runner()
         fill(runner.cache, model.config, depth, random)
-        if stages["prefill"] is None:
-            seconds, peak = limits.timed(lambda runner=runner: runner.prefill(text_prompt(tokens)))
-            ops = prefill_ops(model, depth, args.prompt)
-            stages["prefill"] = computed(args.prompt, seconds, ops, peak) | {"depth": depth}
-            depth += args.prompt
+        seconds, peak = limits.timed(lambda runner=runner: runner.prefill(text_prompt(tokens)))
+        ops = prefill_ops(model, depth, args.prompt)
+        stages["prefill"].append(computed(args.prompt, seconds, ops, peak) | {"depth": depth})
+        depth += args.prompt
         took, reads = limits.steps(lambda i, runner=runner: runner.step(tokens[i % len(tokens)]), args.new)
         nbytes = decode_bytes(model, depth + args.new // 2)
         stages["decode"].append(read(took, nbytes, reads) | {"depth": depth})
@@ -281,9 +281,10 @@ def lines(facts):
     yield f"probed here, at best: memory {limits['read'] / 1e9:.1f} GB/s, int8 {limits['int8'] / 1e9:.0f} GOPS{matrix}"
     yield ""
     yield f"{'':<34}{'seconds':>9}{'per second':>16}{'reached':>16}{'of the probe':>14}"
-    prefill, vision = facts["prefill"], facts["vision"]
-    after = f" after {prefill['depth']:,}" if prefill["depth"] else ""
-    yield row(f"prefill {prefill['count']:,} tokens{after}", prefill, "tokens")
+    vision = facts["vision"]
+    for prefill in facts["prefill"]:
+        after = f" after {prefill['depth']:,}" if prefill["depth"] else ""
+        yield row(f"prefill {prefill['count']:,} tokens{after}", prefill, "tokens")
     for decode in facts["decode"]:
         yield row(f"decode {decode['count']:,} tokens after {decode['depth']:,}", decode, "tokens")
     if vision:
@@ -291,6 +292,10 @@ def lines(facts):
         pairs = "a pair" if vision["count"] == 1 else f"{vision['count']} pairs"
         yield row(f"vision, {pairs} of {width}x{height}", vision, "pairs")
     yield ""
+    first, *deeper = facts["prefill"]
+    for prefill in deeper:
+        speed = prefill["per_second"] / first["per_second"]
+        yield f"prefill after {prefill['depth']:,} tokens is {speed:.2f} of the speed after {first['depth']:,}"
     yield f"peak memory {gigabytes(facts['peak_memory'])}"
 
 

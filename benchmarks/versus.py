@@ -161,7 +161,10 @@ def depth(args):
     path = written(args.folder, RIVAL[args.type])
     tokens = np.random.default_rng(1).integers(1000, VOCAB - 1000, args.prompt).tolist()
     for n in args.depths:
-        settings, context = tuned(path, usual_threads(args), tokens[:256], n, args.caches), n + args.prompt + args.new + 8
+        settings, context = (
+            tuned(path, usual_threads(args), tokens[:256], n, args.caches),
+            n + args.prompt + args.new + 8,
+        )
         ours, rival = Ivlite(args.type, args.threads, context), Best(path, context, *settings)
         caches = " and ".join(dict.fromkeys(s["cache"] for s in settings))
         print(f"{args.type} after {n:,}: ivlite {ours.version} q8, llama.cpp {rival.version} {caches}")

@@ -362,13 +362,14 @@ inline void attention_int8_block(const AttentionArgs& a, int64_t i, int64_t coun
   w.m = arena.floats(kInt8Queries), w.l = arena.floats(kInt8Queries);
   w.alpha = arena.floats(kInt8Lanes), w.unit = arena.floats(kInt8Lanes);
   w.sums = arena.floats(kInt8Queries * o.columns);
-  fill(w.m, kInt8Queries, kInitialMax);
-  fill(w.l, kInt8Queries, 0);
+  const int64_t lanes = (count + kInt8Lanes - 1) / kInt8Lanes * kInt8Lanes;
+  fill(w.m, lanes, kInitialMax);
+  fill(w.l, lanes, 0);
   if (a.continues) {
     memcpy(w.m, a.m + i, (size_t)count * 4), memcpy(w.l, a.l + i, (size_t)count * 4);
     for (int64_t j = 0; j < count; j++) interleave_row(w.sums + j * o.columns, a.out + (i + j) * a.ld_out, a.dv);
   } else {
-    fill(w.sums, kInt8Queries * o.columns, 0);
+    fill(w.sums, lanes * o.columns, 0);
   }
   const int64_t sees = a.first_visible + i + count, keys = a.causal && sees < a.keys ? sees : a.keys;
   for (int64_t s = 0; s < keys; s += kInt8Keys) {

@@ -58,7 +58,9 @@ def make(path, size, count, gop, rate):
 
 
 def opened(path, fps):
-    return media.open_video(str(path), fps=fps or 1000, min_frames=1, max_frames=1 << 20, min_pixels=PIXELS, max_pixels=PIXELS)
+    return media.open_video(
+        str(path), fps=fps or 1000, min_frames=1, max_frames=1 << 20, min_pixels=PIXELS, max_pixels=PIXELS
+    )
 
 
 def ours(path, fps):
@@ -88,7 +90,21 @@ def seeking(path, fps):
 
 def program(path, size, *before):
     """The frames a second of the ffmpeg program, which starts in about 50 ms."""
-    command = ["ffmpeg", "-v", "info", "-nostdin", *before, "-i", path, "-an", "-vf", f"scale={size[1]}:{size[0]}", "-f", "null", "-"]
+    command = [
+        "ffmpeg",
+        "-v",
+        "info",
+        "-nostdin",
+        *before,
+        "-i",
+        path,
+        "-an",
+        "-vf",
+        f"scale={size[1]}:{size[0]}",
+        "-f",
+        "null",
+        "-",
+    ]
     start = time.perf_counter()
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - start

@@ -232,14 +232,17 @@ using patchify_fn = void (*)(const PatchArgs& a, int64_t b0, int64_t b1);
 
 // Resampling of 8-bit RGB pictures along one axis: output i is the sum of `taps` inputs from first[i] on, times weights with
 // kResizeBits fractional bits, rounded and clipped to a byte. The sums are exact in 32 bits. Taps are a multiple of 4, padded
-// with zero weights. halves holds each weight as 2048 high + low, 0 <= low < 2048: per output and 4 taps 16 high halves, in
-// which the first two taps take turns four times and then the other two, and 16 low halves.
+// with zero weights. For products of 16 bits, each weight is also 2048 high + low, 0 <= low < 2048:
+//   halves   per two outputs (the second may be missing) and 4 taps: the high halves of the first two taps, their low halves,
+//            and both of the other two taps. Each is 16 words: 4 times those of the first output, 4 times those of the second.
+//   pairs    per output and 2 taps: the high halves, the first in the low word; the low halves
 constexpr int kResizeBits = 22, kResizeLow = 11;
 struct ResizeAxis {
   int64_t outputs, taps;
   const int64_t* first;    // (outputs)
   const int32_t* weights;  // (outputs, taps)
-  const int16_t* halves;   // (outputs, taps / 4, 2, 16)
+  const int16_t* halves;   // (outputs / 2 rounded up, taps / 4, 4, 16)
+  const int32_t* pairs;    // (outputs, taps / 2, 2)
 };
 constexpr int kResizeRows = 4, kResizeMargin = 16;
 // kResizeRows rows of pixels to `outputs` pixels each; an input row is readable for 3 (first + taps) + 4 bytes of every output.

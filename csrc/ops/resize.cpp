@@ -25,13 +25,9 @@ double cubic(double x) {
 // A weight in fixed point; halves are rounded away from zero.
 int32_t fixed(double weight) { return (int32_t)((weight < 0 ? -0.5 : 0.5) + weight * (1 << kResizeBits)); }
 
-void split(int16_t* halves, const int32_t* weights) {
-  for (int i = 0; i < 16; i++) {
-    const int32_t w = weights[i / 8 * 2 + i % 2];
-    halves[i] = (int16_t)(w >> kResizeLow);
-    halves[16 + i] = (int16_t)(w & ((1 << kResizeLow) - 1));
-  }
-}
+int16_t high(int32_t weight) { return (int16_t)(weight >> kResizeLow); }
+int16_t low(int32_t weight) { return (int16_t)(weight & ((1 << kResizeLow) - 1)); }
+int32_t words(int16_t first, int16_t second) { return (int32_t)((uint32_t)(uint16_t)second << 16 | (uint16_t)first); }
 
 }  // namespace
 
@@ -55,14 +51,21 @@ Resizer::Axis Resizer::axis(int64_t in, int64_t out) {
     a.taps = std::max(a.taps, (count + 3) / 4 * 4);
   }
   a.weights.assign((size_t)(out * a.taps), 0);
-  a.halves.resize((size_t)(out * a.taps * 8));
+  a.halves.resize((size_t)((out + 1) / 2 * a.taps * 16));
   for (int64_t i = 0; i < out; i++) {
     int64_t& first = a.first[(size_t)i];
     const int64_t moved = in < a.taps ? 0 : std::max<int64_t>(0, first + a.taps - in);  // no taps beyond the last input
     first -= moved;
     int32_t* at = a.weights.data() + i * a.taps;
     std::copy(rows[(size_t)i].begin(), rows[(size_t)i].end(), at + moved);
-    for (int64_t t = 0; t < a.taps; t += 4) split(a.halves.data() + (i * a.taps + t) * 8, at + t);
+    for (int64_t t = 0; t < a.taps; t += 2) {
+      const int32_t pair[2] = {words(high(at[t]), high(at[t + 1])), words(low(at[t]), low(at[t + 1]))};
+      for (int half = 0; half < 2; half++) {
+        a.pairs.push_back(pair[half]);
+        int16_t* to = a.halves.data() + ((i / 2 * (a.taps / 4) + t / 4) * 4 + t % 4 + half) * 16 + i % 2 * 8;
+        for (int copy = 0; copy < 4; copy++) memcpy(to + 2 * copy, &pair[half], 4);
+      }
+    }
   }
   return a;
 }

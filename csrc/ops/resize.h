@@ -31,10 +31,10 @@ class Resizer {
  private:
   struct Axis {
     std::vector<int64_t> first;
-    std::vector<int32_t> weights;
+    std::vector<int32_t> weights, pairs;
     std::vector<int16_t> halves;
     int64_t taps = 0;
-    ResizeAxis view() const { return {(int64_t)first.size(), taps, first.data(), weights.data(), halves.data()}; }
+    ResizeAxis view() const { return {(int64_t)first.size(), taps, first.data(), weights.data(), halves.data(), pairs.data()}; }
   };
   static Axis axis(int64_t in, int64_t out);
   class Narrow;

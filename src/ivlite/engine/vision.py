@@ -1,7 +1,7 @@
 """The vision features of a prompt, in token order: encodes frame pairs in batches while the next one is decoded."""
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from ivlite.media.medium import pixel_key
 from ivlite.stop import checkpoint, using, within
 from ivlite.workers import Workers
 
+AHEAD = 4  # frame pairs that are decoded before they are needed
 PATCHES = 2048  # patches per batch of the vision tower; a frame pair with more is a batch of its own
 WIDE = 256  # patches from which on a batch computes in the same formats, however many there are
 SEEN = 128 << 20  # bytes of the features that a model keeps
@@ -155,12 +156,12 @@ def _batches(wanted, meter):
 
 
 def ahead(items):
-    """Prefetches the items of a generator: the next is made in another thread while the caller uses one. None ends them.
+    """Prefetches the items of a generator: the next AHEAD are made in another thread while the caller uses one. None ends them.
 
     The other thread works under the Stop of the calling thread. However this ends, the item in progress is cancelled and
     the generator closed before it returns: no thread, decoder or open file is left to the garbage collector.
     """
-    stop = within()
+    stop, coming = within(), deque()
 
     def following():
         with using(stop):
@@ -168,13 +169,15 @@ def ahead(items):
 
     try:
         with Workers(1, "ivlite-decode") as thread:
-            coming = thread.submit(following)
             try:
-                while (item := coming.result()) is not None:
-                    coming = thread.submit(following)
+                coming.extend(thread.submit(following) for _ in range(AHEAD))
+                while (item := coming.popleft().result()) is not None:
+                    coming.append(thread.submit(following))
+                    stop.check()  # items made before it was set are given up as well
                     yield item
             finally:
-                coming = item = None  # breaks the cycle of an exception: future, traceback, this frame, future
+                coming.clear()  # breaks the cycle of an exception: future, traceback, this frame, future
+                item = None
                 stop.set("closed")
     finally:
         items.close()

@@ -91,8 +91,8 @@ def licensed(file, number):
 PROTECTED = {"mov": encrypted, "mpegts": scrambled, "asf": licensed}  # by FFmpeg's names of formats
 
 
-def column(file, table, kind, form, skip=4):
-    """The entries of a table of an mp4 track, structured by the dtype `form`; None if they are not there.
+def column(file, table, kind, form, most, skip=4):
+    """The entries of a table of an mp4 track, at most `most`, of the dtype `form`; None if they are not there.
 
     skip: bytes of the box before the number of entries.
     """
@@ -104,7 +104,7 @@ def column(file, table, kind, form, skip=4):
     if len(head) < 4:
         return None
     (entries,), form = struct.unpack(">I", head), np.dtype(form)
-    if box[0] + skip + 4 + entries * form.itemsize > min(box[1], os.fstat(file.fileno()).st_size):
+    if entries > most or box[0] + skip + 4 + entries * form.itemsize > min(box[1], os.fstat(file.fileno()).st_size):
         return None
     return np.frombuffer(file.read(entries * form.itemsize), form, entries)
 
@@ -116,7 +116,7 @@ def compositions(file, number, count):
         return None
     if find(file, table, b"ctts") is None:
         return np.zeros(count, np.int64)
-    pairs = column(file, table, b"ctts", ">u4, >i4")
+    pairs = column(file, table, b"ctts", ">u4, >i4", count)
     if pairs is None or pairs["f0"].sum(dtype=np.int64) != count:
         return None
     return np.repeat(pairs["f1"].astype(np.int64), pairs["f0"])
@@ -128,7 +128,7 @@ def samples(file, number, count):
     int64 decoding times in ticks from the first; int64 offsets at which each ends in the file; whether it is a key frame.
     """
     table = track(file, number)
-    times = None if table is None else column(file, table, b"stts", ">u4, >i4")
+    times = None if table is None else column(file, table, b"stts", ">u4, >i4", count)
     ends = None if table is None else ends_of(file, table, count)
     if times is None or ends is None or times["f0"].sum(dtype=np.int64) != count:
         return None
@@ -136,7 +136,7 @@ def samples(file, number, count):
     np.cumsum(np.repeat(times["f1"].astype(np.int64), times["f0"])[:-1], out=dts[1:])
     if find(file, table, b"stss") is None:
         return dts, ends, np.ones(count, bool)
-    numbers = column(file, table, b"stss", ">u4")
+    numbers = column(file, table, b"stss", ">u4", count)
     if numbers is None or not len(numbers) or numbers.min() < 1 or numbers.max() > count:
         return None
     keys = np.zeros(count, bool)
@@ -146,9 +146,9 @@ def samples(file, number, count):
 
 def ends_of(file, table, count):
     """int64 (count,): the offsets at which the frames of a sample table end in the file; None if they are not told."""
-    sizes, runs = lengths(file, table, count), column(file, table, b"stsc", ">u4, >u4, >u4")
-    offsets = column(file, table, b"stco", ">u4")
-    offsets = column(file, table, b"co64", ">i8") if offsets is None else offsets
+    sizes, runs = lengths(file, table, count), column(file, table, b"stsc", ">u4, >u4, >u4", count)
+    offsets = column(file, table, b"stco", ">u4", count)
+    offsets = column(file, table, b"co64", ">i8", count) if offsets is None else offsets
     if sizes is None or offsets is None or runs is None or not len(runs):
         return None
     first = runs["f0"].astype(np.int64) - 1  # chunk of each run of chunks with as many frames
@@ -175,7 +175,7 @@ def lengths(file, table, count):
     _, same, entries = struct.unpack(">3I", head)
     if same:
         return np.full(count, same, np.int64) if entries == count else None
-    sizes = column(file, table, b"stsz", ">u4", 8)
+    sizes = column(file, table, b"stsz", ">u4", count, 8)
     return sizes.astype(np.int64) if sizes is not None and len(sizes) == count and sizes.min() > 0 else None
 
 

@@ -20,9 +20,9 @@ from ivlite.workers import Workers
 
 SPARSE = 4  # frames of the file to a wanted one, from which on decoders work side by side
 MOST = 8  # decoders
-DECODERS = 192 << 20  # bytes that all decoders together may take, as reckoned here
+DECODERS = 256 << 20  # bytes that all decoders together may take, as reckoned here
 REFERENCES = 10  # frames that a decoder holds
-ENTRY = 48  # bytes of a frame in FFmpeg's index of a file
+ENTRY = 40  # bytes of a frame in FFmpeg's index of a file
 PICTURES = 64 << 20  # bytes of resized frames that may wait to be used
 SMALL = 1 << 18  # pixels of a frame that is resized before the next is decoded
 
@@ -44,7 +44,7 @@ def pictures(file, times, frames, render, shape, size):
     """
     if not frames:
         return
-    runs, frame = split(times, frames), int(1.5 * shape[0] * shape[1])  # bytes
+    runs, frame = split(times, frames), max(1, int(1.5 * shape[0] * shape[1]))  # bytes
     most = DECODERS // (ENTRY * len(times.times) + (REFERENCES + 2) * frame)
     count = min(processors(), MOST, len(runs), most)
     waiting = 2 * count * max(map(len, runs)) * size[0] * size[1] * 3

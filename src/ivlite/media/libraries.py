@@ -1,4 +1,4 @@
-"""The native libraries in PyAV and Pillow: versions of FFmpeg, and silencing of libtiff."""
+"""The native libraries in use: versions of FFmpeg, silencing of libtiff, freed memory."""
 
 import ctypes
 
@@ -24,4 +24,12 @@ def silence_libtiff():
             function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_void_p
             function(None)
     except (OSError, AttributeError):  # a Pillow without libtiff, or one that hides its symbols
+        pass
+
+
+def give_back():
+    """Returns freed memory to the system, where the C library has a function for it (glibc): it keeps a few hundred megabytes."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
         pass

@@ -49,8 +49,9 @@ class Medium:
             at = n % self.temporal
             if at == 0:
                 pair = np.empty((self.temporal, *self.size, 3), np.uint8)
-            pair[at:] = picture
+            pair[at] = picture
             if at == self.temporal - 1 or n == len(self.frames) - 1:
+                pair[at + 1 :] = picture
                 if mine:
                     keys.append(pixel_key(self.kind, pair))
                 yield pair

@@ -22,6 +22,7 @@ import numpy as np
 from ivlite.errors import MediaError
 from ivlite.media import boxes
 from ivlite.media.container import ERRORS, RAW, decoded, open_stream, packets
+from ivlite.media.libraries import give_back
 from ivlite.media.timeline import Timeline, nearest
 
 NONE = -(1 << 63)
@@ -33,6 +34,7 @@ JITTER = 0.1  # seconds that a frame may deviate from a constant rate
 MAX_LISTED = 10_000_000  # most frames of a timeline derived from an index
 OFFSETS = ("mpegts",)  # formats without an index, where a search by time is slow and ends anywhere
 UNSURE = ("mpeg",)  # formats in which times after a seek differ from those of a pass through the file
+LONG = 1 << 18  # frames of a timeline that takes memory worth giving back
 CHECKED = 64  # entries of an index that are compared at its beginning, at its end, and in between
 REPORTED = 256  # packets from one report of progress to the next
 LARGE = 256 << 20  # bytes of a Matroska file that is not read as a whole
@@ -66,7 +68,15 @@ def scan(path, name, number=None, start=None, end=None, progress=None):
     if times:
         return times
     with open_stream(path, name, number) as (container, stream):
-        return build(read(container, stream, None, progress), container, stream, path, name, number)
+        times = build(read(container, stream, None, progress), container, stream, path, name, number)
+    return slim(times)
+
+
+def slim(times):
+    """The Timeline, with what was freed while a long one was made given back to the system."""
+    if len(times.times) > LONG:
+        give_back()
+    return times
 
 
 def indexed(path, name, number=None, start=None, end=None):
@@ -75,8 +85,10 @@ def indexed(path, name, number=None, start=None, end=None):
         times = part(container, stream, path, start, end)
         if times:
             return times
-        listed = from_index(container, stream, path)
-        return build(listed, container, stream, path, name, number) if listed else None
+        found = from_index(container, stream, path)
+        times = build(found, container, stream, path, name, number) if found else None
+    found = None  # before memory is given back
+    return times and slim(times)
 
 
 def read(container, stream, until=None, progress=None):
@@ -172,6 +184,8 @@ def build(found, container, stream, path, name, number):
     form, raw = container.format.name, container.format.name in RAW.split(",")
     if form == "mjpeg" and len(shown) == 1:
         raise MediaError(f"video {name} is a single picture: give it as an image")
+    if len(shown) == len(found.shown):
+        shown = slice(None)  # views, not copies
     tick = float(stream.time_base)
     rates = [float(r) for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r]
     reorders = bool(stream.codec_context.has_b_frames)
@@ -190,7 +204,7 @@ def build(found, container, stream, path, name, number):
         notes = (f"video {name} is a raw stream without times: it is taken to have {rate:g} frames a second",)
     order = np.argsort(laid, kind="stable")
     seconds = (laid[order] - laid[order[0]]) * tick
-    length = float(found.durations[shown[order[-1]]]) * tick
+    length = float(found.durations[shown][order[-1]]) * tick
     ranks = np.empty(len(order), np.int64)
     ranks[order] = np.arange(len(order))
     times = Timeline(seconds, None, np.zeros(1, np.int64), None, 0.0, ordered=ordered and not counted, notes=notes)

@@ -3,6 +3,7 @@
 import math
 import threading
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -149,7 +150,16 @@ def display_matrix(frame):
 
 
 def has_alpha(frame):
-    return frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
+    return transparent(frame.format.name)
+
+
+@lru_cache
+def transparent(name):
+    """Whether pixels of an FFmpeg format may be transparent."""
+    import av
+
+    form = av.VideoFormat(name)
+    return form.has_palette or any(part.is_alpha for part in form.components)
 
 
 def sdr(frame, size):

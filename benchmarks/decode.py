@@ -4,13 +4,15 @@
     python benchmarks/decode.py --folder DIR         # keeps them there for the next run
     python benchmarks/decode.py --only "1080p sparse" --rounds 9
 
-Every case runs in turn with its rivals, with as many threads; a line shows the medians of the rounds, and of their ratios.
+Every case runs in turn with its rivals, with as many threads; a line shows the medians of the rounds, and of their ratios, by the
+clock and by processor time (ms per frame), which other work on the machine changes less.
 dense: every frame, beside `ffmpeg -i F -vf scale=W:H -f null -`. sparse: one frame a second, beside a loop that seeks to the
 key frame before each and decodes up to it (libav through PyAV, all threads, resized by swscale), and beside
 `ffmpeg -skip_frame nokey`, which decodes key frames and no others.
 """
 
 import argparse
+import resource
 import shutil
 import statistics
 import subprocess
@@ -63,19 +65,15 @@ def opened(path, fps):
     )
 
 
-def ours(path, fps):
-    medium = opened(path, fps)
-    start, pairs = time.perf_counter(), 0
-    for _ in medium.pairs():
-        pairs += 1
-    return len(medium.frames) / (time.perf_counter() - start)
+def ours(medium):
+    pairs = sum(1 for _ in medium.pairs())
+    assert pairs == medium.grid[0]
+    return len(medium.frames)
 
 
-def seeking(path, fps):
+def seeking(path, medium):
     """Seeks to the key frame before each wanted frame, decodes up to it, and resizes it."""
-    medium = opened(path, fps)
     height, width = medium.size
-    start = time.perf_counter()
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
@@ -85,11 +83,11 @@ def seeking(path, fps):
             container.seek(moment, stream=stream)
             frame = next(f for f in container.decode(stream) if f.pts >= moment)
             frame.to_ndarray(width=width, height=height, format="rgb24", interpolation="BICUBIC")
-    return len(medium.frames) / (time.perf_counter() - start)
+    return len(medium.frames)
 
 
 def program(path, size, *before):
-    """The frames a second of the ffmpeg program, which starts in about 50 ms."""
+    """Runs the ffmpeg program, which starts in about 50 ms; returns the number of frames."""
     command = [
         "ffmpeg",
         "-v",
@@ -105,34 +103,47 @@ def program(path, size, *before):
         "null",
         "-",
     ]
-    start = time.perf_counter()
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
+    return int(done.stderr.rsplit("frame=", 1)[1].split()[0])
+
+
+def timed(run):
+    """(seconds, processor seconds) per frame of what run() does, child processes included."""
+    used = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    start = time.perf_counter()
+    frames = run()
     seconds = time.perf_counter() - start
-    return int(done.stderr.rsplit("frame=", 1)[1].split()[0]) / seconds
+    after = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return seconds / frames, (after - used) / frames
 
 
-def rivals(path, fps):
-    size = opened(path, fps).size
+def rivals(path, fps, medium):
     has = shutil.which("ffmpeg")
     if fps is None:
-        return {"ffmpeg": lambda: program(path, size)} if has else {}
-    keys = {"ffmpeg -skip_frame nokey": lambda: program(path, size, "-skip_frame", "nokey")} if has else {}
-    return {"seeking": lambda: seeking(path, fps), **keys}
+        return {"ffmpeg": lambda: program(path, medium.size)} if has else {}
+    keys = {"ffmpeg -skip_frame nokey": lambda: program(path, medium.size, "-skip_frame", "nokey")} if has else {}
+    return {"seeking": lambda: seeking(path, medium), **keys}
 
 
 def measure(name, folder, rounds):
     size, count, gop, rate, fps = CASES[name]
     path = make(folder / f"{size[0]}-{count}-{gop}.mp4", size, count, gop, rate)
-    others = rivals(path, fps)
-    taken = {"ivlite": [], **{other: [] for other in others}}
+    medium = opened(path, fps)
+    runs = {"ivlite": lambda: ours(medium), **rivals(path, fps, medium)}
+    taken = {who: [] for who in runs}
     for _ in range(rounds):
-        taken["ivlite"].append(ours(path, fps))
-        for other, run in others.items():
-            taken[other].append(run())
-    print(f"{name:40} ivlite {statistics.median(taken['ivlite']):8.1f} frames/s")
-    for other in others:
-        ratio = statistics.median(a / b for a, b in zip(taken["ivlite"], taken[other], strict=True))
-        print(f"{'':8}{other:32} {statistics.median(taken[other]):15.1f}           {ratio:5.2f} x", flush=True)
+        for who, run in runs.items():
+            taken[who].append(timed(run))
+    print(name)
+    for who, each in taken.items():
+        clock, processor = (1e3 * statistics.median(t[i] for t in each) for i in (0, 1))
+        line = f"    {who:28} {1e3 / clock:9.1f} frames/s {processor:9.2f} ms of processor"
+        if who != "ivlite":
+            ratios = [
+                statistics.median(b[i] / a[i] for a, b in zip(taken["ivlite"], each, strict=True)) for i in (0, 1)
+            ]
+            line += f"    ivlite {ratios[0]:5.2f} x by the clock, {ratios[1]:5.2f} x by processor time"
+        print(line, flush=True)
 
 
 def main():

@@ -13,6 +13,7 @@ import numpy as np
 
 from ivlite.media.container import ERRORS, decoded, open_stream, packets
 from ivlite.media.display import Interlaced, with_neighbours
+from ivlite.media.libraries import give_back
 from ivlite.media.timeline import nearest
 
 SEEK_FROM = 8  # frames that a seek must skip to pay where threads decode several at once: it empties their pipeline
@@ -41,6 +42,7 @@ class FrameDecoder:
 
     def __exit__(self, *error):
         self._close()
+        give_back(len(self.times.times))
 
     def _close(self):
         self.container = self.stream = self.codec = self.source = self.coming = self.frame = self.ahead = None

@@ -22,7 +22,7 @@ SPARSE = 4  # frames of the file to a wanted one, from which on decoders work si
 MOST = 8  # decoders
 DECODERS = 256 << 20  # bytes that all decoders together may take, as reckoned here
 REFERENCES = 10  # frames that a decoder holds
-ENTRY = 40  # bytes of a frame in FFmpeg's index of a file
+ENTRY = 80  # bytes of a frame in FFmpeg's index of a file, while it is made
 PICTURES = 64 << 20  # bytes of resized frames that may wait to be used
 SMALL = 1 << 18  # pixels of a frame that is resized before the next is decoded
 

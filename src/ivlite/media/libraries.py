@@ -5,6 +5,8 @@ import ctypes
 import av
 from PIL import Image
 
+LONG = 1 << 18  # frames of a file whose index takes memory worth giving back
+
 
 def versions():
     """Versions of the FFmpeg libraries in use, {"libavcodec": "61.19.100", ...}."""
@@ -27,8 +29,13 @@ def silence_libtiff():
         pass
 
 
-def give_back():
-    """Returns freed memory to the system, where the C library has a function for it (glibc): it keeps a few hundred megabytes."""
+def give_back(frames):
+    """Returns freed memory to the system after work on a file of so many frames, if they are many.
+
+    The C library (glibc has a function for it) else keeps the hundreds of megabytes that FFmpeg's index of a day takes.
+    """
+    if frames < LONG:
+        return
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):

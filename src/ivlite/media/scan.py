@@ -34,7 +34,6 @@ JITTER = 0.1  # seconds that a frame may deviate from a constant rate
 MAX_LISTED = 10_000_000  # most frames of a timeline derived from an index
 OFFSETS = ("mpegts",)  # formats without an index, where a search by time is slow and ends anywhere
 UNSURE = ("mpeg",)  # formats in which times after a seek differ from those of a pass through the file
-LONG = 1 << 18  # frames of a timeline that takes memory worth giving back
 CHECKED = 64  # entries of an index that are compared at its beginning, at its end, and in between
 REPORTED = 256  # packets from one report of progress to the next
 LARGE = 256 << 20  # bytes of a Matroska file that is not read as a whole
@@ -74,8 +73,7 @@ def scan(path, name, number=None, start=None, end=None, progress=None):
 
 def slim(times):
     """The Timeline, with what was freed while a long one was made given back to the system."""
-    if len(times.times) > LONG:
-        give_back()
+    give_back(len(times.times))
     return times
 
 

@@ -193,6 +193,19 @@ def test_standard_input_that_cannot_be_read(place):
 # ------------------------------------------------------------------------------------------------ commands
 
 
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9 1.mp4", "é 🎬.mp4".encode(), b"-x.mp4", b"a:b.mp4", b"%d.mp4", b"n" * 247 + b".mp4"]
+)
+def test_names_of_files(place, name):
+    """Of videos and of sessions: any bytes."""
+    shutil.copy(CLIP, os.path.join(os.fsencode(place), name))
+    session = name.replace(b".mp4", b".ivs")
+    done = given(place, b"/video %s\nWhat happens?\n/save %s\n/undo\n/stats" % (name, session))
+    assert done.returncode == 0 and "[16 frames" in done.stderr, done.stderr
+    again = given(place, b"/load %s\n/regen" % session)
+    assert again.returncode == 0 and again.stdout == done.stdout, again.stderr
+
+
 def test_video_of_a_range_and_undo(place):
     lines = ["/video clip.mp4 1 3 2", "What happens?", "/undo", "What happens?", "/undo", "/undo", "What can you do?"]
     done = piped(place, *lines)
@@ -419,7 +432,7 @@ def test_bytes_that_are_no_text(place):
     with console(place, *SHORT) as c:
         c.until(">>> ")
         os.write(c.fd, b"caf\xe9?\r")
-        c.until("tokens/s", ">>> ")
+        c.until("is not UTF-8 text", ">>> ")
         c.send("\x04")
         assert c.end()[0] == 0
 

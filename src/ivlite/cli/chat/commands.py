@@ -3,7 +3,7 @@
 import difflib
 
 from ivlite.cli import answer, arguments
-from ivlite.cli.chat.entry import FENCE, leading_file, only_file, parts
+from ivlite.cli.chat.entry import FENCE, leading_file, only_file, parts, proper
 from ivlite.errors import UsageError, shown
 from ivlite.machine import gigabytes, peak_memory
 
@@ -70,7 +70,7 @@ def plan(chat, rest):
     from ivlite.cli.plan import lines
     from ivlite.evaluate.dataset import ASK
 
-    messages = chat.question(rest or ASK["text"])
+    messages = chat.question(proper(rest) or ASK["text"])
     settings = {name: chat.settings[name] for name in ("budget", "max_new_tokens", "enable_thinking")}
     chat.tell("\n".join(lines(chat.model.plan(messages, **settings))))
     if chat.session.tokens:

@@ -6,7 +6,7 @@ import sys
 
 from ivlite.cli import OutputError, answer, arguments, failed, printable, say
 from ivlite.cli.chat.commands import COMMANDS, command, known
-from ivlite.cli.chat.entry import dragged, finished, media_kind, parts
+from ivlite.cli.chat.entry import dragged, finished, media_kind, parts, proper
 from ivlite.errors import ContextError, IvliteError, MediaError, SessionFileError, Stopped, UsageError
 from ivlite.files import expanded
 from ivlite.interrupt import turn, turns
@@ -91,7 +91,7 @@ class Conversation:
         for kind, path in found:
             self.add(kind, path)
         if rest.strip():
-            self.ask(rest.strip())
+            self.ask(proper(rest.strip()))
 
     def tell(self, text):
         """Prints what is no answer."""

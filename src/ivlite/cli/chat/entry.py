@@ -4,6 +4,8 @@ import os
 import re
 from dataclasses import dataclass
 
+from ivlite.cli.run import unreadable
+from ivlite.errors import UsageError
 from ivlite.files import expanded
 
 FENCE = '"""'
@@ -76,6 +78,14 @@ def leading_file(text):
             if is_file(expanded(name)):
                 return name, [w.text for w in found if w.start >= word.end]
     return (found[0].text, [w.text for w in found[1:]]) if found else ("", [])
+
+
+def proper(text):
+    """A text that is to be understood. Raises UsageError for one with bytes that are no UTF-8, as names of files may have."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the question {unreadable(error)}") from None
 
 
 def only_file(text):

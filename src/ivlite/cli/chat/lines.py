@@ -23,7 +23,7 @@ def hint(text):
 
 
 class Lines:
-    """read() gives one entry after the other, None at the end. Raises Stopped, UsageError for a line that is no text."""
+    """read() gives one entry after the other, None at the end. Raises Stopped, UsageError for a line without end."""
 
     def __init__(self):
         try:
@@ -60,12 +60,8 @@ class Lines:
             if self.interactive:
                 print(file=self.out, flush=True)
             return None
-        try:
-            text = data.decode("utf-8" if self.began else "utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UsageError(f"a line of standard input {unreadable(error)}") from None
-        finally:
-            self.began = True
+        text = data.decode("utf-8" if self.began else "utf-8-sig", "surrogateescape")  # names of files may be no UTF-8
+        self.began = True
         return text.removesuffix("\r")
 
     def _bytes(self):

@@ -55,7 +55,7 @@ class Terminal:
             return hint(self.prompt.default_buffer.text)
         except (EOFError, OSError):  # Ctrl-D, a terminal that is gone
             return None
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # bytes that were no UTF-8
+        return text
 
 
 def watch(app, stop):

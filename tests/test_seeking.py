@@ -99,7 +99,7 @@ def test_runs_between_key_frames():
 def test_the_same_pictures_however_they_are_decoded(tmp_path, monkeypatch):
     path = moving(tmp_path / "a.mp4", **FILES["open.mp4"])
     pairs = [list(opened(path, fps=4).pairs())]
-    for name, value in (("MOST", 1), ("SPARSE", 1), ("SMALL", 0)):
+    for name, value in (("MOST", 1), ("SPARSE", 1), ("BATCH", 1)):
         monkeypatch.setattr(lanes, name, value)
         pairs.append(list(opened(path, fps=4).pairs()))
     assert all(np.array_equal(a, b) for other in pairs[1:] for a, b in zip(pairs[0], other, strict=True))
@@ -116,7 +116,7 @@ def threads():
 def test_a_stop_ends_decoding_and_leaves_no_thread(tmp_path, monkeypatch, most):
     path = moving(tmp_path / "a.mp4", **FILES["closed.mp4"])
     monkeypatch.setattr(lanes, "MOST", most)
-    monkeypatch.setattr(lanes, "SMALL", 0)
+    monkeypatch.setattr(lanes, "BATCH", 1)
     monkeypatch.setattr(lanes, "processors", lambda: 4)
     gc.disable()
     try:

@@ -8,7 +8,6 @@ threads, and resizing is done beside it.
 import math
 import os
 from collections import deque
-from concurrent.futures import Future
 from contextlib import ExitStack, closing
 
 import numpy as np
@@ -24,7 +23,7 @@ DECODERS = 256 << 20  # bytes that all decoders together may take, as reckoned h
 REFERENCES = 10  # frames that a decoder holds
 ENTRY = 80  # bytes of a frame in FFmpeg's index of a file, while it is made
 PICTURES = 64 << 20  # bytes of resized frames that may wait to be used
-SMALL = 1 << 18  # pixels of a frame that is resized before the next is decoded
+BATCH = 1 << 20  # pixels of the frames that are handed over together to be resized
 
 
 def processors():
@@ -101,24 +100,36 @@ def picture_of(decoder, index, render, last):
 def in_one(file, times, frames, render, threads):
     """Decodes all with one decoder, while the pictures of frames before are made."""
     beside = min(4, max(1, processors() // 2))
-    waiting, before, made = deque(), None, None
+    waiting, before = deque(), None
+    batch, told = [], []  # frames; and for each index: that of the frame, its place in the batch, whether it is damaged
     wanted = frames if frames[-1] - frames[0] >= 2 * len(frames) else None
+
+    def pictures_of(batch):
+        return [render(frame) for frame in batch]
+
     with (
         FrameDecoder(*file[:2], times, file[2], wanted, threads) as decoder,
         Workers(beside, "ivlite-resize") as workers,
     ):
         for index in frames:
             found, frame = decoder.at(index)
-            if frame is not None and frame is not before:
-                large = frame.width * frame.height > SMALL
-                made = workers.submit(bound(render), frame) if large else render(frame)
+            if frame is not None and (frame is not before or not batch):
+                batch.append(frame)
             before = frame
-            waiting.append((found, None if frame is None else made, frame is not None and bool(frame.is_corrupt)))
-            if len(waiting) > beside:
-                yield ready(*waiting.popleft())
+            told.append(
+                (found, None if frame is None else len(batch) - 1, frame is not None and bool(frame.is_corrupt))
+            )
+            if frame is None or len(told) * frame.width * frame.height >= BATCH:
+                waiting.append((told, workers.submit(bound(pictures_of), batch)))
+                batch, told = [], []
+            while len(waiting) > beside:
+                yield from ready(*waiting.popleft())
+        if told:
+            waiting.append((told, workers.submit(bound(pictures_of), batch)))
         while waiting:
-            yield ready(*waiting.popleft())
+            yield from ready(*waiting.popleft())
 
 
-def ready(found, made, damaged):
-    return found, made.result() if isinstance(made, Future) else made, damaged
+def ready(told, made):
+    pictures = made.result()
+    return [(found, None if at is None else pictures[at], damaged) for found, at, damaged in told]

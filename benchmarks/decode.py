@@ -30,9 +30,9 @@ CASES = {  # size, frames, key frames every n frames, rate, sampled frames a sec
     "1080p dense": ((1080, 1920), 750, 250, 25, None),
     "1080p sparse, a key frame a second": ((1080, 1920), 750, 25, 25, 1),
     "1080p sparse, a key frame every 10 s": ((1080, 1920), 750, 250, 25, 1),
-    "320p dense": ((240, 320), 3000, 250, 25, None),
-    "320p sparse, a key frame a second": ((240, 320), 3000, 25, 25, 1),
-    "320p sparse, a key frame every 10 s": ((240, 320), 3000, 250, 25, 1),
+    "240p dense": ((240, 320), 3000, 250, 25, None),
+    "240p sparse, a key frame a second": ((240, 320), 3000, 25, 25, 1),
+    "240p sparse, a key frame every 10 s": ((240, 320), 3000, 250, 25, 1),
 }
 PIXELS = 128 << 10  # of each resized frame
 

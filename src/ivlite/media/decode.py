@@ -160,7 +160,7 @@ class FrameDecoder:
 
     def _key(self, index):
         """The position among the key frames of the last one at or before an index; -1 if there is none."""
-        return int(np.searchsorted(self.times.keys, index, "right")) - 1
+        return int(self.times.keys.searchsorted(index, "right")) - 1
 
     def _jump(self, index):
         """Seeks to the last key frame before `index` if that saves decoding; returns whether it did."""

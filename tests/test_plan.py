@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from test_budget import listed, packed
+from test_media import numbered
 
 import ivlite
 from ivlite import plan, prompt
@@ -157,6 +158,19 @@ def test_plans_of_a_day_are_made_at_once(demo, tmp_path):
     assert made.videos[0].estimated and made.videos[0].frames == 16 and made.seconds["scan"] > 0
     built = demo.prepare(ask({"type": "video", "video": str(path)}))
     assert not built.choices[0].estimated and built.choices[0].frames == 16
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.gif"])
+@pytest.mark.parametrize("count", [1, 2, 30, 400])
+def test_decoding_is_timed_on_a_moment_of_it(demo, tmp_path, name, count):
+    if name == "a.gif" and count > 30:
+        pytest.skip("all frames of an animated image are decoded")
+    codec = dict(codec="gif", pix_fmt="rgb8", rate=10) if name == "a.gif" else dict(codec="mpeg4")
+    part = {"type": "video", "video": str(numbered(tmp_path / name, count, **codec))}
+    for more in ({}, {"fps": 25}, {"fps": 0.5}, {"nframes": min(2, count)}):
+        made = demo.plan(ask(part | more), max_new_tokens=5)
+        assert 0 < made.seconds["decode"] < 20 and made.fits
+        assert made.videos[0].frames == len(demo.prepare(ask(part | more)).frames[0])
 
 
 @pytest.mark.parametrize(

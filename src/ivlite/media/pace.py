@@ -12,7 +12,7 @@ from ivlite.media.display import Display, with_neighbours
 
 MOMENT = 0.25  # seconds of decoding, and as many of reading packets
 FAR = 12  # frames from one that is shown to the next, at most, where the pace is measured
-QUICK = 0.2  # of a moment: wanted frames that take less are measured themselves
+QUICK = 1 << 25  # pixels: wanted frames for which fewer are decoded are measured themselves
 MOST_FRAMES, MOST_PACKETS = 48, 2000
 
 
@@ -22,9 +22,10 @@ class Pace:
     Decoders work ahead and side by side, so what is timed is how long the last of some pictures takes.
     """
 
-    def __init__(self, opened, first, last, keys):
-        """opened(indexes): the Medium of these frames. first, last: the range."""
-        self.opened, self.first, self.last, self.keys, self.taken = opened, first, last, keys, {}
+    def __init__(self, opened, first, last, keys, pixels):
+        """opened(indexes): the Medium of these frames. first, last: the range. pixels: of a frame."""
+        self.opened, self.first, self.last, self.keys, self.pixels = opened, first, last, keys, pixels
+        self.taken = {}
 
     def near(self, step):
         """[seconds until each picture] of frames near the first, `step` apart."""
@@ -49,12 +50,13 @@ class Pace:
         if spacing <= 1:
             return start + close * (len(chosen) - 1)
         far = self.near(FAR)
-        each = max(far[-1] - start, 0.0) / max(1, FAR * (len(far) - 1)) or close
+        began = far[0] if far[-1] > 1.5 * far[0] else start  # they come one by one, or at once
+        each = max(far[-1] - began, 0.0) / max(1, FAR * (len(far) - 1)) or close
         total = each * work(chosen, self.keys) + max(0.0, close - each) * len(chosen)
-        if spacing <= FAR or total > QUICK * MOMENT * len(chosen):
+        if spacing <= FAR or work(chosen, self.keys) * self.pixels > QUICK * len(chosen):
             return start + total
         came = self._measured(chosen, f"as chosen, {spacing.bit_length()}")  # seeks, too, count where frames are quick
-        return start + max(came[-1] - start, 0.0) / max(1, len(came) - 1) * (len(chosen) - 1)
+        return came[0] + (came[-1] - came[0]) / max(1, len(came) - 1) * (len(chosen) - 1)
 
 
 class RoughPace:

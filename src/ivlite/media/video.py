@@ -88,9 +88,9 @@ class VideoProbe(Probe):
             self._pace = RoughPace(self.path, self.name, self.track)
         elif self._pace is None:
             first, last = timeline.within(self.times, self.start, self.end, self.what)
-            self._pace = Pace(
-                lambda some: self.open(some, size, patch_size=1, temporal=1), first, last, self.times.keys
-            )
+            shape = {"patch_size": 1, "temporal": 1}
+            pixels = self.shape[0] * self.shape[1]
+            self._pace = Pace(lambda some: self.open(some, size, **shape), first, last, self.times.keys, pixels)
         return self._pace.scan if self.estimated else 0.0, self._pace.seconds(chosen, size)
 
     def open(self, chosen, size, **shape):

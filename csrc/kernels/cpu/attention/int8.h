@@ -166,7 +166,8 @@ constexpr int64_t kInt8Queries = 512, kInt8Lanes = 32;
 // scales of their values, the inverse of these scales, and the values (columns / 64, keys / 4, 4, 64).
 struct Int8Layout {
   int64_t first, blocks, quads;  // k-blocks of the first part of a key, of both, and quads of the last that are not zero
-  int64_t panel, act, columns;   // bytes of 16 queries and of a key; columns of values, padded
+  int64_t panel, act;            // bytes of 16 queries and of a key
+  int64_t dv, columns;           // columns of values, and padded
 
   explicit Int8Layout(const AttentionArgs& a)
       : first(k_blocks(a.d)),
@@ -174,6 +175,7 @@ struct Int8Layout {
         quads(((a.d2 ? a.d2 : a.d) - 1) % kBlockK / 4 + 1),
         panel(blocks * kUnpackedBytes),
         act(act_bytes<ActBlockU8>(blocks)),
+        dv(a.dv),
         columns(interleaved_columns(a.dv)) {}
   int64_t key_block() const { return kInt8Keys * (act + 8 + columns); }
 };
@@ -349,7 +351,7 @@ inline void int8_lanes(const Int8Layout& o, const SoftmaxWeights& w, const uint8
       vec::store(s, vec::min(vec::load(s), causal_lanes(ahead, j, t)));
     }
   weigh_lanes(w, keys.inverse, n);
-  for (int64_t col = 0; col < o.columns; col += kInterleaved) pv_lanes<2>(w, keys.v + col * kInt8Keys, count, col, o.columns - col, n);
+  for (int64_t col = 0; col < o.dv; col += kInterleaved) pv_lanes<2>(w, keys.v + col * kInt8Keys, count, col, o.dv - col, n);
 }
 
 // Queries [i, i + count), count <= kInt8Queries.

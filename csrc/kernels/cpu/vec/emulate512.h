@@ -2,6 +2,7 @@
 #pragma once
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -77,6 +78,9 @@ inline __m512i to_int(__m512 v) {  // also the instruction's result where no int
   memcpy(&whole, out, 64);
   return whole;
 }
+inline __m512i to_unsigned(__m512 v) {  // to nearest even, and all bits where no uint32 holds the value, as the instruction
+  return lanes<uint32_t, float, 16, __m512i>(v, [](float x) { return x >= -0.5f && x < 4294967296.0f ? (uint32_t)rint(x) : 0xffffffffu; });
+}
 inline __m128i low8(__m512i v) {
   return lanes<int8_t, int32_t, 16, __m128i>(v, [](int32_t x) { return (int8_t)x; });
 }
@@ -108,6 +112,7 @@ inline __m512 to_float(__m512i v) {
 #define _mm512_cvtph_ps(v) ivlite::emulated::from_f16(v)
 #define _mm512_cvtps_ph(v, rounding) ivlite::emulated::to_f16(v, rounding)
 #define _mm512_cvtps_epi32(v) ivlite::emulated::to_int(v)
+#define _mm512_cvtps_epu32(v) ivlite::emulated::to_unsigned(v)
 #define _mm512_cvtepi32_epi8(v) ivlite::emulated::low8(v)
 #define _mm512_cvtepi32_epi16(v) ivlite::emulated::low16(v)
 #define _mm512_cvtepi8_epi32(v) ivlite::emulated::from_i8(v)

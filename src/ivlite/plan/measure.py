@@ -96,7 +96,7 @@ def speeds(sample, kv):
 
 
 def timed(work, *inputs, calls=2):
-    """Seconds of work(*copies of inputs): the median of as many calls as take LEAST seconds, after one to warm up."""
+    """Seconds of work(*copies of inputs): the mean of as many calls as take LEAST seconds, after one to warm up."""
     took = []
     while sum(took) < LEAST or len(took) < calls:
         checkpoint()
@@ -104,7 +104,7 @@ def timed(work, *inputs, calls=2):
         began = time.perf_counter()
         work(*given)
         took.append(time.perf_counter() - began)
-    return float(np.median(took[1:] or took))
+    return float(np.mean(took[1:] or took))
 
 
 class Text:

@@ -146,7 +146,7 @@ class Planner:
 
     def problem(self, made, wait, memory):
         """Why a Plan cannot be followed, with the numbers; "" if it can."""
-        if made.prompt_tokens + 1 > made.room:
+        if made.prompt_tokens + 1 > made.room and (made.room >= self.context or self.loaded):
             text = made.prompt_tokens - made.vision_tokens
             holds = "context" if made.room >= self.context else "free memory"
             return (
@@ -155,7 +155,7 @@ class Planner:
             )
         free = None if self.loaded else available_memory()
         most, whose = (memory, "stated") if memory is not None else (free, "free")
-        if most is not None and made.peak_memory > most:
+        if most is not None and (made.peak_memory > most or made.prompt_tokens + 1 > made.room):
             return (
                 f"{gigabytes(made.peak_memory)} of memory are needed ({gigabytes(made.weight_bytes)} of weights, "
                 f"{gigabytes(made.cache_bytes)} of cache) and {gigabytes(most)} are {whose}"

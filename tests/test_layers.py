@@ -25,6 +25,7 @@ LAYERS = (
     {"engine"},
     {"plan", "session"},
     {"model", "quantize"},
+    {"loading"},
     {"evaluate", "agent"},
     {"cli"},
     {"__init__", "__main__"},

@@ -65,7 +65,7 @@ def test_it_takes_less_memory(middling):
 
 
 def test_it_needs_less_memory_free(middling, monkeypatch):
-    monkeypatch.setattr("ivlite.model.available_memory", lambda: (512 << 20) + (60 << 20))
+    monkeypatch.setattr("ivlite.loading.available_memory", lambda: (512 << 20) + (60 << 20))
     with pytest.raises(OutOfMemoryError, match="--load mmap"):
         ivlite.load(middling, context=64)
     ivlite.load(middling, context=64, load="mmap")

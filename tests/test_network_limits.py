@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ivlite
-from ivlite import model as api
+from ivlite import loading as api
 from ivlite.engine import runner, vision
 from ivlite.engine.meter import Meter
 from ivlite.errors import ContextError, ModelFileError, OutOfMemoryError, UsageError

@@ -16,14 +16,14 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from ivlite.engine.sampling import SamplingParams as SamplingParams
     from ivlite.errors import IvliteError as IvliteError
     from ivlite.errors import Stopped as Stopped
+    from ivlite.loading import load as load
     from ivlite.model import Model as Model
-    from ivlite.model import load as load
     from ivlite.session import Session as Session
     from ivlite.stop import Stop as Stop
 
 # Imported when first used: `ivlite --help` must not wait for numpy.
 _LAZY = {
-    "load": "ivlite.model",
+    "load": "ivlite.loading",
     "Model": "ivlite.model",
     "Reply": "ivlite.engine.reply",
     "SamplingParams": "ivlite.engine.sampling",

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from typing import Any
 
 from ivlite.stop import using, within
 
@@ -22,7 +23,7 @@ PATIENCE = 2.0  # seconds that a turn has to stop: a Ctrl-C after that ends the 
 CODES = {reason: code for _, reason, code in SIGNALS.values()}
 
 
-_installed = []  # the Interrupts of this process, the newest last
+_installed: list[Any] = []  # the Interrupts of this process, the newest last
 
 
 @contextlib.contextmanager

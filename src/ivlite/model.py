@@ -1,21 +1,17 @@
 """The Python API: load a model file, ask it about text, images and videos, inspect every stage."""
 
-import hashlib
-import math
 import os
-import re
 import threading
 import time
 import weakref
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from ivlite import models, ops, plan, prompt
+from ivlite import ops, plan, prompt
 from ivlite.engine import vision
 from ivlite.engine.meter import Meter, Progress
 from ivlite.engine.reply import Reply
@@ -23,38 +19,23 @@ from ivlite.engine.runner import Runner, too_long
 from ivlite.engine.sampling import Sampler, SamplingParams
 from ivlite.engine.stream import Stream
 from ivlite.errors import ContextError, OutOfMemoryError, Stopped, UsageError
-from ivlite.gguf import GGUFFile, TensorInfo
 from ivlite.gguf import config as configuration
-from ivlite.gguf.loading import Loader
-from ivlite.gguf.streaming import StreamingLoader
-from ivlite.gguf.tokenizer import Tokenizer, check_ids
 from ivlite.machine import MARGIN, available_memory, gigabytes
-from ivlite.numbers import shown, whole
+from ivlite.numbers import whole
 from ivlite.plan.planner import WORTH_MEASURING, Planner
 from ivlite.prompt import Prompt
 from ivlite.session import Session, saving
 from ivlite.session.pool import Pool
-from ivlite.session.store import Store, chosen
+from ivlite.session.store import Store
 from ivlite.stop import Stop, Work, using, within
 
 Messages = Sequence[Mapping[str, Any]]
 W = TypeVar("W", bound=Work[Any])
-DEVICES = {"auto": "cpu", "cpu": "cpu", "reference": "reference"}
-CACHE_KINDS = {kind: kind for kind in ops.CACHE_KINDS} | {"bf16": "f16"}  # "bf16": an older name of "f16"
-VIT = ("file", "fp32")
-LOADS = {"repack": Loader, "mmap": StreamingLoader}
-LEAST_CONTEXT = 1024  # tokens that must fit beside the weights where no context is stated
 
 
 def cache_bytes_per_token(text: configuration.TextConfig, kv: str) -> int:
     """Bytes per token of a cache of that kind, over all layers of a TextConfig."""
     return ops.cache_token_bytes(text.kv_lora_rank, text.qk_rope_head_dim, kv)
-
-
-def _checked(name: str, value: object, allowed: Iterable[str]) -> str:
-    if not isinstance(value, str) or value not in allowed:
-        raise UsageError(f"{name} is {shown(value)}; it must be one of {', '.join(allowed)}")
-    return value
 
 
 @dataclass(frozen=True)
@@ -75,128 +56,6 @@ class MediaLimits:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def check_memory(weights: int, text: configuration.TextConfig, context: int, kv: str,
-                 otherwise: str = "use a smaller --type or a machine with more memory") -> None:  # fmt: skip
-    """Raises OutOfMemoryError when weights and cache do not fit; it names the largest context that would, or `otherwise`."""
-    free = available_memory()
-    per_token = cache_bytes_per_token(text, kv)
-    need = weights + context * per_token + MARGIN
-    if free is None or need <= free:
-        return
-    room = (free - weights - MARGIN) // per_token
-    advice = f"use --context {room // 256 * 256} or less" if room >= 256 else otherwise
-    raise OutOfMemoryError(
-        f"the model needs {gigabytes(need)} ({gigabytes(weights)} of weights, "
-        f"{gigabytes(context * per_token)} of {kv} cache for {context} tokens) and {gigabytes(free)} are free: {advice}"
-    )
-
-
-def _check_fit(tensors: Iterable[TensorInfo], load: str, text: configuration.TextConfig, context: int, kv: str) -> None:
-    """Raises OutOfMemoryError for a model that does not fit when loaded whole ("repack") or layer by layer ("mmap")."""
-    if load == "repack":
-        advice = "use --load mmap, which is slower, a smaller --type or a machine with more memory"
-        return check_memory(sum(t.nbytes for t in tensors), text, context, kv, advice)
-    layers: Counter[str] = Counter()
-    for t in tensors:
-        if layer := re.match(r"(v\.)?blk\.\d+\.", t.name):
-            layers[layer[0]] += t.nbytes
-    check_memory(2 * max(layers.values()), text, context, kv)  # one layer twice: as stored, and packed
-
-
-class FloatVision:
-    """A model file whose vision matrices are dequantized to float32, so that the vision tower computes in float32."""
-
-    def __init__(self, source: GGUFFile, decode: Callable[[str, np.ndarray, int], np.ndarray]) -> None:
-        self.source, self.decode, self.read_rows, self.close = source, decode, source.read_rows, source.close
-        self.digest = hashlib.sha256(f"{source.digest} vit fp32".encode()).hexdigest()  # its features are others
-        self.tensors = {
-            name: replace(info, format="f32", nbytes=4 * math.prod(info.shape)) if name.startswith("v.") else info
-            for name, info in source.tensors.items()
-        }
-
-    def read(self, name: str, *rows: int) -> np.ndarray:
-        stored, data = self.source.tensors[name], self.source.read(name, *rows)
-        if self.tensors[name].format == stored.format:
-            return data
-        count = len(data) * math.prod(stored.shape) // stored.nbytes
-        return self.decode(stored.format, data, count).view(np.uint8)
-
-
-def load(
-    path: str | os.PathLike[str], device: str = "auto", threads: int | None = None, context: int | None = None,
-    kv: str = "q8", *, vit: str = "file", load: str = "repack", fps: float | None = None,
-    min_frames: int | None = None, max_frames: int | None = None, min_pixels: int | None = None, max_pixels: int | None = None,
-    store: bool | str | os.PathLike[str] | Store = False, progress: Progress | None = None,
-    observe: Callable[[tuple[str, ...], np.ndarray], object] | None = None, stop: Stop | None = None,
-) -> "Model":  # fmt: skip
-    """Loads a GGUF file made by `ivlite quantize`; returns a Model, which is also a context manager that closes it.
-
-    device: "auto", "cpu", or "reference" (float32 torch, slow, for comparison). threads: None for one per usable
-    physical core. context: most tokens of prompt and answer together; None: as many as a prompt and its answer need, up
-    to what the model and the free memory hold.
-    kv: the format of the latent cache, "f32", "f16", "q8" (int8) or "q4" (4 bits, for contexts that q8 has no memory
-    for). vit: "fp32" computes the vision tower in float32 whatever the file's formats: slower, and 4 bytes of memory per
-    vision weight. load: "repack" packs all weights for the kernels and keeps them in memory; "mmap" reads and packs each
-    layer before it runs and frees it afterwards: the same answers in the memory of one layer, but it reads the whole file
-    for every token.
-    fps, min_frames, max_frames: defaults for videos whose message sets none; min_pixels, max_pixels: for each frame and
-    image; None keeps the file's.
-    store: True keeps what prompts of over 20 seconds leave in the cache in the user's cache folder, and uses it again in
-    later processes; a path or a Store: in a folder of its own. Where that cannot be done, a reply has a warning.
-    progress(stage, done, total) is called while loading, stage "load" in bytes. observe(names, x) is a forward hook: it
-    gets the input of every linear layer, x numpy (T, columns), and the names of its weight's tensors; None costs nothing.
-    stop: a Stop that ends the loading.
-
-    Raises UsageError, ModelFileError (the file), OutOfMemoryError, Stopped.
-    """
-    began = time.perf_counter()
-    _checked("device", device, DEVICES)
-    kv = CACHE_KINDS[_checked("kv", kv, CACHE_KINDS)]
-    _checked("vit", vit, VIT)
-    _checked("load", load, LOADS)
-    if observe and load == "mmap":
-        raise UsageError("observe follows weights that stay in memory: use it with load='repack'")
-    threads = None if threads is None else whole("threads", threads, 1, 1024)
-    media = MediaLimits(fps, min_frames, max_frames, min_pixels, max_pixels)
-    remarks: list[str] = []
-    kept = chosen(store, remarks.append)
-    with using(within(stop)):
-        source = GGUFFile(path)
-        try:
-            cfg, architecture, tokenizer = understood(source)
-            longest = cfg.text.context_length
-            context = None if context is None else whole("context", context, 1, longest)
-            operations = ops.get(DEVICES[device], threads)
-            weights = FloatVision(source, operations.decode) if vit == "fp32" else source
-            if device != "reference":
-                _check_fit(weights.tensors.values(), load, cfg.text, context or min(LEAST_CONTEXT, longest), kv)
-            operations = ops.observed(operations, observe) if observe else operations
-            progress = progress if load == "repack" else None  # "mmap" reads again for every token: it has no total
-            network = architecture.Network(cfg, weights, operations, progress, LOADS[load])
-            network.seen = None if observe else vision.Seen()  # who observes wants every pair
-        except BaseException:
-            source.close()
-            raise
-    model = Model(cfg, network, tokenizer, path=Path(path), context=context, kv=kv, media=media, store=kept)
-    model._remarks += remarks
-    model.load_seconds = time.perf_counter() - began
-    model._planner = Planner.of(weights, cfg, kv, operations, load, vit, network, model.load_seconds)
-    if observe:
-        model._planner.sample = None  # measuring would be observed, too
-    return model
-
-
-def understood(source: GGUFFile) -> tuple[configuration.Config, Any, Tokenizer]:
-    """(Config, model module, Tokenizer) of an open model file. Raises ModelFileError if they do not fit together."""
-    metadata, path = source.metadata, source.path
-    cfg = configuration.Config.from_metadata(metadata, path)
-    architecture = models.module(str(metadata["general.architecture"]), path)
-    configuration.check_tensors(source.tensors, architecture.tensor_names(cfg), path)
-    tokenizer = Tokenizer(metadata[configuration.TOKENIZER], f"{path}: the tokenizer")
-    check_ids(tokenizer, cfg, path)
-    return cfg, architecture, tokenizer
-
-
 def ends(stop: str | Stop | Sequence[str | Stop] | None) -> tuple[list[str], list[Stop]]:
     """(strings, Stops) of a `stop` argument: a string, a Stop, a list of both, or None. Raises UsageError."""
     given = [stop] if isinstance(stop, str | Stop) else stop if isinstance(stop, list | tuple) else [stop]
@@ -207,7 +66,7 @@ def ends(stop: str | Stop | Sequence[str | Stop] | None) -> tuple[list[str], lis
 
 
 class Model:
-    """A loaded model. Calls share no state: each one is a separate conversation.
+    """A loaded model. Each call is a conversation of its own; calls that begin alike share what was computed (`session.pool`).
 
     Any thread may call any method; concurrent calls take turns in the kernels. Long calls take a Stop. When it is set
     they raise Stopped; `chat` and `stream` return the answer so far instead.
@@ -221,12 +80,12 @@ class Model:
         self.context = config.text.context_length if context is None else context
         self.load_seconds = 0.0
         self._room: int | None = None  # the last of room()
-        self._planner: Planner | None = None
+        self.planner: Planner | None = None
         self._network, self._closing = network, Stop()
         self._works: weakref.WeakSet[Work[Any]] = weakref.WeakSet()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._pool = Pool(network, kv, store)
-        self.store, self._remarks = store, list[str]()  # remarks: sentences for the next reply
+        self.store, self.remarks = store, list[str]()  # remarks: sentences for the next reply
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -239,12 +98,12 @@ class Model:
         """Stops the calls in progress, and frees weights, threads and file. Later calls raise UsageError."""
         self._closing.set("closed")
         with self._lock:
-            works = [*self._works, *self._sessions]
+            works: list[Any] = [*self._works, *self._sessions]
         for work in works:
             work.close()
         self._pool.close()
-        if self._planner is not None:
-            self._planner.sample = None
+        if self.planner is not None:
+            self.planner.sample = None
         network, self._network = self._network, None
         if network is not None:
             network.source.close()
@@ -370,10 +229,10 @@ class Model:
     def _planning(self) -> Planner:
         """The Planner of this model."""
         network = self.network
-        if self._planner is None:
-            self._planner = Planner.of(network.source, self.config, self.kv, network.ops, network=network)
-        self._planner.context = self.context
-        return self._planner
+        if self.planner is None:
+            self.planner = Planner.of(network.source, self.config, self.kv, network.ops, network=network)
+        self.planner.context = self.context
+        return self.planner
 
     def runner(self, capacity: int | None = None, progress: Progress | None = None) -> Runner:
         """A new Runner with an empty cache of `capacity` tokens (None: as many as fit)."""
@@ -446,7 +305,7 @@ class Model:
         built = self._prepared(messages, holder, stop=stop, **given)
         room = self._check_context(built, 1, holder.nbytes if holder.past else 0)
         meter, limit = Meter(given["progress"]), min(most, room - len(built.token_ids))
-        meter.warnings, self._remarks = self._remarks, []
+        meter.warnings, self.remarks = self.remarks, []
         tokens = holder.answer(built, Sampler(params, built.token_ids), self.config.tokens.eos, limit, meter)
 
         planning = self._planning()

@@ -78,7 +78,7 @@ def test_bad_media_are_code_4(toy):
 
 
 def test_what_does_not_fit_in_memory_is_code_5(toy, monkeypatch, capsys):
-    monkeypatch.setattr("ivlite.model.available_memory", lambda: 10_000_000)
+    monkeypatch.setattr("ivlite.loading.available_memory", lambda: 10_000_000)
     assert cli.main(["run", str(toy / "model.gguf"), "--quiet"]) == 5
     assert "ivlite: error: the model needs" in capsys.readouterr().err
 

@@ -87,7 +87,7 @@ def planned(args, messages):
     """The Plan of messages for the model file of the command line, whose weights stay on the disk."""
     from ivlite import ops, prompt
     from ivlite.gguf import GGUFFile
-    from ivlite.model import DEVICES, FloatVision, understood
+    from ivlite.loading import DEVICES, FloatVision, understood
     from ivlite.plan.planner import Planner
 
     operations = ops.get(DEVICES[args.device], args.threads)

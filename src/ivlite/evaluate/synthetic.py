@@ -10,7 +10,8 @@ from ivlite import _C, models, ops
 from ivlite.errors import UsageError
 from ivlite.gguf import GGUFFile, TensorInfo
 from ivlite.gguf.config import Config, GenerationConfig, ImageConfig, TextConfig, TokenIds, VideoConfig, VisionConfig
-from ivlite.model import CACHE_KINDS, Model, check_memory
+from ivlite.loading import CACHE_KINDS, check_memory
+from ivlite.model import Model
 from ivlite.prompt import Prompt
 from ivlite.quantize import recipes
 

@@ -289,7 +289,7 @@ class Session:
             next_position=int(state.positions[:, -1].max()) + 1,
             grid_thw=np.array([m.grid for m in media], np.int64).reshape(-1, 3),
             timestamps=[m.timestamps for m in media], frames=[m.frames for m in media], media=media,
-            spans=[tuple(span) for span in state.spans],
+            spans=[(medium, first, count) for medium, first, count in state.spans],
         )  # fmt: skip
         runner = model.runner(min(session.capacity, state.rows + STEP))
         fill(runner.cache)
@@ -334,7 +334,7 @@ class Session:
         """Ends the answer in progress, and frees the cache. Later calls raise UsageError."""
         self._closing.set("closed")
         asking = self._asking()
-        stream = asking and asking.stream()
+        stream = None if asking is None else asking.stream()
         if stream is not None:
             stream.close()
         self._runner = None

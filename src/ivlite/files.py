@@ -134,8 +134,8 @@ def signature(path):
 
 
 def has_digest(mark):
-    """Whether the digest of a file with this signature is remembered."""
-    return mark in _digests
+    """Whether the digest of a file with this signature is remembered, here or by another process."""
+    return mark in _digests or _recalled(mark) is not None
 
 
 def content_digest(path, report=None):

@@ -183,11 +183,12 @@ class Model:
             draft.settle(progress, budget)
             built = draft.lay(budget, room, answer)
             worth = holder is not None and len(built.token_ids) >= WORTH_MEASURING
-            built.plan = planning.plan(draft, built, answer, room, measuring=worth)
+            foreseen = holder and holder.foreseen
+            built.plan = planning.plan(draft, built, answer, room, measuring=worth, foreseen=foreseen)
             if not dedupe:
                 return built
             few = prompt.deduped(built, progress)
-            few.plan = planning.without_repeats(built.plan, draft, built, few)
+            few.plan = planning.without_repeats(built.plan, draft, built, few, foreseen)
             few.choices = list(few.plan.videos)
             return few
 
@@ -223,7 +224,7 @@ class Model:
         with using(self._stop(stop)):
             return self._planning().ask(
                 prompt.draft(messages, self.tokenizer, self.config, **layout), budget, self.room(), max_new_tokens,
-                max_wait, memory, dedupe,
+                max_wait, memory, dedupe, self._pool.foreseen,
             )  # fmt: skip
 
     def _planning(self) -> Planner:

@@ -69,6 +69,8 @@ def show(model, stream, args, progress, text=True):
     for warning in stream.reply.warnings:
         if warning not in warned:
             say("warning", warning)
+    if args.verbose and (drafted := stream.reply.usage["draft_tokens"]):
+        say("note", f"{stream.reply.usage['accepted_tokens']:,} of {drafted:,} drafted tokens were accepted")
 
 
 def _stream(stream, screen, progress, text):

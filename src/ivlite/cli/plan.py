@@ -89,6 +89,7 @@ def planned(args, messages):
     from ivlite.gguf import GGUFFile
     from ivlite.loading import DEVICES, FloatVision, understood
     from ivlite.plan.planner import Planner
+    from ivlite.session.store import user_store
 
     operations = ops.get(DEVICES[args.device], args.threads)
     with GGUFFile(args.model) as source:
@@ -100,7 +101,12 @@ def planned(args, messages):
             planner.context = whole("context", args.context, 1, longest)
         room = planner.room(args.memory) if args.context is None else planner.context
         draft = prompt.draft(messages, tokenizer, config, enable_thinking=args.think)
-        return planner.ask(draft, args.budget, room, args.max_new_tokens, args.max_wait, args.memory, args.dedupe)
+        store = None if args.no_store else user_store()
+        keeper = store and store.keeper_of(weights, config, operations, args.kv)
+        return planner.ask(
+            draft, args.budget, room, args.max_new_tokens, args.max_wait, args.memory, args.dedupe,
+            keeper and keeper.foreseen,
+        )  # fmt: skip
 
 
 def clock(value):
@@ -111,6 +117,7 @@ def clock(value):
 def lines(made):
     """The plan as text."""
     from ivlite.machine import gigabytes
+    from ivlite.plan import WORTH_SAYING
 
     for video in made.videos:
         height, width = video.size
@@ -120,7 +127,11 @@ def lines(made):
             video.by, f"thinned to the {video.by}"
         )
         yield f"{video.name}: {video.frames:,}{thinned} frames{every}, {width}x{height} ({limit}): {video.tokens:,} tokens"
-    yield f"{'prompt':<8}{made.prompt_tokens:,} tokens, {made.vision_tokens:,} of vision; answer up to {made.max_new_tokens:,}"
+    held = f", {made.held:,} computed already" if made.held >= WORTH_SAYING else ""
+    yield (
+        f"{'prompt':<8}{made.prompt_tokens:,} tokens, {made.vision_tokens:,} of vision{held}; "
+        f"answer up to {made.max_new_tokens:,}"
+    )
     yield (
         f"{'memory':<8}{gigabytes(made.peak_memory)} at most: {gigabytes(made.weight_bytes)} of weights, "
         f"{gigabytes(made.cache_bytes)} of cache"

@@ -79,8 +79,11 @@ class Held:
         # A vision block's last token has its last row and column; text goes on after the longer side.
         return int(self._positions[:, self.length - 1].max()) + 1 if self.length else 0
 
-    def shared(self, prompt):
-        """The number of leading tokens of a Prompt whose rows are held. Raises MediaError, Stopped (keys of media)."""
+    def shared(self, prompt, reading=True):
+        """The number of leading tokens of a Prompt whose rows are held. Raises MediaError, Stopped (keys of media).
+
+        reading: False to count no frame pair for whose key a large file must be read, or pixels.
+        """
         n = min(self.length, len(prompt.token_ids))
         same = self._ids[:n] == np.asarray(prompt.token_ids[:n], np.int64)
         same &= (self._positions[:, :n] == prompt.positions[:, :n]).all(0)
@@ -90,6 +93,8 @@ class Held:
             if first >= n:
                 break
             span = next(mine, None)
+            if not reading and span is not None and not (span.known() and prompt.media[medium].has_keys()):
+                return first
             if span is None or (span.first, span.count) != (first, count) or not span.shows(prompt.media[medium], pair):
                 return first
         following = next(mine, None)  # a frame pair here, and plain text there
@@ -156,6 +161,10 @@ class Span:
         if mine is not None and pair == self._pair and mine in (medium, getattr(medium, "medium", None)):
             return True
         return self.key == medium.pair_keys()[pair]
+
+    def known(self):
+        """Whether the key needs no reading of large files, nor of pixels."""
+        return self._key is not None or self._medium.has_keys()
 
     def settle(self):
         """Lets go of the medium if its keys need no reading of files."""

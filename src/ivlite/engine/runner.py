@@ -38,12 +38,7 @@ class Runner:
         if self.keeper:
             self.keeper.recall(self, prompt)
         tokens = len(prompt.token_ids)
-        shared = self.held.shared(prompt)
-        kept = self.held.logits(tokens) if shared == tokens else None
-        if kept is None and base is not None and shared > max(base, self.held.given):
-            shared = self._grid(max(base, self.held.given), shared)
-        if kept is None:
-            shared = min(shared, tokens - 1)  # a prompt ends with text
+        shared, kept = self._kept(prompt, base)
         self.truncate(shared)
         self.meter.cached = shared
         if kept is not None:
@@ -58,6 +53,20 @@ class Runner:
         if self.keeper:
             self.keeper.ended(self, prompt)
         return logits
+
+    def foreseen(self, prompt, base=None):
+        """The number of tokens that extend would keep, without a store; as far as it is known without reading large files."""
+        return self._kept(prompt, base, reading=False)[0]
+
+    def _kept(self, prompt, base, reading=True):
+        """(tokens of a prompt whose rows stay, the logits after the last one if they are kept and all stay)."""
+        tokens, shared = len(prompt.token_ids), self.held.shared(prompt, reading)
+        kept = self.held.logits(tokens) if shared == tokens else None
+        if kept is not None:
+            return shared, kept
+        if base is not None and shared > max(base, self.held.given):
+            shared = self._grid(max(base, self.held.given), shared)
+        return min(shared, tokens - 1), None  # a prompt ends with text
 
     def _grid(self, base, shared):
         """The end of the last whole chunk up to `shared` of a prefill that began at `base`."""
@@ -117,9 +126,8 @@ class Runner:
 
     def _features(self, prompt, start):
         """The Features of a prompt's media behind token `start`, which may be within a frame pair."""
-        firsts, done = [0] * len(prompt.media), 0
-        for medium, first, count in prompt.spans:
-            firsts[medium] += first + count <= start
+        firsts, done = prompt.firsts(start), 0
+        for _, first, count in prompt.spans:
             done += max(0, start - first) if first < start < first + count else 0
         for medium, _ in wanted_media(prompt.media, firsts):
             medium.identify()

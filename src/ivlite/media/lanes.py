@@ -43,18 +43,28 @@ def pictures(file, times, frames, render, shape, size):
     """
     if not frames:
         return
-    runs, frame = split(times, frames), max(1, int(1.5 * shape[0] * shape[1]))  # bytes
-    most = DECODERS // (ENTRY * len(times.times) + (REFERENCES + 2) * frame)
-    count = min(processors(), MOST, len(runs), most)
+    runs = split(times, frames)
+    count, threads, _ = decoders(times, frames, runs, shape, size)
+    if count > 1:
+        found = side_by_side(file, times, runs, render, count)
+    else:
+        found = in_one(file, times, frames, render, 0 if 1 < processors() == threads else threads)
+    with closing(found):
+        yield from found
+
+
+def decoders(times, frames, runs, shape, size):
+    """(decoders of `frames`, threads of each, bytes of memory that all take while they decode)."""
+    frame, cores = max(1, int(1.5 * shape[0] * shape[1])), processors()  # bytes of a frame
+    index = ENTRY * len(times.times)
+    most = DECODERS // (index + (REFERENCES + 2) * frame)
+    count = min(cores, MOST, len(runs), most)
     waiting = 2 * count * max(map(len, runs)) * size[0] * size[1] * 3
     apart = frames[-1] - frames[0] >= SPARSE * len(frames) and times.seekable
     if count > 1 and apart and waiting <= PICTURES:
-        found = side_by_side(file, times, runs, render, count)
-    else:
-        threads = max(1, (DECODERS // frame - REFERENCES) // 2)
-        found = in_one(file, times, frames, render, 0 if 1 < processors() <= threads else min(processors(), threads))
-    with closing(found):
-        yield from found
+        return count, 1, count * (index + (REFERENCES + 2) * frame) + waiting
+    threads = min(cores, max(1, (DECODERS // frame - REFERENCES) // 2))
+    return 1, threads, index + (REFERENCES + 2 * threads) * frame
 
 
 def split(times, frames):

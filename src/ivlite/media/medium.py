@@ -97,6 +97,10 @@ class Medium:
         """
         return None
 
+    def memory(self, decoding=True):
+        """Bytes of memory that the index of its file takes, and the decoders, roughly."""
+        return 0
+
     def identify(self):
         """Begins to read large files for pair_keys, in threads of their own."""
         content = self.content()

@@ -13,6 +13,7 @@ from ivlite.media.display import Display, with_neighbours
 MOMENT = 0.25  # seconds of decoding, and as many of reading packets
 FAR = 12  # frames from one that is shown to the next, at most, where the pace is measured
 QUICK = 1 << 25  # pixels: wanted frames for which fewer are decoded are measured themselves
+ROUNDS = 3  # pictures of each decoder, at least: the first one comes after the file was opened
 MOST_FRAMES, MOST_PACKETS = 48, 2000
 
 
@@ -25,7 +26,7 @@ class Pace:
     def __init__(self, opened, first, last, keys, pixels):
         """opened(indexes): the Medium of these frames. first, last: the range. pixels: of a frame."""
         self.opened, self.first, self.last, self.keys, self.pixels = opened, first, last, keys, pixels
-        self.taken = {}
+        self.taken, self.decoders = {}, {}  # seconds until each picture, and how many decoders made them
 
     def near(self, step):
         """[seconds until each picture] of frames near the first, `step` apart."""
@@ -33,11 +34,12 @@ class Pace:
 
     def _measured(self, indexes, name):
         if name not in self.taken:
-            began, came = time.perf_counter(), []
-            with closing(self.opened(indexes).pictures()) as pictures:
+            began, came, medium = time.perf_counter(), [], self.opened(indexes)
+            self.decoders[name] = medium.decoders()[0]
+            with closing(medium.pictures()) as pictures:
                 for _ in pictures:
                     came.append(time.perf_counter() - began)
-                    if len(came) > 1 and came[-1] > MOMENT:
+                    if len(came) >= max(2, ROUNDS * self.decoders[name]) and came[-1] > MOMENT:
                         break
             self.taken[name] = came
         return self.taken[name]
@@ -45,6 +47,8 @@ class Pace:
     def seconds(self, chosen, size):
         """Seconds of decoding the frames of these indexes, ascending."""
         spacing = int((chosen[-1] - chosen[0]) / max(1, len(chosen) - 1))
+        if spacing > FAR and work(chosen, self.keys) * self.pixels <= QUICK * len(chosen):
+            return self._as_chosen(chosen, spacing)
         start, *more = self.near(1)
         close = (more[-1] - start) / len(more) if more else 0.0
         if spacing <= 1:
@@ -53,10 +57,18 @@ class Pace:
         began = far[0] if far[-1] > 1.5 * far[0] else start  # they come one by one, or at once
         each = max(far[-1] - began, 0.0) / max(1, FAR * (len(far) - 1)) or close
         total = each * work(chosen, self.keys) + max(0.0, close - each) * len(chosen)
-        if spacing <= FAR or work(chosen, self.keys) * self.pixels > QUICK * len(chosen):
-            return start + total
-        came = self._measured(chosen, f"as chosen, {spacing.bit_length()}")  # seeks, too, count where frames are quick
-        return came[0] + (came[-1] - came[0]) / max(1, len(came) - 1) * (len(chosen) - 1)
+        return start + total
+
+    def _as_chosen(self, chosen, spacing):
+        """Seconds, from the first of the frames themselves: seeks, too, count where frames are quick.
+
+        Each decoder opens the file before its first picture, and reads the index of a long one for most of a second.
+        """
+        name = f"as chosen, {spacing.bit_length()}"
+        came = self._measured(chosen, name)
+        opened = min(self.decoders[name], len(came))
+        each = (came[-1] - came[opened - 1]) / max(1, len(came) - opened)
+        return came[opened - 1] + each * (len(chosen) - opened)
 
 
 class RoughPace:

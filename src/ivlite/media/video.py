@@ -6,11 +6,10 @@ from contextlib import closing
 import numpy as np
 
 from ivlite.errors import MediaError
-from ivlite.media import timeline
+from ivlite.media import lanes, timeline
 from ivlite.media.container import RAW, decoded, open_stream, packets
 from ivlite.media.decode import FrameDecoder
 from ivlite.media.display import Display
-from ivlite.media.lanes import pictures
 from ivlite.media.medium import Content, Medium
 from ivlite.media.pace import Pace, RoughPace, work
 from ivlite.media.probe import Probe
@@ -22,6 +21,7 @@ MISSING = 0.02  # fraction of the declared duration that may be missing without 
 LONGEST = 400 * 24 * 3600  # seconds: a declared length beyond it is damage
 LITTLE, PIXEL = 1 << 28, 4e-9  # pixels to decode that are not worth measuring; seconds of one, roughly
 MOST_ESTIMATED = 4_000_000  # frames of an estimated timeline
+ROW = 16  # bytes of a frame in a Timeline
 
 
 class VideoProbe(Probe):
@@ -136,6 +136,16 @@ class VideoFile(Medium):
     def content(self):
         return self._content
 
+    def decoders(self):
+        """(decoders that work side by side, threads of each, bytes of memory that all take)."""
+        return lanes.decoders(
+            self.times, self.frames, lanes.split(self.times, self.frames), self.display.stored, self.size
+        )
+
+    def memory(self, decoding=True):
+        count = len(self.times.times)
+        return ROW * count + max(lanes.ENTRY * count, self.decoders()[2] if decoding else 0)
+
     def _picture_key(self, content, n):  # with a start or an end, a file's index may be read in part
         return super()._picture_key(content, n) + struct.pack("<d", self.times.times[self.frames[n]])
 
@@ -143,7 +153,7 @@ class VideoFile(Medium):
         lost = damaged = 0
         last = None
         file, wanted = (self.path, self.source, self.track), self.frames[first:]
-        decoding = pictures(file, self.times, wanted, self._picture, self.display.stored, self.size)
+        decoding = lanes.pictures(file, self.times, wanted, self._picture, self.display.stored, self.size)
         with closing(decoding):
             for index, (found, picture, bad) in zip(wanted, decoding, strict=True):
                 last = last if picture is None else picture

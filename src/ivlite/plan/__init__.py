@@ -6,6 +6,7 @@ from typing import Any
 from ivlite.prompt import Choice
 
 WAITED_FOR = ("load", "scan", "decode", "vision", "prefill")  # stages before the first token
+WORTH_SAYING = 64  # tokens that are held
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Plan:
     cache_bytes: of prompt and answer. weight_bytes. peak_memory: bytes. seconds: of the stages load (if it is yet to come),
     scan, decode, vision, prefill and generate (for all of max_new_tokens), None if the machine's speed is not known. fits:
     whether it can be done; problem: why not, with the numbers. nearest: settings that fit, or that take more frames. held:
-    tokens of the prompt whose work a session has done. linear: the share of prefill that does not grow with what came before.
+    tokens of the prompt that need no work, because a session, an earlier call or the store has it. linear: the share of prefill that does not grow with what came before.
     took: what happened (seconds of each stage, counts), once it has.
     """
 
@@ -94,7 +95,12 @@ class Plan:
         return sum(v.possible for v in self.videos)
 
     def _time(self) -> str:
-        return "" if self.wait is None else f", about {about(self.wait)}"
+        return "" if self.wait is None else f", about {about(self.wait)}{self._held()}"
+
+    def _held(self) -> str:
+        if self.held < WORTH_SAYING:
+            return ""
+        return f" ({self.held:,} of the {self.prompt_tokens:,} prompt tokens are computed already)"
 
 
 def spaced(seconds: float) -> str:

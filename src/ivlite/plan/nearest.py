@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ivlite.plan import Setting
+from ivlite.plan.work import before, decoding
 from ivlite.prompt.budget import share as budgeted
 
 USUAL_GAP = 12  # tokens of a pair's time mark and borders, where there is no second pair to count them
@@ -20,13 +21,18 @@ class Limits:
 class Figures:
     """The videos of a Prompt as numbers: what it would be with other numbers of frames, and other sizes."""
 
-    def __init__(self, planner, draft, laid):
+    def __init__(self, planner, draft, laid, made, limits):
         self.planner, self.videos, self.laid = planner, draft.videos, laid
         self.new = laid.media[len(draft.after[0].media) if draft.after else 0 :]
         self.speeds = planner.speeds(measuring=False)
         owners = [next(i for i, m in enumerate(laid.media) if m is medium) for medium in draft.opened]
         self.gaps = [self._gap(owner) for owner in owners]
         self.frames = [choice.frames for choice in laid.choices]
+        self.held, self.decoding = before(draft), decoding(laid, 0)
+        self.images = sum(n for m, _, n in laid.spans if laid.media[m].kind == "image")
+        self.decode = made.seconds and made.seconds["decode"]  # None if it is not known, and not asked for
+        if made.seconds and made.held > self.held:  # other frames are not
+            self.decode = None if limits.wait is None else draft.cost(laid)[1] * self.speeds.ratio("decode")
         self.rest = len(laid.token_ids) - self._video_tokens(self.frames, [v.pair for v in self.videos])
 
     def _gap(self, owner):
@@ -44,23 +50,27 @@ class Figures:
 
     def wait(self, made, frames, pairs):
         """Seconds until the first token; None if the speed is not known."""
-        if self.speeds is None or made.seconds is None:
+        if self.speeds is None or self.decode is None:
             return None
         merge = self.planner.config.vision.spatial_merge_size**2
         vision = sum(self.speeds.vision(-(-n // v.shape["temporal"]), p * merge)
                      for n, v, p in zip(frames, self.videos, pairs, strict=True))  # fmt: skip
         images = sum(self.speeds.vision(1, m.grid[1] * m.grid[2]) for m in self.new if m.kind == "image")
-        decode = made.seconds["decode"] * sum(frames) / max(1, sum(self.frames))
+        decode = self.decode * sum(frames) / max(1, sum(self.frames))
         others = sum(made.seconds.get(stage, 0.0) for stage in ("load", "scan"))
-        prompt = self.speeds.prefill(self.tokens(frames, pairs) - made.held, made.held)
+        prompt = self.speeds.prefill(self.tokens(frames, pairs) - self.held, self.held)
         return others + decode + vision + images + prompt
 
     def fits(self, made, frames, pairs, limits):
         tokens = self.tokens(frames, pairs)
         if tokens + limits.answer > made.room:
             return False
-        if limits.memory is not None and self.planner.peak(tokens, tokens + limits.answer) > limits.memory:
-            return False
+        if limits.memory is not None:
+            seen = self.images + sum(
+                v.tokens(n) // v.pair * p for v, n, p in zip(self.videos, frames, pairs, strict=True)
+            )
+            if self.planner.peak(tokens, tokens + limits.answer, seen, self.decoding) > limits.memory:
+                return False
         seconds = self.wait(made, frames, pairs)
         return limits.wait is None or seconds is None or seconds <= limits.wait
 
@@ -75,7 +85,7 @@ def settings(planner, draft, laid, made, limits):
     """Yields the Settings nearest to a Plan: of one that does not fit, those that do; else a budget that takes more."""
     if not draft.videos:
         return
-    figures = Figures(planner, draft, laid)
+    figures = Figures(planner, draft, laid, made, limits)
     if made.fits:
         yield from larger(figures, made, limits)
     else:

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 from ivlite import models, ops
 from ivlite.engine.runner import CHUNK
+from ivlite.engine.vision import SEEN
 from ivlite.gguf.config import ARCHITECTURE
 from ivlite.machine import available_memory, gigabytes
 from ivlite.numbers import number, whole
 from ivlite.plan import Plan, measure, nearest, store
+from ivlite.plan.work import before, decoding, vision_seconds
 from ivlite.prompt import deduped
 
 BASE = 90 << 20  # bytes of the process without a model
@@ -81,29 +83,37 @@ class Planner:
         text = self.config.text
         return int(sum(text.kv_lora_rank) * text.num_heads * text.qk_nope_head_dim * 34 / 32)
 
-    def peak(self, tokens, capacity):
-        """Bytes of memory of the process: weights, cache, and the activations of a chunk."""
+    def peak(self, tokens, capacity, seen=0, decoding=0):
+        """Bytes of memory of the process: weights, cache, and the activations of a chunk.
+
+        seen: vision tokens whose features are made, and kept up to a bound. decoding: bytes for files while they are decoded.
+        """
         text, vision = self.config.text, self.config.vision
         rows = min(tokens, CHUNK)
         heads = text.num_heads * (2 * (text.qk_nope_head_dim + text.qk_rope_head_dim) + 2 * text.v_head_dim)
         inner = 4 * rows * (5 * text.hidden_size + heads) + 4 * 2048 * (
             8 * vision.hidden_size + vision.intermediate_size
         )
-        return BASE + self.weights + capacity * self.token_bytes + inner + 4 * text.vocab_size * 8
+        features = min(SEEN, 4 * seen * vision.out_hidden_size * (1 + len(vision.deepstack_indexes)))
+        most = self.weights + capacity * self.token_bytes + inner + 4 * text.vocab_size * 8
+        return BASE + most + features + decoding
 
-    def plan(self, draft, laid, answer, room, *, measuring=True, wait=None, memory=None):
-        """The Plan of a Prompt that `draft` laid out. answer: most tokens of the answer. wait, memory: limits, or None."""
+    def plan(self, draft, laid, answer, room, *, measuring=True, wait=None, memory=None, foreseen=None):
+        """The Plan of a Prompt that `draft` laid out. answer: most tokens of the answer. wait, memory: limits, or None.
+
+        foreseen(prompt): the number of its tokens that need no work; None: those of the conversation before it.
+        """
         speeds = self.speeds(measuring)
         tokens, choices = len(laid.token_ids), tuple(laid.choices)
         vision = sum(count for _, _, count in laid.spans)
         wanted = min(answer, max(1, room // 2))
         answer = max(1, min(answer, room - tokens))
-        images = sum(m.kind == "image" for m in laid.media)
+        images, held = sum(m.kind == "image" for m in laid.media), foreseen(laid) if foreseen else before(draft)
         made = Plan(
             choices, images, tokens, vision, answer, room, (tokens + answer) * self.token_bytes, self.weights,
-            self.peak(tokens, tokens + answer), None if speeds is None else self.seconds(speeds, draft, laid, answer, measuring),
-            held=(held := len(draft.after[0].token_ids) if draft.after else 0),
-            linear=speeds.linear(tokens - held, held) if speeds else 1.0,
+            self.peak(tokens, tokens + answer, vision, decoding(laid, held)),
+            None if speeds is None else self.seconds(speeds, draft, laid, answer, measuring, held),
+            held=held, linear=speeds.linear(tokens - held, held) if speeds else 1.0,
         )  # fmt: skip
         problem = self.problem(made, wait, memory)
         made = replace(made, fits=not problem, problem=problem)
@@ -111,37 +121,44 @@ class Planner:
             made, nearest=tuple(nearest.settings(self, draft, laid, made, nearest.Limits(wanted, wait, memory)))
         )
 
-    def seconds(self, speeds, draft, laid, answer, measuring):
+    def seconds(self, speeds, draft, laid, answer, measuring, held):
         """Seconds of each stage."""
-        scan, decode = draft.cost(laid, measuring)
-        past = draft.after[0] if draft.after else None
-        tokens, held, seen = len(laid.token_ids), len(past.token_ids) if past else 0, len(past.media) if past else 0
-        vision = sum(speeds.vision(m.grid[0], m.grid[1] * m.grid[2]) for m in laid.media[seen:])
+        tokens = len(laid.token_ids)
+        scan, decode = draft.cost(laid, measuring, held)
         load = {} if self.loaded else {"load": 0.1 + speeds.byte * sum(t.nbytes for t in self.tensors.values())}
         return load | {
-            "scan": scan, "decode": decode * speeds.ratio("decode"), "vision": vision,
+            "scan": scan, "decode": decode * speeds.ratio("decode"), "vision": vision_seconds(speeds, laid, held),
             "prefill": speeds.prefill(tokens - held, held), "generate": speeds.generate(answer, tokens),
         }  # fmt: skip
 
-    def without_repeats(self, made, draft, laid, few):
+    def without_repeats(self, made, draft, laid, few, foreseen=None):
         """The Plan `made` of `laid`, for the Prompt `few` that dedupe left of it: all frames were decoded to find it."""
+        held = foreseen(few) if foreseen else before(draft)
         places = [next(i for i, m in enumerate(laid.media) if m is medium) for medium in draft.opened]
         videos = tuple(choice.of(few.media[place]) for choice, place in zip(made.videos, places, strict=True))
         tokens, speeds, seconds = len(few.token_ids), self.speeds(False), made.seconds
+        vision = sum(count for _, _, count in few.spans)
         answer = max(1, min(made.max_new_tokens, made.room - tokens))
         if seconds is not None and speeds is not None:
-            media = few.media[len(draft.after[0].media) if draft.after else 0 :]
             frames = [sum(len(m.frames) for m in p.media if m.kind == "video") for p in (laid, few)]
+            left = sum(
+                len(m.frames[n * m.temporal :])
+                for m, n in zip(few.media, few.firsts(held), strict=True)
+                if m.kind == "video"
+            )
+            decode = seconds["decode"]
+            if made.held > before(draft):
+                decode = draft.cost(laid)[1] * speeds.ratio("decode")
             seconds = seconds | {
-                "scan": seconds["scan"] + seconds["decode"],
-                "decode": seconds["decode"] * frames[1] / max(1, frames[0]),
-                "vision": sum(speeds.vision(m.grid[0], m.grid[1] * m.grid[2]) for m in media),
-                "prefill": speeds.prefill(tokens - made.held, made.held), "generate": speeds.generate(answer, tokens),
+                "scan": seconds["scan"] + decode, "decode": decode * left / max(1, frames[0]),
+                "vision": vision_seconds(speeds, few, held),
+                "prefill": speeds.prefill(tokens - held, held), "generate": speeds.generate(answer, tokens),
             }  # fmt: skip
         return replace(
-            made, videos=videos, prompt_tokens=tokens, vision_tokens=sum(count for _, _, count in few.spans),
+            made, videos=videos, prompt_tokens=tokens, vision_tokens=vision,
             max_new_tokens=answer, cache_bytes=(tokens + answer) * self.token_bytes, seconds=seconds,
-            peak_memory=self.peak(tokens, tokens + answer),
+            peak_memory=self.peak(tokens, tokens + answer, vision, decoding(few, 0)), held=held,
+            linear=speeds.linear(tokens - held, held) if speeds else 1.0,
         )  # fmt: skip
 
     def problem(self, made, wait, memory):
@@ -167,7 +184,7 @@ class Planner:
             return f"the first token comes after {made.wait:.1f} s ({parts}) and the wait is to be {wait:g} s at most"
         return ""
 
-    def ask(self, draft, budget, room, answer, wait=None, memory=None, dedupe=False):
+    def ask(self, draft, budget, room, answer, wait=None, memory=None, dedupe=False, foreseen=None):
         """The Plan of a Draft within limits, which are checked: see Model.plan. answer: None for all of the room."""
         budget = None if budget is None else whole("budget", budget, 1)
         wait = None if wait is None else number("max_wait", wait, 0, above=True)
@@ -175,16 +192,16 @@ class Planner:
         answer = max(1, room) if answer is None else whole("max_new_tokens", answer, 1, 2**63)
         if dedupe:
             draft.settle(None, budget)
-        made = self.search(draft, budget, room, answer, wait, memory)
+        made = self.search(draft, budget, room, answer, wait, memory, foreseen)
         if not dedupe:
             return made
         laid = draft.lay(budget, room, answer, most=sum(video.tokens for video in made.videos))
-        return self.without_repeats(made, draft, laid, deduped(laid))
+        return self.without_repeats(made, draft, laid, deduped(laid), foreseen)
 
-    def search(self, draft, budget, room, answer, wait=None, memory=None):
+    def search(self, draft, budget, room, answer, wait=None, memory=None, foreseen=None):
         """The Plan within the limits: videos whose number of frames is open are thinned until it fits, if it can."""
         laid = draft.lay(budget, room, answer)
-        made = self.plan(draft, laid, answer, room, wait=wait, memory=memory)
+        made = self.plan(draft, laid, answer, room, wait=wait, memory=memory, foreseen=foreseen)
         if made.fits or (wait is None and memory is None):
             return made
         low, high, best = 0, made.vision_tokens, None
@@ -192,10 +209,13 @@ class Planner:
             middle = (low + high) // 2
             tried = draft.lay(budget, room, answer, most=middle)
             found = self.plan(draft, tried, answer, room, wait=wait, memory=memory)
-            low, high, best = (middle, high, found) if found.fits else (low, middle, best)
+            low, high, best = (middle, high, middle) if found.fits else (low, middle, best)
             if best and high - low < max(d.pair for d in draft.videos or ()):
                 break
-        return best or made
+        if best is None:
+            return made
+        tried = draft.lay(budget, room, answer, most=best)
+        return self.plan(draft, tried, answer, room, wait=wait, memory=memory, foreseen=foreseen)
 
     def record(self, made, seconds, cached, new):
         """Corrects the speeds by a run that followed a Plan: seconds of its stages, cached and new tokens."""

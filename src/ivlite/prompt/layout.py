@@ -62,6 +62,13 @@ class Prompt:
             yield medium, seen[medium]
             seen[medium] += 1
 
+    def firsts(self, start):
+        """The first frame pair of each medium that is not wholly before token `start`."""
+        firsts = [0] * len(self.media)
+        for medium, first, count in self.spans:
+            firsts[medium] += first + count <= start
+        return firsts
+
 
 def build(messages, tokenizer, config, *, budget=None, room=None, answer=0, progress=None, **settings):
     """Turns a conversation into a Prompt for the assistant's next answer: `draft`, then its layout with the files' own times.
@@ -165,14 +172,19 @@ class Draft:
             laid = self._laid(frames, budget, narrowed)
         return laid
 
-    def cost(self, laid, measuring=True):
-        """Seconds for the media of a Prompt of this draft: (reading files for their frames' times, decoding)."""
-        frames = dict(zip(map(id, laid.media), laid.frames, strict=True))
-        spent = [
-            v.probe.cost(np.array(frames[id(m)]), v.size, measuring)
-            for v, m in zip(self.videos, self.opened, strict=True)
-        ]
-        return sum(scan for scan, _ in spent), sum(decode for _, decode in spent)
+    def cost(self, laid, measuring=True, held=0):
+        """Seconds for the media of a Prompt of this draft: (reading files for their frames' times, decoding).
+
+        held: tokens whose work is done; their frames are not decoded.
+        """
+        places, firsts = {id(m): n for n, m in enumerate(laid.media)}, laid.firsts(held)
+        total = np.zeros(2)
+        for video, medium in zip(self.videos, self.opened, strict=True):
+            left = laid.frames[place := places[id(medium)]][firsts[place] * video.shape["temporal"] :]
+            if left or video.probe.estimated:
+                scan, decode = video.probe.cost(np.array(left or laid.frames[place]), video.size, measuring)
+                total += scan, decode if left else 0.0
+        return tuple(total.tolist())
 
     def _spare(self, laid, keep, room):
         """Tokens that are left free for longer questions than this: text and answer take whole eighths of the room."""

@@ -396,6 +396,12 @@ class Asking:
             lost.put_back(all_of_it=True)
             raise
 
+    def foreseen(self, prompt: Prompt) -> int:
+        """The number of tokens of a prompt that answer would not run."""
+        session, runner = self.session, self.session._runner
+        base = session._turns[-1].rows if session._turns else 0
+        return int(session._model._pool.stored(prompt, 0 if runner is None else runner.foreseen(prompt, base)))
+
     def ended(self, reply: Reply | None, end: int | None) -> None:
         """The stream is over: reply is None after an error. end: characters of text before a stop string."""
         if self.done:

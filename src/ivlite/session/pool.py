@@ -51,6 +51,16 @@ class Pool:
     def ended(self, reply, end):
         """The stream is over."""
 
+    def foreseen(self, prompt):
+        """The number of tokens of a prompt that answer would not run, as far as that is known without reading large files."""
+        with self._lock:
+            best = max((runner.foreseen(prompt) for runner in self._idle), default=0)
+        return self.stored(prompt, best if best >= LEAST else 0)
+
+    def stored(self, prompt, mine):
+        """The same with a Runner that holds `mine` of them, and the store."""
+        return self._store.keeper(self._network, self._kv).foreseen(prompt, mine) if self._store else mine
+
     def take(self, prompt, capacity):
         """A Runner with room for `capacity` tokens: the one that shares the longest prefix with the prompt, or a new one."""
         with self._lock:

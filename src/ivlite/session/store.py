@@ -57,7 +57,12 @@ class Store:
 
     def keeper(self, network, kind):
         """A Keeper for a Runner over a network, with a cache of that kind."""
-        return Keeper(self, Layout.of(network, kind), type(network.ops).__module__)
+        return self.keeper_of(network.source, network.config, network.ops, kind)
+
+    def keeper_of(self, source, config, operations, kind):
+        """The same for a source of weights that need not be loaded."""
+        layout = Layout.of_source(source, config, kind)
+        return Keeper(self, layout, type(operations).__module__, config.text.vocab_size)
 
     def entries(self):
         """All entries, the one used last first."""
@@ -165,11 +170,12 @@ def _prefix(layout):
 class Keeper:
     """Reads from a store what a Runner needs, and keeps in it what the runner computed: see `Runner.extend`.
 
-    One per runner. layout: of its cache. device: the operations, because rows of others are rounded otherwise.
+    One per runner. layout: of its cache. device: the operations, because rows of others are rounded otherwise. vocabulary:
+    the number of logits.
     """
 
-    def __init__(self, store, layout, device="cpu"):
-        self.store, self.layout, self.maker = store, layout, f"{__version__} {device}"
+    def __init__(self, store, layout, device="cpu", vocabulary=None):
+        self.store, self.layout, self.maker, self.vocabulary = store, layout, f"{__version__} {device}", vocabulary
         self.file = None  # the entry that holds a beginning of what the runner holds
         self.began = self.saved = time.monotonic()
         self.features = self.off = False
@@ -183,7 +189,7 @@ class Keeper:
         if self.off or len(prompt.token_ids) - mine < LEAST:
             return
         try:
-            file, held, shared = self._best(runner, prompt, mine + LEAST)
+            file, held, shared = self._best(prompt, mine + LEAST, runner.meter.warn)
         except OSError as error:
             return self._fail(runner, error)
         if file is not None:
@@ -193,27 +199,47 @@ class Keeper:
             self.features = features.recall(self.store, self.layout, self.maker, runner.network, _paths(prompt))
         self.began = self.saved = time.monotonic()
 
+    def foreseen(self, prompt, mine=0):
+        """The number of tokens of a prompt that recall would leave to no prefill; `mine`: those that the runner holds.
+
+        Reads no rows, and no large file for its digest.
+        """
+        tokens = len(prompt.token_ids)
+        if self.off or tokens - mine < LEAST:
+            return mine
+        try:
+            file, held, shared = self._best(prompt, mine + LEAST, reading=False)
+        except OSError:
+            return mine
+        if file is None:
+            return mine
+        file.close()
+        return shared if shared < tokens or held.logits(tokens) is not None else tokens - 1
+
     def _unseen(self, runner, prompt):
         """Whether a prompt has frame pairs that a runner does not hold."""
         return bool(prompt.spans) and sum(prompt.spans[-1][1:]) > runner.held.length
 
-    def _best(self, runner, prompt, least):
-        """(file, Held, tokens) of the entry that shares most with a prompt; (None, None, 0) without one of `least` tokens."""
+    def _best(self, prompt, least, warn=None, reading=True):
+        """(file, Held, tokens) of the entry that shares most with a prompt; (None, None, 0) without one of `least` tokens.
+
+        warn(sentence) is told of files that have changed. reading: see Held.shared.
+        """
         best, changed, known = (None, None, least - 1), {}, set()
         for entry in self.store.of_model(self.layout)[:LOOKED_AT]:
             checkpoint()
             file = self._opened(entry)
             try:
-                held = self._beginning(file, runner, prompt, least, changed, known) if file else None
-                if held and (shared := held.shared(prompt)) > best[2]:
+                held = self._beginning(file, prompt, least, changed, known, reading) if file else None
+                if held and (shared := held.shared(prompt, reading)) > best[2]:
                     file, best = best[0], (file, held, shared)
             except Damaged:
                 entry.path.unlink(missing_ok=True)
             finally:
                 if file is not None:
                     file.close()
-        for path in changed.keys() - known:
-            runner.meter.warn(f"{changed[path]} has changed since it was watched: what is stored of it is not used")
+        for path in changed.keys() - known if warn else ():
+            warn(f"{changed[path]} has changed since it was watched: what is stored of it is not used")
         return best if best[0] is not None else (None, None, 0)
 
     def _opened(self, entry):
@@ -232,16 +258,18 @@ class Keeper:
         file.close()
         return None
 
-    def _beginning(self, file, runner, prompt, least, changed, known):
+    def _beginning(self, file, prompt, least, changed, known, reading):
         """The Held of an entry whose first `least` tokens are those of a prompt; None for others. Raises Damaged."""
         for medium in prompt.media:
-            if (path := _path(medium)) is not None:
+            if (path := _path(medium)) is not None and (reading or medium.has_keys()):
                 self._compare(medium, path, file.table.meta["contents"].get(path), changed, known)
         tokens = file.table.arrays.get("tokens", np.empty(0))[:least]
         if len(tokens) < least or not np.array_equal(tokens, prompt.token_ids[:least]):
             return None
-        state, size = unpack(file), runner.network.config.text.vocab_size
-        state.ends = [(n, logits) for n, logits in state.ends if logits.shape == (size,) and np.isfinite(logits).all()]
+        state = unpack(file)
+        state.ends = [
+            (n, logits) for n, logits in state.ends if logits.shape == (self.vocabulary,) and np.isfinite(logits).all()
+        ]
         return held_by(state)
 
     def _compare(self, medium, path, stored, changed, known):

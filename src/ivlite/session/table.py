@@ -50,11 +50,13 @@ class Layout:
     @classmethod
     def of(cls, network, kind):
         """The Layout of a network's caches of a kind."""
-        text = network.config.text
-        ranks, rope_dim = tuple(text.kv_lora_rank), text.qk_rope_head_dim
-        return cls(
-            network.source.digest, kind, ranks, rope_dim, cache_token_bytes(ranks, rope_dim, kind), network.config.name
-        )
+        return cls.of_source(network.source, network.config, kind)
+
+    @classmethod
+    def of_source(cls, source, config, kind):
+        """The Layout of the caches of a model whose weights come from a source."""
+        ranks, rope_dim = tuple(config.text.kv_lora_rank), config.text.qk_rope_head_dim
+        return cls(source.digest, kind, ranks, rope_dim, cache_token_bytes(ranks, rope_dim, kind), config.name)
 
     @classmethod
     def checked(cls, data):

@@ -158,6 +158,7 @@ def test_what_changes_after_its_keys_were_made_has_others_once_it_is_decoded(tmp
 def reads(monkeypatch):
     """The paths that were read for a digest."""
     seen, opened = [], files.opened
+    monkeypatch.setattr(files, "_table", [])  # what other tests keep for later processes
     monkeypatch.setattr(files, "opened", lambda path: seen.append(os.fspath(path)) or opened(path))
     return seen
 

@@ -5,6 +5,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ import ivlite
 from ivlite import plan, prompt
 from ivlite.cli import answer
 from ivlite.cli.progress import Progress
+from ivlite.engine.vision import SEEN
 from ivlite.errors import ContextError, OutOfMemoryError, UsageError
 from ivlite.evaluate import synthetic
 from ivlite.machine import MARGIN
+from ivlite.media import lanes, pace
 from ivlite.plan import measure, store
 from ivlite.plan.speeds import Speeds, fitted
 
@@ -171,6 +174,81 @@ def test_decoding_is_timed_on_a_moment_of_it(demo, tmp_path, name, count):
         made = demo.plan(ask(part | more), max_new_tokens=5)
         assert 0 < made.seconds["decode"] < 20 and made.fits
         assert made.videos[0].frames == len(demo.prepare(ask(part | more)).frames[0])
+
+
+class Opened:
+    """A video whose decoders open a file for `opening` seconds each and decode a picture in `each`, by a clock of its own."""
+
+    def __init__(self, clock, frames, count, opening, each):
+        self.clock, self.frames, self.opened = clock, frames, (opening, each, count)
+
+    def decoders(self):
+        return self.opened[2], 1, 0
+
+    def pictures(self):
+        opening, each, count = self.opened
+        for n in range(len(self.frames)):
+            if n % count == 0:  # they work side by side
+                self.clock.now += each + (opening if n == 0 else 0)
+            yield None
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+@pytest.mark.parametrize("wanted", [1, 2, 5, 16, 200])
+@pytest.mark.parametrize("opening", [0.0, 0.6])
+def test_files_are_opened_once_by_each_decoder(monkeypatch, count, wanted, opening):
+    """The index of a day is read once, however many frames are wanted: sixteen of them took 5 s by the plan, and 0.8."""
+    clock = Clock()
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: clock.now)
+    chosen, opened = np.arange(wanted) * 1000, []
+
+    def video(some):
+        opened.append(Opened(clock, some, count, opening, 0.01))
+        return opened[-1]
+
+    timed = pace.Pace(video, 0, 10**6, np.arange(0, 10**6, 100), 64 * 64)
+    said, before = timed.seconds(chosen, (64, 64)), clock.now
+    for _ in Opened(clock, chosen, count, opening, 0.01).pictures():
+        pass
+    if wanted > 1:
+        assert said == pytest.approx(clock.now - before, rel=0.3) and len(opened) == 1
+    assert timed.seconds(chosen, (64, 64)) == said and len(opened) <= 2  # measured once
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+def test_memory_of_features_files_and_decoders_is_counted(demo, monkeypatch):
+    planner, vision = demo._planning(), demo.config.vision
+    row = 4 * vision.out_hidden_size * (1 + len(vision.deepstack_indexes))
+    assert planner.peak(100, 200, 64) - planner.peak(100, 200) == 64 * row
+    assert planner.peak(100, 200, 1 << 30) - planner.peak(100, 200) == SEEN
+    assert planner.peak(100, 200, 0, 5 << 20) - planner.peak(100, 200) == 5 << 20
+    monkeypatch.setattr(lanes, "processors", lambda: 2)
+
+    def taken(frames, shape, wanted):
+        times = SimpleNamespace(times=np.empty(frames), keys=np.arange(0, frames, 50), seekable=True)
+        count, _, size = lanes.decoders(times, wanted, lanes.split(times, wanted), shape, (64, 64))
+        return count, size / 1e6
+
+    sparse, every = list(range(0, 400_000, 25_000)), list(range(200))
+    assert taken(432_000, (64, 64), sparse) == (2, pytest.approx(2 * 432_000 * 80e-6, rel=0.1))
+    assert taken(10_000_000, (64, 64), sparse) == (1, pytest.approx(10_000_000 * 80e-6, rel=0.1))
+    assert taken(18_000, (1080, 1920), sparse[:1]) == (1, pytest.approx(18_000 * 80e-6 + 14 * 3.1, rel=0.1))
+    assert taken(18_000, (1080, 1920), every)[0] == 1
+
+
+def test_memory_of_a_long_file_is_planned(demo, tmp_path):
+    """Its index is in memory once for each decoder; where nothing is decoded, once."""
+    short, long = (str(packed(tmp_path / f"{n}.mp4", n, 5)) for n in (200, 20_000))
+    made = [demo.plan(ask({"type": "video", "video": path}), max_new_tokens=9) for path in (short, long)]
+    more = made[1].peak_memory - made[0].peak_memory
+    assert 19_000 * 90 < more < 20_000 * 80 * 9
+    demo.chat(ask({"type": "video", "video": long}), max_new_tokens=1)
+    held = demo.plan(ask({"type": "video", "video": long}), max_new_tokens=9)
+    assert held.held > 0 and held.peak_memory <= made[1].peak_memory
+    limited = demo.plan(ask({"type": "video", "video": long}), max_new_tokens=9, memory=made[1].peak_memory)
+    assert limited.fits and limited.videos == made[1].videos
 
 
 @pytest.mark.parametrize(

@@ -567,6 +567,7 @@ def test_large_files_are_not_read_for_a_follow_up(session, monkeypatch):
     monkeypatch.setattr(ivlite.media.medium, "LARGE", 1)
     monkeypatch.setattr(ivlite.media.medium.Content, "begin", lambda self: None)
     monkeypatch.setattr(ivlite.files, "_digests", {})
+    monkeypatch.setattr(ivlite.files, "_table", [])
     with monkeypatch.context() as patch:
         patch.setattr(ivlite.files, "content_digest", lambda *_: pytest.fail("read"))
         ask(session, "What happens?", [CLIP])

@@ -93,9 +93,11 @@ class Held:
             if first >= n:
                 break
             span = next(mine, None)
-            if not reading and span is not None and not (span.known() and prompt.media[medium].has_keys()):
-                return first
-            if span is None or (span.first, span.count) != (first, count) or not span.shows(prompt.media[medium], pair):
+            if (
+                span is None
+                or (span.first, span.count) != (first, count)
+                or not span.shows(prompt.media[medium], pair, reading)
+            ):
                 return first
         following = next(mine, None)  # a frame pair here, and plain text there
         return n if following is None else min(n, following.first)
@@ -155,16 +157,17 @@ class Span:
             self._medium = None
         return self._key
 
-    def shows(self, medium, pair):
-        """Whether this is the n-th frame pair of a medium. Reads no file where it is the same medium."""
+    def shows(self, medium, pair, reading=True):
+        """Whether this is the n-th frame pair of a medium. Reads no file where it is the same medium.
+
+        reading: False to say no where a large file must be read for a key, or pixels.
+        """
         mine = self._medium
         if mine is not None and pair == self._pair and mine in (medium, getattr(medium, "medium", None)):
             return True
+        if not reading and not (medium.has_keys() and (self._key is not None or mine.has_keys())):
+            return False
         return self.key == medium.pair_keys()[pair]
-
-    def known(self):
-        """Whether the key needs no reading of large files, nor of pixels."""
-        return self._key is not None or self._medium.has_keys()
 
     def settle(self):
         """Lets go of the medium if its keys need no reading of files."""

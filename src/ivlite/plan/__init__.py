@@ -32,8 +32,9 @@ class Plan:
     cache_bytes: of prompt and answer. weight_bytes. peak_memory: bytes. seconds: of the stages load (if it is yet to come),
     scan, decode, vision, prefill and generate (for all of max_new_tokens), None if the machine's speed is not known. fits:
     whether it can be done; problem: why not, with the numbers. nearest: settings that fit, or that take more frames. held:
-    tokens of the prompt that need no work, because a session, an earlier call or the store has it. linear: the share of prefill that does not grow with what came before.
-    took: what happened (seconds of each stage, counts), once it has.
+    tokens of the prompt that need no work, because a session, an earlier call or the store has it. linear: the share
+    of prefill that does not grow with what came before. took: what happened (seconds of each stage, counts), once it
+    has.
     """
 
     videos: tuple[Choice, ...]

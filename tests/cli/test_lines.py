@@ -246,3 +246,24 @@ def test_who_sees_progress(monkeypatch, quiet, verbose, terminal, made):
     monkeypatch.setenv("TERM", terminal or "xterm")
     meter = prompts.meter(SimpleNamespace(quiet=quiet, verbose=verbose), "read")
     assert (meter and meter.live) == made
+
+
+@pytest.mark.parametrize("drafted, accepted, verbose, told", [
+    (1200, 1100, True, True), (0, 0, True, False), (1200, 1100, False, False), (7, 0, True, True),
+])  # fmt: skip
+def test_drafts_are_told_where_there_were_any(capsys, drafted, accepted, verbose, told):
+    class Streamed(list):
+        reply, prompt = reply(), SimpleNamespace(plan=SimpleNamespace(videos=()), media=[], spans=[], token_ids=[1])
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    stream = Streamed()
+    stream.reply.usage.update(draft_tokens=drafted, accepted_tokens=accepted)
+    args = SimpleNamespace(verbose=verbose, quiet=False)
+    answer.show(SimpleNamespace(threads=2, kv="q8"), stream, args, None)
+    line = f"{accepted:,} of {drafted:,} drafted tokens were accepted"
+    assert (line in capsys.readouterr().err) == told

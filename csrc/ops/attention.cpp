@@ -48,12 +48,13 @@ struct Parts {
     for (int64_t p = 0; p < parts; p++) top = fmaxf(top, m[p * rows + row]);
     for (int64_t p = 0; p < parts; p++)
       if (l[p * rows + row] != 0) total += l[p * rows + row] * expf(m[p * rows + row] - top);
-    memset(out, 0, (size_t)rank * 4);
+    bool first = true;
     for (int64_t p = 0; p < parts; p++) {
       if (l[p * rows + row] == 0) continue;  // sees no token; a NaN is a part of the sum
-      float weight = expf(m[p * rows + row] - top) / total;
+      const float weight = expf(m[p * rows + row] - top) / total;
       const float* from = acc + (p * rows + row) * rank;
-      for (int64_t j = 0; j < rank; j++) out[j] += weight * from[j];
+      for (int64_t j = 0; j < rank; j++) out[j] = weight * from[j] + (first ? 0 : out[j]);
+      first = false;
     }
   }
 };

@@ -57,28 +57,6 @@ inline void quantize_query(uint8_t* to, int lane, const float* x, int64_t n, flo
   }
 }
 
-// Online softmax of the scores of 16 lanes and n keys, weights times the value scales quantized to uint8 with one scale per block.
-// The rounding error of a key is carried to the next (error diffusion): the many small weights of a long tail keep their sum.
-template <int P>
-inline void quantize_weights(const SoftmaxWeights& b, const float* scale, int64_t n, int64_t h) {
-  constexpr int64_t kStride = 16 * P;
-  const vec::V most = scaled_weights(b.s + h, kStride, scale, n, b.m + h, b.l + h, b.alpha + h);
-  vec::store(b.unit + h, vec::mul(most, vec::set1(1.0f / 255)));
-  const vec::V inverse = _mm512_maskz_div_ps(_mm512_cmp_ps_mask(most, vec::zero(), _CMP_GT_OQ), vec::set1(255), most);
-  vec::V left = vec::zero();
-  for (int64_t t = 0; t < n; t += 4) {
-    __m512i four = _mm512_setzero_si512();
-    for (int i = 0; i < 4 && t + i < n; i++) {
-      left = _mm512_fmadd_ps(vec::load(b.s + (t + i) * kStride + h), inverse, left);
-      const vec::V code = vec::min(vec::round(left), vec::set1(255));
-      left = vec::sub(left, code);
-      four =
-          _mm512_or_si512(four, _mm512_slli_epi32(_mm512_max_epi32(_mm512_cvtps_epi32(code), _mm512_setzero_si512()), (unsigned)(8 * i)));
-    }
-    _mm512_storeu_si512(b.p + t / 4 * kStride + h, four);
-  }
-}
-
 // Interleaves `left` columns, at most 64, of n rows of `stride` bytes, padded with zeros to a multiple of 4 rows: vector j of a
 // four has, in quarter q, the codes of 4 rows of columns 16 q + 4 j + (0..3).
 inline void interleave(uint8_t* to, const int8_t* rows, int64_t stride, int64_t n, int64_t left) {
@@ -255,28 +233,29 @@ inline __m512i with_byte(__m512i a, __m512i b, uint32_t mask) {
   return _mm512_ternarylogic_epi32(a, b, _mm512_set1_epi32((int)mask), 0xd8);
 }
 
-// Online softmax of the scores of 32 lanes and n keys, to which the logarithms of their values' scales were added: the weights are
+// Online softmax of the scores of 16 P lanes and n keys, to which the logarithms of their values' scales were added: the weights are
 // those of the values' codes, and the sum l divides the scales out again. Weights are relative to the largest of the block, so
 // that it is kMostCode. The rounding error of a key is carried to the fourth after it (error diffusion): the many small weights of a
 // long tail keep their sum.
+template <int P>
 inline void weigh_lanes(const SoftmaxWeights& b, const float* inverse, int64_t n) {
-  constexpr int P = kInt8Lanes / 16;
+  constexpr int64_t kStride = 16 * P;
   vec::V top[P], shift[P], sum[P];
   __m512i fixed[P][4];
   for (int h = 0; h < P; h++) top[h] = vec::set1(kInitialMax), sum[h] = vec::zero();
   for (int64_t t = 0; t < n; t++)
-    for (int h = 0; h < P; h++) top[h] = vec::max(top[h], vec::load(b.s + t * kInt8Lanes + 16 * h));
+    for (int h = 0; h < P; h++) top[h] = vec::max(top[h], vec::load(b.s + t * kStride + 16 * h));
   for (int h = 0; h < P; h++) {
     shift[h] = vec::sub(vec::set1(7.98868469f + 24), top[h]);  // weights in 2^-24 of a code: log2 of kMostCode, and 24
     for (int i = 0; i < 4; i++) fixed[h][i] = _mm512_set1_epi32(1 << 23);
   }
   const float* s = b.s;
-  for (int64_t t = 0; t < n; t += 4, s += 4 * kInt8Lanes) {
+  for (int64_t t = 0; t < n; t += 4, s += 4 * kStride) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
 #pragma GCC unroll 2
       for (int h = 0; h < P; h++) {
-        const vec::V score = t + i < n ? vec::load(s + i * kInt8Lanes + 16 * h) : vec::set1(-INFINITY);
+        const vec::V score = t + i < n ? vec::load(s + i * kStride + 16 * h) : vec::set1(-INFINITY);
         const vec::V weight = exp2_rough(vec::max(vec::set1(-120), vec::add(score, shift[h])));  // in this order NaN stays NaN
         if (t + i < n) sum[h] = vec::fma(weight, vec::set1(inverse[t + i]), sum[h]);
         fixed[h][i] = _mm512_add_epi32(_mm512_and_si512(fixed[h][i], _mm512_set1_epi32(0xffffff)), _mm512_cvtps_epu32(weight));
@@ -284,7 +263,7 @@ inline void weigh_lanes(const SoftmaxWeights& b, const float* inverse, int64_t n
     for (int h = 0; h < P; h++) {
       __m512i codes = with_byte(_mm512_srli_epi32(fixed[h][0], 24), _mm512_srli_epi32(fixed[h][1], 16), 0xff00);
       codes = with_byte(codes, _mm512_srli_epi32(fixed[h][2], 8), 0xff0000);
-      _mm512_storeu_si512(b.p + t / 4 * kInt8Lanes + 16 * h, with_byte(codes, fixed[h][3], 0xff000000));
+      _mm512_storeu_si512(b.p + t / 4 * kStride + 16 * h, with_byte(codes, fixed[h][3], 0xff000000));
     }
   }
   for (int h = 0; h < P; h++) {
@@ -350,7 +329,7 @@ inline void int8_lanes(const Int8Layout& o, const SoftmaxWeights& w, const uint8
       float* s = w.s + t * kInt8Lanes + j;
       vec::store(s, vec::min(vec::load(s), causal_lanes(ahead, j, t)));
     }
-  weigh_lanes(w, keys.inverse, n);
+  weigh_lanes<kInt8Lanes / 16>(w, keys.inverse, n);
   for (int64_t col = 0; col < o.dv; col += kInterleaved) pv_lanes<2>(w, keys.v + col * kInt8Keys, count, col, o.dv - col, n);
 }
 

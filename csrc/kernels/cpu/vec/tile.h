@@ -20,6 +20,11 @@ struct FromZero {
   vec::V at(int64_t, int, int) const { return vec::zero(); }
   void next(int64_t) {}
 };
+struct FromRows {  // each row from its own value
+  const float* value;
+  vec::V at(int64_t r, int, int) const { return vec::set1(value[r]); }
+  void next(int64_t rows) { value += rows; }
+};
 struct ScaledLanes {  // out, each lane with its own factor
   const float* out;
   int64_t ldo;

@@ -19,7 +19,8 @@ class Held:
 
     def __init__(self):
         self.length = 0
-        self._ids, self._positions = np.empty(0, np.int64), np.empty((3, 0), np.int64)
+        self._ids, self._positions = np.empty(0, np.int64), np.empty((3, 0), np.int64)  # with room for more
+        self._added = [], []  # the newest token ids, and arrays of their positions, that are not in these yet
         self.spans: list[Span] = []
         self.chunks: dict[int, int] = {}
         self._ends: dict[int, np.ndarray] = {}  # length -> logits after it, the one used last at the end
@@ -38,12 +39,12 @@ class Held:
 
     @property
     def token_ids(self):
-        return self._ids[: self.length].tolist()
+        return self._arrays()[0].tolist()
 
     @property
     def positions(self):
         """int64 (3, length)."""
-        return self._positions[:, : self.length]
+        return self._arrays()[1]
 
     @property
     def keys(self):
@@ -52,32 +53,40 @@ class Held:
 
     def append(self, ids, positions, following=None):
         """Adds tokens with their positions (3, n); `following`: the position of the next one, if it is not one more."""
-        end = self.length + len(ids)
-        if end > len(self._ids):
-            room = max(end, 2 * len(self._ids), 256)
-            self._ids = np.concatenate([self._ids[: self.length], np.empty(room - self.length, np.int64)])
-            more = np.empty((3, room - self.length), np.int64)
-            self._positions = np.concatenate([self._positions[:, : self.length], more], 1)
-        self._ids[self.length : end] = ids
-        self._positions[:, self.length : end] = positions
-        self.length = end
-        self.next = self._following() if following is None else following
+        self._added[0].extend(ids)
+        self._added[1].append(positions)
+        self.length += len(ids)
+        if following is None and len(ids):  # a vision block's last token has its last row and column
+            following = int(positions[:, -1].max()) + 1
+        self.next = self.next if following is None else following
+
+    def _arrays(self):
+        """Token ids (length,) and positions (3, length)."""
+        ids, positions = self._added
+        if ids:
+            first = self.length - len(ids)
+            if self.length > len(self._ids):
+                room = max(self.length, 2 * len(self._ids), 256)
+                self._ids = np.concatenate([self._ids[:first], np.empty(room - first, np.int64)])
+                self._positions = np.concatenate([self._positions[:, :first], np.empty((3, room - first), np.int64)], 1)
+            self._ids[first : self.length] = ids
+            self._positions[:, first : self.length] = np.concatenate(positions, 1)
+            self._added = [], []
+        return self._ids[: self.length], self._positions[:, : self.length]
 
     def truncate(self, length):
         """Forgets all tokens from `length` on."""
         if length == self.length:
             return
+        positions = self._arrays()[1]
+        # A vision block's last token has its last row and column; text goes on after the longer side.
+        self.next = int(positions[:, length - 1].max()) + 1 if length else 0
         self.length, self.given = length, min(self.given, length)
         self.lows = {file: min(low, length) for file, low in self.lows.items()}
-        self.next = self._following()
         while self.spans and self.spans[-1].first >= length:
             self.spans.pop()
         self.chunks = {first: end for first, end in self.chunks.items() if end <= length}
         self._ends = {n: logits for n, logits in self._ends.items() if n <= length}
-
-    def _following(self):
-        # A vision block's last token has its last row and column; text goes on after the longer side.
-        return int(self._positions[:, self.length - 1].max()) + 1 if self.length else 0
 
     def shared(self, prompt, reading=True):
         """The number of leading tokens of a Prompt whose rows are held. Raises MediaError, Stopped (keys of media).
@@ -85,8 +94,9 @@ class Held:
         reading: False to count no frame pair for whose key a large file must be read, or pixels.
         """
         n = min(self.length, len(prompt.token_ids))
-        same = self._ids[:n] == np.asarray(prompt.token_ids[:n], np.int64)
-        same &= (self._positions[:, :n] == prompt.positions[:, :n]).all(0)
+        ids, positions = self._arrays()
+        same = ids[:n] == np.asarray(prompt.token_ids[:n], np.int64)
+        same &= (positions[:, :n] == prompt.positions[:, :n]).all(0)
         n = n if same.all() else int(same.argmin())
         mine = iter(self.spans)
         for (_, first, count), (medium, pair) in zip(prompt.spans, prompt.pairs(), strict=True):
@@ -130,7 +140,8 @@ class Held:
     def copy(self, length):
         """The first `length` tokens of these."""
         out = Held()
-        out.append(self._ids[:length], self._positions[:, :length])
+        ids, positions = self._arrays()
+        out.append(ids[:length].tolist(), positions[:, :length].copy())
         out.given = min(self.given, length)
         out.spans = [span for span in self.spans if span.first < length]
         out.chunks = {first: end for first, end in self.chunks.items() if end <= length}

@@ -53,3 +53,16 @@ def test_times_and_sizes():
         for text in texts:
             with pytest.raises(Exception, match="time|size"):
                 parse(text)
+
+
+def test_run_can_take_the_frames_of_a_limit(toy):
+    """What `plan` thins to a limit it names as a budget, and that takes the same frames."""
+    whole = json.loads(ivlite("plan", "model.gguf", "--video", "clip.mp4", "--json", cwd=toy).stdout)
+    least = whole["peak_memory"] - 4 * whole["cache_bytes"] // 5
+    limited = ivlite("plan", "model.gguf", "--video", "clip.mp4", "--memory", least, "--max-new-tokens", 1, cwd=toy)
+    assert limited.returncode == 0, limited.stderr
+    assert "thinned to the limit" in limited.stdout
+    (line,) = (line for line in limited.stdout.splitlines() if line.startswith("run "))
+    budget = line.split("--budget ")[1].split()[0]
+    same = ivlite("plan", "model.gguf", "--video", "clip.mp4", "--budget", budget, cwd=toy)
+    assert same.stdout.split(":")[1].split(",")[0] == limited.stdout.split(":")[1].split(",")[0]

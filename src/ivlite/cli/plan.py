@@ -140,6 +140,8 @@ def lines(made):
         stages = ", ".join(f"{s} {clock(t)}" for s, t in made.seconds.items() if s != "generate" and t >= 0.05)
         yield f"{'time':<8}first token after {clock(made.wait)}{f' ({stages})' if stages else ''}"
         yield f"{'':<8}a full answer after another {clock(made.seconds['generate'])}"
+    if any(video.by == "limit" for video in made.videos):
+        yield f"{'run':<8}with --budget {sum(video.tokens for video in made.videos)} to take these frames"
     for setting in made.nearest:
         wait = "" if setting.wait is None else f", first token after {clock(setting.wait)}"
         yield f"{'or' if made.fits else 'fits':<8}{setting.flag}: {setting.frames:,} frames, {setting.tokens:,} tokens{wait}"

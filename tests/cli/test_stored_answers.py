@@ -46,6 +46,23 @@ def test_the_second_question(run):
     assert other["usage"]["stored_tokens"] > other["usage"]["vision_tokens"]
 
 
+def test_plan_looks_into_the_store(run, capsys):
+    def planned(*more):
+        assert cli.main(["plan", "demo", "--video", str(run.video), "What moves?", *more, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    assert planned()["held"] == 0
+    run("What moves?")
+    made, apart = planned(), planned("--no-store")
+    assert made["held"] == made["prompt_tokens"] and apart["held"] == planned("--kv", "f16")["held"] == 0
+    assert made["seconds"]["vision"] == made["seconds"]["prefill"] == 0 < apart["seconds"]["vision"]
+    line = next(line for line in run("Which colour is it?")[2] if ": plan: " in line)
+    held, total = map(int, re.search(r"\((\d+) of the (\d+) prompt tokens are computed already\)", line).groups())
+    assert made["vision_tokens"] < held < total
+    written(run.video, shade=90)
+    assert planned()["held"] == 0
+
+
 def test_another_clip_of_that_name(run):
     run("What moves?")
     info = run.video.stat()

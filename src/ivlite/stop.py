@@ -14,7 +14,15 @@ from typing import Any, Generic, Self, TypeVar
 from ivlite.errors import Stopped, UsageError, shown
 
 T = TypeVar("T")
-_thread = threading.local()
+
+
+class _Local(threading.local):
+    """The Stop of each thread. A default of the class is found several times faster than by asking for what is missing."""
+
+    stop: "Stop | None" = None
+
+
+_thread = _Local()
 
 
 class Stop:
@@ -111,7 +119,7 @@ def checked(stop: Stop | None) -> Stop | None:
 
 def current() -> Stop | None:
     """The Stop of this thread, or None."""
-    return getattr(_thread, "stop", None)
+    return _thread.stop
 
 
 def within(*stops: Stop | None) -> Stop:
@@ -121,7 +129,7 @@ def within(*stops: Stop | None) -> Stop:
 
 def checkpoint() -> None:
     """Raises Stopped if the Stop of this thread is set."""
-    stop = getattr(_thread, "stop", None)
+    stop = _thread.stop
     if stop is not None and (stop._reason is not None or stop._deadline is not None):  # its lines run for every layer
         stop.check()
 

@@ -57,7 +57,7 @@ def reached(path, times, display, frames, count):
     """The pictures of frames with `count` decoders; 0: with one of several threads."""
     file = str(path), "it", None
     if count == 0:
-        return list(lanes.in_one(file, times, frames, display.pixels, 0))
+        return list(lanes.in_one(file, times, frames, display.pixels, 2, 0))
     return list(lanes.side_by_side(file, times, lanes.split(times, frames), display.pixels, count))
 
 

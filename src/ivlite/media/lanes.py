@@ -23,7 +23,9 @@ DECODERS = 256 << 20  # bytes that all decoders together may take, as reckoned h
 REFERENCES = 10  # frames that a decoder holds
 ENTRY = 80  # bytes of a frame in FFmpeg's index of a file, while it is made
 PICTURES = 64 << 20  # bytes of resized frames that may wait to be used
-BATCH = 1 << 20  # pixels of the frames that are handed over together to be resized
+RESIZING = 128 << 20  # bytes of the frames that are being resized, or wait for it
+RESIZED = 5  # frames' bytes that each thread takes for it: three frames, and one of them in RGB
+BATCH = 1 << 19  # pixels of the frames that are handed over together to be resized
 
 
 def processors():
@@ -48,7 +50,8 @@ def pictures(file, times, frames, render, shape, size):
     if count > 1:
         found = side_by_side(file, times, runs, render, count)
     else:
-        found = in_one(file, times, frames, render, 0 if 1 < processors() == threads else threads)
+        threads = 0 if 1 < processors() == threads else threads
+        found = in_one(file, times, frames, render, resizers(shape), threads)
     with closing(found):
         yield from found
 
@@ -64,7 +67,13 @@ def decoders(times, frames, runs, shape, size):
     if count > 1 and apart and waiting <= PICTURES:
         return count, 1, count * (index + (REFERENCES + 2) * frame) + waiting
     threads = min(cores, max(1, (DECODERS // frame - REFERENCES) // 2))
-    return 1, threads, index + (REFERENCES + 2 * threads) * frame
+    return 1, threads, index + (REFERENCES + 2 * threads + RESIZED * resizers(shape)) * frame
+
+
+def resizers(shape):
+    """Threads that resize frames of that (height, width) beside one decoder."""
+    most = RESIZING // (RESIZED * max(1, int(1.5 * shape[0] * shape[1])))
+    return max(1, min(4, processors(), max(2, processors() // 2), most))
 
 
 def split(times, frames):
@@ -107,9 +116,8 @@ def picture_of(decoder, index, render, last):
     return (found, None, False) if frame is None else (found, render(frame), bool(frame.is_corrupt))
 
 
-def in_one(file, times, frames, render, threads):
-    """Decodes all with one decoder, while the pictures of frames before are made."""
-    beside = min(4, max(1, processors() // 2))
+def in_one(file, times, frames, render, beside, threads):
+    """Decodes all with one decoder, while `beside` threads make the pictures of frames before."""
     waiting, before = deque(), None
     batch, told = [], []  # frames; and for each index: that of the frame, its place in the batch, whether it is damaged
     wanted = frames if frames[-1] - frames[0] >= 2 * len(frames) else None
@@ -132,7 +140,7 @@ def in_one(file, times, frames, render, threads):
             if frame is None or len(told) * frame.width * frame.height >= BATCH:
                 waiting.append((told, workers.submit(bound(pictures_of), batch)))
                 batch, told = [], []
-            while len(waiting) > beside:
+            while len(waiting) >= 2 * beside:
                 yield from ready(*waiting.popleft())
         if told:
             waiting.append((told, workers.submit(bound(pictures_of), batch)))

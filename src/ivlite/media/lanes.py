@@ -24,7 +24,7 @@ REFERENCES = 10  # frames that a decoder holds
 ENTRY = 80  # bytes of a frame in FFmpeg's index of a file, while it is made
 PICTURES = 64 << 20  # bytes of resized frames that may wait to be used
 RESIZING = 128 << 20  # bytes of the frames that are being resized, or wait for it
-RESIZED = 5  # frames' bytes that each thread takes for it: three frames, and one of them in RGB
+RESIZED = 5  # frames' bytes that each thread takes for it: up to three frames, one of them in RGB
 BATCH = 1 << 19  # pixels of the frames that are handed over together to be resized
 
 
@@ -140,7 +140,7 @@ def in_one(file, times, frames, render, beside, threads):
             if frame is None or len(told) * frame.width * frame.height >= BATCH:
                 waiting.append((told, workers.submit(bound(pictures_of), batch)))
                 batch, told = [], []
-            while len(waiting) >= 2 * beside:
+            while len(waiting) > beside:
                 yield from ready(*waiting.popleft())
         if told:
             waiting.append((told, workers.submit(bound(pictures_of), batch)))

@@ -170,7 +170,7 @@ def test_row_51_a_large_matroska_file_is_planned_from_its_cues(tmp_path, monkeyp
 
 
 def test_memory_of_decoders_is_bounded(monkeypatch):
-    """One decoder for a day of frames or for pictures of 8K; several for small ones."""
+    """One decoder for a day of frames or for pictures of 8K, and one thread that resizes those; several for small ones."""
     used = []
     monkeypatch.setattr(lanes, "processors", lambda: 16)
 
@@ -192,5 +192,6 @@ def test_memory_of_decoders_is_bounded(monkeypatch):
         Times.times = np.empty(frames)
         list(lanes.pictures(("", "", None), Times, list(range(0, 1000, 20)), None, shape, (256, 480)))
     list(lanes.pictures(("", "", None), Times, list(range(1000)), None, (240, 320), (256, 480)))
+    assert [lanes.resizers(shape) for shape in ((240, 320), (1080, 1920), (4320, 7680))] == [4, 4, 1]
     (a, few), (b, hd), (c, _), (d, threads), (e, _) = used
     assert (a, b, c, d, e) == ("apart", "apart", "one", "one", "one") and few == 8 and 2 <= hd <= 8 and threads == 1

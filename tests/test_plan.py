@@ -234,7 +234,10 @@ def test_memory_of_features_files_and_decoders_is_counted(demo, monkeypatch):
     sparse, every = list(range(0, 400_000, 25_000)), list(range(200))
     assert taken(432_000, (64, 64), sparse) == (2, pytest.approx(2 * 432_000 * 80e-6, rel=0.1))
     assert taken(10_000_000, (64, 64), sparse) == (1, pytest.approx(10_000_000 * 80e-6, rel=0.1))
-    assert taken(18_000, (1080, 1920), sparse[:1]) == (1, pytest.approx(18_000 * 80e-6 + 14 * 3.1, rel=0.1))
+    assert taken(18_000, (1080, 1920), sparse[:1]) == (
+        1,
+        pytest.approx(18_000 * 80e-6 + 24 * 3.1, rel=0.1),
+    )  # 10 of them are resized
     assert taken(18_000, (1080, 1920), every)[0] == 1
 
 

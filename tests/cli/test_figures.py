@@ -78,7 +78,7 @@ def test_the_report_of_bench():
     facts = {
         "model": "m", "weights": 5e9, "kv": "q8", "load_seconds": 1.25, "peak_memory": 6e9,
         "machine": {"cpu": "C", "threads": 2, "isa": "avx2"}, "limits": {"read": 35.06e9, "int8": 1.2e12, "matrix": 0},
-        "prefill": stage | {"ops_per_second": 1.5e9, "share": None},
+        "prefill": [stage | {"ops_per_second": 1.5e9, "share": None}],
         "decode": [stage | {"bytes_per_second": 30e9, "share": 0.855}],
         "vision": stage | {"count": 1, "ops_per_second": 2e9, "share": 0.5, "size": [64, 32]},
     }  # fmt: skip
@@ -89,7 +89,7 @@ def test_the_report_of_bench():
     assert text[6].split() == "decode 1,000 tokens after 4,096 2.000 500.00 tokens 30.0 GB/s 86 %".split()
     assert text[7].split() == "vision, a pair of 64x32 2.000 500.00 pairs 2.0 GOPS 50 %".split()
     assert text[-1] == "peak memory 6.00 GB" and len({len(line) for line in text[4:8]}) == 1
-    facts["vision"]["count"], facts["prefill"]["depth"], facts["limits"]["matrix"] = 2, 0, 3e12
+    facts["vision"]["count"], facts["prefill"][0]["depth"], facts["limits"]["matrix"] = 2, 0, 3e12
     text = list(bench.lines(facts))
     assert text[2].endswith(", matrix unit 3000 GOPS") and text[5].startswith("prefill 1,000 tokens   ")
     assert text[7].startswith("vision, 2 pairs of 64x32 ")

@@ -275,9 +275,9 @@ for kind in _C_KINDS:
 
 
 GROWTH = """
-import resource
 import numpy as np
 from ivlite import _C
+from ivlite.machine import peak_memory  # what getrusage tells may be the peak of the parent process
 layers, tokens = 8, 20_000
 cache = _C.LatentCache([896] * layers, 128, tokens, "q8")
 for layer in range(layers):
@@ -286,10 +286,10 @@ cache.advance(1000)
 rows = cache.dump(0, 1000)
 while cache.length < tokens:
     cache.restore(cache.length, rows)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory()
 cache.reserve(5 * tokens)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(peak * 1024 / (tokens * cache.token_bytes / layers))
+peak = peak_memory() - before
+print(peak / (tokens * cache.token_bytes / layers))
 """
 
 

@@ -1,5 +1,7 @@
 // 64 codes of 4 bits to int8 by tables of 16 levels, for the 256-bit vectors that both AVX2 and AVX-512 have. Included by the vocabularies.
 #pragma once
+#include <immintrin.h>
+#include <stdint.h>
 
 namespace ivlite {
 namespace {

@@ -80,6 +80,16 @@ def test_what_is_written_is_read(file):
             assert got.tensors[name].offset % 32 == 0 and got.tensors[name].nbytes == len(data)
 
 
+def test_kinds_of_numbers(tmp_path):
+    """Each integer has the type that holds it, as another reader sees it."""
+    gguf = pytest.importorskip("gguf")
+    numbers = {"u32": 2**32 - 1, "u64": 2**63 + 5, "u64.low": 2**32, "i64": -1, "f64": 0.5, "bool": True}
+    fields = gguf.GGUFReader(write(tmp_path / "a.gguf", METADATA | numbers)).fields
+    kinds = {name: (fields[name].types[0].name.lower(), fields[name].contents()) for name in numbers}
+    expected = {"u32": "uint32", "u64": "uint64", "u64.low": "uint64", "i64": "int64", "f64": "float64", "bool": "bool"}
+    assert kinds == {name: (expected[name], value) for name, value in numbers.items()}
+
+
 def test_rows(file):
     with GGUFFile(file) as got:
         whole = got.read("blk.0.w").reshape(3, -1)

@@ -406,6 +406,32 @@ def test_large_pictures_are_decoded_reduced(tmp_path, monkeypatch, kind):
     assert max(sizes)[0] >= 2 * min(medium.size), "no less than twice what is needed"
 
 
+def test_only_large_webp_goes_to_ffmpeg(tmp_path, monkeypatch):
+    """Pillow holds four copies of a WebP in memory; other formats, small and animated ones are its own."""
+    asked, decode = [], stills.by_ffmpeg
+    monkeypatch.setattr(stills, "WHOLE", 64 * 48)
+    monkeypatch.setattr(stills, "by_ffmpeg", lambda *args: asked.append(args[1]) or decode(*args))
+    small, large = Image.new("RGB", (64, 48), "red"), Image.new("RGB", (64, 49), "red")
+    for name, image in {"small.webp": small, "large.webp": large, "large.png": large, "large.bmp": large}.items():
+        image.save(tmp_path / name)
+        first(tmp_path / name, max_pixels=1 << 12)
+    assert [what for what in asked if "large.webp" not in what] == [] and asked
+
+
+@pytest.mark.parametrize("kind, reduces", [("JPEG2000", True), ("PNG", False)])
+def test_only_large_pictures_of_some_formats_are_reduced(tmp_path, monkeypatch, kind, reduces):
+    if kind not in Image.SAVE:
+        pytest.skip("this Pillow lacks it")
+    seen, halvings = [], stills.halvings
+    monkeypatch.setattr(stills, "halvings", lambda *args: seen.append(args[1]) or halvings(*args))
+    Image.new("RGB", (512, 512), "blue").save(tmp_path / "a", kind)
+    first(tmp_path / "a", max_pixels=1 << 12)
+    assert not seen, "it is small"
+    monkeypatch.setattr(stills, "MAX_PIXELS", 1 << 16)
+    first(tmp_path / "a", max_pixels=1 << 12)
+    assert bool(seen) == reduces
+
+
 def test_memory_is_what_limits_the_size(tmp_path, monkeypatch):
     Image.new("RGB", (3000, 2000)).save(tmp_path / "a.png")
     monkeypatch.setattr(stills, "MAX_BYTES", 20_000_000)

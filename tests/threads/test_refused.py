@@ -1,11 +1,13 @@
 """Threads that the system refuses: the work is done by those that there are."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
 
 import ivlite
+from ivlite.engine import vision
 from ivlite.interrupt import Interrupts
 from ivlite.quantize import quantize, verify
 from ivlite.workers import Workers
@@ -31,6 +33,22 @@ def test_work_is_done(allowed):
         assert list(workers.map(abs, range(-20, 0))) == list(range(20, 0, -1))
         with pytest.raises(ZeroDivisionError):
             workers.submit(divmod, 1, 0).result()
+
+
+def test_items_come_in_order_where_the_interpreter_begins_to_exit(monkeypatch):
+    """What was asked of the other thread before is waited for; a generator cannot run in two threads at once."""
+    from concurrent.futures import thread
+
+    def slow():
+        for n in range(12):
+            time.sleep(0.01)
+            yield n
+
+    got = []
+    for item in vision.ahead(slow()):
+        got.append(item)
+        monkeypatch.setattr(thread, "_shutdown", item >= 2)  # as at exit: submit refuses, and the caller works itself
+    assert got == list(range(12))
 
 
 def test_a_pool_that_is_shut_down_takes_no_work(allowed):

@@ -91,9 +91,10 @@ def side_by_side(file, times, runs, render, count):
     def pictures_of(run):
         with using(stop):
             checkpoint()
-            if not idle:
-                idle.append(decoders.enter_context(FrameDecoder(*file[:2], times, file[2], wanted, 1)))
-            decoder = idle.pop()
+            try:
+                decoder = idle.pop()
+            except IndexError:  # asked this way, since another thread may take the last one at any time
+                decoder = decoders.enter_context(FrameDecoder(*file[:2], times, file[2], wanted, 1))
             made = [picture_of(decoder, index, render, index == run[-1]) for index in run]
             idle.append(decoder)
             return made

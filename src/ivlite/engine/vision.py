@@ -2,7 +2,6 @@
 
 import threading
 from collections import OrderedDict, deque
-from concurrent.futures import wait
 
 import numpy as np
 
@@ -164,22 +163,16 @@ def ahead(items):
     """
     stop, coming = within(), deque()
 
-    def following(before):
-        if before is not None:
-            wait([before])  # it is done, unless the interpreter exits and the caller's thread makes this one itself
+    def following():
         with using(stop):
             return next(items, None)
-
-    def ask(thread):
-        coming.append(thread.submit(following, coming[-1] if coming else None))
 
     try:
         with Workers(1, "ivlite-decode") as thread:
             try:
-                for _ in range(AHEAD):
-                    ask(thread)
+                coming.extend(thread.submit(following) for _ in range(AHEAD))
                 while (item := coming.popleft().result()) is not None:
-                    ask(thread)
+                    coming.append(thread.submit(following))
                     stop.check()  # items made before it was set are given up as well
                     yield item
             finally:

@@ -82,13 +82,15 @@ def test_threads_that_the_system_refuses(program):
 import resource
 _C.set_num_threads(2)
 pools = []
-resource.setrlimit(resource.RLIMIT_AS, (space := 6 << 30, space))  # stacks of 8 MB each
+before = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (6 << 30, before[1]))  # stacks of 8 MB each
 try:
     for _ in range(4):
         pools.append(_C.ThreadPool(1024))
     _C.set_num_threads(1000)
 except MemoryError:
     print("memory")
+resource.setrlimit(resource.RLIMIT_AS, before)  # the rest may be too little for numpy
 counts = [p.threads for p in pools]
 print(counts[0], counts[-1] < 1024, _C.num_threads() < 1000)
 print(normed(), *(normed(pool=p) for p in pools))

@@ -74,25 +74,29 @@ def test_limits_are_probed_beside_what_they_limit(monkeypatch):
 
 
 def test_the_report_of_bench():
-    stage = {"count": 1000, "seconds": 2.0, "per_second": 500.0, "depth": 4096}
+    stage = {"count": 1000, "seconds": 2.0, "per_second": 500.0, "depth": 4096, "planned": 1.5}
     facts = {
         "model": "m", "weights": 5e9, "kv": "q8", "load_seconds": 1.25, "peak_memory": 6e9,
         "machine": {"cpu": "C", "threads": 2, "isa": "avx2"}, "limits": {"read": 35.06e9, "int8": 1.2e12, "matrix": 0},
         "prefill": [stage | {"ops_per_second": 1.5e9, "share": None}],
         "decode": [stage | {"bytes_per_second": 30e9, "share": 0.855}],
+        "question": [stage | {"ops_per_second": 1e9, "share": 0.25, "first": 61.0, "planned": 2.5}],
         "vision": stage | {"count": 1, "ops_per_second": 2e9, "share": 0.5, "size": [64, 32]},
     }  # fmt: skip
     text = list(bench.lines(facts))
     assert text[0] == "m, 5.00 GB of weights, q8 cache, ready in 1.2 s" and text[1] == "C, 2 threads, avx2"
     assert text[2] == "probed here, at best: memory 35.1 GB/s, int8 1200 GOPS"
-    assert text[5].split() == "prefill 1,000 tokens after 4,096 2.000 500.00 tokens 1.5 GOPS -".split()
-    assert text[6].split() == "decode 1,000 tokens after 4,096 2.000 500.00 tokens 30.0 GB/s 86 %".split()
-    assert text[7].split() == "vision, a pair of 64x32 2.000 500.00 pairs 2.0 GOPS 50 %".split()
-    assert text[-1] == "peak memory 6.00 GB" and len({len(line) for line in text[4:8]}) == 1
+    assert text[5].split() == "prefill 1,000 tokens after 4,096 2.000 1.500 500.00 tokens 1.5 GOPS -".split()
+    assert text[6].split() == "decode 1,000 tokens after 4,096 2.000 1.500 500.00 tokens 30.0 GB/s 86 %".split()
+    assert text[7].split() == "second question after 4,096 2.000 2.500 500.00 tokens 1.0 GOPS 25 %".split()
+    assert text[8].split() == "vision, a pair of 64x32 2.000 1.500 500.00 pairs 2.0 GOPS 50 %".split()
+    assert text[-1] == "peak memory 6.00 GB" and len({len(line) for line in text[4:9]}) == 1
+    assert text[-2] == "planned seconds are 0.75 to 1.25 of those measured"
+    assert text[-3].startswith("a second question after 4,096 tokens takes 2.00 s") and "30 x less" in text[-3]
     facts["vision"]["count"], facts["prefill"][0]["depth"], facts["limits"]["matrix"] = 2, 0, 3e12
     text = list(bench.lines(facts))
     assert text[2].endswith(", matrix unit 3000 GOPS") and text[5].startswith("prefill 1,000 tokens   ")
-    assert text[7].startswith("vision, 2 pairs of 64x32 ")
+    assert text[8].startswith("vision, 2 pairs of 64x32 ")
 
 
 # ------------------------------------------------------------------------------------------------ doctor

@@ -78,7 +78,10 @@ def test_bench_of_a_random_model(tmp_path):
         "prefill 40 tokens after 50",
         "prefill 40 tokens after 90",
         "prefill after 90 tokens is",
-        "decode 4 tokens after 90",
+        "decode 4 tokens after 130",
+        "second question after 134",
+        "a second question after 94 tokens takes",
+        "planned seconds are",
         "vision, 2 pairs of 96x64",
         "GB/s",
         "GOPS",
@@ -89,6 +92,9 @@ def test_bench_of_a_random_model(tmp_path):
     assert data["synthetic"] is True and data["type"] == "f32" and data["model"] == "random-demo"
     assert all(stage["per_second"] > 0 and stage["bytes_per_second"] > 0 for stage in data["decode"])
     assert [(stage["depth"], stage["count"]) for stage in data["prefill"]] == [(0, 8)]
+    assert [(stage["depth"], stage["count"]) for stage in data["question"]] == [(10, 24)]
+    stages = [*data["prefill"], *data["decode"], *data["question"], data["vision"]]
+    assert all(stage["planned"] > 0 for stage in stages) and data["question"][0]["first"] > 0
 
 
 def test_bench_of_a_file(toy):

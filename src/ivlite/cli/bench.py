@@ -1,4 +1,4 @@
-"""`ivlite bench`: the speed of decoding, prefill and vision, compared with the machine's probed limits."""
+"""`ivlite bench`: the speed of decoding, prefill and vision, beside the machine's probed limits and what a plan foresees."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ examples:
   ivlite bench model.gguf
   ivlite bench --random 8b --type q4_0            # InternVideo3-8B's shape, no file: about 6 GB of memory
   ivlite bench --random 8b --depth 0,4096,32768   # after so many tokens, each in turn
-  ivlite bench --random 8b --prompt 2048 --depth 0,6144,30720 --new 8   # long prompts: how prefill slows down with depth
+  ivlite bench --random 8b -p 2048 -d 0,6144,30720 -n 8   # long prompts: how prefill slows down with depth
   ivlite bench --random 8b --vision 640x352x8     # eight frames of that size
   ivlite bench --random demo --json               # the shape of the model in the package
 
@@ -24,8 +24,12 @@ as many threads: read bandwidth over memory that no cache holds between the step
 the highest int8 rate of the instruction set's vectors. "of the probe" is how much of what was probed beside it a stage
 reaches; of decoding, the median of the steps. A matrix unit, whose rate of bytes is printed too, takes prefill and vision
 beyond 100 %. Float types have no such limit to compare.
-Tokens of --depth are random rows put into the cache: the time is that of real ones.
+"planned" is what `ivlite plan` would foresee on a machine that it measures for the first time, which takes it about a second.
+Tokens of --depth are random rows put into the cache: the time is that of real ones. A second question is 24 tokens after
+all that came before, up to the first token of its answer: what a session, or a cache that is kept, has to do.
 """
+
+QUESTION = 24  # tokens
 
 
 def add_parser(commands):
@@ -43,9 +47,9 @@ def add_parser(commands):
         help="a model of random weights of that size instead of a file")  # fmt: skip
     add("--type", metavar="T", help="type of the random weights (default: q4_k_m)")
     arguments.add_shared(parser, "--kv", "--threads")
-    add("--prompt", type=count, default=512, metavar="N", help="tokens of prefill (default: 512)")
-    add("--new", type=count, default=32, metavar="N", help="tokens decoded (default: 32)")
-    add("--depth", type=depths, default=(0,), metavar="N[,N...]",
+    add("-p", "--prompt", type=count, default=512, metavar="N", help="tokens of prefill (default: 512)")
+    add("-n", "--new", type=count, default=32, metavar="N", help="tokens decoded (default: 32)")
+    add("-d", "--depth", type=depths, default=(0,), metavar="N[,N...]",
         help="random tokens in the cache before prefill and decoding, each in turn (default: 0)")  # fmt: skip
     add("--vision", type=frames, metavar="WxHxF",
         help="width, height and number of frames encoded (default: a pair of a video's usual size)")  # fmt: skip
@@ -86,7 +90,7 @@ def run(args):
 
 
 def loaded(args, progress):
-    context = max(args.depth) + args.prompt + args.new
+    context = max(args.depth) + args.prompt + args.new + QUESTION
     if args.file:
         import ivlite
 
@@ -100,21 +104,23 @@ def loaded(args, progress):
 def measure(model, args):
     """Runs every stage once after a short warm-up; returns plain data: seconds, rates, and the probed limits.
 
-    After a Stop, the remaining stages are missing: "prefill" and "decode" are shorter, "vision" is None.
+    After a Stop, the remaining stages are missing: "prefill", "decode" and "question" are shorter, "vision" is None.
     """
     import numpy as np
 
     from ivlite.cli import probe
     from ivlite.evaluate.synthetic import text_prompt, usual_pair
     from ivlite.machine import peak_memory
+    from ivlite.plan.measure import of_network, speeds
 
     random, limits = np.random.default_rng(0), Limits(model.network.ops.pool)
-    stages = {"prefill": [], "decode": [], "vision": None}
+    stages = {"prefill": [], "decode": [], "question": [], "vision": None}
     try:
         tokens = random.integers(0, model.config.text.vocab_size, args.prompt).tolist()
         model.runner().prefill(text_prompt(tokens[:16]))
-        text_stages(model, args, tokens, random, limits, stages)
-        stages["vision"] = vision_stage(model, args.vision or usual_pair(model.config), random, limits)
+        plan = speeds(of_network(model.network), model.kv)
+        text_stages(model, args, tokens, random, limits, plan, stages)
+        stages["vision"] = vision_stage(model, args.vision or usual_pair(model.config), random, limits, plan)
     except Stopped:
         if not stages["prefill"]:
             raise
@@ -178,20 +184,29 @@ class Limits:
         return took, reads
 
 
-def text_stages(model, args, tokens, random, limits, stages):
-    """Measures prefill at each depth, and decoding after it; writes the results to `stages`."""
+def text_stages(model, args, tokens, random, limits, plan, stages):
+    """Measures prefill at each depth, decoding and a second question after it; writes the results to `stages`.
+
+    plan: the Speeds that say what each was to take.
+    """
     from ivlite.evaluate.synthetic import fill, text_prompt
 
     for depth in args.depth:
         runner = model.runner()
         fill(runner.cache, model.config, depth, random)
+        planned = plan.prefill(args.prompt, depth)
         seconds, peak = limits.timed(lambda runner=runner: runner.prefill(text_prompt(tokens)))
         ops = prefill_ops(model, depth, args.prompt)
-        stages["prefill"].append(computed(args.prompt, seconds, ops, peak) | {"depth": depth})
+        stages["prefill"].append(computed(args.prompt, seconds, ops, peak) | {"depth": depth, "planned": planned})
         depth += args.prompt
         took, reads = limits.steps(lambda i, runner=runner: runner.step(tokens[i % len(tokens)]), args.new)
-        nbytes = decode_bytes(model, depth + args.new // 2)
-        stages["decode"].append(read(took, nbytes, reads) | {"depth": depth})
+        nbytes, planned = decode_bytes(model, depth + args.new // 2), plan.generate(args.new + 1, depth)
+        stages["decode"].append(read(took, nbytes, reads) | {"depth": depth, "planned": planned})
+        depth += args.new
+        question, planned = text_prompt((tokens * QUESTION)[:QUESTION]), plan.prefill(QUESTION, depth)
+        seconds, peak = limits.timed(lambda runner=runner, question=question: runner.prefill(question))
+        found = computed(QUESTION, seconds, prefill_ops(model, depth, QUESTION), peak)
+        stages["question"].append(found | {"depth": depth, "planned": planned, "first": plan.prefill(depth)})
 
 
 def computed(count, seconds, ops, peak):
@@ -210,7 +225,7 @@ def read(took, nbytes, reads):
             "bytes_per_second": nbytes / step, "share": share}  # fmt: skip
 
 
-def vision_stage(model, size, random, limits):
+def vision_stage(model, size, random, limits, plan):
     """Encodes random frames twice and reports the second time; batches frame pairs as for a video."""
     import numpy as np
 
@@ -231,7 +246,8 @@ def vision_stage(model, size, random, limits):
     run()
     seconds, peak = limits.timed(run)
     ops = count * vision_ops(model, patches)
-    return computed(count, seconds, ops, peak) | {"size": [width, height], "patches": patches}
+    planned = plan.vision(count, patches)
+    return computed(count, seconds, ops, peak) | {"size": [width, height], "patches": patches, "planned": planned}
 
 
 def matrices(model, *prefixes):
@@ -280,13 +296,15 @@ def lines(facts):
     matrix = f", matrix unit {limits['matrix'] / 1e9:.0f} GOPS" if limits["matrix"] else ""
     yield f"probed here, at best: memory {limits['read'] / 1e9:.1f} GB/s, int8 {limits['int8'] / 1e9:.0f} GOPS{matrix}"
     yield ""
-    yield f"{'':<34}{'seconds':>9}{'per second':>16}{'reached':>16}{'of the probe':>14}"
+    yield f"{'':<36}{'seconds':>9}{'planned':>9}{'per second':>16}{'reached':>14}{'of the probe':>14}"
     vision = facts["vision"]
     for prefill in facts["prefill"]:
         after = f" after {prefill['depth']:,}" if prefill["depth"] else ""
         yield row(f"prefill {prefill['count']:,} tokens{after}", prefill, "tokens")
     for decode in facts["decode"]:
         yield row(f"decode {decode['count']:,} tokens after {decode['depth']:,}", decode, "tokens")
+    for question in facts["question"]:
+        yield row(f"second question after {question['depth']:,}", question, "tokens")
     if vision:
         width, height = vision["size"]
         pairs = "a pair" if vision["count"] == 1 else f"{vision['count']} pairs"
@@ -296,6 +314,15 @@ def lines(facts):
     for prefill in deeper:
         speed = prefill["per_second"] / first["per_second"]
         yield f"prefill after {prefill['depth']:,} tokens is {speed:.2f} of the speed after {first['depth']:,}"
+    for question in facts["question"]:
+        first = question["first"]
+        yield (
+            f"a second question after {question['depth']:,} tokens takes {question['seconds']:.2f} s to its first token, "
+            f"{first / question['seconds']:.0f} x less than these do by plan ({first:.0f} s)"
+        )
+    timed = [*facts["prefill"], *facts["decode"], *facts["question"], *([vision] if vision else [])]
+    ratios = [stage["planned"] / stage["seconds"] for stage in timed]
+    yield f"planned seconds are {min(ratios):.2f} to {max(ratios):.2f} of those measured"
     yield f"peak memory {gigabytes(facts['peak_memory'])}"
 
 
@@ -306,4 +333,4 @@ def row(name, facts, unit):
         reached = f"{facts['ops_per_second'] / 1e9:.1f} GOPS"
     share = "-" if facts["share"] is None else f"{100 * facts['share']:.0f} %"
     speed = f"{facts['per_second']:.2f} {unit}"
-    return f"{name:<34}{facts['seconds']:>9.3f}{speed:>16}{reached:>16}{share:>14}"
+    return f"{name:<36}{facts['seconds']:>9.3f}{facts['planned']:>9.3f}{speed:>16}{reached:>14}{share:>14}"

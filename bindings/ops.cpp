@@ -165,6 +165,23 @@ void bind_layer(py::module_& m) {
           "x (T, hidden), changed in place; appends T rows to that layer of the cache.");
 }
 
+std::unique_ptr<ExpandedAttention> make_expanded(int64_t tokens, const LatentCache& cache, int64_t layer, const Weight& kv_b, float scale) {
+  return std::make_unique<ExpandedAttention>(tokens, cache, layer, kv_b, scale);
+}
+
+void add_queries(ExpandedAttention& of, const InHeads& q_nope, const InHeads& q_rope) { of.add(q_nope, q_rope); }
+
+void run_expanded(ExpandedAttention& of, const OutHeads& y) { of.run(y); }
+
+void bind_expanded(py::module_& m) {
+  py::class_<ExpandedAttention, Owned<ExpandedAttention>> work(m, "ExpandedAttention",
+                                                               "expanded_attention, given its queries part by part.");
+  construct(work, make_expanded, py::arg("tokens"), py::arg("cache"), py::arg("layer"), py::arg("kv_b"), py::arg("scale"),
+            py::keep_alive<1, 3>(), py::keep_alive<1, 5>());
+  compute(work, "add", add_queries, py::arg("q_nope"), py::arg("q_rope"), "The next queries: a multiple of 128, or the last.");
+  compute(work, "run", run_expanded, py::arg("y"));
+}
+
 void bind_cache(py::module_& m) {
   py::class_<LatentCache, Owned<LatentCache>> cache(m, "LatentCache", "Latents and rotated keys of every layer.");
   construct(cache, make_cache, py::arg("ranks"), py::arg("rope_dim"), py::arg("capacity"), py::arg("kind"));
@@ -200,6 +217,7 @@ void bind_ops(py::module_& m) {
   bind_resizer(m);
   bind_cache(m);
   bind_layer(m);
+  bind_expanded(m);
   const auto y = py::arg("y"), x = py::arg("x"), w = py::arg("w"), scale = py::arg("scale"), layer = py::arg("layer");
   compute(m, "linear", py_linear, y, x, w, py::arg("bias"), py::arg("accumulate"), py::arg("activation") = "none");
   compute(m, "mlp", py_mlp, y, x, py::arg("up"), py::arg("up_bias"), py::arg("activation"), py::arg("down"), py::arg("down_bias"),

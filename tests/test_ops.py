@@ -1,6 +1,7 @@
 """Compares the CPU backend with the torch reference backend."""
 
 import importlib.util
+from functools import partial
 
 import numpy as np
 import pytest
@@ -121,7 +122,8 @@ def test_latent_attention_in_two_turns(backends, rng, kind):
             for layer in (0, 1):
                 cache.append(layer, o.array(latent * (layer + 1)), o.array(keys))
                 out.append(o.absorbed_attention(o.array(ql), o.array(qr), cache, layer, 0.2).reshape(-1, rank))
-                out.append(o.expanded_attention(o.array(qn), o.array(qr), cache, layer, w, 0.2).reshape(-1, v))
+                queries = partial(lambda q, a, b: [o.array(x[a:b]) for x in q], (qn, qr))
+                out.append(o.expanded_attention(queries, len(qn), cache, layer, w, 0.2).reshape(-1, v))
             cache.advance(len(latent))
         assert cache.length == 23
         return out

@@ -1,5 +1,7 @@
 // Softmax attention: within segments for the vision tower, over the latent cache for the decoder.
 #pragma once
+#include <memory>
+
 #include "ops/cache.h"
 #include "ops/linear.h"
 #include "ops/views.h"
@@ -17,6 +19,21 @@ void absorbed_attention(const OutHeads& out, const InHeads& q_latent, const InHe
 
 // Expanded: keys and values of every head are rebuilt from the latents with kv_b (H, nope + v, rank).
 // q_nope (T, H, nope), q_rope (T, H, rope) -> out (T, H, v).
+class ExpandedAttention {
+ public:
+  // The cache and kv_b must live, and the cache stay as it is, until all is done.
+  ExpandedAttention(int64_t tokens, const LatentCache& cache, int64_t layer, const Weight& kv_b, float scale);
+  ~ExpandedAttention();
+  // The next n queries, packed and not needed any more; n is a multiple of kPackedRows but for the last.
+  void add(const InHeads& q_nope, const InHeads& q_rope);
+  void run(const OutHeads& out);
+
+ private:
+  struct Work;
+  std::unique_ptr<Work> work_;  // null without queries
+};
+
+// All of it in one call.
 void expanded_attention(const OutHeads& out, const InHeads& q_nope, const InHeads& q_rope, const LatentCache& cache, int64_t layer,
                         const Weight& kv_b, float scale);
 

@@ -1,11 +1,13 @@
 // Attention of many queries: latents are expanded to keys and values, a span of cached tokens at a time, so that memory does not grow with
 // the cache and no piece of the work takes long.
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <algorithm>
 #include <vector>
 
+#include "core/memory.h"
 #include "core/threads.h"
 #include "kernels/dispatch.h"
 #include "kernels/pack.h"
@@ -18,6 +20,7 @@ constexpr int64_t kSpan = 1024;       // cached tokens whose keys and values, of
 constexpr int64_t kExpandRows = 512;  // of them expanded together: their latents stay in L2
 constexpr int64_t kReadRows = 64;     // read together
 constexpr int64_t kQueryBlock = 512;  // queries of one head that a thread takes together
+constexpr int64_t kSampled = 512;     // queries that say what range their columns have
 
 float* floats(Scratch use, std::initializer_list<int64_t> sizes) { return (float*)thread_scratch(use, (size_t)product(sizes) * 4); }
 
@@ -74,14 +77,15 @@ struct Expansion {
   int64_t rank;
   bool gemm;  // blocks are what quantize_gemm makes; else int8 codes, or floats for float weights
   const float* mean;
-  char* blocks;
+  char* blocks = nullptr;  // scratch of the thread that runs it
 
   Expansion(const LatentCache& cache, int64_t layer, const Weight& kv_b, const float* mean)
       : cache(cache), layer(layer), kv_b(kv_b), rank(kv_b.cols()), mean(mean) {
     gemm = uses_gemm(kv_b, cache.visible()) &&
            kernels().gemm_is_finer[(int)kv_b.format()];  // keys and values are rounded once more, so latents stay fine
-    blocks = (char*)thread_scratch(Scratch::inputs, (size_t)(kSpan / kExpandRows * block_bytes()));
   }
+
+  void begin() { blocks = (char*)thread_scratch(Scratch::inputs, (size_t)(kSpan / kExpandRows * block_bytes())); }
 
   int64_t block_bytes() const {
     if (!kv_b.quantized()) return product({kExpandRows, rank, 4});
@@ -100,7 +104,8 @@ struct Expansion {
         }
         float* latent = floats(Scratch::kernel, {kReadRows, rank});
         read_rows(latent, nullptr, cache, layer, s + t, count);
-        for (int64_t i = 0; i < count * rank; i++) latent[i] -= mean[i % rank];
+        for (int64_t i = 0; i < count; i++)
+          for (int64_t j = 0; j < rank; j++) latent[i * rank + j] -= mean[j];
         const Part part{latent - at * rank, rank, at, at + count, 0, rank};
         if (gemm)
           kernels().quantize_gemm[(int)kv_b.format()]((uint16_t*)block(t), rows, rank, part);
@@ -143,9 +148,9 @@ struct Expansion {
 };
 
 // What columns of the rotated keys are multiplied by, and those of the queries divided by, so that both have the same range in each: few
-// columns of keys are much larger than others, and those of queries smaller.
+// columns of keys are much larger than others, and those of queries smaller. q: the first queries.
 std::vector<float> balance_of(const InHeads& q, const Means& means) {
-  const int64_t blocks = (q.tokens + kReadRows - 1) / kReadRows;
+  const int64_t tokens = std::min(q.tokens, kSampled), blocks = (tokens + kReadRows - 1) / kReadRows;
   std::vector<float> sums((size_t)product({blocks, q.dim}), 0.0f), out((size_t)q.dim, 1.0f);
   parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin * kReadRows; t < std::min(end * kReadRows, q.tokens); t++)
@@ -159,7 +164,7 @@ std::vector<float> balance_of(const InHeads& q, const Means& means) {
     const float mean = means.rope[(size_t)j], keys = std::max(means.square[(size_t)j] - mean * mean, 1e-6f * means.square[(size_t)j]);
     float queries = 0;
     for (int64_t b = 0; b < blocks; b++) queries += sums[(size_t)(b * q.dim + j)];
-    const float ratio = queries / (float)(q.tokens * q.heads) / keys;  // of squares
+    const float ratio = queries / (float)(tokens * q.heads) / keys;  // of squares
     if (ratio > 1e-20f && ratio < 1e20f) out[(size_t)j] = sqrtf(sqrtf(ratio));
   }
   return out;
@@ -176,50 +181,94 @@ void spread(float* x, int64_t n) {
       }
 }
 
-// One call: operands of head 0, and where what is packed or expanded lies.
-struct Expanded {
-  AttentionArgs args;
-  OutHeads out;
-  InHeads q_nope, q_rope;
-  const Expansion& expansion;
-  const PackedAttention* packed;  // null: keys and values stay float
-  const float *mean, *balance;    // of rotated keys, if packed
-  int64_t query_bytes, key_bytes;
-  char *queries, *keys;
-  float *rope, *state;
+}  // namespace
 
-  int64_t blocks() const { return (q_nope.tokens + kQueryBlock - 1) / kQueryBlock; }
+// One call: operands of head 0, and where what is packed or expanded lies.
+struct ExpandedAttention::Work {
+  const LatentCache& cache;
+  int64_t layer, tokens, heads, visible;
+  const PackedAttention* packed;  // null: queries, keys and values stay float
+  Means means;
+  Expansion expansion;
+  std::vector<float> mean, balance;  // what the values lack, (heads, nope + v); of rotated keys, if packed
+  AttentionArgs args{};
+  int64_t query_bytes = 0, key_bytes = 0, added = 0;
+  std::unique_ptr<char, void (*)(void*)> queries{nullptr, free};
+  char* keys = nullptr;
+  float *rope = nullptr, *state = nullptr;
+
+  Work(int64_t tokens, const LatentCache& cache, int64_t layer, const Weight& kv_b, float scale)
+      : cache(cache),
+        layer(layer),
+        tokens(tokens),
+        heads(kv_b.heads()),
+        visible(cache.visible()),
+        packed(kv_b.quantized() && kernels().packed_attention.attention ? &kernels().packed_attention : nullptr),
+        means(kv_b.quantized() ? mean_rows(cache, layer, visible) : Means{}),
+        expansion(cache, layer, kv_b, means.latent.data()) {
+    args.ld_k = args.ld_v = kv_b.rows(), args.ld_k2 = args.d2 = cache.layer(layer).rope_dim;
+    args.keys = visible, args.first_visible = visible - tokens, args.causal = true, args.scale = scale;
+    if (kv_b.quantized()) mean = expansion.expanded_mean();
+  }
+
+  int64_t blocks(int64_t n) const { return (n + kQueryBlock - 1) / kQueryBlock; }
 
   AttentionArgs head(int64_t h) const {
     AttentionArgs a = args;
-    a.out = out.data + h * out.head_stride;
-    a.q = q_nope.data + h * q_nope.head_stride, a.q2 = q_rope.data + h * q_rope.head_stride;
-    a.m = state + 2 * h * q_nope.tokens, a.l = a.m + q_nope.tokens;
-    a.packed_q = queries + h * query_bytes, a.packed_k = keys + h * key_bytes;
+    a.packed_q = queries.get() + h * query_bytes, a.packed_k = keys + h * key_bytes;
+    a.q = (const float*)queries.get() + h * (a.d + a.d2), a.q2 = a.q + a.d;
+    a.m = state + 2 * h * tokens, a.l = a.m + tokens;
     a.k = (const float*)a.packed_k, a.v = a.k + a.d;
     return a;
   }
 
-  void pack_queries() const {
-    parallel_for(q_nope.heads * blocks(), 1, [&](int64_t begin, int64_t end) {
+  // What the first queries decide.
+  void begin(const InHeads& q_nope, const InHeads& q_rope) {
+    args.d = q_nope.dim, args.dv = args.ld_k - q_nope.dim;
+    args.ld_q = args.ld_q2 = heads * (args.d + args.d2);
+    const int64_t span = std::min(kSpan, visible);
+    query_bytes = packed ? packed->query_bytes(args, tokens) : 0;
+    key_bytes = packed ? packed->key_bytes(args, span) : product({span, args.ld_k, 4});
+    queries.reset((char*)allocate((size_t)(packed ? product({heads, query_bytes}) : product({tokens, args.ld_q, 4}))));
+    if (packed) balance = balance_of(q_rope, means);
+  }
+
+  void add(const InHeads& q_nope, const InHeads& q_rope) {
+    const int64_t n = q_nope.tokens, parts = blocks(n);
+    parallel_for(heads * parts, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++) {
-        AttentionArgs a = head(i / blocks());
-        const int64_t q0 = i % blocks() * kQueryBlock, q1 = std::min(q0 + kQueryBlock, q_nope.tokens);
-        a.scratch = floats(Scratch::kernel, {attention_scratch(a) + kQueryBlock * a.d2});
-        float* rotated = a.scratch + attention_scratch(a);
-        for (int64_t t = 0; t < q1 - q0; t++) {
-          for (int64_t j = 0; j < a.d2; j++) rotated[t * a.d2 + j] = a.q2[(q0 + t) * a.ld_q2 + j] / balance[j];
-          spread(rotated + t * a.d2, a.d2);
-        }
-        char* to = (char*)a.packed_q + packed->query_bytes(a, q0);
-        a.q += q0 * a.ld_q, a.q2 = rotated, a.ld_q2 = a.d2;
-        packed->pack_queries(to, a, 0, q1 - q0);
+        AttentionArgs a = head(i / parts);
+        const int64_t q0 = i % parts * kQueryBlock, q1 = std::min(q0 + kQueryBlock, n);
+        const float* from = q_nope.data + i / parts * q_nope.head_stride + q0 * q_nope.token_stride;
+        const float* turned = q_rope.data + i / parts * q_rope.head_stride + q0 * q_rope.token_stride;
+        if (packed)
+          pack(a, q0, q1, {from, q1 - q0, a.d, q_nope.token_stride}, {turned, q1 - q0, a.d2, q_rope.token_stride});
+        else
+          for (int64_t t = 0; t < q1 - q0; t++) {
+            float* to = (float*)a.q + (added + q0 + t) * a.ld_q;
+            memcpy(to, from + t * q_nope.token_stride, (size_t)a.d * 4),
+                memcpy(to + a.d, turned + t * q_rope.token_stride, (size_t)a.d2 * 4);
+          }
       }
     });
+    added += n;
+  }
+
+  // Packs queries of one head, the rows of both parts, as those from added + q0 on.
+  void pack(AttentionArgs a, int64_t q0, int64_t q1, const InRows& nope, const InRows& turned) const {
+    char* to = (char*)a.packed_q + packed->query_bytes(a, added + q0);
+    a.scratch = floats(Scratch::kernel, {attention_scratch(a) + kQueryBlock * a.d2});
+    float* rotated = a.scratch + attention_scratch(a);
+    for (int64_t t = 0; t < q1 - q0; t++) {
+      for (int64_t j = 0; j < a.d2; j++) rotated[t * a.d2 + j] = turned.data[t * turned.stride + j] / balance[(size_t)j];
+      spread(rotated + t * a.d2, a.d2);
+    }
+    a.q = nope.data, a.ld_q = nope.stride, a.q2 = rotated, a.ld_q2 = a.d2;
+    packed->pack_queries(to, a, 0, q1 - q0);
   }
 
   // The rotated keys of tokens [s, s + n).
-  void read_rope(const LatentCache& cache, int64_t layer, int64_t s, int64_t n) const {
+  void read_rope(int64_t s, int64_t n) const {
     const int64_t width = args.d2;
     const float size = (float)(width & -width);  // of the Hadamard matrix
     parallel_for((n + kReadRows - 1) / kReadRows, 1, [&](int64_t begin, int64_t end) {
@@ -227,7 +276,7 @@ struct Expanded {
       read_rows(nullptr, rope + first * width, cache, layer, s + first, last - first);
       for (int64_t t = first; packed && t < last; t++) {
         float* row = rope + t * width;
-        for (int64_t j = 0; j < width; j++) row[j] = (row[j] - mean[j]) * (balance[j] / size);
+        for (int64_t j = 0; j < width; j++) row[j] = (row[j] - means.rope[(size_t)j]) * (balance[(size_t)j] / size);
         spread(row, width);
       }
     });
@@ -236,7 +285,7 @@ struct Expanded {
   // Keys and values of the n tokens of a span.
   void expand(int64_t n) const {
     const int64_t parts = (n + kExpandRows - 1) / kExpandRows, width = args.ld_k;
-    parallel_for(q_nope.heads * parts, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(heads * parts, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++) {
         const int64_t h = i / parts, at = i % parts * kExpandRows, count = std::min(kExpandRows, n - at);
         AttentionArgs a = head(h);
@@ -253,65 +302,76 @@ struct Expanded {
     });
   }
 
-  // All queries over the keys of the span that begins at token s. mean: what the values lack, (heads, nope + v), or null.
-  void attend(int64_t s, int64_t n, const float* mean) const {
-    const int64_t visible = args.keys, width = args.ld_k;
-    parallel_for(q_nope.heads * blocks(), 1, [&](int64_t begin, int64_t end) {
+  // All queries over the keys of the span that begins at token s.
+  void attend(const OutHeads& out, int64_t s, int64_t n) const {
+    const int64_t parts = blocks(tokens);
+    parallel_for(heads * parts, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++) {
-        const int64_t h = i / blocks(), q0 = i % blocks() * kQueryBlock, q1 = std::min(q0 + kQueryBlock, q_nope.tokens);
+        const int64_t h = i / parts, q0 = i % parts * kQueryBlock, q1 = std::min(q0 + kQueryBlock, tokens);
         AttentionArgs a = head(h);
+        a.out = out.data + h * out.head_stride, a.ld_out = out.token_stride;
         a.keys = n, a.first_visible -= s, a.continues = s > 0, a.unfinished = s + n < visible;
         if (a.unfinished && a.first_visible + q1 <= 0) continue;  // sees none of them
         a.k2 = rope;
         a.scratch = floats(Scratch::kernel, {attention_scratch(a)});
         (packed ? packed->attention : kernels().attention)(a, q0, q1);
-        for (int64_t t = q0; !a.unfinished && mean && t < q1; t++)
-          for (int64_t j = 0; j < a.dv; j++) a.out[t * a.ld_out + j] += mean[h * width + a.d + j];
+        for (int64_t t = q0; !a.unfinished && !mean.empty() && t < q1; t++)
+          for (int64_t j = 0; j < a.dv; j++) a.out[t * a.ld_out + j] += mean[(size_t)(h * a.ld_k + a.d + j)];
       }
     });
   }
+
+  void run(const OutHeads& out) {
+    const int64_t span = std::min(kSpan, visible), sums = round_up(2 * heads * tokens, 16);
+    expansion.begin();
+    state = floats(Scratch::parts, {sums + span * args.d2});
+    rope = state + sums;
+    keys = (char*)thread_scratch(Scratch::keys_values, (size_t)product({heads, key_bytes}));
+    for (int64_t s = 0; s < visible; s += kSpan) {
+      const int64_t n = std::min(kSpan, visible - s);
+      expansion.read(s, n);
+      read_rope(s, n);
+      expand(n);
+      attend(out, s, n);
+    }
+  }
 };
 
-}  // namespace
+ExpandedAttention::ExpandedAttention(int64_t tokens, const LatentCache& cache, int64_t layer, const Weight& kv_b, float scale) {
+  check(kv_b.cols() == cache.layer(layer).rank, "kv_b does not have the cache's shape");
+  check(tokens >= 0 && tokens <= cache.visible(), "there are more queries than cached tokens");
+  if (tokens > 0) work_ = std::make_unique<Work>(tokens, cache, layer, kv_b, scale);
+}
+
+ExpandedAttention::~ExpandedAttention() = default;
+
+void ExpandedAttention::add(const InHeads& q_nope, const InHeads& q_rope) {
+  const int64_t n = q_nope.tokens, left = work_ ? work_->tokens - work_->added : 0;
+  check(q_rope.tokens == n && n <= left, "more queries are added than there are tokens");
+  if (n == 0) return;
+  const AttentionArgs& a = work_->args;
+  check(q_nope.heads == work_->heads && q_nope.dim > 0 && q_nope.dim < a.ld_k && (a.d == 0 || q_nope.dim == a.d),
+        "q_nope does not have the shape of kv_b");
+  check(q_rope.heads == work_->heads && q_rope.dim == a.d2, "q_rope does not have the cache's shape");
+  check(n == left || n % kPackedRows == 0, "queries are not added in parts of whole blocks");
+  if (work_->added == 0) work_->begin(q_nope, q_rope);
+  work_->add(q_nope, q_rope);
+}
+
+void ExpandedAttention::run(const OutHeads& out) {
+  check(out.tokens == (work_ ? work_->tokens : 0), "out does not have the shape of the queries");
+  if (!work_) return;
+  check(work_->added == work_->tokens && work_->cache.visible() == work_->visible, "queries were not all added, or the cache has changed");
+  check(out.heads == work_->heads && out.dim == work_->args.dv, "out does not have the shape of the queries");
+  work_->run(out);
+}
 
 void expanded_attention(const OutHeads& out, const InHeads& q_nope, const InHeads& q_rope, const LatentCache& cache, int64_t layer,
                         const Weight& kv_b, float scale) {
-  const LatentRows& rows = cache.layer(layer);
-  const int64_t tokens = q_nope.tokens, heads = q_nope.heads, nope = q_nope.dim, width = kv_b.rows(), visible = cache.visible();
-  check(kv_b.heads() == heads && kv_b.cols() == rows.rank && width == nope + out.dim && out.dim > 0 && nope > 0,
-        "kv_b does not have the cache's shape");
-  check(q_rope.tokens == tokens && q_rope.heads == heads && q_rope.dim == rows.rope_dim, "q_rope does not have the cache's shape");
-  check(out.tokens == tokens && out.heads == heads, "out does not have the shape of the queries");
-  check(tokens <= visible, "there are more queries than cached tokens");
-  if (tokens == 0) return;
-  AttentionArgs a{};
-  a.ld_out = out.token_stride, a.ld_q = q_nope.token_stride, a.ld_q2 = q_rope.token_stride;
-  a.ld_k = a.ld_v = width, a.ld_k2 = rows.rope_dim;
-  a.d = nope, a.d2 = rows.rope_dim, a.dv = out.dim, a.keys = visible;
-  a.first_visible = visible - tokens, a.causal = true, a.scale = scale;
-
-  const Means means = kv_b.quantized() ? mean_rows(cache, layer, visible) : Means{};
-  const Expansion expansion(cache, layer, kv_b, means.latent.data());
-  const PackedAttention* packed = kv_b.quantized() && kernels().packed_attention.attention ? &kernels().packed_attention : nullptr;
-  const std::vector<float> balance = packed ? balance_of(q_rope, means) : std::vector<float>(),
-                           mean = kv_b.quantized() ? expansion.expanded_mean() : std::vector<float>();
-  const int64_t span = std::min(kSpan, visible);
-  const int64_t query_bytes = packed ? packed->query_bytes(a, tokens) : 0,
-                key_bytes = packed ? packed->key_bytes(a, span) : span * width * 4;
-  float* state = floats(Scratch::parts, {2 * heads * tokens + span * a.d2 + 32 + heads * query_bytes / 4});
-  float* rope = state + round_up(2 * heads * tokens, 16);
-  char* queries = (char*)(rope + round_up(span * a.d2, 16));
-  char* keys = (char*)thread_scratch(Scratch::keys_values, (size_t)product({heads, key_bytes}));
-  const Expanded work{a,           out,       q_nope,  q_rope, expansion, packed, means.rope.data(), balance.data(),
-                      query_bytes, key_bytes, queries, keys,   rope,      state};
-  if (packed) work.pack_queries();
-  for (int64_t s = 0; s < visible; s += kSpan) {
-    const int64_t n = std::min(kSpan, visible - s);
-    expansion.read(s, n);
-    work.read_rope(cache, layer, s, n);
-    work.expand(n);
-    work.attend(s, n, kv_b.quantized() ? mean.data() : nullptr);
-  }
+  check(kv_b.heads() == q_nope.heads && kv_b.rows() == q_nope.dim + out.dim, "kv_b does not have the cache's shape");
+  ExpandedAttention work(q_nope.tokens, cache, layer, kv_b, scale);
+  work.add(q_nope, q_rope);
+  work.run(out);
 }
 
 }  // namespace ivlite

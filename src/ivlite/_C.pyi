@@ -137,6 +137,20 @@ def absorbed_attention(
     scale: float,
     pool: ThreadPool | None = None,
 ) -> None: ...
+
+class ExpandedAttention:
+    def __init__(
+        self,
+        tokens: int,
+        cache: LatentCache,
+        layer: int,
+        kv_b: Weight,
+        scale: float,
+        pool: ThreadPool | None = None,
+    ) -> None: ...
+    def add(self, q_nope: Floats, q_rope: Floats, pool: ThreadPool | None = None) -> None: ...
+    def run(self, y: Floats, pool: ThreadPool | None = None) -> None: ...
+
 def expanded_attention(
     y: Floats,
     q_nope: Floats,

@@ -238,6 +238,40 @@ def test_expanded_with_quantised_weights(isa, guarded, rng, length, newest):
         assert error.max() < 0.08 * size
 
 
+@pytest.mark.parametrize("fmt", ["f32", "q4_k"])
+def test_queries_in_parts(isa, rng, fmt):
+    """Bits are those of all queries together; parts may be overwritten once they are added."""
+    heads, rank, rope, nope, v, length, newest = 2, 256, 24, 40, 20, 800, 700
+    cache, _, _ = filled(rng, rank, rope, length, "q8", newest)
+    o = ops.get("cpu")
+    kv_b = o.weight(fmt, o.encode(fmt, normal(rng, heads * (nope + v), rank)), (heads, nope + v, rank))
+    qn, qr = normal(rng, newest, heads, nope), normal(rng, newest, heads, rope)
+    whole, out = np.empty((2, newest, heads, v), np.float32)
+    _C.expanded_attention(whole, qn, qr, cache, 0, kv_b, 0.15)
+    work = _C.ExpandedAttention(newest, cache, 0, kv_b, 0.15)
+    with pytest.raises(ValueError, match="not all added"):
+        work.run(out)
+    for first, last in ((0, 512), (512, 640), (640, 700)):
+        a, b = qn[first:last].copy(), qr[first:last].copy()
+        work.add(a, b)
+        a[:], b[:] = np.nan, np.nan
+    work.run(out)
+    assert np.array_equal(out, whole)
+    with pytest.raises(ValueError, match="more queries are added"):
+        work.add(qn[:1], qr[:1])
+    work = _C.ExpandedAttention(newest, cache, 0, kv_b, 0.15)
+    for a, b in ((qn[:100], qr[:100]), (qn[:128], qr[:127]), (qn[:128, :1], qr[:128]), (qn[:128], qr[:128, :, :20])):
+        with pytest.raises(ValueError, match=r"parts of|more queries|shape"):
+            work.add(a, b)
+    cache.advance(newest)
+    cache.truncate(length - 1)
+    work.add(qn, qr)
+    with pytest.raises(ValueError, match="has changed"):
+        work.run(out)
+    with pytest.raises(ValueError, match="more queries than"):
+        _C.ExpandedAttention(length, cache, 0, kv_b, 0.15)
+
+
 def expanded(out, latent, keys, qn, qr, length, newest, fmt, kv_b, scale):
     """Fills out by expanded attention over a float32 cache; returns the formula over the weights as they are decoded."""
     heads, width, rank = kv_b.shape

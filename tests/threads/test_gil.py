@@ -38,6 +38,11 @@ filled, dumped = cache(), cache()
 dumped.advance(64)
 layer = lambda: _C.DecoderLayer(F(64), (q, None), (kv_a, None), None, key, value, (o, None), F(64), (up, None), (w, None), True, 1e-6, 0.1)
 made_layer, flag = layer(), _C.StopFlag()
+expanded = lambda tokens=8: _C.ExpandedAttention(tokens, filled, 0, w2, 0.1)
+def added():
+    work = expanded()
+    work.add(F(8, 2, 16), F(8, 2, 16))
+    return work
 calls = {
     "formats": lambda: _C.formats(),
     "encode": lambda: _C.encode("q8_0", F(1 << 16)),
@@ -70,6 +75,8 @@ calls = {
     "attention": lambda: attend(64),
     "absorbed_attention": lambda: _C.absorbed_attention(F(8, 2, 64), F(8, 2, 64), F(8, 2, 16), filled, 0, 0.1),
     "expanded_attention": lambda: _C.expanded_attention(F(8, 2, 16), F(8, 2, 16), F(8, 2, 16), filled, 0, w2, 0.1),
+    "ExpandedAttention.__init__": expanded, "ExpandedAttention.add": added,
+    "ExpandedAttention.run": lambda: added().run(F(8, 2, 16)),
     "patchify": lambda: _C.patchify(F(16, 384), frames, 8, 2, [0.5] * 3, [0.5] * 3),
     "testing.known_isas": _C.testing.known_isas, "testing.use_isa": lambda: _C.testing.use_isa(_C.isa()),
     "testing.overrides": lambda: _C.testing.overrides(_C.isa()), "testing.gelu": lambda: _C.testing.gelu(F(64), F(64), True),

@@ -24,9 +24,7 @@ from ivlite.prompt.positions import mrope_axes, rotary
 from ivlite.stop import checkpoint
 
 ARCHITECTURE = "internvideo3"
-MLP_ROWS = (
-    512  # tokens per call of a text MLP: its inner activations are 9 times as wide and would need most of the memory
-)
+ROWS = 512  # tokens that go together through what is computed row by row: it would need most of the memory at once
 
 
 # ------------------------------------------------------------------------------------------------ tensors
@@ -236,30 +234,45 @@ class Layer:
         ops, eps = self.ops, self.text.rms_norm_eps
         if self.fused and len(x) < self.expand_from:
             return self.fused(x, cos, sin, cache, self.index)
-        x = self.o(self.attention(ops.rms_norm(x, self.attn_norm, eps), cos, sin, cache), into=x)
-        for first in range(0, len(x), MLP_ROWS):
-            chunk = x[first : first + MLP_ROWS]
+        attended = self.attention(x, cos, sin, cache)
+        for first in range(0, len(x), ROWS):
+            chunk = self.o(attended[first : first + ROWS], into=x[first : first + ROWS])
             self.mlp(ops.rms_norm(chunk, self.ffn_norm, eps), into=chunk)
         return x
 
     def attention(self, x, cos, sin, cache):
         """(T, hidden) -> (T, heads * v)."""
-        ops, text, tokens = self.ops, self.text, len(x)
-        q = self.q(x).reshape(tokens, text.num_heads, -1)
-        nope = text.qk_nope_head_dim
-        q_nope, q_rope = q[:, :, :nope], ops.rope(q[:, :, nope:], cos, sin, text.rope_interleave)
-        a = self.kv_a(x)
-        latent, k_rope = a[:, : self.rank], a[:, self.rank :].reshape(tokens, 1, -1)
-        if self.latent_norm is not None:
-            latent = ops.rms_norm(latent, self.latent_norm, text.rms_norm_eps)
-        k_rope = ops.rope(k_rope, cos, sin, text.rope_interleave).reshape(tokens, -1)
+        ops, tokens = self.ops, len(x)
+        parts = [self.latents(x[a : a + ROWS], cos[a : a + ROWS], sin[a : a + ROWS]) for a in range(0, tokens, ROWS)]
+        latent, k_rope = (ops.concat(list(part), axis=0) for part in zip(*parts, strict=True))
         cache.append(self.index, latent, k_rope)
+
+        def queries(first, last):
+            return self.queries(x[first:last], cos[first:last], sin[first:last])
+
         if tokens < self.expand_from:
+            q_nope, q_rope = queries(0, tokens)
             u = ops.absorbed_attention(ops.linear_heads(q_nope, self.uk_t), q_rope, cache, self.index, self.scale)
             out = ops.linear_heads(u, self.uv)
         else:
-            out = ops.expanded_attention(q_nope, q_rope, cache, self.index, self.kv_b, self.scale)
+            out = ops.expanded_attention(queries, tokens, cache, self.index, self.kv_b, self.scale)
         return out.reshape(tokens, -1)
+
+    def queries(self, x, cos, sin):
+        """(T, hidden) -> both parts of the queries, (T, heads, nope) and (T, heads, rope)."""
+        text = self.text
+        q = self.q(self.ops.rms_norm(x, self.attn_norm, text.rms_norm_eps)).reshape(len(x), text.num_heads, -1)
+        nope = text.qk_nope_head_dim
+        return q[:, :, :nope], self.ops.rope(q[:, :, nope:], cos, sin, text.rope_interleave)
+
+    def latents(self, x, cos, sin):
+        """(T, hidden) -> latents (T, rank) and rotated keys (T, rope)."""
+        ops, text, tokens = self.ops, self.text, len(x)
+        a = self.kv_a(ops.rms_norm(x, self.attn_norm, text.rms_norm_eps))
+        latent, k_rope = a[:, : self.rank], a[:, self.rank :].reshape(tokens, 1, -1)
+        if self.latent_norm is not None:
+            latent = ops.rms_norm(latent, self.latent_norm, text.rms_norm_eps)
+        return latent, ops.rope(k_rope, cos, sin, text.rope_interleave).reshape(tokens, -1)
 
 
 # ------------------------------------------------------------------------------------------------ the vision tower

@@ -31,8 +31,9 @@ slicing, `+` and `+=`, which mean the same in numpy and torch. T is tokens (rows
                                                unless exact, the products may use bf16
     cache(ranks, rope_dim, capacity, kind)     a latent cache of one of CACHE_KINDS, one rank per layer, see below
     absorbed_attention(ql, qr, cache, layer, scale)           ql (T, H, rank), qr (T, H, rope) -> (T, H, rank)
-    expanded_attention(qn, qr, cache, layer, kv_b, scale)     qn (T, H, nope), qr (T, H, rope); kv_b a weight
-                                               (H, nope + v, rank) -> (T, H, v)
+    expanded_attention(queries, T, cache, layer, kv_b, scale)     queries(first, last) -> qn (n, H, nope), qr (n, H, rope) of
+                                               these tokens, asked for once, in order, in parts or all together; kv_b a
+                                               weight (H, nope + v, rank) -> (T, H, v)
     decoder_layer(**operands)                  a fused decoder layer for few tokens: (x, cos, sin, cache, index) -> x, changed
                                                in place; equals its separate operations with absorbed attention.
                                                operands: attn_norm, latent_norm, ffn_norm; q, kv_a, o, up, down, each

@@ -4,6 +4,8 @@ import numpy as np
 
 from ivlite import _C
 
+QUERIES, PACKED = 512, 128  # queries that are made and packed together, at most and a multiple of
+
 
 def _rows(x):
     """x with a contiguous last axis; the compiled module takes any strides on the other axes."""
@@ -111,9 +113,17 @@ class Ops:
         _C.absorbed_attention(y, _packed(q_latent), _packed(q_rope), cache.rows, layer, scale, self.pool)
         return y
 
-    def expanded_attention(self, q_nope, q_rope, cache, layer, kv_b, scale):
-        y = np.empty((*q_nope.shape[:2], kv_b.rows - q_nope.shape[2]), np.float32)
-        _C.expanded_attention(y, _rows(q_nope), _rows(q_rope), cache.rows, layer, kv_b, scale, self.pool)
+    def expanded_attention(self, queries, tokens, cache, layer, kv_b, scale):
+        work = _C.ExpandedAttention(tokens, cache.rows, layer, kv_b, scale, self.pool)
+        parts = -(-tokens // QUERIES)
+        part = -(-tokens // parts // PACKED) * PACKED  # of nearly equal size
+        for first in range(0, tokens, part):
+            q_nope, q_rope = map(_rows, queries(first, min(first + part, tokens)))
+            work.add(q_nope, q_rope, self.pool)
+            nope = q_nope.shape[2]
+            del q_nope, q_rope  # before the next are made
+        y = np.empty((tokens, kv_b.heads, kv_b.rows - nope), np.float32)
+        work.run(y, self.pool)
         return y
 
     def decoder_layer(self, **operands):

@@ -233,7 +233,8 @@ class Ops:
         out = torch.einsum("ths,sl->thl", weights, latent)
         return out + weights[t, :, own][:, :, None] * (given - latent)[own][:, None]
 
-    def expanded_attention(self, q_nope, q_rope, cache, layer, kv_b, scale):
+    def expanded_attention(self, queries, tokens, cache, layer, kv_b, scale):
+        q_nope, q_rope = queries(0, tokens)
         latent, rope = cache.rows(layer)
         nope = q_nope.shape[-1]
         kv = torch.einsum("sl,hrl->shr", latent, kv_b)

@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import statistics
 import time
 
 from ivlite.cli import arguments
@@ -219,6 +218,8 @@ def computed(count, seconds, ops, peak):
 
 def read(took, nbytes, reads):
     """The result of memory-bound steps, as plain data: the rate is that of the median step, robust to outliers."""
+    import statistics
+
     step = statistics.median(took)
     share = statistics.median(nbytes / t / r for t, r in zip(took, reads, strict=True))
     return {"count": len(took), "seconds": sum(took), "per_second": 1 / step, "bytes": nbytes,

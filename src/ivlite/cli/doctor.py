@@ -3,7 +3,6 @@
 import argparse
 import json
 import platform
-from importlib import metadata
 
 from ivlite._version import __version__
 from ivlite.stop import checkpoint
@@ -38,6 +37,8 @@ def run(args):
 
 
 def version(package):
+    from importlib import metadata  # imports email: a fifth of what `ivlite --help` takes
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

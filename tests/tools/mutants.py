@@ -4,39 +4,44 @@
     python tests/tools/mutants.py --only src/ivlite/media        # files whose path begins so
     python tests/tools/mutants.py --list 30 --seed 2             # show, run nothing
 
-First the suite runs once under coverage, which records the tests that execute each line (kernel tests are left out: they
+First every test file runs once under coverage, which records the tests that execute each line (kernel tests are left out: they
 execute no Python worth a fault). Then each mutant runs in a copy of the tree: the tests of its line, fastest first, until
 one fails, and after them their neighbours. A mutant that every test survives is printed as a diff. The seed decides which
-mutants are drawn; a map from an earlier run is kept in --map and used again while no file has changed.
+mutants are drawn.
+
+What is known is kept in the folder --keep, and a run that was stopped goes on from there. Test files that changed are recorded
+again; where sources changed, their lines are followed. A mutant that was caught is not run again; one that survived is, once a
+test file has changed.
 
 Needs coverage >= 7.10 and pytest. The package must be built in place (an editable install).
 """
 
 import argparse
 import ast
+import compileall
 import faulthandler
 import hashlib
 import json
+import multiprocessing
 import os
+import py_compile
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from difflib import SequenceMatcher
 from pathlib import Path
 from queue import SimpleQueue
 
 ROOT = Path(__file__).resolve().parents[2]
-IGNORED = (
-    "kernels",
-    "tools",
-    "fuzz",
-    "threads",
-    "cli/test_interrupts.py",
-)  # of tests/: they take long and see no line of Python
+IGNORED = tuple(f"tests/{f}" for f in ("kernels/", "tools/", "fuzz/", "threads/", "cuda/", "cli/test_interrupts.py"))
+# of tests: they take long and see no line of Python worth a fault
+PRELOADED = ["numpy", "av", "PIL.Image", "prompt_toolkit", "tokenizers", "gguf", "pytest", "_pytest.python", "coverage"]
+FORKS = multiprocessing.get_context("forkserver")
 MEMORY = 12 << 30  # bytes of data that a mutant may allocate
 COMPARE = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -118,86 +123,159 @@ def mutated(source, mutant):
     return source[: mutant["begin"]] + mutant["text"].encode() + source[mutant["end"] :]
 
 
-# ------------------------------------------------------------------------------------------------ which tests run a line
+# ------------------------------------------------------------------------------------------------ copies of the tree
 
 
-def copy_tree(folder):
-    """A copy of the working tree as git knows it, and of the compiled module."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
-    )
-    for name in [
-        *listed.stdout.decode().split("\0")[:-1],
-        *(f.relative_to(ROOT) for f in ROOT.glob("src/ivlite/*.so")),
-    ]:
+def make_tree(folder, covered):
+    """A copy of the working tree as git knows it, and of the compiled module, with bytecode that follows each source's hash."""
+    command = ["git", "ls-files", "-coz", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    names = [Path(os.fsdecode(name)) for name in listed.stdout.split(b"\0")[:-1]]
+    for name in [*names, *(f.relative_to(ROOT) for f in ROOT.glob("src/ivlite/*.so"))]:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    if covered:
+        # processes that tests start import this first; the file that coverage installs for that may not be in reach
+        (folder / "src" / "sitecustomize.py").write_text("import coverage\ncoverage.process_startup()\n")
+        (folder / "coveragerc").write_text(
+            f"[run]\nsource = {folder}/src/ivlite\ndata_file = {folder}/cover\nparallel = true\npatch = subprocess\n"
+            "concurrency = thread\n"
+        )
+    compileall.compile_dir(folder, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
     return folder
 
 
-def environment(folder, **more):
-    return (
-        os.environ | {"PYTHONPATH": f"{folder / 'src'}:{folder / 'tests/tools'}", "PYTHONDONTWRITEBYTECODE": "1"} | more
-    )
+def child(folder, args, more):
+    """Runs pytest in a tree, in a process of its own that has imported what all tests import."""
+    os.setsid()
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.chdir(folder)
+    paths = [str(folder), f"{folder}/src", f"{folder}/tests/tools"]
+    sys.path[:] = paths + [path for path in sys.path if path not in (str(ROOT / "src"), str(ROOT / "tests" / "tools"))]
+    sys.dont_write_bytecode = True
+    os.environ |= {"PYTHONPATH": ":".join(paths[1:]), "PYTHONDONTWRITEBYTECODE": "1"} | more
+    import pytest
+
+    code = pytest.main(["-q", "-p", "mutants", "-p", "no:cacheprovider", *args])
+    sys.stdout.flush()
+    os._exit(code)
 
 
-def pytest(folder, *args, timeout=None, **more):
-    """Runs pytest in a tree; returns (exit code, output). A run that takes longer than `timeout` gives code 1."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "mutants", "-p", "no:cacheprovider", *args]
-    process = subprocess.Popen(
-        command, cwd=folder, env=environment(folder, **more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY)),
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=timeout)
-        return process.returncode, output
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        process.wait()
-        return 1, "timeout"
+def run_tests(folder, *args, timeout=None, **more):
+    """(exit code, output) of pytest in a tree. A run that takes longer than `timeout` seconds gives code 1."""
+    process = FORKS.Process(target=child, args=(folder, args, more))
+    process.start()
+    process.join(timeout)
+    if late := process.is_alive():
+        os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+    return (1, "timeout") if late else (process.exitcode, (folder / "log").read_text(errors="replace"))
 
 
-def recorded(path):
-    """{"lines": {file: {line: [test, ...]}}, "seconds": {test: s}} of a run of the suite, from `path` if nothing changed."""
-    digest = hashlib.sha256()
-    for file in sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("tests/**/*.py")]):
-        digest.update(str(file.relative_to(ROOT)).encode() + file.read_bytes())
-    if path.exists() and (known := json.loads(path.read_text()))["digest"] == digest.hexdigest():
-        return known
-    with tempfile.TemporaryDirectory() as name:
-        folder = copy_tree(Path(name))
-        # The processes that tests start import this first; the file that coverage installs for that may not be in reach.
-        (folder / "src" / "sitecustomize.py").write_text("import coverage\ncoverage.process_startup()\n")
-        rc = folder / "coveragerc"
-        rc.write_text(f"[run]\nsource = {folder}/src/ivlite\ndata_file = {folder}/cover\nparallel = true\npatch = subprocess\n"
-                      "concurrency = thread\n")  # fmt: skip
-        ignored = [f"--ignore=tests/{part}" for part in IGNORED]
-        start = time.perf_counter()
-        code, output = pytest(folder, *ignored, "tests", MUTANTS_COVER=str(rc), MUTANTS_SECONDS=str(folder / "seconds"))
-        print(output[-1500:])
-        if code not in (0, 1):
-            raise SystemExit("the suite does not run")
-        print(f"recorded in {time.perf_counter() - start:.0f} s", flush=True)
-        seconds = json.loads((folder / "seconds").read_text())
-        known = {"digest": digest.hexdigest(), "lines": read_lines(folder, rc, seconds), "seconds": seconds}
-    path.write_text(json.dumps(known))
+def over(items, jobs, folder, work, covered=False):
+    """Yields (item, work(item, tree)) as they are done, in `jobs` trees of their own."""
+    trees = SimpleQueue()
+    for i in range(jobs):
+        trees.put(make_tree(folder / f"{'covered' if covered else 'tree'}{i}", covered))
+
+    def run(item):
+        tree = trees.get()
+        try:
+            return item, work(item, tree)
+        finally:
+            trees.put(tree)
+
+    with ThreadPoolExecutor(jobs) as threads:
+        for done in as_completed([threads.submit(run, item) for item in items]):
+            yield done.result()
+
+
+# ------------------------------------------------------------------------------------------------ which tests run a line
+
+
+def digest(data):
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def test_files():
+    files = {str(f.relative_to(ROOT)): digest(f.read_bytes()) for f in sorted(ROOT.glob("tests/**/test_*.py"))}
+    return {name: found for name, found in files.items() if not name.startswith(IGNORED)}
+
+
+def recorded(path, jobs, folder):
+    """{"tests": {file: digest}, "seconds": {test: s}, "lines": {file: {line: [test, ...]}}}, brought up to date in `path`."""
+    known = json.loads(path.read_text()) if path.exists() else {"tests": {}, "seconds": {}, "lines": {}, "sources": {}}
+    known["lines"] = {name: moved(known, name) for name in known["lines"] if (ROOT / name).exists()}
+    known["sources"] = {str(f.relative_to(ROOT)): f.read_text() for f in sorted(ROOT.glob("src/ivlite/**/*.py"))}
+    files = test_files()
+    changed = {name for name in files.keys() | known["tests"].keys() if files.get(name) != known["tests"].get(name)}
+    forget(known, changed)
+    for name, (seconds, lines) in over(sorted(changed & files.keys()), jobs, folder, record, covered=True):
+        known["tests"][name] = files[name]
+        known["seconds"] |= seconds
+        for file, tests in lines.items():
+            mine = known["lines"].setdefault(file, {})
+            for line, found in tests.items():
+                mine.setdefault(line, []).extend(found)
+        print(f"{name}: {len(seconds)} tests, {sum(seconds.values()):.0f} s", flush=True)
+        path.with_suffix(".new").write_text(json.dumps(known))
+        path.with_suffix(".new").replace(path)
     return known
 
 
-def read_lines(folder, rc, tests):
-    """{file: {line: [test, ...]}} of the coverage data in a folder, with those of `tests`."""
+def moved(known, name):
+    """The tests of each line of a source, which may have changed since: new lines get those of the line before."""
+    before, now = known["sources"][name].splitlines(), (ROOT / name).read_text().splitlines()
+    old, lines, last = known["lines"][name], {}, 0
+    if before == now:
+        return old
+    same = SequenceMatcher(None, before, now, False).get_matching_blocks()
+    places = {b + i: a + i for a, b, size in same for i in range(size)}
+    for line in range(len(now)):
+        last = places.get(line, last)
+        if found := old.get(str(last + 1)):
+            lines[str(line + 1)] = found
+    return lines
+
+
+def forget(known, files):
+    """Drops what is known of tests whose files changed."""
+    gone = {test for test in known["seconds"] if test.split("::")[0] in files}
+    known["tests"] = {name: found for name, found in known["tests"].items() if name not in files}
+    known["seconds"] = {test: s for test, s in known["seconds"].items() if test not in gone}
+    for file, lines in known["lines"].items():
+        known["lines"][file] = {line: [t for t in tests if t not in gone] for line, tests in lines.items()}
+
+
+def record(name, folder):
+    """({test: seconds}, {file: {line: [test, ...]}}) of a test file, run in a tree under coverage."""
+    rc, timed = folder / "coveragerc", folder / "seconds"
+    for left in [timed, *folder.glob("cover*")]:
+        left.unlink() if left.is_file() and left != rc else None
+    code, output = run_tests(folder, name, "--tb=line", MUTANTS_COVER=str(rc), MUTANTS_SECONDS=str(timed))
+    if code not in (0, 1, 5):
+        raise SystemExit(f"{name} does not run: exit code {code}\n{output[-2000:]}")
+    if code == 1:
+        print(f"{name}: tests that fail are not counted\n{output[-1000:]}", flush=True)
+    seconds = json.loads(timed.read_text())
     import coverage
 
-    cover = coverage.Coverage(config_file=str(rc))
+    cover, lines = coverage.Coverage(config_file=str(rc)), {}
+    if not list(folder.glob("cover.*")):
+        return seconds, lines
     cover.combine([str(folder)])
-    data, lines = cover.get_data(), {}
+    data = cover.get_data()
     for file in data.measured_files():
-        name = str(Path(file).relative_to(folder))
         # a context is "static|dynamic"; a test's own process has the dynamic part, its children the static one
-        lines[name] = {line: sorted({c.strip("|").split("|")[0] for c in contexts} & tests.keys())
-                       for line, contexts in data.contexts_by_lineno(file).items()}  # fmt: skip
-    return lines
+        lines[str(Path(file).relative_to(folder))] = {
+            str(line): sorted({c.strip("|").split("|")[0] for c in contexts} & seconds.keys())
+            for line, contexts in data.contexts_by_lineno(file).items()
+        }
+    return seconds, lines
 
 
 # ------------------------------------------------------------------------------------------------ the plugin for pytest
@@ -286,8 +364,8 @@ def survives(mutant, folder, known):
             wanted.write_text(json.dumps({test: known["seconds"].get(test, 0) for test in tests}))
             files = sorted({t.split("::")[0] for t in tests})
             limit = 120 + 10 * sum(known["seconds"].get(t, 0) for t in tests)
-            code, output = pytest(folder, "-x", "--tb=no", *files, timeout=limit, MUTANTS_TESTS=str(wanted))
-            if code:
+            code, output = run_tests(folder, "-x", "--tb=no", *files, timeout=limit, MUTANTS_TESTS=str(wanted))
+            if code not in (0, 5):  # 5: a test of that name is there no more, or is skipped when it is collected
                 failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
                 return failed[0] if failed else output.strip()[-120:] or f"exit code {code}"
         return None
@@ -295,13 +373,21 @@ def survives(mutant, folder, known):
         target.write_bytes(source)
 
 
+def line_of(mutant):
+    return (ROOT / mutant["file"]).read_bytes()[: mutant["begin"]].count(b"\n") + 1
+
+
 def shown(mutant):
     """A mutant as the lines before and after."""
+    source, number = (ROOT / mutant["file"]).read_bytes(), line_of(mutant)
+    before = source.splitlines()[number - 1].decode().strip()
+    after = mutated(source, mutant).splitlines()[number - 1].decode().strip()
+    return f"{mutant['file']}:{number} {mutant['kind']}\n    - {before}\n    + {after}"
+
+
+def name_of(mutant):
     source = (ROOT / mutant["file"]).read_bytes()
-    number = source[: mutant["begin"]].count(b"\n")
-    before = source.splitlines()[number].decode().strip()
-    after = mutated(source, mutant).splitlines()[number].decode().strip()
-    return f"{mutant['file']}:{number + 1} {mutant['kind']}\n    - {before}\n    + {after}"
+    return f"{mutant['file']} {digest(source)} {mutant['begin']}-{mutant['end']} {mutant['text']}"
 
 
 def main():
@@ -311,41 +397,38 @@ def main():
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", default="src/ivlite", help="files whose path begins so")
     parser.add_argument("--list", type=int, metavar="N", help="show N mutants and run nothing")
-    parser.add_argument(
-        "--map", type=Path, default=ROOT / "build" / "mutants.json", help="where the tests of each line are kept"
-    )
+    parser.add_argument("--keep", type=Path, default=ROOT / "build" / "mutants", help="folder for what is known")
     args = parser.parse_args()
     files = [f for f in sorted(ROOT.glob("src/ivlite/**/*.py")) if str(f.relative_to(ROOT)).startswith(args.only)]
     pool = [m for f in files for m in mutants_of(f)]
     drawn = random.Random(args.seed).sample(pool, min(args.list or args.count, len(pool)))
     if args.list:
         return print("\n".join(map(shown, drawn)))
-    args.map.parent.mkdir(exist_ok=True)
-    known, caught = recorded(args.map), 0
+    args.keep.mkdir(parents=True, exist_ok=True)
+    FORKS.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as name:
-        trees = SimpleQueue()
-        for i in range(args.jobs):
-            trees.put(copy_tree(Path(name) / str(i)))
+        run_all(drawn, args, Path(name))
+    print(f"{len(pool)} mutants are possible; seed {args.seed}")
 
-        def run(mutant):
-            folder = trees.get()
-            try:
-                return mutant, survives(mutant, folder, known)
-            finally:
-                trees.put(folder)
 
-        with ThreadPoolExecutor(args.jobs) as threads:
-            for number, done in enumerate(as_completed([threads.submit(run, mutant) for mutant in drawn]), 1):
-                mutant, failed = done.result()
-                caught += failed is not None
-                verdict = f"caught {failed[:110]}" if failed else "SURVIVED, " + shown(mutant)
-                print(
-                    f"[{number}/{len(drawn)}, {caught} caught] {mutant['file']}:{mutant['lines'][0]} {verdict}",
-                    flush=True,
-                )
-    print(
-        f"{caught} of {len(drawn)} mutants caught ({100 * caught / len(drawn):.0f} %), {len(pool)} possible, seed {args.seed}"
-    )
+def run_all(drawn, args, folder):
+    known = recorded(args.keep / "map.json", args.jobs, folder)
+    path, tests = args.keep / "results.json", digest(json.dumps(known["tests"], sort_keys=True).encode())
+    # {mutant: [what caught it, the tests that were there]}
+    results = json.loads(path.read_text()) if path.exists() else {}
+    names = [name_of(mutant) for mutant in drawn]
+    left = [m for m, name in zip(drawn, names, strict=True)
+            if name not in results or results[name][0] is None and results[name][1] != tests]  # fmt: skip
+    print(f"{len(drawn) - len(left)} of {len(drawn)} are known", flush=True)
+    runs = over(left, args.jobs, folder, lambda mutant, tree: survives(mutant, tree, known))
+    for number, (mutant, failed) in enumerate(runs, 1):
+        results[name_of(mutant)] = failed, tests
+        path.write_text(json.dumps(results, indent=1))
+        verdict = f"{mutant['file']}:{line_of(mutant)} caught {failed[:110]}" if failed else "SURVIVED " + shown(mutant)
+        print(f"[{number}/{len(left)}] {verdict}", flush=True)
+    survivors = [mutant for mutant, name in zip(drawn, names, strict=True) if results[name][0] is None]
+    print("\nSurvivors:", *map(shown, survivors), sep="\n")
+    print(f"{len(drawn) - len(survivors)} of {len(drawn)} caught ({1 - len(survivors) / len(drawn):.1%})")
 
 
 if __name__ == "__main__":

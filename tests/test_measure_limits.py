@@ -16,7 +16,9 @@ TEXT = dict(
     num_layers=6, num_heads=4, kv_lora_rank=(24,) * 6, qk_rope_head_dim=8, qk_nope_head_dim=12, v_head_dim=20,
     hidden_size=48, intermediate_size=160, context_length=100_000, vocab_size=1000,
 )  # fmt: skip
-VISION = dict(hidden_size=32, num_heads=4, depth=5, deepstack_indexes=(1, 2), patch_size=4, in_channels=3, temporal_patch_size=2)
+VISION = dict(
+    hidden_size=32, num_heads=4, depth=5, deepstack_indexes=(1, 2), patch_size=4, in_channels=3, temporal_patch_size=2
+)
 # Multiplications of a token, counted by hand: keys and values of a latent; queries, latent and rotary key, output, three of the MLP.
 EXPANDED = 4 * (12 + 20) * 24
 TOKEN = 48 * 4 * (12 + 8) + 48 * (24 + 8) + 4 * 20 * 48 + 3 * 48 * 160
@@ -79,7 +81,14 @@ class Machine:
             return call
 
         return measure.Sample(
-            self.config, self.ops, layers, block, spend("merger", 32), spend("embed", 3 * 2 * 16), spend("head", 48), **more
+            self.config,
+            self.ops,
+            layers,
+            block,
+            spend("merger", 32),
+            spend("embed", 3 * 2 * 16),
+            spend("head", 48),
+            **more,
         )
 
 
@@ -87,12 +96,16 @@ class Machine:
 def test_known_speeds_are_found(monkeypatch, depth):
     machine = Machine(monkeypatch)
     machine.config.text.context_length = depth
-    sample = machine.sample([(machine.layer(2), 4.0), (machine.layer(5, slower=3.0), 2.0)], part=0.25, byte=7e-9, each=0.5)
+    sample = machine.sample(
+        [(machine.layer(2), 4.0), (machine.layer(5, slower=3.0), 2.0)], part=0.25, byte=7e-9, each=0.5
+    )
     found = measure.speeds(sample, "q8")
     layers = 4 + 3 * 2  # of the first one's speed
     assert found.token == pytest.approx(layers * machine.text, rel=0.01)
     assert found.expanded == pytest.approx(SHARE * found.token)
-    assert 0.9 < found.seen / (6 * machine.seen) < 1  # the first layer's, in all; half is clamped, and 1.4 counts expanding
+    assert (
+        0.9 < found.seen / (6 * machine.seen) < 1
+    )  # the first layer's, in all; half is clamped, and 1.4 counts expanding
     assert found.step == pytest.approx(measure.REST + machine.head / 0.25 + layers * machine.step)
     assert found.step_seen == pytest.approx(6 * machine.step_seen)
     assert found.patch == pytest.approx(5 * machine.patch + 3 * machine.merger + machine.embed)
@@ -233,7 +246,10 @@ def test_layers_that_stand_for_others():
     assert measure.kinds(tensors(*same), config(*[8] * 5)) == [(2, 5)]
     assert measure.kinds(tensors(*same), config(8, 8, 8, 9, 9)) == [(1, 3), (4, 2)]
     mixed = tensors(("x", "y"), ("x", "z"), ("x", "y"), ("x", "z"), ("x", "z"), ("z", "z"))
-    assert measure.kinds(mixed, config(*[8] * 6)) == [(3, 3 * 6 / 5), (2, 2 * 6 / 5)]  # the third kind is left to the others
+    assert measure.kinds(mixed, config(*[8] * 6)) == [
+        (3, 3 * 6 / 5),
+        (2, 2 * 6 / 5),
+    ]  # the third kind is left to the others
     eleven = tensors(*[("x", "y")] * 11)  # blk.1 is not a part of blk.10
     assert measure.kinds(eleven, config(*[8] * 11)) == [(5, 11)]
 

@@ -230,5 +230,5 @@ class Planner:
         flags = [setting.flag for setting in made.nearest]
         need, longest = made.prompt_tokens + 1, self.config.text.context_length
         if stated and made.room < need <= longest:
-            flags.append(f"--context {-(-(made.prompt_tokens + made.max_new_tokens) // 256) * 256}")
+            flags.append(f"--context {min(longest, -(-(made.prompt_tokens + made.max_new_tokens) // 256) * 256)}")
         return f"use {' or '.join(flags)}" if flags else "shorten the text" if not made.videos else "give fewer videos"

@@ -92,5 +92,6 @@ void bind_machine(py::module_& m);
 void bind_formats(py::module_& m);
 void bind_ops(py::module_& m);
 void bind_testing(py::module_& m);
+void bind_cuda(py::module_ m);  // cuda.cpp or no_cuda.cpp
 
 }  // namespace ivlite

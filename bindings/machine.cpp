@@ -8,7 +8,6 @@
 #include "core/stop.h"
 #include "core/threads.h"
 #include "kernels/cpu_info.h"
-#include "kernels/cuda/cuda.h"
 #include "kernels/dispatch.h"
 
 namespace ivlite {
@@ -98,7 +97,6 @@ void bind_machine(py::module_& m) {
       "Operations per second of bytes of the matrix unit that the kernels use, in registers; 0 without one.");
   compute(m, "probe_read_bandwidth", probe_read_bandwidth, py::arg("bytes") = (int64_t)256 << 20, py::arg("repeats") = 5,
           "Bytes per second read.");
-  release(m, "cuda_available", cuda_available, "Whether this build has CUDA kernels and the machine a GPU for them.");
 }
 
 }  // namespace ivlite

@@ -41,6 +41,7 @@ PYBIND11_MODULE(_C, m) {
   ivlite::bind_machine(m);
   ivlite::bind_formats(m);
   ivlite::bind_ops(m);
+  ivlite::bind_cuda(m.def_submodule("cuda"));
   py::module_ testing = m.def_submodule("testing", "What only tests and benchmarks need.");
   ivlite::bind_testing(testing);
 }

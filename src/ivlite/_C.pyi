@@ -3,6 +3,7 @@
 `pool` is what an operation runs on; None: threads of the process, `num_threads()` of them.
 """
 
+from types import ModuleType
 from typing import TypedDict
 
 import numpy as np
@@ -12,6 +13,7 @@ Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 __version__: str
+cuda: ModuleType  # cuda.built: whether this build has CUDA kernels; bindings/cuda.cpp has the rest
 
 class FormatInfo(TypedDict):
     name: str
@@ -37,7 +39,6 @@ def cpu_quota(listing: str = ..., mount: str = ...) -> float: ...
 def probe_int8_peak(seconds: float = 0.3, pool: ThreadPool | None = None) -> float: ...
 def probe_matrix_peak(seconds: float = 0.3, pool: ThreadPool | None = None) -> float: ...
 def probe_read_bandwidth(bytes: int = ..., repeats: int = 5, pool: ThreadPool | None = None) -> float: ...
-def cuda_available() -> bool: ...
 
 class ThreadPool:
     threads: int

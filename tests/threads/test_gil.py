@@ -48,7 +48,7 @@ calls = {
     "encode": lambda: _C.encode("q8_0", F(1 << 16)),
     "decode": lambda: _C.decode("q8_0", np.zeros(34 << 11, np.uint8), 1 << 16),
     "transposed": lambda: _C.transposed("q8_0", data, 2, 32, 64, 32, "q8_0"),
-    "isa": _C.isa, "isas": _C.isas, "cpu_info": _C.cpu_info, "cuda_available": _C.cuda_available,
+    "isa": _C.isa, "isas": _C.isas, "cpu_info": _C.cpu_info,
     "num_threads": _C.num_threads, "wanted_threads": _C.wanted_threads, "default_threads": _C.default_threads,
     "set_num_threads": lambda: _C.set_num_threads(2), "cpu_quota": _C.cpu_quota,
     "probe_int8_peak": lambda: _C.probe_int8_peak(0.01), "probe_matrix_peak": lambda: _C.probe_matrix_peak(0.01),

@@ -71,7 +71,7 @@ def huge_pages():
 
 def cuda():
     """A sentence about CUDA."""
-    if _C.cuda_available():
+    if _C.cuda.built:
         return "available"
     if Path("/proc/driver/nvidia/version").exists():
         return "this build has no CUDA kernels; an NVIDIA driver is here"

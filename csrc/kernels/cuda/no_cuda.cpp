@@ -1,7 +1,0 @@
-#include "kernels/cuda/cuda.h"
-
-namespace ivlite {
-
-bool cuda_available() { return false; }
-
-}  // namespace ivlite

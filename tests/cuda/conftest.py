@@ -1,0 +1,45 @@
+"""The devices that tests of CUDA launchers run on.
+
+    device    the kernels compiled for the host, fast; and a card, where one is and the build has kernels for it
+
+A test asks for one by its name and gets a Device (device.py). Without a compiler these tests are skipped, which says why.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import emulation
+from device import Device
+
+from ivlite import _C
+
+
+def card_here():
+    """Whether the installed module has kernels for the first card."""
+    try:
+        return _C.cuda.built and _C.cuda.cards() > 0 and _C.cuda.card(0).has_kernels
+    except _C.cuda.Error:
+        return False
+
+
+def pytest_generate_tests(metafunc):
+    if "device" in metafunc.fixturenames:
+        metafunc.parametrize("device", ["emulated", "card"] if card_here() else ["emulated"], indirect=True)
+
+
+def emulated(name):
+    try:
+        return emulation.load(name)
+    except emulation.Unavailable as why:
+        pytest.skip(f"CUDA kernels are not tested: {why}")
+
+
+@pytest.fixture
+def device(request):
+    made = Device(_C if request.param == "card" else emulated("_emulated"))
+    yield made
+    made.close()

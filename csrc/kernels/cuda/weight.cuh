@@ -19,7 +19,6 @@ __device__ __forceinline__ uint32_t float_to_bits(float value) {
   memcpy(&bits, &value, 4);
   return bits;
 }
-__device__ __forceinline__ float bf16_to_float(uint16_t bits) { return bits_to_float((uint32_t)bits << 16); }
 
 __device__ __forceinline__ int64_t padded_groups(const DeviceWeight& w) { return padded_groups(w.format, w.cols); }
 __device__ __forceinline__ int64_t code_stride(const DeviceWeight& w) { return padded_groups(w) * code_bytes(w.format); }

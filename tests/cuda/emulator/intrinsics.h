@@ -17,7 +17,8 @@
 #define __constant__
 #define __global__
 #define __forceinline__ inline
-#define __launch_bounds__(...)
+#define IVLITE_BOUNDS(...)
+#define IVLITE_KERNEL_OF(...) static void
 #define IVLITE_KERNEL static
 #define IVLITE_DEVICE inline
 #define IVLITE_UNROLL

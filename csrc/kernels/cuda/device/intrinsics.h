@@ -17,6 +17,8 @@
 #include "kernels/cuda/cuda.h"
 
 #define IVLITE_KERNEL static __global__
+#define IVLITE_BOUNDS(...) __launch_bounds__(__VA_ARGS__)  // the most threads of a block, the blocks a processor shall hold
+#define IVLITE_KERNEL_OF(...) IVLITE_KERNEL void IVLITE_BOUNDS(__VA_ARGS__)
 #define IVLITE_DEVICE __device__ __forceinline__
 #define IVLITE_UNROLL _Pragma("unroll")
 

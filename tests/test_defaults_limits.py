@@ -1,0 +1,113 @@
+"""What a caller gets who says nothing, in one table: a change here changes the API, and belongs in the changelog.
+
+Every help text that names a default names the right one, and what is handed around stays as it was made.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+import re
+
+import pytest
+
+import ivlite
+from ivlite import cli, quantize
+from ivlite.model import MediaLimits
+
+ASKING = {"enable_thinking": False, "add_vision_id": False, "continue_final_message": False, "dedupe": False}
+
+API = {  # of parameters whose default is not None
+    ivlite.load: {"device": "auto", "kv": "q8", "vit": "file", "load": "repack", "store": False},
+    ivlite.Model: {"kv": "q8", "media": MediaLimits()},
+    ivlite.Model.room: {"held": 0},
+    ivlite.Model.prepare: ASKING | {"max_new_tokens": 256}, ivlite.Model.plan: ASKING | {"max_new_tokens": 256}, ivlite.Model.stream: ASKING | {"max_new_tokens": 256},
+    ivlite.Model.each_logits: {"rows": 64},
+    ivlite.SamplingParams: {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "seed": 0},
+    ivlite.Session.ask: {"videos": (), "images": ()},
+    ivlite.Stop.set: {"reason": "interrupted"},
+    quantize.quantize: {"type": "q4_k_m", "tensor_types": (), "golden": False, "allow_nan": False, "resume": False},
+}  # fmt: skip
+
+
+def defaults(function):
+    """{parameter: default} of those whose default is not None."""
+    given = {p.name: p.default for p in inspect.signature(function).parameters.values()}
+    return {name: value for name, value in given.items() if value not in (inspect.Parameter.empty, None)}
+
+
+def test_defaults_of_the_api():
+    assert {function: defaults(function) for function in API} == API
+
+
+def test_all_of_the_api_is_in_the_table():
+    """Functions and methods of what `import ivlite` offers that have such defaults; errors and a Reply are not called."""
+    for name in set(ivlite.__all__) - {"Reply", "Stopped", "IvliteError"}:
+        offered = getattr(ivlite, name)
+        public = (
+            [f for n, f in vars(offered).items() if not n.startswith("_")] if inspect.isclass(offered) else [offered]
+        )
+        for function in filter(inspect.isfunction, public):
+            assert function in API or not defaults(function), function.__qualname__
+
+
+def parsers(parser=None, path=("ivlite",)):
+    parser = parser or cli.parser()
+    yield path, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, inner in action.choices.items():
+                yield from parsers(inner, (*path, name))
+
+
+def options():
+    for path, parser in parsers():
+        for action in parser._actions:
+            if action.option_strings and not isinstance(action, argparse._HelpAction | argparse._VersionAction):
+                yield pytest.param(action, id=" ".join((*path[1:], action.option_strings[-1])))
+
+
+@pytest.mark.parametrize("action", options())
+def test_helps_name_the_right_defaults(action):
+    """ "(default: X)" where X is a value; else it says what is done without the option, and the default is None."""
+    said = re.search(r"\(default: (-?[\d.]+)[);,]", action.help or "")
+    if action.default not in (None, False, argparse.SUPPRESS) and "default" in (action.help or ""):
+        assert str(action.default).strip("(,)") in action.help
+    if said and action.default is not None:
+        assert float(said[1]) == float(str(action.default).strip("(,)"))
+
+
+DEFAULTS = {  # of every option that has one, whichever command it belongs to
+    "--kv": "q8", "--device": "auto", "--vit": "file", "--load": "repack", "--max-new-tokens": 1024, "--seed": 0,
+}  # fmt: skip
+
+
+def test_options_with_one_name_have_one_default():
+    for path, parser in parsers():
+        for action in parser._actions:
+            for flag in set(action.option_strings) & DEFAULTS.keys():
+                if path[1] in ("run", "chat"):
+                    assert action.default == DEFAULTS[flag], (path, flag)
+
+
+# ------------------------------------------------------------------------------------------------ values stay as they are
+
+# Made step by step, or changed by their owner.
+MUTABLE = """
+    Reply Record Scores Reference Importance Data Frames Packets Picture Prompt Part Message SessionState Table
+""".split()
+BY_IDENTITY = ["Turn", "Mark"]  # equal only to themselves
+
+
+def dataclasses_of_the_package():
+    for found in pkgutil.walk_packages(ivlite.__path__, "ivlite."):
+        if not found.name.endswith(("__main__", "reference")):
+            module = importlib.import_module(found.name)
+            yield from (c for c in vars(module).values() if dataclasses.is_dataclass(c) and c.__module__ == found.name)
+
+
+def test_what_is_handed_around_is_frozen():
+    found = list(dataclasses_of_the_package())
+    assert sorted(c.__qualname__ for c in found if not c.__dataclass_params__.frozen) == sorted(MUTABLE)
+    assert [c.__qualname__ for c in found if not c.__dataclass_params__.eq] == BY_IDENTITY

@@ -80,7 +80,7 @@ void switch_fiber(void** from, void* to) { ivlite_switch_fiber(from, to); }
 
 void* new_fiber(char* top, void (*entry)()) {
   // On x86-64 a function begins 8 bytes below a multiple of 16, with the address of its caller on the stack: here none.
-  uintptr_t* sp = (uintptr_t*)((uintptr_t)top & ~(uintptr_t)63) - 2 - (kSaved > kReturn ? kSaved : kSaved + 1);
+  uintptr_t* sp = (uintptr_t*)((uintptr_t)top & ~(uintptr_t)63) - 2 - kSaved;
   for (int i = 0; i < kSaved + 2; i++) sp[i] = 0;
   sp[kReturn] = (uintptr_t)entry;
   return sp;

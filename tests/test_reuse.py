@@ -11,14 +11,15 @@ import pytest
 import ivlite
 from ivlite.engine.held import Span
 from ivlite.engine.meter import Meter
-from ivlite.errors import Stopped
+from ivlite.errors import Stopped, UsageError
 from ivlite.evaluate import synthetic
 from ivlite.gguf import SHIPPED
 from ivlite.media.medium import Medium
 from ivlite.media.video import VideoFile
 from ivlite.session import pool as pooling
 from ivlite.session.pool import Pool
-from ivlite.stop import Stop
+from ivlite.session.store import Store
+from ivlite.stop import Stop, using
 
 needs_demo = pytest.mark.skipif(not SHIPPED["demo"].is_file(), reason="the demo model is not in the package")
 CLIP = str(Path(__file__).parents[1] / "examples" / "clip.mp4")
@@ -275,6 +276,20 @@ def test_a_pool_that_is_closed_keeps_nothing(pool):
     pool.close()
     pool.give(out)
     assert pool._idle == [] and pool.nbytes == 0
+
+
+@pytest.mark.parametrize("call", ["foreseen", "take"])
+def test_a_pool_that_is_closed_while_a_call_begins(tiny, tmp_path, call):
+    """Another thread has closed the model after the call's last look at its Stop."""
+    pool = Pool(tiny.network, "q8", Store(tmp_path))
+    arguments = {"foreseen": (synthetic.text_prompt(BASE),), "take": (synthetic.text_prompt(BASE), 101)}[call]
+    pool.close()
+    with pytest.raises(UsageError, match="the model is closed"):
+        getattr(pool, call)(*arguments)
+    stop = Stop()
+    stop.set("closed")
+    with using(stop), pytest.raises(Stopped, match="closed"):
+        getattr(pool, call)(*arguments)
 
 
 class Slow(Medium):

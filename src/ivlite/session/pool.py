@@ -4,8 +4,9 @@ import threading
 
 from ivlite.engine.meter import Meter
 from ivlite.engine.runner import Runner
-from ivlite.errors import Stopped
+from ivlite.errors import Stopped, UsageError
 from ivlite.machine import MARGIN, available_memory
+from ivlite.stop import checkpoint
 
 COUNT = 4  # caches
 MOST = 1 << 30  # bytes of all of them; the one used last may be larger
@@ -59,16 +60,23 @@ class Pool:
 
     def stored(self, prompt, mine):
         """The same with a Runner that holds `mine` of them, and the store."""
-        return self._store.keeper(self._network, self._kv).foreseen(prompt, mine) if self._store else mine
+        return self._store.keeper(self._there(), self._kv).foreseen(prompt, mine) if self._store else mine
+
+    def _there(self):
+        """The network. Raises Stopped or UsageError where the model was closed meanwhile."""
+        network = self._network
+        if network is None:
+            checkpoint()
+            raise UsageError("the model is closed: load it again")
+        return network
 
     def take(self, prompt, capacity):
         """A Runner with room for `capacity` tokens: the one that shares the longest prefix with the prompt, or a new one."""
         with self._lock:
             idle, self._idle = self._idle, []  # ours: files may have to be read for their digests
         try:
-            runner = self._chosen(idle, prompt, capacity) or Runner(
-                self._network, capacity, self._kv, None, self._store
-            )
+            runner = self._chosen(idle, prompt, capacity)
+            runner = runner or Runner(self._there(), capacity, self._kv, None, self._store)
         finally:
             with self._lock:
                 self._idle = [*idle, *self._idle] if self._open else []

@@ -1,5 +1,6 @@
 """Images and videos made here: which frames, at which times, how large, and every way in which files are bad."""
 
+import contextlib
 import errno
 import gc
 import os
@@ -277,6 +278,29 @@ def test_a_video_cut_off_is_used_as_far_as_it_goes(tmp_path, name):
     )
     said_before = list(medium.warnings)
     assert shown(medium) == numbers and medium.warnings == said_before
+
+
+def single(path):
+    """The numbers that a decoder of one thread shows of all that can be decoded."""
+    with av.open(str(path)) as source:
+        stream, found = source.streams.video[0], []
+        stream.codec_context.thread_count = 1
+        for packet in source.demux(stream):
+            with contextlib.suppress(av.FFmpegError):
+                found += [said(frame.to_ndarray(format="rgb24")) for frame in packet.decode()]
+    return found
+
+
+@pytest.mark.parametrize("share", [0.6, 0.75, 0.9])
+def test_the_end_of_a_video_cut_off_is_what_can_be_decoded(tmp_path, share):
+    """A decoder of several threads keeps the frames before a packet that is not whole."""
+    made = {"options": {"bf": "2"}, "container": {"movflags": "frag_keyframe+empty_moov"}}
+    path = cut(numbered(tmp_path / "a.mp4", 100, **made), share)
+    whole = single(path)
+    assert 30 < len(whole) < 100
+    medium = opened(path, nframes=100)
+    assert set(shown(medium)) == set(whole) and len(medium.frames) - len(whole) <= 1
+    assert medium.warnings[0] == f"video {path} is cut off: only its first {medium.duration:.1f} seconds are there"
 
 
 def test_a_damaged_video_gives_every_pair_and_says_so(tmp_path):

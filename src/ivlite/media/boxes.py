@@ -201,6 +201,12 @@ def whole_mp4(file, size):
     return None if b"moof" in kinds else True  # a fragmented file does not declare the number of its fragments
 
 
+def fragmented(path):
+    """Whether a file is a fragmented mp4: what FFmpeg says to be its length is that of the fragments that are there."""
+    with open(path, "rb") as file:
+        return any(kind == b"moof" for kind, *_ in children(file, 0, os.fstat(file.fileno()).st_size))
+
+
 def whole_matroska(file, size):
     head = file.read(4096)
     at = head.find(SEGMENT)

@@ -2,7 +2,8 @@
 
 On the way to a wanted frame, frames that no other refers to are not decoded, and once the last wanted frame of a run is in
 the decoder, it is drained. Both are undone for a frame that then does not come out as itself (it is damaged, hidden, or
-made of two fields): it is decoded again with all frames around it.
+made of two fields): it is decoded again with all frames around it. Where the decoder ends too early, it is once more
+started with a single thread: decoders of several keep the frames before a damaged last packet to themselves.
 """
 
 from contextlib import ExitStack
@@ -68,7 +69,7 @@ class FrameDecoder:
             self.codec.skip_frame = "DEFAULT"
         self.leaving = False  # out what nothing refers to
         self.until = None  # the index after which the decoder is drained
-        self.drained = False
+        self.drained = self.ended = False
         place = None if self.times.pts is None and self.times.places is None else self._place
         self.coming = with_neighbours(decoded(self.stream, self._counted(self.taken + skip), place))
         self.index, self.frame = -1, None  # the frame decoded last
@@ -115,6 +116,10 @@ class FrameDecoder:
         if last and self.sparing and self.index < index:
             self.until = index
         found, frame = self._at(index, fresh)
+        if found < index and self.ended and not self.drained and self.threads != 1:
+            self.threads, self.seek_from = 1, 1
+            self._open()
+            found, frame = self._at(index, self._restart(index))
         spared = self.sparing and (self.codec.name in SKIPPING or self.drained)
         if spared and (found != index or isinstance(frame, Interlaced)):
             self.sparing = False
@@ -156,6 +161,7 @@ class FrameDecoder:
         for frame in self.coming:
             if frame.pts is not None:
                 return frame.pts, frame
+        self.ended = True
         return None
 
     def _key(self, index):

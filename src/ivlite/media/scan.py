@@ -221,7 +221,13 @@ def build(found, container, stream, path, name, number):
     entire = boxes.whole(path, form) if not found.missing else False
     if form == "avi" and entire is False:  # without its index, FFmpeg declares what is there
         claimed = max(claimed, stream.frames * tick)
-    return settled(times, rates, length, claimed, entire)
+    if entire is False and form.startswith("mov") and boxes.fragmented(path):
+        claimed = 0.0
+    times = settled(times, rates, length, claimed, entire)
+    if entire is False and claimed <= 0:  # how much is missing is not told
+        cut = f"video {name} is cut off: only its first {times.duration:.1f} seconds are there"
+        times = replace(times, notes=(*times.notes, cut))
+    return times
 
 
 def filled(found, rates, tick):

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -102,3 +103,11 @@ def wide(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wide") / "checkpoint"
     module.write_checkpoint(folder)
     return folder
+
+
+@pytest.fixture
+def instant(monkeypatch):
+    """Files are opened in no time by what plans say, however busy the machine is."""
+    from ivlite.prompt import layout
+
+    monkeypatch.setattr(layout, "time", SimpleNamespace(perf_counter=lambda: 0.0))

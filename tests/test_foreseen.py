@@ -16,6 +16,9 @@ SPEEDS = Speeds(token=1e-2, seen=1e-6, expanded=1e-5, step=0.1, step_seen=1e-6, 
 GREEDY = {"temperature": 0, "max_new_tokens": 4}
 
 
+pytestmark = pytest.mark.usefixtures("instant")
+
+
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

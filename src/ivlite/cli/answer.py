@@ -184,7 +184,9 @@ def closing_line(reply, loaded=True):
 
 def planned(plan):
     """What was planned until the first token, beside what it took, where it was long enough to matter; else nothing."""
+    from ivlite.plan import WAITED_FOR  # imports numpy
+
     if plan is None or plan.wait is None or plan.wait < WORTH_SAYING:
         return ""
-    took = sum(plan.took["seconds"].get(stage, 0.0) for stage in ("decode", "vision", "prefill"))
+    took = sum(plan.took["seconds"].get(stage, 0.0) for stage in WAITED_FOR)
     return f", planned {clock(plan.wait)} and took {clock(took)} to the first token"

@@ -56,7 +56,7 @@ class Stream(Work[Delta]):
             *self._meter.warnings,
         ]
         if self.prompt.plan is not None:
-            reply.plan = self.prompt.plan.happened(reply.usage, {"open": self._opened, **self._meter.seconds})
+            reply.plan = self.prompt.plan.happened(reply.usage, {"scan": self._opened, **self._meter.seconds})
         return reply
 
 

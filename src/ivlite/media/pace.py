@@ -56,6 +56,7 @@ class Pace:
         far = self.near(FAR)
         began = far[0] if far[-1] > 1.5 * far[0] else start  # they come one by one, or at once
         each = max(far[-1] - began, 0.0) / max(1, FAR * (len(far) - 1)) or close
+        each = min(each, close or each)  # a frame that is shown is also decoded: more is a disturbance
         total = each * work(chosen, self.keys) + max(0.0, close - each) * len(chosen)
         return start + total
 

@@ -1,6 +1,7 @@
 """Video files."""
 
 import struct
+import time
 from contextlib import closing
 
 import numpy as np
@@ -37,6 +38,7 @@ class VideoProbe(Probe):
         times = indexed(self.path, name, self.track, start, end)
         super().__init__(name, None, times, start, end)
         self._display = self._shape = self._pace = None
+        self._first = 0.0  # seconds of opening a decoder and of its first frame
         if times is None:
             self.times, self.estimated = self._declared(), True
             if self.times is None or (start or 0) >= self.times.duration:
@@ -68,9 +70,10 @@ class VideoProbe(Probe):
                 picture = next(decoded(stream, packets(container, stream)), None)
                 self._seen(stream, picture)
             return
-        first, _ = timeline.within(self.times, self.start, self.end, self.what)
+        began, (first, _) = time.perf_counter(), timeline.within(self.times, self.start, self.end, self.what)
         with FrameDecoder(self.path, self.name, self.times, self.track) as decoder:
             _, picture = decoder.at(first)
+            self._first = time.perf_counter() - began
             self._seen(decoder.stream, picture)
 
     def _seen(self, stream, picture):
@@ -83,7 +86,7 @@ class VideoProbe(Probe):
         if not measuring and not self.estimated:
             pixels = self.shape[0] * self.shape[1] * work(chosen, self.times.keys)
             if pixels < LITTLE:
-                return 0.0, pixels * PIXEL
+                return 0.0, self._first + pixels * PIXEL
         if self._pace is None and self.estimated:
             self._pace = RoughPace(self.path, self.name, self.track)
         elif self._pace is None:

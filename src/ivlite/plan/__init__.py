@@ -30,11 +30,11 @@ class Plan:
     videos: how the frames of each were chosen. images: their number. prompt_tokens, vision_tokens: counted, not estimated
     (unless a video is `estimated`). max_new_tokens: of the answer. room: tokens that model, context and memory hold.
     cache_bytes: of prompt and answer. weight_bytes. peak_memory: bytes. seconds: of the stages load (if it is yet to come),
-    scan, decode, vision, prefill and generate (for all of max_new_tokens), None if the machine's speed is not known. fits:
-    whether it can be done; problem: why not, with the numbers. nearest: settings that fit, or that take more frames. held:
-    tokens of the prompt that need no work, because a session, an earlier call or the store has it. linear: the share
-    of prefill that does not grow with what came before. took: what happened (seconds of each stage, counts), once it
-    has.
+    scan (files are opened and their frames' times read), decode, vision, prefill and generate (for all of max_new_tokens),
+    None if the machine's speed is not known. fits: whether it can be done; problem: why not, with the numbers. nearest:
+    settings that fit, or that take more frames. held: tokens of the prompt that need no work, because a session, an
+    earlier call or the store has it. linear: the share of prefill that does not grow with what came before. took: what
+    happened (seconds of each stage, counts), once it has.
     """
 
     videos: tuple[Choice, ...]
@@ -67,7 +67,7 @@ class Plan:
         return data | {"wait": None if self.wait is None else round(self.wait, 3)}
 
     def happened(self, usage: dict[str, int], seconds: dict[str, float]) -> "Plan":
-        """The plan with what happened beside it: counts, and seconds of open (files were opened) and of each stage."""
+        """The plan with what happened beside it: counts, and seconds of each stage."""
         return replace(self, took={"seconds": {stage: round(s, 3) for stage, s in seconds.items()}, **usage})
 
     def line(self) -> str:

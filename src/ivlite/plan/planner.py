@@ -14,6 +14,7 @@ from ivlite.prompt import deduped
 
 BASE = 90 << 20  # bytes of the process without a model
 SAME = 0.05  # of a prompt's tokens: a run that reused so many more than planned says nothing about speed
+OPENED = 0.03  # seconds of loading a model that has no weights
 WORTH_MEASURING = 1024  # tokens of a prompt whose time is worth a second of measuring
 
 
@@ -125,7 +126,7 @@ class Planner:
         """Seconds of each stage."""
         tokens = len(laid.token_ids)
         scan, decode = draft.cost(laid, measuring, held)
-        load = {} if self.loaded else {"load": 0.1 + speeds.byte * sum(t.nbytes for t in self.tensors.values())}
+        load = {} if self.loaded else {"load": OPENED + speeds.byte * sum(t.nbytes for t in self.tensors.values())}
         return load | {
             "scan": scan, "decode": decode * speeds.ratio("decode"), "vision": vision_seconds(speeds, laid, held),
             "prefill": speeds.prefill(tokens - held, held), "generate": speeds.generate(answer, tokens),

@@ -1,5 +1,6 @@
 """Applies the chat template: looks at the media of normalized messages, and lays them out as a Prompt."""
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +101,7 @@ def draft(messages, tokenizer, config, *, tools=None, enable_thinking=False, add
 
     Raises UsageError (names a message by its index from 0), MediaError (a file).
     """
+    began = time.perf_counter()
     defaults = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
     defaults |= {"min_pixels": min_pixels, "max_pixels": max_pixels}
     given, tools = plain_messages(messages), plain_tools(tools)
@@ -118,17 +120,19 @@ def draft(messages, tokenizer, config, *, tools=None, enable_thinking=False, add
             if part.kind != "text":
                 looks.look(part)
     opening = THINKING[config.generation.thinking][bool(enable_thinking)]
-    return Draft(looks, given, last, tools, opening, tokenizer, config, add_vision_id, after)
+    return Draft(looks, given, last, tools, opening, tokenizer, config, add_vision_id, after, began)
 
 
 class Draft:
     """A conversation whose media were looked at; it can be laid out again and again, with other budgets."""
 
-    def __init__(self, looks, given, last, tools, opening, tokenizer, config, add_vision_id, after=None):
+    def __init__(self, looks, given, last, tools, opening, tokenizer, config, add_vision_id, after=None, began=None):
         self.looks, self.given, self.last, self.tools, self.opening = looks, given, last, tools, opening
         self.tokenizer, self.config, self.add_vision_id, self.after = tokenizer, config, add_vision_id, after
         self.encoded = {}  # long texts
         self.opened = []  # the videos of the last layout
+        self.began = time.perf_counter() if began is None else began
+        self.looking = None  # seconds until the first layout: of opening files and reading their indexes
         self.planned = None  # frames of each video, from the times that their containers declare
 
     @property
@@ -170,15 +174,17 @@ class Draft:
                 break
             frames, narrowed = fewer, "context"
             laid = self._laid(frames, budget, narrowed)
+        if self.looking is None:
+            self.looking = time.perf_counter() - self.began
         return laid
 
     def cost(self, laid, measuring=True, held=0):
-        """Seconds for the media of a Prompt of this draft: (reading files for their frames' times, decoding).
+        """Seconds for the media of a Prompt of this draft: (opening files and reading their frames' times, decoding).
 
         held: tokens whose work is done; their frames are not decoded.
         """
         places, firsts = {id(m): n for n, m in enumerate(laid.media)}, laid.firsts(held)
-        total = np.zeros(2)
+        total = np.array([self.looking, 0.0])
         for video, medium in zip(self.videos, self.opened, strict=True):
             left = laid.frames[place := places[id(medium)]][firsts[place] * video.shape["temporal"] :]
             if left or video.probe.estimated:

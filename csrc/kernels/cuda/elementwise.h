@@ -17,8 +17,6 @@ struct NormArgs {
 };
 Status rms_norm(const NormArgs& a, Stream stream);
 Status layer_norm(const NormArgs& a, Stream stream);
-// The same norm, rounded as quantize_rows rounds it.
-Status rms_norm_quantize(const QuantRows& out, const NormArgs& a, Stream stream);
 
 // rope.cu: as rope_fn, of all tokens.
 Status rope(const RopeArgs& a, int64_t tokens, Stream stream);

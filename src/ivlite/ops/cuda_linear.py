@@ -1,0 +1,113 @@
+"""Linear layers on a card: few rows over packed weights, many rows on tensor cores."""
+
+FEW = 16  # rows that kernels of few rows take
+ROUNDED = 64  # columns of rounded activations come in multiples of so many
+ACTIVATIONS = {name: i for i, name in enumerate(("none", "gelu_tanh", "gelu_erf", "silu_mul"))}
+NORMS = {"none": 0, "rms": 1, "layer": 2}
+F32, BF16, HEADS_F32, HEADS_BF16 = range(4)  # what a product of many rows writes
+
+
+class Few:
+    """Rows as a product of few rows takes them: int8 with a scale per 32 columns, and the floats that they were."""
+
+    def __init__(self, ops, x, *weights, norm=None, eps=0.0):
+        """x (T, cols), or (T, H, cols). norm: (cols,), whose RMS norm comes first. weights: those that will multiply it."""
+        memory = ops.memory
+        if memory.strides(x)[-1] != 1:
+            x = memory.contiguous(x)
+        self.tokens, heads, cols = len(x), x.shape[1] if x.ndim == 3 else 1, x.shape[-1]
+        self.heads, self.cols = heads, cols
+        if norm is not None and any(w.floats for w in weights):
+            x, norm = ops.rms_norm(x, norm, eps), None
+        self.x = x
+        self.ldx, self.ldh = (*memory.strides(x), 0)[:2] if x.ndim == 3 else (memory.strides(x)[0], 0)
+        self.codes = None
+        if not all(w.floats for w in weights):
+            self.codes = memory.empty(memory.kernels.int8_bytes(heads, self.tokens, cols), "uint8")
+            scales = 0 if norm is None else memory.pointer(norm)
+            ops.launch(
+                "quantize", memory.pointer(self.codes), memory.pointer(x), self.ldx, self.ldh, heads, self.tokens, cols,
+                scales, eps,
+            )  # fmt: skip
+
+    def args(self, memory):
+        codes = 0 if self.codes is None else memory.pointer(self.codes)
+        return codes, memory.pointer(self.x), self.ldx, self.ldh, self.tokens
+
+
+class Products:
+    """The linear layers of `ivlite.ops.cuda.Ops`."""
+
+    def linear(self, x, w, bias=None, into=None, activation="none"):
+        y = self._output(x, w, into, activation)
+        if not len(x):
+            return y
+        if len(x) <= FEW:
+            self.few(Few(self, x, w), [(w, y, bias)], activation, into is not None)
+        else:
+            self._many(self._rounded(x, w), len(x), w, bias, y, into is not None, activation)
+        return y
+
+    def mlp(self, x, up, activation, down, into=None):
+        if len(x) <= FEW or "f32" in (up[0].format, down[0].format) or (up[0].format == "f16") != (down[0].format == "f16"):
+            return self.linear(self.linear(x, *up, activation=activation), *down, into)
+        if down[0].format == "f16":  # halves are scaled by row, which a product cannot do as it writes them
+            return self.linear(self.linear(x, *up, activation=activation), *down, into)
+        rows = up[0].rows // 2 if activation == "silu_mul" else up[0].rows
+        between = self.memory.empty((len(x), 2 * padded(rows)), "uint8")
+        self._many(self._rounded(x, up[0]), len(x), *up, between, False, activation, BF16)
+        y = self._output(x, down[0], into, "none")
+        self._many((self.memory.pointer(between), padded(rows), 0, between), len(x), *down, y, into is not None, "none")
+        return y
+
+    def linear_heads(self, x, w):
+        tokens, heads, _ = x.shape
+        y = self.memory.empty((tokens, heads, w.rows))
+        for first in range(0, tokens, FEW):
+            part = x[first : first + FEW]
+            self.few(Few(self, part, w), [(w, y[first : first + FEW], None)])
+        return y
+
+    def _output(self, x, w, into, activation):
+        rows = w.rows // 2 if activation == "silu_mul" else w.rows
+        return self.memory.empty((len(x), rows)) if into is None else into
+
+    def few(self, x, parts, activation="none", accumulate=False):
+        """Products of the same Few with one weight or two: parts (weight, y, bias or None)."""
+        memory, args = self.memory, []
+        for w, y, bias in parts:
+            strides = memory.strides(y)
+            args += [(*w.args, memory.pointer(y), strides[0], strides[1] if len(strides) == 3 else 0,
+                      0 if bias is None else memory.pointer(bias))]  # fmt: skip
+        self.launch("few_rows", args, *x.args(memory), ACTIVATIONS[activation], accumulate)
+
+    def _rounded(self, x, w, norm="none", vectors=(None, None), eps=0.0):
+        """(address, elements from row to row, address of scales or 0, arrays) of rows as a product of many takes them."""
+        memory = self.memory
+        at, ld, x = self.rows(x)
+        if w.format == "f32":
+            return at, ld, 0, x
+        width = padded(x.shape[1])
+        out = memory.empty((len(x), 2 * width), "uint8")
+        scale = memory.empty(len(x)) if w.format == "f16" else None
+        scale_at, *norms = (0 if v is None else memory.pointer(v) for v in (scale, *vectors))
+        self.launch("round_rows", memory.pointer(out), width, scale_at, at, ld, len(x), x.shape[1], NORMS[norm], *norms, eps)
+        return memory.pointer(out), width, scale_at, (out, scale)
+
+    def _many(self, x, tokens, w, bias, y, accumulate, activation, kind=F32, heads=None):
+        """heads: (values, rows of a head, of which keys) where y takes keys and the other array takes values."""
+        memory = self.memory
+        at, ld, scale, _kept = x
+        values, head_rows, nope = heads or (None, 0, 0)
+        partial = memory.kernels.gemm_partial_bytes(w.args[0], w.heads * w.rows, w.cols, tokens)
+        work = memory.empty(partial, "uint8") if partial else None
+        pointers = [0 if a is None else memory.pointer(a) for a in (y, values, bias, work)]
+        ldy = memory.strides(y)[0] // (2 if kind == BF16 else 1)
+        self.launch(
+            "gemm", *w.args, at, ld, tokens, kind, ACTIVATIONS[activation], accumulate, pointers[0], ldy, pointers[1],
+            head_rows, nope, pointers[2], scale, pointers[3],
+        )  # fmt: skip
+
+
+def padded(cols):
+    return -(-cols // ROUNDED) * ROUNDED

@@ -98,6 +98,12 @@ class ContextError(IvliteError):
     exit_code = 7
 
 
+class DeviceError(IvliteError):
+    """A GPU failed: it is lost, busy, or a kernel ended in an error."""
+
+    exit_code = 8
+
+
 class Stopped(IvliteError):
     """A Stop ended the work. `reason`: "interrupted", "deadline", "closed", or the argument of Stop.set."""
 

@@ -16,7 +16,7 @@ import numpy as np
 from ivlite import models, ops
 from ivlite.engine import vision
 from ivlite.engine.meter import Progress
-from ivlite.errors import OutOfMemoryError, UsageError
+from ivlite.errors import DeviceError, OutOfMemoryError, UsageError
 from ivlite.gguf import GGUFFile, TensorInfo
 from ivlite.gguf import config as configuration
 from ivlite.gguf.loading import Loader
@@ -29,7 +29,6 @@ from ivlite.plan.planner import Planner
 from ivlite.session.store import Store, chosen
 from ivlite.stop import Stop, using, within
 
-DEVICES = {"auto": "cpu", "cpu": "cpu", "reference": "reference"}
 CACHE_KINDS = {kind: kind for kind in ops.CACHE_KINDS} | {"bf16": "f16"}  # "bf16": an older name of "f16"
 VIT = ("file", "fp32")
 LOADS = {"repack": Loader, "mmap": StreamingLoader}
@@ -43,9 +42,13 @@ def _checked(name: str, value: object, allowed: Iterable[str]) -> str:
 
 
 def check_memory(weights: int, text: configuration.TextConfig, context: int, kv: str,
-                 otherwise: str = "use a smaller --type or a machine with more memory") -> None:  # fmt: skip
-    """Raises OutOfMemoryError when weights and cache do not fit; it names the largest context that would, or `otherwise`."""
-    free = available_memory()
+                 otherwise: str = "use a smaller --type or a machine with more memory", free: int | None = None,
+                 where: str = "") -> None:  # fmt: skip
+    """Raises OutOfMemoryError when weights and cache do not fit; it names the largest context that would, or `otherwise`.
+
+    free: bytes of a card, called `where`; None for those of the machine.
+    """
+    free = available_memory() if free is None else free
     per_token = cache_bytes_per_token(text, kv)
     need = weights + context * per_token + MARGIN
     if free is None or need <= free:
@@ -54,20 +57,47 @@ def check_memory(weights: int, text: configuration.TextConfig, context: int, kv:
     advice = f"use --context {room // 256 * 256} or less" if room >= 256 else otherwise
     raise OutOfMemoryError(
         f"the model needs {gigabytes(need)} ({gigabytes(weights)} of weights, "
-        f"{gigabytes(context * per_token)} of {kv} cache for {context} tokens) and {gigabytes(free)} are free: {advice}"
+        f"{gigabytes(context * per_token)} of {kv} cache for {context} tokens) and {gigabytes(free)} are free{where}: {advice}"
     )
 
 
-def _check_fit(tensors: Iterable[TensorInfo], load: str, text: configuration.TextConfig, context: int, kv: str) -> None:
+def _check_fit(operations: Any, tensors: Iterable[TensorInfo], load: str, text: configuration.TextConfig, context: int,
+               kv: str) -> None:  # fmt: skip
     """Raises OutOfMemoryError for a model that does not fit when loaded whole ("repack") or layer by layer ("mmap")."""
+    tensors, on_card = list(tensors), getattr(operations, "free_memory", None)
+    room: dict[str, Any] = {"free": on_card(), "where": f" on {operations.device}"} if on_card else {}
     if load == "repack":
-        advice = "use --load mmap, which is slower, a smaller --type or a machine with more memory"
-        return check_memory(sum(t.nbytes for t in tensors), text, context, kv, advice)
+        larger = "--device cpu" if on_card else "a machine with more memory"
+        advice = f"use --load mmap, which is slower, a smaller --type or {larger}"
+        return check_memory(sum(t.nbytes for t in tensors), text, context, kv, advice, **room)
     layers: Counter[str] = Counter()
     for t in tensors:
         if layer := re.match(r"(v\.)?blk\.\d+\.", t.name):
             layers[layer[0]] += t.nbytes
-    check_memory(2 * max(layers.values()), text, context, kv)  # one layer twice: as stored, and packed
+    check_memory(2 * max(layers.values()), text, context, kv, **room)  # one layer twice: as stored, and packed
+
+
+def chosen_device(device: str, threads: int | None, check: Callable[[Any], None]) -> tuple[Any, str]:
+    """(operations, a sentence about a card that is not used, or "") of a device. check(operations) says whether all fits.
+
+    "auto": the first card that can be used and holds the model, else the CPU. Raises UsageError, OutOfMemoryError, DeviceError.
+    """
+    name, number = ops.cards.named(device)
+    reasons = []
+    for card in range(ops.cards.count() if name == "auto" else 0):
+        reasons.append(ops.cards.refusal(card))
+        if not reasons[-1]:
+            try:
+                operations = ops.get("cuda", threads, card)
+                check(operations)
+            except (UsageError, OutOfMemoryError, DeviceError) as error:
+                reasons[-1] = str(error)
+            else:
+                return operations, ""
+    operations = ops.get("cpu" if name == "auto" else name, threads, number or 0)
+    if name != "reference":
+        check(operations)
+    return operations, f"the CPU computes: {reasons[0]}" if reasons else ""
 
 
 class FloatVision:
@@ -98,8 +128,9 @@ def load(
 ) -> "Model":  # fmt: skip
     """Loads a GGUF file made by `ivlite quantize`; returns a Model, which is also a context manager that closes it.
 
-    device: "auto", "cpu", or "reference" (float32 torch, slow, for comparison). threads: None for one per usable
-    physical core. context: most tokens of prompt and answer together; None: as many as a prompt and its answer need, up
+    device: "auto" (a GPU that can be used and holds the model, else the CPU; a reply has a warning where a GPU is not used),
+    "cpu", "cuda", "cuda:1" (the second GPU), or "reference" (float32 torch, slow, for comparison). threads: None for one per
+    usable physical core. context: most tokens of prompt and answer together; None: as many as a prompt and its answer need, up
     to what the model and the free memory hold.
     kv: the format of the latent cache, "f32", "f16", "q8" (int8) or "q4" (4 bits, for contexts that q8 has no memory
     for). vit: "fp32" computes the vision tower in float32 whatever the file's formats: slower, and 4 bytes of memory per
@@ -114,10 +145,10 @@ def load(
     gets the input of every linear layer, x numpy (T, columns), and the names of its weight's tensors; None costs nothing.
     stop: a Stop that ends the loading.
 
-    Raises UsageError, ModelFileError (the file), OutOfMemoryError, Stopped.
+    Raises UsageError, ModelFileError (the file), OutOfMemoryError, DeviceError (a GPU), Stopped.
     """
     began = time.perf_counter()
-    _checked("device", device, DEVICES)
+    ops.cards.named(device)
     kv = CACHE_KINDS[_checked("kv", kv, CACHE_KINDS)]
     _checked("vit", vit, VIT)
     _checked("load", load, LOADS)
@@ -133,10 +164,12 @@ def load(
             cfg, architecture, tokenizer = understood(source)
             longest = cfg.text.context_length
             context = None if context is None else whole("context", context, 1, longest)
-            operations = ops.get(DEVICES[device], threads)
-            weights = FloatVision(source, operations.decode) if vit == "fp32" else source
-            if device != "reference":
-                _check_fit(weights.tensors.values(), load, cfg.text, context or min(LEAST_CONTEXT, longest), kv)
+            weights = FloatVision(source, lambda *data: operations.decode(*data)) if vit == "fp32" else source
+            least = context or min(LEAST_CONTEXT, longest)
+            operations, remark = chosen_device(
+                device, threads, lambda o: _check_fit(o, weights.tensors.values(), load, cfg.text, least, kv)
+            )
+            remarks += [remark] if remark else []
             operations = ops.observed(operations, observe) if observe else operations
             progress = progress if load == "repack" else None  # "mmap" reads again for every token: it has no total
             network = architecture.Network(cfg, weights, operations, progress, LOADS[load])

@@ -119,6 +119,12 @@ class Model:
         return self.network.ops.threads
 
     @property
+    def device(self) -> str:
+        """What computes: "cpu", "reference", or "cuda:0" and the card's name."""
+        operations = self.network.ops
+        return str(getattr(operations, "device", operations.name))
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the weights as stored in the file."""
         return sum(t.nbytes for t in self.network.source.tensors.values())
@@ -133,7 +139,7 @@ class Model:
 
         held: bytes of the cache that the conversation has already.
         """
-        free = None if self.context_stated else available_memory()
+        free = None if self.context_stated else self._free_memory()
         if free is None:
             return self.context
         free, row = free + held + self._pool.nbytes, cache_bytes_per_token(self.config.text, self.kv)
@@ -142,6 +148,11 @@ class Model:
         if last is None or abs(room - last) > min(last // 8, MARGIN // 4 // row):
             self._room = last = room
         return last
+
+    def _free_memory(self) -> int | None:
+        """Bytes that caches may still take: of the card that computes, or of the machine."""
+        on_card = getattr(self.network.ops, "free_memory", None)
+        return on_card() if on_card else available_memory()
 
     def free(self, tokens: int) -> bool:
         """Whether the rows of so many tokens fit in memory; frees those of earlier calls if that is needed."""

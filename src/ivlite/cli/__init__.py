@@ -45,7 +45,8 @@ exit codes:
   1 a defect of ivlite      5 does not fit in memory
   2 wrong usage             6 a file cannot be written
   3 a model or session      7 the prompt is longer than the context
-    file cannot be used   130 interrupted (Ctrl-C), 143 by SIGTERM, 129 by SIGHUP
+    file cannot be used     8 a GPU failed
+                          130 interrupted (Ctrl-C), 143 by SIGTERM, 129 by SIGHUP
 """
 
 

@@ -81,6 +81,13 @@ def cache_kind(text):
     return {"bf16": "f16"}.get(text.lower(), text.lower())
 
 
+def device(text):
+    """An argparse type: the name of a device."""
+    if not re.fullmatch(r"auto|cpu|reference|cuda(:\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no device: choose from auto, cpu, cuda, cuda:1, reference")
+    return text
+
+
 SHARED = {
     "--fps": {"type": number(0, 1000, above=True), "help": "frames taken per second of video (default: the file's)"},
     "--max-frames": {"type": whole(1), "metavar": "N", "help": "most frames taken from one video"},
@@ -91,7 +98,8 @@ SHARED = {
     "--threads": {"type": whole(1, 1024), "metavar": "N", "help": "default: one per usable physical core"},
     "--kv": {"choices": ("f32", "f16", "q8", "q4"), "type": cache_kind, "default": "q8",
              "help": "how the cache is stored (default: q8, int8; q4 takes half as much memory)"},
-    "--device": {"choices": ("auto", "cpu", "reference"), "default": "auto", "help": "reference: float32 torch, slow"},
+    "--device": {"type": device, "default": "auto", "metavar": "D",
+                 "help": "auto (default: a GPU that can, else the CPU), cpu, cuda, cuda:1, or reference (float32 torch, slow)"},
     "--json": {"action": "store_true", "help": "print one JSON object and nothing else on standard output"},
     "--quiet": {"action": "store_true", "help": "no progress, no closing line"},
     "--verbose": {"action": "store_true", "help": "plain progress lines, tracebacks of defects"},

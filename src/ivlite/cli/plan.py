@@ -85,13 +85,13 @@ def run(args):
 
 def planned(args, messages):
     """The Plan of messages for the model file of the command line, whose weights stay on the disk."""
-    from ivlite import ops, prompt
+    from ivlite import prompt
     from ivlite.gguf import GGUFFile
-    from ivlite.loading import DEVICES, FloatVision, understood
+    from ivlite.loading import FloatVision, chosen_device, understood
     from ivlite.plan.planner import Planner
     from ivlite.session.store import user_store
 
-    operations = ops.get(DEVICES[args.device], args.threads)
+    operations, _ = chosen_device(args.device, args.threads, lambda operations: None)
     with GGUFFile(args.model) as source:
         config, _, tokenizer = understood(source)
         weights = FloatVision(source, operations.decode) if args.vit == "fp32" else source

@@ -180,15 +180,20 @@ class Runner:
         return self.steps([token])[0]
 
     def steps(self, tokens):
-        """Runs some tokens of text; returns float32 logits (n, vocab), row i those after token i."""
+        """Runs some tokens of text; returns float32 logits (n, vocab), row i those after token i.
+
+        They are numpy, or stay on a card until the next call (`ops.cuda_step.Logits`); numpy.asarray copies them.
+        """
         checkpoint()
         with self.meter.timed("generate"):
-            x = self.network.embed(tokens)
             first, following = self.held.next, self.held.next + len(tokens)
             positions = np.arange(first, following)[None].repeat(3, 0)
-            x = self.network.forward(x, positions, self.cache)
+            try:
+                logits = self.network.step(tokens, positions, self.cache)
+            except Stopped:
+                self.cache.truncate(self.held.length)  # the cache may have the rows already
+                raise
             self.held.append(tokens, positions, following)
-            logits = self.ops.numpy(self.network.logits(x))
         return finite(logits)
 
     def answer(self, prompt, sampler, eos, limit, base=None):
@@ -226,6 +231,7 @@ def too_long(tokens, capacity):
 
 def finite(logits):
     """Returns the logits. Raises ModelFileError if any is not finite: the answer would be noise."""
-    if not np.isfinite(logits.max()) or np.isnan(logits.min()):
+    known = getattr(logits, "finite", None)  # of those that stay on a card
+    if not (np.isfinite(logits.max()) and not np.isnan(logits.min()) if known is None else known):
         raise ModelFileError("the model computed values that are not finite: its weights are damaged; convert it again")
     return logits

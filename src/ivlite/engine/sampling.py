@@ -55,21 +55,30 @@ class Sampler:
         self.params = params
         self.random = default_rng(params.seed)
         self.seen = set(prompt_ids) if params.repetition_penalty != 1 else None
+        self._marked: Any = None  # the same on a card
 
     @property
     def greedy(self) -> bool:
         """Whether it takes the most likely token, which depends on the text alone."""
         return self.params.temperature == 0
 
-    def __call__(self, logits: np.ndarray) -> int:
-        """One token id from float32 logits (vocab,)."""
-        p = self.params
-        if self.seen:
-            logits = self._penalised(logits)
-        token = int(np.argmax(logits)) if p.temperature == 0 else self._draw(logits)
+    def __call__(self, logits: Any) -> int:
+        """One token id from float32 logits (vocab,), numpy or a row that stays on a card (`ops.cuda_step.Row`)."""
+        token = self._chosen(logits) if isinstance(logits, np.ndarray) else self._chosen_there(logits)
         if self.seen is not None:
             self.seen.add(token)
         return token
+
+    def _chosen(self, logits: np.ndarray) -> int:
+        self._marked = None
+        if self.seen:
+            logits = self._penalised(logits)
+        return int(np.argmax(logits)) if self.params.temperature == 0 else self._draw(logits)
+
+    def _chosen_there(self, row: Any) -> int:
+        if self.seen is not None and self._marked is None:
+            self._marked = row.marked(self.seen)
+        return row.draw(self.params, self._marked, 0.0 if self.params.temperature == 0 else self.random.random())
 
     def _penalised(self, logits: np.ndarray) -> np.ndarray:
         logits = logits.copy()

@@ -14,8 +14,9 @@ class Loader:
     def __init__(self, source, ops, progress=None):
         self.source, self.ops, self.progress = source, ops, progress
         self.done = 0
-        # The embedding table stays in the file, unless it is also the output matrix.
-        left = {"token_embd.weight"} if "output.weight" in source.tensors else set()
+        # The embedding table stays in the file, unless it is also the output matrix or the backend keeps it.
+        stays = "output.weight" in source.tensors and getattr(ops, "embedding", None) is None
+        left = {"token_embd.weight"} if stays else set()
         self.total = sum(t.nbytes for name, t in source.tensors.items() if name not in left)
 
     def read(self, name, *rows):
@@ -66,6 +67,15 @@ class Loader:
     def layers(self, count, make):
         """An iterable of the layers make(0) to make(count - 1), in the order in which they run."""
         return [make(i) for i in range(count)]
+
+    def table(self, name, rows, cols, head, head_name):
+        """The matrix of embeddings for a backend that looks rows up in its own memory; None for others, which read the file.
+
+        head: the output layer of that name, whose matrix may be the same one.
+        """
+        if getattr(self.ops, "embedding", None) is None:
+            return None
+        return head.weight if head_name == name else self.matrix(rows, cols, name)
 
     def head(self, name, rows, cols):
         """The output layer, which computes the logits."""

@@ -11,6 +11,9 @@ class StreamingLoader(Loader):
     def layers(self, count, make):
         return _StreamedLayers(count, make)
 
+    def table(self, name, rows, cols, head, head_name):
+        return None
+
     def head(self, name, rows, cols):
         return _ChunkedHead(self, name, rows, cols)
 

@@ -386,6 +386,7 @@ class Network:
         self.norm = load.vector("output_norm.weight")
         head = "token_embd.weight" if text.tie_word_embeddings else "output.weight"
         self.head = load.head(head, text.vocab_size, text.hidden_size)
+        self.table = load.table("token_embd.weight", text.vocab_size, text.hidden_size, self.head, head)
         self.vision = Vision(load, config)
         self.seen = None  # features of frame pairs that were encoded before: an engine.vision.Seen
         self.axes = mrope_axes(text.mrope_section, text.mrope_interleaved)
@@ -402,6 +403,8 @@ class Network:
 
     def embed(self, token_ids):
         """The embeddings (T, hidden) of int token ids (T,)."""
+        if self.table is not None:
+            return self.ops.embedding(self.table, token_ids)
         width, name = self.config.text.hidden_size, "token_embd.weight"
         info = self.source.tensors[name]
         rows = self.source.read_rows(name, np.asarray(token_ids, np.int64))
@@ -413,17 +416,35 @@ class Network:
 
         deepstack: (first row, list of (n, hidden)) per run of vision tokens; the k-th features are added after layer k.
         """
+        cos, sin = (self.ops.array(part) for part in self._rotation(positions))
+        x = self._layers(x, cos, sin, cache, deepstack)
+        cache.advance(len(x))
+        return x
+
+    def _rotation(self, positions):
+        """float32 cos and sin (T, rope/2) of positions int (3, T)."""
         text = self.config.text
-        cos, sin = rotary(positions[self.axes].T, text.qk_rope_head_dim, text.rope_theta)
-        cos, sin = self.ops.array(cos), self.ops.array(sin)
+        return rotary(positions[self.axes].T, text.qk_rope_head_dim, text.rope_theta)
+
+    def _layers(self, x, cos, sin, cache, deepstack=()):
         for i, layer in enumerate(self.layers):
             checkpoint()
             x = layer(x, cos, sin, cache)
             for first, features in deepstack:
                 if i < len(features):
                     x[first : first + len(features[i])] += features[i]
-        cache.advance(len(x))
         return x
+
+    def step(self, token_ids, positions, cache):
+        """Logits (T, vocab) after each of a few tokens of text: numpy, or what a backend with steps of its own keeps of them."""
+        own = None if self.table is None else getattr(self.ops, "step", None)
+        if own is None:
+            return self.ops.numpy(self.logits(self.forward(self.embed(token_ids), positions, cache)))
+
+        def compute(ids, cos, sin):
+            return self.logits(self._layers(self.embed(ids), cos, sin, cache))
+
+        return own(compute, token_ids, *self._rotation(positions), cache)
 
     def logits(self, x):
         """Hidden states (T, hidden) to logits (T, vocab)."""

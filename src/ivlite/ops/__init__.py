@@ -1,7 +1,7 @@
 """The operations of a model behind one interface, with several backends: `ops = ivlite.ops.get("cpu", threads=2)`.
 
-Each backend is a module of this package with a class `Ops`: `cpu` (numpy arrays, compiled kernels) and `reference`
-(float32 torch, slow and simple). Arrays are float32 unless stated otherwise. A model handles them only with reshape,
+Each backend is a module of this package with a class `Ops`: `cpu` (numpy arrays, compiled kernels), `cuda` (arrays on a card)
+and `reference` (float32 torch, slow and simple). Arrays are float32 unless stated otherwise. A model handles them only with reshape,
 slicing, `+` and `+=`, which mean the same in numpy and torch. T is tokens (rows), S cached tokens, H heads.
 
     array(x)                                   numpy -> the backend's float32 array
@@ -43,6 +43,16 @@ slicing, `+` and `+=`, which mean the same in numpy and torch. T is tokens (rows
 
 Both latent attentions are causal: their T queries belong to the newest T cached rows of that layer.
 
+A backend may have more, which others lack:
+
+    embedding(w, ids)                          rows of a weight (vocab, cols), int ids (T,) -> (T, cols): then the table of
+                                               embeddings is one of its weights, and else it stays in the file
+    step(compute, token_ids, cos, sin, cache)  logits of a few tokens of text, from compute(ids, cos, sin) -> (T, vocab), which
+                                               appends to the cache and does not advance it
+    settle()                                   waits until everything that was asked for is computed
+    free_memory()                              bytes that weights and caches may still take
+    device                                     what computes, in words
+
 `same_rows` is the most tokens of a call of which each gets the bits that a call of its own would give it, with absorbed
 attention; 1 where a row depends on those beside it.
 
@@ -67,8 +77,9 @@ sound is for the caller to know: any bytes are rows, possibly of NaN. `kind` is 
 import importlib
 
 from ivlite.errors import UsageError
+from ivlite.ops import cards
 
-BACKENDS = ("cpu", "reference")
+BACKENDS = ("cpu", "cuda", "reference")
 CACHE_KINDS = ("f32", "f16", "q8", "q4")
 
 
@@ -93,16 +104,20 @@ def observed(ops, observe):
     return Observed(ops, observe)
 
 
-def get(name, threads=None):
-    """The backend of that name, with its own pool of `threads` threads.
+def get(name, threads=None, card=0):
+    """The backend of that name, with its own pool of `threads` threads; "cuda" on the card of that number.
 
     None: IVLITE_NUM_THREADS, or one per usable physical core. If the system refuses some threads, the pool is smaller:
-    see `threads` of the result. Raises UsageError if the backend needs a package that is not installed.
+    see `threads` of the result. Raises UsageError if the backend needs a package that is not installed, or a card that cannot
+    be used; DeviceError if a card fails.
     """
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}; there are {', '.join(BACKENDS)}")
+    if name == "cuda":
+        cards.check(card)
     try:
-        return importlib.import_module(f"ivlite.ops.{name}").Ops(threads)
+        module = importlib.import_module(f"ivlite.ops.{name}")
+        return module.opened(card, threads) if name == "cuda" else module.Ops(threads)
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

@@ -22,6 +22,13 @@ AHEAD = 8  # layers of many tokens that are launched before the first of them ha
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 
 
+def opened(card, threads=None):
+    """The Ops of a card of this machine. Raises DeviceError where torch cannot use it."""
+    from ivlite.ops import cuda_memory
+
+    return Ops(cuda_memory.opened(card), threads)
+
+
 class Ops(Products, Attention):
     """The interface of `ivlite.ops` on a card. Encoding and decoding of formats is done by the CPU, with `threads` threads.
 
@@ -30,11 +37,7 @@ class Ops(Products, Attention):
 
     name, same_rows = "cuda", FEW
 
-    def __init__(self, threads=None, memory=None):
-        if memory is None:
-            from ivlite.ops.cuda_memory import opened
-
-            memory = opened(0)
+    def __init__(self, memory, threads=None):
         self.memory, self.pool = memory, _C.ThreadPool(threads)
         self.blocks = {f["name"]: f["block"] for f in _C.formats()}
         self.codes = {f["name"]: i for i, f in enumerate(_C.formats())}

@@ -30,6 +30,11 @@ class TorchMemory:
         self.name = torch.cuda.get_device_name(self.device)
         self._thread, self._stage, self._lock = threading.local(), None, threading.Lock()
 
+    def send(self, to, pinned):
+        """Starts to copy an array of `pinned` over one of the card; it must stay as it is until a later result is here."""
+        with self._asked(0):
+            to.copy_(torch.from_numpy(pinned), non_blocking=True)
+
     def stream(self):
         """The stream that the calling thread launches on."""
         if getattr(self._thread, "card", None) != self.index:
@@ -166,7 +171,7 @@ def full(name, nbytes, free, total):
 
 
 def opened(index):
-    """The TorchMemory of a card. Raises UsageError's reason as DeviceError where torch cannot use it."""
+    """The TorchMemory of a card. Raises DeviceError where torch cannot use it."""
     try:
         torch.cuda.init()
         return TorchMemory(index)

@@ -16,6 +16,7 @@ class Observed:
     """Wraps a backend and calls the hook; see `ivlite.ops.observed`."""
 
     same_rows = 1  # the hook sees tokens of the text and no guesses
+    step = embedding = None  # a step that is replayed shows no inputs
 
     def __init__(self, ops, observe):
         self.ops, self.observe = ops, observe

@@ -92,10 +92,10 @@ class Pool:
             return None
         need, lost = len(prompt.token_ids) * best.cache.token_bytes, best.held.length - shared
         if best in others:
-            shrink(idle, others, need)
+            self._shrink(idle, others, need)
             return None
         copied = lost > max(DEAR, shared)
-        roomy = shrink(idle, others, need if copied else need - shared * best.cache.token_bytes)
+        roomy = self._shrink(idle, others, need if copied else need - shared * best.cache.token_bytes)
         if copied and roomy:
             return best.copy(shared, capacity)
         idle.remove(best)
@@ -112,10 +112,14 @@ class Pool:
             while len(self._idle) > 1 and (len(self._idle) > COUNT or self.nbytes > MOST):
                 del self._idle[0]
 
+    def _shrink(self, idle, others, nbytes):
+        on_card = getattr(self._network.ops, "free_memory", None)
+        return shrink(idle, others, nbytes, on_card or available_memory)
+
     def spare(self, nbytes):
         """Whether so many bytes are free, after caches that wait were freed where it was needed."""
         with self._lock:
-            return shrink(self._idle, self._idle, nbytes)
+            return self._shrink(self._idle, self._idle, nbytes)
 
     def clear(self):
         """Frees the caches that wait."""
@@ -133,10 +137,10 @@ def size(runner):
     return runner.held.length * runner.cache.token_bytes
 
 
-def shrink(idle, others, nbytes):
+def shrink(idle, others, nbytes, available):
     """Drops `others`, the one used last at the end, from `idle` where memory is short; returns whether nbytes are free."""
     others = list(others)
-    while (free := available_memory()) is not None and free < nbytes + MARGIN:
+    while (free := available()) is not None and free < nbytes + MARGIN:
         if not others:
             return False
         idle.remove(others.pop(0))

@@ -1,0 +1,61 @@
+"""Which device computes: the names of devices, the cards of this machine, and why one cannot be used."""
+
+import importlib.util
+import re
+
+from ivlite.errors import UsageError, shown
+
+DEVICES = ("auto", "cpu", "cuda", "reference")
+INSTALL = "pip install 'ivlite[cuda]'"
+
+
+def named(device):
+    """(name, number of the card or None) of a device: one of DEVICES, or "cuda:1". Raises UsageError."""
+    found = re.fullmatch(r"(cuda):(\d{1,3})", device) if isinstance(device, str) else None
+    if found:
+        return "cuda", int(found[2])
+    if not isinstance(device, str) or device not in DEVICES:
+        raise UsageError(f"device is {shown(device)}; it must be one of {', '.join(DEVICES)}, or cuda:1 for another card")
+    return device, None
+
+
+def count():
+    """The number of cards that this build can see; 0 where it has no CUDA kernels or finds no driver."""
+    from ivlite import _C
+
+    if not _C.cuda.built:
+        return 0
+    try:
+        return _C.cuda.cards()
+    except _C.cuda.Error:
+        return 0
+
+
+def refusal(number=0):
+    """Why a card cannot be used, as the end of a sentence; "" if nothing speaks against it."""
+    from ivlite import _C
+
+    cuda = _C.cuda
+    if not cuda.built:
+        return "this build of ivlite has no CUDA kernels: install it from source where nvcc is, with IVLITE_CUDA=ON"
+    try:
+        if not cuda.driver():
+            return "there is no NVIDIA driver here"
+        cards = cuda.cards()
+        if number >= cards:
+            return "the driver finds no card" if not cards else f"there is no card {number}: there are {cards}, from cuda:0 on"
+        card = cuda.card(number)
+    except cuda.Error as error:
+        return f"the driver says: {error.args[2]}"
+    if not card.has_kernels:
+        major, minor = card.capability
+        return f"{card.name} has compute capability {major}.{minor}, and ivlite's kernels need 8.0 or more"
+    if importlib.util.find_spec("torch") is None:
+        return f"PyTorch is not installed: {INSTALL}"
+    return ""
+
+
+def check(number):
+    """Raises UsageError where a card cannot be used."""
+    if reason := refusal(number):
+        raise UsageError(f"device cuda cannot be used: {reason}")

@@ -55,6 +55,7 @@ void bind_cards(py::module_& m) {
       .def_readonly("memory", &Card::memory, "Bytes in all.")
       .def_readonly("multiprocessors", &Card::multiprocessors)
       .def_readonly("has_kernels", &Card::has_kernels, "Whether this build has kernels that it runs.");
+  launcher(m, "use_card", use_card, py::arg("index"), "What the calling thread launches on.");
   release(m, "driver", driver, "1000 x major + 10 x minor of the newest CUDA that the driver knows; 0 without a driver.");
   release(m, "cards", cards, "How many cards there are.");
   release(m, "card", card, py::arg("index"));
@@ -90,6 +91,7 @@ void bind_cuda(py::module_ m) {
   py::register_local_exception_translator(translate);
   bind_cards(m);
   bind_memory(m);
+  bind_cuda_elementwise(m);
 }
 
 }  // namespace ivlite

@@ -25,4 +25,6 @@ void launcher(py::module_& m, const char* name, cuda::Status (*function)(Args...
   m.def(name, checked, py::call_guard<Released>(), extra...);
 }
 
+void bind_cuda_elementwise(py::module_& m);
+
 }  // namespace ivlite

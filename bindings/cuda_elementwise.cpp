@@ -2,6 +2,9 @@
 #include "kernels/cuda/elementwise.h"
 
 #include <array>
+#include <string>
+#include <tuple>
+#include <utility>
 
 #include "cuda.h"
 
@@ -77,6 +80,13 @@ Status py_probe_matrix(uintptr_t out, int steps, int blocks, bool int8, uintptr_
 // Operations of one step of one block: a multiply-add counts as two.
 int64_t probe_matrix_ops(bool int8) { return kProbeThreads / 32 * kProbeProducts * 2 * 16 * 8 * (int8 ? 32 : 16); }
 
+// Bytes of a cached token's latent, scales and key.
+std::array<int64_t, 3> cache_row_bytes(const std::string& kind, int64_t rank, int64_t rope_dim) {
+  const CacheKind of = kind == "f32" ? CacheKind::f32 : kind == "q8" ? CacheKind::q8 : kind == "q4" ? CacheKind::q4 : CacheKind::bf16;
+  const RowBytes row = row_bytes(of, rank, rope_dim);
+  return {row.latent, row.scale, row.rope};
+}
+
 }  // namespace
 
 void bind_cuda_elementwise(py::module_& m) {
@@ -92,6 +102,7 @@ void bind_cuda_elementwise(py::module_& m) {
   launcher(m, "sample_draw", py_sample_draw);
   launcher(m, "probe_copy", py_probe_copy, "Copies `bytes` with so many blocks.");
   launcher(m, "probe_matrix", py_probe_matrix, "Matrix products in registers.");
+  release(m, "cache_row_bytes", cache_row_bytes, "Bytes of a token's latent, scales and key in a cache of that kind.");
   release(m, "probe_matrix_ops", probe_matrix_ops, "Operations of one step of one block.");
 }
 

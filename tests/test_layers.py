@@ -36,7 +36,7 @@ OWNERS = {
     "PIL": ("media/", "cli/chart.py"),
     "pillow_heif": ("media/stills.py",),
     "tokenizers": ("gguf/tokenizer.py",),
-    "torch": ("ops/reference.py",),
+    "torch": ("ops/reference.py", "ops/cuda_memory.py"),
     "prompt_toolkit": ("cli/chat/",),
     "transformers": (),
     "ivlite._C": ("ops/", "media/", "quantize/", "cli/"),

@@ -65,4 +65,6 @@ def tool(name):
 
 def command(words):
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
-    assert done.returncode == 0, f"the CUDA kernels do not compile for the host:\n{done.stdout[-8000:]}{done.stderr[-4000:]}"
+    assert done.returncode == 0, (
+        f"the CUDA kernels do not compile for the host:\n{done.stdout[-8000:]}{done.stderr[-4000:]}"
+    )

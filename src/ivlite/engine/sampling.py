@@ -63,7 +63,7 @@ class Sampler:
         return self.params.temperature == 0
 
     def __call__(self, logits: Any) -> int:
-        """One token id from float32 logits (vocab,), numpy or a row that stays on a card (`ops.cuda_step.Row`)."""
+        """One token id from float32 logits (vocab,), numpy or a row that stays on a card (`ops.cuda_step.CardRow`)."""
         token = self._chosen(logits) if isinstance(logits, np.ndarray) else self._chosen_there(logits)
         if self.seen is not None:
             self.seen.add(token)

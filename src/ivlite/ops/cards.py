@@ -15,7 +15,9 @@ def named(device):
     if found:
         return "cuda", int(found[2])
     if not isinstance(device, str) or device not in DEVICES:
-        raise UsageError(f"device is {shown(device)}; it must be one of {', '.join(DEVICES)}, or cuda:1 for another card")
+        raise UsageError(
+            f"device is {shown(device)}; it must be one of {', '.join(DEVICES)}, or cuda:1 for another card"
+        )
     return device, None
 
 
@@ -43,7 +45,11 @@ def refusal(number=0):
             return "there is no NVIDIA driver here"
         cards = cuda.cards()
         if number >= cards:
-            return "the driver finds no card" if not cards else f"there is no card {number}: there are {cards}, from cuda:0 on"
+            return (
+                "the driver finds no card"
+                if not cards
+                else f"there is no card {number}: there are {cards}, from cuda:0 on"
+            )
         card = cuda.card(number)
     except cuda.Error as error:
         return f"the driver says: {error.args[2]}"

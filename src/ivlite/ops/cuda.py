@@ -197,7 +197,7 @@ class Ops(Products, Attention):
         return found
 
     def drawn(self, logits, params, marked, uniform):
-        """A token drawn from logits (1, vocab), int32 (1, 3); see `cuda_step.Row.draw`."""
+        """A token drawn from logits (1, vocab), int32 (1, 3); see `cuda_step.CardRow.draw`."""
         found = self.memory.empty((1, 3), "int32")
         arguments, _kept = sample_arguments(self, logits, found, params, marked, uniform)
         if params.temperature:

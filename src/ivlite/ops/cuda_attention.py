@@ -124,5 +124,12 @@ class Attention:
         def part(x, count):
             return (0,) * count if x is None else (self.memory.pointer(x[0]), *x[1:])
 
-        arrays = part((out, *self.memory.strides(out)[:2]), 3), part(q, 3), part(q2, 3), part(k, 3), part(k2, 2), part(v, 3)
+        arrays = (
+            part((out, *self.memory.strides(out)[:2]), 3),
+            part(q, 3),
+            part(q2, 3),
+            part(k, 3),
+            part(k2, 2),
+            part(v, 3),
+        )
         self.launch("attention", kind, *arrays, self._pointers(state), *rest)

@@ -18,7 +18,7 @@ class Cache:
         self.ops, self.memory, self.ranks, self.rope_dim = ops, ops.memory, list(ranks), rope_dim
         self.kind = "f16" if kind == "bf16" else kind
         self.token_bytes = _C.cache_token_bytes(self.ranks, rope_dim, kind)
-        self.row_bytes = [_C.cache_row_bytes(rank, rope_dim, kind) for rank in self.ranks]
+        self.row_bytes = [ops.memory.kernels.cache_row_bytes(self.kind, rank, rope_dim) for rank in self.ranks]
         self.capacity, self.length, self.pending = capacity, 0, 0
         self.given = None, None, None  # the layer appended last; its latents and keys before they were rounded
         self.layers = [self._empty(row, capacity) for row in self.row_bytes]

@@ -49,7 +49,11 @@ class Products:
         return y
 
     def mlp(self, x, up, activation, down, into=None):
-        if len(x) <= FEW or "f32" in (up[0].format, down[0].format) or (up[0].format == "f16") != (down[0].format == "f16"):
+        if (
+            len(x) <= FEW
+            or "f32" in (up[0].format, down[0].format)
+            or (up[0].format == "f16") != (down[0].format == "f16")
+        ):
             return self.linear(self.linear(x, *up, activation=activation), *down, into)
         if down[0].format == "f16":  # halves are scaled by row, which a product cannot do as it writes them
             return self.linear(self.linear(x, *up, activation=activation), *down, into)
@@ -91,7 +95,9 @@ class Products:
         out = memory.empty((len(x), 2 * width), "uint8")
         scale = memory.empty(len(x)) if w.format == "f16" else None
         scale_at, *norms = (0 if v is None else memory.pointer(v) for v in (scale, *vectors))
-        self.launch("round_rows", memory.pointer(out), width, scale_at, at, ld, len(x), x.shape[1], NORMS[norm], *norms, eps)
+        self.launch(
+            "round_rows", memory.pointer(out), width, scale_at, at, ld, len(x), x.shape[1], NORMS[norm], *norms, eps
+        )
         return memory.pointer(out), width, scale_at, (out, scale)
 
     def _many(self, x, tokens, w, bias, y, accumulate, activation, kind=F32, heads=None):

@@ -69,7 +69,9 @@ class TorchMemory:
     def _staged(self, to, source):
         """Copies bytes through two pinned buffers in turn: one is filled while the other is on its way."""
         if self._stage is None:
-            self._stage = [(torch.empty(8 << 20, dtype=torch.uint8, pin_memory=True), torch.cuda.Event()) for _ in (0, 1)]
+            self._stage = [
+                (torch.empty(8 << 20, dtype=torch.uint8, pin_memory=True), torch.cuda.Event()) for _ in (0, 1)
+            ]
         size = len(self._stage[0][0])
         for number, first in enumerate(range(0, len(source), size)):
             buffer, sent = self._stage[number % 2]

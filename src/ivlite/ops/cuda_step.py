@@ -55,7 +55,7 @@ class Logits:
         return len(self.found)
 
     def __getitem__(self, i):
-        return Row(self.ops, self.rows[i : i + 1], int(self.found["id"][i]))
+        return CardRow(self.ops, self.rows[i : i + 1], int(self.found["id"][i]))
 
     @property
     def finite(self):
@@ -65,7 +65,7 @@ class Logits:
         return np.asarray(self.ops.numpy(self.rows), dtype)
 
 
-class Row:
+class CardRow:
     """Logits (1, vocab) on a card, from which it draws a token."""
 
     def __init__(self, ops, logits, likeliest):

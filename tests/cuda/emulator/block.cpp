@@ -314,6 +314,11 @@ int atomic_add(int* p, int v) {
   return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
 }
 
+unsigned long long atomic_add(unsigned long long* p, unsigned long long v) {
+  emulator::check_access(p, 8, emulator::Access::atomic, __builtin_return_address(0));
+  return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
+}
+
 float atomic_add(float* p, float v) {
   emulator::check_access(p, 4, emulator::Access::atomic, __builtin_return_address(0));
   float before, after;

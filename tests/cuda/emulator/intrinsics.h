@@ -170,6 +170,7 @@ inline float fast_exp(float v) { return expf(v); }
 inline float rsqrt(float v) { return 1.0f / sqrtf(v); }
 
 int atomic_add(int* p, int v);
+unsigned long long atomic_add(unsigned long long* p, unsigned long long v);
 float atomic_add(float* p, float v);
 
 // Those of the card that is emulated: an RTX 4090's, which has the least shared memory of the cards there are kernels for.

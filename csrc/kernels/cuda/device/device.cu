@@ -46,6 +46,8 @@ Status describe_card(Card* out, int card) {
   return 0;
 }
 
+Status use_card(int card) { return taken(cudaSetDevice(card)); }
+
 Status driver_version(int* version) {
   *version = 0;
   return taken(cudaDriverGetVersion(version));

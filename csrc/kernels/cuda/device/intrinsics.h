@@ -184,6 +184,7 @@ IVLITE_DEVICE float rsqrt(float v) { return 1.0f / sqrtf(v); }         // rounde
 
 // Atomic; the value before. Float sums depend on the order of threads: not for results.
 IVLITE_DEVICE int atomic_add(int* p, int v) { return atomicAdd(p, v); }
+IVLITE_DEVICE unsigned long long atomic_add(unsigned long long* p, unsigned long long v) { return atomicAdd(p, v); }
 IVLITE_DEVICE float atomic_add(float* p, float v) { return atomicAdd(p, v); }
 
 // ---- what launchers call ----

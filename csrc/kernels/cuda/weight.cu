@@ -6,7 +6,7 @@
 #include "formats/q5_k.h"
 #include "formats/q6_k.h"
 #include "formats/q8_0.h"
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/linear.h"
 
 namespace ivlite::cuda {
 namespace {
@@ -21,10 +21,10 @@ struct PackArgs {
   int64_t row_bytes;
 };
 
-__device__ __forceinline__ int k_scale_of(const uint8_t* six, int g) {
+IVLITE_DEVICE int k_scale_of(const uint8_t* six, int g) {
   return g < 4 ? six[g] & 63 : (six[g + 4] & 15) | (six[g - 4] >> 6) << 4;
 }
-__device__ __forceinline__ int k_min_of(const uint8_t* six, int g) {
+IVLITE_DEVICE int k_min_of(const uint8_t* six, int g) {
   return g < 4 ? six[g + 4] & 63 : six[g + 4] >> 4 | (six[g] >> 6) << 4;
 }
 
@@ -34,20 +34,20 @@ struct Group {
   uint16_t scale;
   uint32_t header;
 
-  __device__ __forceinline__ void clear() {
+  IVLITE_DEVICE void clear() {
     for (uint8_t& byte : codes) byte = 0;
     for (uint8_t& byte : high) byte = 0;
     scale = 0, header = 0;
   }
-  __device__ __forceinline__ void put_nibble(int column, int nibble) { codes[column % 16] |= (uint8_t)(nibble << column / 16 * 4); }
-  __device__ __forceinline__ void put_bit(int column, int bit) { high[column % 4] |= (uint8_t)(bit << column / 4); }
-  __device__ __forceinline__ void put_two_bits(int column, int bits) {
+  IVLITE_DEVICE void put_nibble(int column, int nibble) { codes[column % 16] |= (uint8_t)(nibble << column / 16 * 4); }
+  IVLITE_DEVICE void put_bit(int column, int bit) { high[column % 4] |= (uint8_t)(bit << column / 4); }
+  IVLITE_DEVICE void put_two_bits(int column, int bits) {
     high[column / 16 * 4 + column % 4] |= (uint8_t)(bits << column / 4 % 4 * 2);
   }
 };
 
 template <Format F>
-__device__ __forceinline__ void read_group(Group& to, const uint8_t* row, int64_t g) {
+IVLITE_DEVICE void read_group(Group& to, const uint8_t* row, int64_t g) {
   const int in = (int)(g % 8);
   if constexpr (F == Format::q8_0) {
     const BlockQ8_0& b = ((const BlockQ8_0*)row)[g];
@@ -78,7 +78,7 @@ __device__ __forceinline__ void read_group(Group& to, const uint8_t* row, int64_
 }
 
 template <Format F>
-__device__ __forceinline__ void store_group(const DeviceWeight& w, int64_t row, int64_t g, const Group& from) {
+IVLITE_DEVICE void store_group(const DeviceWeight& w, int64_t row, int64_t g, const Group& from) {
   Bytes16 bytes;
   for (int i = 0; i < code_bytes(F); i += 16) {
     memcpy(&bytes, from.codes + i, 16);
@@ -98,7 +98,7 @@ __device__ __forceinline__ void store_group(const DeviceWeight& w, int64_t row, 
 
 // 32 elements, zeros behind the last column.
 template <class T>
-__device__ __forceinline__ void copy_elements(const DeviceWeight& w, int64_t row, int64_t g, const uint8_t* from) {
+IVLITE_DEVICE void copy_elements(const DeviceWeight& w, int64_t row, int64_t g, const uint8_t* from) {
   T *to = (T*)code_at(w, row, g), some[32];
   for (int i = 0; i < 32; i++) some[i] = 32 * g + i < w.cols ? ((const T*)from)[32 * g + i] : 0;
   for (int i = 0; i < 32; i += 16 / sizeof(T)) {
@@ -109,7 +109,7 @@ __device__ __forceinline__ void copy_elements(const DeviceWeight& w, int64_t row
 }
 
 // A thread packs one group of one row.
-IVLITE_KERNEL_OF(kThreads) pack_kernel(PackArgs a) {
+IVLITE_KERNEL void pack_kernel(PackArgs a) {
   const int64_t groups = (a.w.cols + 31) / 32, i = (int64_t)block_x() * kThreads + thread_x();
   if (i >= groups * a.count) return;
   const int64_t row = i / groups, g = i % groups;
@@ -138,13 +138,13 @@ struct RowsArgs {
 };
 
 // A thread writes 8 columns of one row.
-IVLITE_KERNEL_OF(kThreads) embedding_kernel(RowsArgs a) {
+IVLITE_KERNEL void embedding_kernel(RowsArgs a) {
   const int64_t octets = (a.w.cols + 7) / 8, i = (int64_t)block_x() * kThreads + thread_x();
   if (i >= octets * a.count) return;
   const int64_t t = i / octets, column = i % octets * 8, row = a.ids[t];
   float* y = a.y + t * a.ldy + column;
   float value[8];
-  for (float& v : value) v = bits_to_float(0x7fc00000);
+  for (float& v : value) v = float_of(0x7fc00000);
   if (row >= 0 && row < a.w.heads * a.w.rows) dequantize8(a.w, row, column, value);
   for (int k = 0; k < 8 && column + k < a.w.cols; k++) y[k] = value[k];
 }

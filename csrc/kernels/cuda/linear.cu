@@ -1,0 +1,130 @@
+// Products of 1 to 16 tokens: the whole weight is read once, and little else.
+//
+// A block has 8 warps and tiles of 16 weight rows. Where rows are long, warps share the columns of a tile, step by step in turn;
+// their sums meet in shared memory and are added in the order of the warps. How many share a tile depends on the columns alone.
+#include "intrinsics.h"
+#include "kernels/cuda/activation.cuh"
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear_dot.cuh"
+#include "kernels/cuda/linear_float.cuh"
+#include "kernels/cuda/linear_mma.cuh"
+
+namespace ivlite::cuda {
+namespace {
+
+constexpr int kWarps = 8;
+
+// How a weight is dealt to warps.
+struct Tiling {
+  int steps, sharing;     // of columns; warps that share a tile
+  int64_t tiles, blocks;  // of one head
+};
+
+constexpr Tiling tiling(const DeviceWeight& w, bool gated) {
+  const int steps = (int)((w.cols + 31) / 32 + (is_float_format(w.format) ? 0 : kStepGroups - 1)) / (is_float_format(w.format) ? 1 : kStepGroups);
+  int sharing = 1;
+  while (sharing < kWarps && sharing * 4 <= steps) sharing *= 2;
+  const int64_t tiles = gated ? (w.rows / 2 + 7) / 8 : (w.rows + 15) / 16, per_block = kWarps / sharing;
+  return {steps, sharing, tiles, (tiles + per_block - 1) / per_block};
+}
+
+// The sums of this warp's tile over its part of the columns. `ring` is the warp's own.
+template <int Tokens>
+IVLITE_DEVICE void warp_sums(float* partial, uint8_t* ring, const FewRows& a, const DeviceWeight& w, int64_t head, const WarpPart& part) {
+  Int8Rows xq = a.xq;
+  xq.codes += 32 * head * xq.head_step, xq.chunks += head * xq.head_step;
+  const float* x = a.x + head * a.ldh;
+  const FloatRows xf{x, a.ldx, a.tokens, w.cols, ((uintptr_t)x | (uintptr_t)(4 * a.ldx)) % 16 == 0};
+  visit_format(w.format, [&](auto is) {
+    constexpr Format F = decltype(is)::value;
+    if constexpr (is_float_format(F)) {
+      float_sums<F, Tokens>(partial, w, xf, part);
+    } else if constexpr (Tokens <= 4) {
+      dot_sums<F, Tokens>(partial, w, xq, part);
+    } else {
+      MmaWarp<F, Tokens> warp(ring, w, xq, part, thread_x() % kWarp);
+      warp.run();
+      warp.store(partial);
+    }
+  });
+}
+
+// What a block's threads do once all sums are there: one output each, in turn.
+struct Outputs {
+  const FewRows& a;
+  const LinearPart& part;
+  const float* partial;
+  int sharing, padded_tokens;
+
+  IVLITE_DEVICE float total(int tile, int token, int row) const {
+    float sum = 0;
+    for (int warp = 0; warp < sharing; warp++) sum += partial[((tile * sharing + warp) * padded_tokens + token) * kPartialRows + row];
+    return sum;
+  }
+  IVLITE_DEVICE float bias(int64_t row) const { return part.bias ? part.bias[row] : 0; }
+
+  // Row i of the tile-th of the block's tiles, whose outputs begin at `first`.
+  IVLITE_DEVICE void store(int64_t head, int tile, int64_t first, int token, int i) const {
+    const bool gated = a.activation == Activation::silu_mul;
+    const int64_t rows = gated ? part.w.rows / 2 : part.w.rows, row = first + i;
+    if (row >= rows || (gated && i >= 8)) return;
+    float value = total(tile, token, i) + bias(row);
+    if (gated) value = silu_mul(value, total(tile, token, 8 + i) + bias(rows + row));
+    if (a.activation == Activation::gelu_tanh) value = gelu_tanh(value);
+    if (a.activation == Activation::gelu_erf) value = gelu_erf(value);
+    float* y = part.y + token * part.ldy + head * part.ldh + row;
+    *y = a.accumulate ? *y + value : value;
+  }
+};
+
+template <int Tokens>
+IVLITE_KERNEL void IVLITE_BOUNDS(256, 2) few_rows_kernel(FewRows a) {
+  const bool gated = a.activation == Activation::silu_mul;
+  LinearPart part = a.part[0];
+  Tiling by = tiling(part.w, gated);
+  int64_t block = block_x();
+  if (block >= by.blocks) block -= by.blocks, part = a.part[1], by = tiling(part.w, gated);
+  const int warp = thread_x() / kWarp, per_block = kWarps / by.sharing;
+  const int64_t tile = block * per_block + warp / by.sharing, head = block_y(), top = head * part.w.rows;
+  float* partial = shared_memory<float>();
+  if (tile < by.tiles) {
+    const int64_t second = gated ? part.w.rows / 2 + 8 * tile : 16 * tile + 8;
+    const WarpPart of{{top + (gated ? 8 : 16) * tile, top + second}, part.w.heads * part.w.rows - 1, warp % by.sharing, by.sharing, by.steps};
+    uint8_t* rings = (uint8_t*)(partial + kWarps * Tokens * kPartialRows);
+    warp_sums<Tokens>(partial + warp * Tokens * kPartialRows, rings + warp * ring_bytes(part.w.format), a, part.w, head, of);
+  }
+  sync_block();
+  const Outputs outputs{a, part, partial, by.sharing, Tokens};
+  for (int i = thread_x(); i < per_block * Tokens * 16; i += kWarps * kWarp) {
+    const int of = i / (16 * Tokens), token = i / 16 % Tokens;
+    if (block * per_block + of < by.tiles && token < a.tokens)
+      outputs.store(head, of, (gated ? 8 : 16) * (block * per_block + of), token, i % 16);
+  }
+}
+
+template <int Tokens>
+Status start(const FewRows& a, Stream stream) {
+  int64_t blocks = 0, ring = 0;
+  for (int i = 0; i < a.parts; i++) {
+    const DeviceWeight& w = a.part[i].w;
+    blocks += tiling(w, a.activation == Activation::silu_mul).blocks;
+    if (Tokens > 4 && !is_float_format(w.format) && ring_bytes(w.format) > ring) ring = ring_bytes(w.format);
+  }
+  const size_t shared = (size_t)(kWarps * (Tokens * kPartialRows * 4 + ring));
+  return launch(few_rows_kernel<Tokens>, {(unsigned)blocks, (unsigned)a.part[0].w.heads, 1}, kWarps * kWarp, shared, stream, a);
+}
+
+}  // namespace
+
+Status few_rows(const FewRows& a, Stream stream) {
+  switch (a.tokens) {
+    case 0: return 0;
+    case 1: return start<1>(a, stream);
+    case 2: return start<2>(a, stream);
+    case 3: return start<3>(a, stream);
+    case 4: return start<4>(a, stream);
+    default: return a.tokens <= 8 ? start<8>(a, stream) : start<16>(a, stream);
+  }
+}
+
+}  // namespace ivlite::cuda

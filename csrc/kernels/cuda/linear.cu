@@ -77,28 +77,46 @@ struct Outputs {
   }
 };
 
+// A block's part of the launch.
+struct BlockPart {
+  LinearPart part;
+  Tiling by;
+  int64_t first;  // of its tiles
+
+  IVLITE_DEVICE BlockPart(const FewRows& a) : part(a.part[0]), by(tiling(part.w, a.activation == Activation::silu_mul)), first(block_x()) {
+    if (first >= by.blocks) {
+      first -= by.blocks, part = a.part[1];
+      by = tiling(part.w, a.activation == Activation::silu_mul);
+    }
+    first *= kWarps / by.sharing;
+  }
+};
+
+template <int Tokens>
+IVLITE_DEVICE void block_sums(float* partial, const FewRows& a) {
+  const BlockPart of(a);
+  const DeviceWeight& w = of.part.w;
+  const int warp = thread_x() / kWarp, sharing = of.by.sharing;
+  const int64_t tile = of.first + warp / sharing, head = block_y(), top = head * w.rows;
+  if (tile >= of.by.tiles) return;
+  const bool gated = a.activation == Activation::silu_mul;
+  const int64_t low = (gated ? 8 : 16) * tile, high = gated ? w.rows / 2 + low : low + 8;
+  const WarpPart part{{top + low, top + high}, w.heads * w.rows - 1, warp % sharing, sharing, of.by.steps};
+  uint8_t* rings = (uint8_t*)(partial + kWarps * Tokens * kPartialRows);
+  warp_sums<Tokens>(partial + warp * Tokens * kPartialRows, rings + warp * ring_bytes(w.format), a, w, head, part);
+}
+
 template <int Tokens>
 IVLITE_KERNEL void IVLITE_BOUNDS(256, 2) few_rows_kernel(FewRows a) {
-  const bool gated = a.activation == Activation::silu_mul;
-  LinearPart part = a.part[0];
-  Tiling by = tiling(part.w, gated);
-  int64_t block = block_x();
-  if (block >= by.blocks) block -= by.blocks, part = a.part[1], by = tiling(part.w, gated);
-  const int warp = thread_x() / kWarp, per_block = kWarps / by.sharing;
-  const int64_t tile = block * per_block + warp / by.sharing, head = block_y(), top = head * part.w.rows;
   float* partial = shared_memory<float>();
-  if (tile < by.tiles) {
-    const int64_t second = gated ? part.w.rows / 2 + 8 * tile : 16 * tile + 8;
-    const WarpPart of{{top + (gated ? 8 : 16) * tile, top + second}, part.w.heads * part.w.rows - 1, warp % by.sharing, by.sharing, by.steps};
-    uint8_t* rings = (uint8_t*)(partial + kWarps * Tokens * kPartialRows);
-    warp_sums<Tokens>(partial + warp * Tokens * kPartialRows, rings + warp * ring_bytes(part.w.format), a, part.w, head, of);
-  }
+  block_sums<Tokens>(partial, a);
   sync_block();
-  const Outputs outputs{a, part, partial, by.sharing, Tokens};
-  for (int i = thread_x(); i < per_block * Tokens * 16; i += kWarps * kWarp) {
-    const int of = i / (16 * Tokens), token = i / 16 % Tokens;
-    if (block * per_block + of < by.tiles && token < a.tokens)
-      outputs.store(head, of, (gated ? 8 : 16) * (block * per_block + of), token, i % 16);
+  const BlockPart of(a);
+  const Outputs outputs{a, of.part, partial, of.by.sharing, Tokens};
+  const int tiles = kWarps / of.by.sharing, each = a.activation == Activation::silu_mul ? 8 : 16;
+  for (int i = thread_x(); i < tiles * Tokens * 16; i += kWarps * kWarp) {
+    const int tile = i / (16 * Tokens), token = i / 16 % Tokens;
+    if (of.first + tile < of.by.tiles && token < a.tokens) outputs.store(block_y(), tile, each * (of.first + tile), token, i % 16);
   }
 }
 

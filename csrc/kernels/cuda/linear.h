@@ -21,7 +21,7 @@ struct Chunk {
 struct Int8Rows {
   int8_t* codes;
   Chunk* chunks;
-  int64_t head_step, token_step, group_step;  // in chunks
+  int head_step, token_step, group_step;  // in chunks
 };
 
 // Up to 4 tokens lie one behind the other; more of them lie together in each group, padded to 8 or 16, since a matrix unit
@@ -33,7 +33,7 @@ constexpr int64_t int8_bytes(int64_t heads, int64_t tokens, int64_t cols) {
 }
 // In memory of int8_bytes, 16-byte aligned.
 inline Int8Rows int8_rows(void* memory, int64_t heads, int64_t tokens, int64_t cols) {
-  const int64_t padded = int8_tokens(tokens), groups = int8_groups(cols), each = padded * groups;
+  const int padded = (int)int8_tokens(tokens), groups = (int)int8_groups(cols), each = padded * groups;
   Chunk* chunks = (Chunk*)((int8_t*)memory + 32 * heads * each);
   return {(int8_t*)memory, chunks, each, tokens <= 4 ? groups : 1, tokens <= 4 ? 1 : padded};
 }

@@ -15,19 +15,19 @@ struct RawGroup {
   uint32_t high[2], header;
   uint16_t scale;
 
-  IVLITE_DEVICE void load(const RowPlanes<F>& row, int64_t group) {
+  IVLITE_DEVICE void load(const RowPlanes<F>& row, int group) {
     // The two halves of a group of q8_0 come from one sector: the second finds it in L1.
     IVLITE_UNROLL
     for (int i = 0; i < kCodes; i++) {
-      const uint8_t* at = row.codes + group * code_bytes(F) + 16 * i;
+      const uint8_t* at = row.codes(group) + 16 * i;
       codes[i] = kCodes == 1 ? load16_once(at) : load16(at);
     }
-    if constexpr (F == Format::q5_k) high[0] = high[1] = load4(row.high + 4 * group);
+    if constexpr (F == Format::q5_k) high[0] = high[1] = load4(row.high(group));
     if constexpr (F == Format::q6_k) {
-      const Bytes8 bits = load8(row.high + 8 * group);
+      const Bytes8 bits = load8(row.high(group));
       high[0] = bits.w[0], high[1] = bits.w[1];
     }
-    scale = ((const uint16_t*)row.scales)[group];
+    scale = *row.scales(group);
     header = row.header(group);
   }
 
@@ -45,14 +45,14 @@ struct RawGroup {
 
 // Adds the products of one group of two rows.
 template <Format F, int Tokens>
-IVLITE_DEVICE void add_group(float sum[2][Tokens], const RawGroup<F> raw[2], const Int8Rows& x, int64_t group) {
+IVLITE_DEVICE void add_group(float sum[2][Tokens], const RawGroup<F> raw[2], const Int8Rows& x, int group) {
   uint32_t words[2][8];
   Affine by[2][2];
   IVLITE_UNROLL
   for (int r = 0; r < 2; r++) raw[r].open(words[r]), affines<F>(by[r], raw[r].scale, raw[r].header);
   IVLITE_UNROLL
   for (int t = 0; t < Tokens; t++) {
-    const int64_t chunk = t * x.token_step + group;
+    const int chunk = t * x.token_step + group;
     const Bytes16 codes[2] = {load16(x.codes + 32 * chunk), load16(x.codes + 32 * chunk + 16)};
     const Bytes8 of = load8(x.chunks + chunk);
     const Starts<F> start = starts<F>(of.w[1]);
@@ -72,7 +72,7 @@ IVLITE_DEVICE void add_group(float sum[2][Tokens], const RawGroup<F> raw[2], con
 // The sums of a warp's rows to partial[20 t + row].
 template <Format F, int Tokens>
 IVLITE_DEVICE void dot_sums(float* partial, const DeviceWeight& w, const Int8Rows& x, const WarpPart& part) {
-  constexpr int depth = F == Format::q4_0 || F == Format::q4_k ? 4 : 2;  // steps whose loads are under way together
+  constexpr int depth = Tokens <= 2 && (F == Format::q4_0 || F == Format::q4_k) ? 4 : 2;  // steps whose loads are under way together
   const int lane = thread_x() % kWarp, q = lane % 4, r = lane / 4;
   const RowPlanes<F> rows[2] = {{w, part.row(0, r)}, {w, part.row(1, r)}};
   float sum[2][Tokens] = {};

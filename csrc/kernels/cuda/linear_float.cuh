@@ -46,7 +46,7 @@ struct RawOctet {
 // The sums of a warp's rows to partial[kPartialRows t + row].
 template <Format F, int Tokens>
 IVLITE_DEVICE void float_sums(float* partial, const DeviceWeight& w, const FloatRows& x, const WarpPart& part) {
-  constexpr int depth = F == Format::f32 ? 2 : 4;  // steps whose loads are under way together
+  constexpr int depth = Tokens > 8 ? 1 : Tokens > 4 || F == Format::f32 ? 2 : 4;  // steps whose loads are under way together
   const int lane = thread_x() % kWarp, q = lane % 4, r = lane / 4;
   const uint8_t* rows[2] = {w.codes + part.row(0, r) * code_stride(w), w.codes + part.row(1, r) * code_stride(w)};
   float sum[2][Tokens] = {};

@@ -2,7 +2,7 @@
 //
 // A warp has 16 rows, the rows of the first operand; tokens are the columns of the second. Codes are copied to a ring in shared
 // memory of the warp's own, some steps of 4 groups ahead. A row of a step has chunks of 16 bytes, stored at other places of the
-// row so that one chunk of 8 rows lies in different banks. Other planes go through registers, one step ahead. Each group is a
+// row so that one chunk of 8 rows lies in different banks. So are high bits; scales go through registers, one step ahead. Each group is a
 // product by itself, since it has its own scale; the sums of the 4 groups of a step are kept apart, as lanes keep them apart
 // where dot products are used.
 #pragma once
@@ -11,30 +11,20 @@
 namespace ivlite::cuda {
 
 constexpr int kRing = 4;  // steps in the ring
-constexpr int ring_bytes(Format f) { return kRing * 16 * kStepGroups * code_bytes(f); }
+constexpr int stage_bytes(Format f) { return 16 * kStepGroups * (code_bytes(f) + high_bytes(f)); }
+constexpr int ring_bytes(Format f) { return kRing * stage_bytes(f); }
 
-// What a thread needs of its rows r and r + 8 in a step, besides codes.
+// The scales of a thread's rows g and g + 8 in a step.
 template <Format F>
-struct SidePlanes {
+struct StepScales {
   Bytes8 scales[2];
-  Bytes16 high[2][F == Format::q6_k ? 2 : 1];
   uint32_t header[2];
 
   IVLITE_DEVICE void load(const RowPlanes<F> rows[2], int step) {
     IVLITE_UNROLL
-    for (int i = 0; i < 2; i++) {
-      scales[i] = load8(rows[i].scales + 8 * step);
-      header[i] = rows[i].header(kStepGroups * step);
-      if constexpr (F == Format::q5_k) high[i][0] = load16(rows[i].high + 16 * step);
-      if constexpr (F == Format::q6_k) high[i][0] = load16(rows[i].high + 32 * step), high[i][1] = load16(rows[i].high + 32 * step + 16);
-    }
+    for (int i = 0; i < 2; i++) scales[i] = load8(rows[i].scales(kStepGroups * step)), header[i] = rows[i].header(kStepGroups * step);
   }
   IVLITE_DEVICE uint16_t scale(int i, int q) const { return (uint16_t)(scales[i].w[q / 2] >> q % 2 * 16); }
-  IVLITE_DEVICE uint32_t high_of(int i, int q, int half) const {
-    if constexpr (F == Format::q5_k) return high[i][0].w[q];
-    if constexpr (F == Format::q6_k) return high[i][q / 2].w[q % 2 * 2 + half];
-    return 0;
-  }
 };
 
 template <Format F, int Tokens>
@@ -51,10 +41,13 @@ struct MmaWarp {
   IVLITE_DEVICE MmaWarp(uint8_t* ring, const DeviceWeight& w, const Int8Rows& x, const WarpPart& part, int lane)
       : ring(ring), x(x), part(part), g(lane / 4), tig(lane % 4), rows{{w, part.row(0, g)}, {w, part.row(1, g)}}, sum{} {}
 
-  // Where a chunk of a row lies in the n-th step's place of the ring.
+  // Where a chunk of a row's codes lies in the n-th step's place of the ring, and where its high bits do.
   IVLITE_DEVICE uint8_t* slot(int n, int row, int chunk) const {
     const int turned = kChunks == 4 ? chunk ^ (row / 2 & 3) : chunk ^ (row & 7);
-    return ring + n % kRing * (ring_bytes(F) / kRing) + 16 * (row * kChunks + turned);
+    return ring + n % kRing * stage_bytes(F) + 16 * (row * kChunks + turned);
+  }
+  IVLITE_DEVICE uint8_t* high_slot(int n, int row) const {
+    return ring + n % kRing * stage_bytes(F) + 256 * kChunks + row * kStepGroups * high_bytes(F);
   }
 
   // Starts the copy of the n-th step of this warp; of one after the last, none.
@@ -64,13 +57,27 @@ struct MmaWarp {
       IVLITE_UNROLL
       for (int i = 0; i < 2; i++)
         for (int chunk = tig; chunk < kChunks; chunk += 4)
-          copy_async16(slot(n, 8 * i + g, chunk), rows[i].codes + (int64_t)step * kChunks * 16 + 16 * chunk);
+          copy_async16(slot(n, 8 * i + g, chunk), rows[i].codes(kStepGroups * step) + 16 * chunk);
+      constexpr int pieces = high_bytes(F) / 4;  // of 16 bytes, of a row
+      if (tig < 2 * pieces) {
+        const int i = tig % 2, at = 16 * (tig / 2);
+        copy_async16(high_slot(n, 8 * i + g) + at, rows[0].w.high + (int64_t)((i ? rows[1].first : rows[0].first) + kStepGroups * step) * high_bytes(F) + at);
+      }
     }
     commit_copies();
   }
 
+  // The high bits of group q of this lane's i-th row, by halves.
+  IVLITE_DEVICE Bytes8 high(int n, int i, int q) const {
+    if constexpr (high_bytes(F) == 0) return {};
+    const uint8_t* at = high_slot(n, 8 * i + g) + q * high_bytes(F);
+    if constexpr (F == Format::q6_k) return load8(at);
+    const uint32_t bits = load4(at);
+    return {{bits, bits}};
+  }
+
   // The first operands of groups q and q + 1: codes of rows g and g + 8, of the first half of the columns and of the second.
-  IVLITE_DEVICE void open(uint32_t a[2][4], int n, int q, const SidePlanes<F>& side) const {
+  IVLITE_DEVICE void open(uint32_t a[2][4], int n, int q) const {
     const int lane = 4 * g + tig;
     if constexpr (F == Format::q8_0) {
       IVLITE_UNROLL
@@ -79,21 +86,23 @@ struct MmaWarp {
       uint32_t raw[4];
       ldmatrix_x4(raw, slot(n, lane % 16, q + lane / 16));
       IVLITE_UNROLL
-      for (int k = 0; k < 8; k++) {
-        const int i = k % 2, half = k / 2 % 2;
-        a[k / 4][k % 4] = four_codes<F>(raw[k / 4 * 2 + i], side.high_of(i, q + k / 4, half), half, tig);
+      for (int k = 0; k < 4; k++) {
+        const int i = k % 2, group = k / 2;
+        const Bytes8 bits = high(n, i, q + group);
+        a[group][i] = four_codes<F>(raw[k], bits.w[0], 0, tig);
+        a[group][2 + i] = four_codes<F>(raw[k], bits.w[1], 1, tig);
       }
     }
   }
 
   // Adds group q of a step to its sums.
-  IVLITE_DEVICE void add(const uint32_t a[4], int step, int q, const SidePlanes<F>& side) {
+  IVLITE_DEVICE void add(const uint32_t a[4], int step, int q, const StepScales<F>& by_row) {
     Affine by[2][2];
     IVLITE_UNROLL
-    for (int i = 0; i < 2; i++) affines<F>(by[i], side.scale(i, q), side.header[i]);
+    for (int i = 0; i < 2; i++) affines<F>(by[i], by_row.scale(i, q), by_row.header[i]);
     IVLITE_UNROLL
     for (int o = 0; o < kOctets; o++) {
-      const int64_t chunk = (int64_t)(kStepGroups * step + q) * x.group_step + 8 * o;
+      const int chunk = (kStepGroups * step + q) * x.group_step + 8 * o;
       const Bytes8 b = load8(x.codes + 32 * (chunk + g) + 8 * tig);
       const Bytes16 of = load16(x.chunks + chunk + 2 * tig);  // of this lane's two tokens
       const Starts<F> start[2] = {starts<F>(of.w[1]), starts<F>(of.w[3])};
@@ -115,20 +124,21 @@ struct MmaWarp {
   }
 
   IVLITE_DEVICE void run() {
-    SidePlanes<F> side;
-    if (part.first < part.steps) side.load(rows, part.first);
+    StepScales<F> next;
+    if (part.first < part.steps) next.load(rows, part.first);
     for (int n = 0; n < kRing - 1; n++) copy(n);
     for (int n = 0, step = part.first; step < part.steps; n++, step += part.every) {
       wait_copies<kRing - 2>();
       sync_warp();  // all lanes' copies have landed, and all have read what is overwritten now
       copy(n + kRing - 1);
-      const SidePlanes<F> now = side;
-      if (step + part.every < part.steps) side.load(rows, step + part.every);
+      const StepScales<F> now = next;
+      if (step + part.every < part.steps) next.load(rows, step + part.every);
       IVLITE_UNROLL
       for (int q = 0; q < kStepGroups; q += 2) {
         uint32_t a[2][4];
-        open(a, n, q, now);
+        open(a, n, q);
         add(a[0], step, q, now), add(a[1], step, q + 1, now);
+        sync_warp();  // or the compiler loads the next groups' activations too, and runs out of registers
       }
     }
   }

@@ -48,21 +48,20 @@ IVLITE_DEVICE void affines(Affine by[2], uint16_t scale, uint32_t header) {
   if constexpr (kHalves<F>) by[1] = affine<F>(scale, header, 1);
 }
 
-// The planes of one row.
+// The planes of one row, counted in groups from the weight's beginning: fewer registers than pointers.
 template <Format F>
 struct RowPlanes {
-  const uint8_t *codes, *high, *scales, *headers;
+  const DeviceWeight& w;
+  uint32_t first;
 
-  IVLITE_DEVICE RowPlanes(const DeviceWeight& w, int64_t row) {
-    const int64_t groups = padded_groups(F, w.cols);
-    codes = w.codes + row * groups * code_bytes(F);
-    high = w.high + row * groups * high_bytes(F);
-    scales = w.scales + row * groups * 2;
-    headers = w.headers + row * (groups / 8) * header_bytes(F);
-  }
-  IVLITE_DEVICE uint32_t header(int64_t group) const {
-    if constexpr (header_bytes(F) == 4) return load4(headers + group / 8 * 4);
-    if constexpr (header_bytes(F) == 2) return ((const uint16_t*)headers)[group / 8];
+  IVLITE_DEVICE RowPlanes(const DeviceWeight& w, int64_t row) : w(w), first((uint32_t)(row * padded_groups(F, w.cols))) {}
+  IVLITE_DEVICE const uint8_t* codes(int group) const { return w.codes + (int64_t)(first + group) * code_bytes(F); }
+  IVLITE_DEVICE const uint8_t* high(int group) const { return w.high + (int64_t)(first + group) * high_bytes(F); }
+  IVLITE_DEVICE const uint16_t* scales(int group) const { return (const uint16_t*)w.scales + (first + group); }
+  IVLITE_DEVICE uint32_t header(int group) const {
+    const uint8_t* at = w.headers + (int64_t)((first + group) / 8) * header_bytes(F);
+    if constexpr (header_bytes(F) == 4) return load4(at);
+    if constexpr (header_bytes(F) == 2) return *(const uint16_t*)at;
     return 0;
   }
 };

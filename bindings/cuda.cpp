@@ -92,6 +92,7 @@ void bind_cuda(py::module_ m) {
   bind_cards(m);
   bind_memory(m);
   bind_cuda_elementwise(m);
+  bind_cuda_linear(m);
 }
 
 }  // namespace ivlite

@@ -21,7 +21,8 @@ struct Tiling {
 };
 
 constexpr Tiling tiling(const DeviceWeight& w, bool gated) {
-  const int steps = (int)((w.cols + 31) / 32 + (is_float_format(w.format) ? 0 : kStepGroups - 1)) / (is_float_format(w.format) ? 1 : kStepGroups);
+  const int steps =
+      (int)((w.cols + 31) / 32 + (is_float_format(w.format) ? 0 : kStepGroups - 1)) / (is_float_format(w.format) ? 1 : kStepGroups);
   int sharing = 1;
   while (sharing < kWarps && sharing * 4 <= steps) sharing *= 2;
   const int64_t tiles = gated ? (w.rows / 2 + 7) / 8 : (w.rows + 15) / 16, per_block = kWarps / sharing;

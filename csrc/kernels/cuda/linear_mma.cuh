@@ -61,7 +61,8 @@ struct MmaWarp {
       constexpr int pieces = high_bytes(F) / 4;  // of 16 bytes, of a row
       if (tig < 2 * pieces) {
         const int i = tig % 2, at = 16 * (tig / 2);
-        copy_async16(high_slot(n, 8 * i + g) + at, rows[0].w.high + (int64_t)((i ? rows[1].first : rows[0].first) + kStepGroups * step) * high_bytes(F) + at);
+        copy_async16(high_slot(n, 8 * i + g) + at,
+                     rows[0].w.high + (int64_t)((i ? rows[1].first : rows[0].first) + kStepGroups * step) * high_bytes(F) + at);
       }
     }
     commit_copies();

@@ -10,7 +10,7 @@
 
 namespace ivlite::cuda {
 
-constexpr int kStepGroups = 4;  // groups of a row that are summed side by side; their sums are added last
+constexpr int kStepGroups = 4;    // groups of a row that are summed side by side; their sums are added last
 constexpr int kPartialRows = 20;  // floats between the sums of two tokens, of which 16 rows use 16: different banks
 constexpr int32_t kSumStart = 0x4B400000;
 IVLITE_DEVICE float exact_float(int32_t sum) { return float_of((uint32_t)sum) - 12582912.0f; }

@@ -10,6 +10,17 @@ namespace {
 
 constexpr int kThreads = 128;
 
+// As in norm.cu: the same sums.
+int norm_threads(int64_t n) {
+  const int64_t warps = (n + 127) / 128;
+  return kWarp * (int)(warps < 1 ? 1 : warps > 16 ? 16 : warps);
+}
+IVLITE_DEVICE float rms_scale(const float* x, int64_t n, float eps, float* shared) {
+  float square = 0;
+  for (int64_t i = thread_x(); i < n; i += block_threads()) square += x[i] * x[i];
+  return 1 / sqrtf(block_sum(square, shared) / (float)n + eps);
+}
+
 struct Scale {
   float scale, inverse;
 };

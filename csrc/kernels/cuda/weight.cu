@@ -21,12 +21,8 @@ struct PackArgs {
   int64_t row_bytes;
 };
 
-IVLITE_DEVICE int k_scale_of(const uint8_t* six, int g) {
-  return g < 4 ? six[g] & 63 : (six[g + 4] & 15) | (six[g - 4] >> 6) << 4;
-}
-IVLITE_DEVICE int k_min_of(const uint8_t* six, int g) {
-  return g < 4 ? six[g + 4] & 63 : six[g + 4] >> 4 | (six[g] >> 6) << 4;
-}
+IVLITE_DEVICE int k_scale_of(const uint8_t* six, int g) { return g < 4 ? six[g] & 63 : (six[g + 4] & 15) | (six[g - 4] >> 6) << 4; }
+IVLITE_DEVICE int k_min_of(const uint8_t* six, int g) { return g < 4 ? six[g + 4] & 63 : six[g + 4] >> 4 | (six[g] >> 6) << 4; }
 
 // A group as it is packed. `nibble` and `high` of a column: its low four bits and the others.
 struct Group {
@@ -41,9 +37,7 @@ struct Group {
   }
   IVLITE_DEVICE void put_nibble(int column, int nibble) { codes[column % 16] |= (uint8_t)(nibble << column / 16 * 4); }
   IVLITE_DEVICE void put_bit(int column, int bit) { high[column % 4] |= (uint8_t)(bit << column / 4); }
-  IVLITE_DEVICE void put_two_bits(int column, int bits) {
-    high[column / 16 * 4 + column % 4] |= (uint8_t)(bits << column / 4 % 4 * 2);
-  }
+  IVLITE_DEVICE void put_two_bits(int column, int bits) { high[column / 16 * 4 + column % 4] |= (uint8_t)(bits << column / 4 % 4 * 2); }
 };
 
 template <Format F>

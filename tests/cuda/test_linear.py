@@ -87,7 +87,15 @@ def run(device, x, weights, biases=(None, None), before=None, activation="none")
         parts.append((*w.args, y.pointer, heads * ld, ld, 0 if bias is None else device.array(bias).pointer))
         outputs.append((y, rows))
     device.cuda.few_rows(
-        parts, codes.pointer, at.pointer, heads * cols, cols, tokens, ACTIVATIONS.index(activation), before is not None, 0
+        parts,
+        codes.pointer,
+        at.pointer,
+        heads * cols,
+        cols,
+        tokens,
+        ACTIVATIONS.index(activation),
+        before is not None,
+        0,
     )
     results = []
     for y, rows in outputs:

@@ -17,7 +17,9 @@ def same_bits(a, b):
     return np.array_equal(a.view(np.uint32), b.view(np.uint32))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (3, 31), (17, 32), (16, 33), (5, 70), (2, 144), (19, 256), (3, 300), (2, 5, 40)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (3, 31), (17, 32), (16, 33), (5, 70), (2, 144), (19, 256), (3, 300), (2, 5, 40)]
+)
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_rows_are_read_back(device, rng, fmt, shape):
     matrix = normal(rng, *shape)

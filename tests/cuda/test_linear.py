@@ -79,7 +79,7 @@ def run(device, x, weights, biases=(None, None), before=None, activation="none")
     tokens, heads, cols = x.shape
     codes = int8_rows(device, x)
     at, parts, outputs = device.array(x), [], []
-    for w, bias in zip(weights, biases):
+    for w, bias in zip(weights, biases, strict=False):
         rows = w.rows // (2 if activation == "silu_mul" else 1)
         y = device.empty((tokens, heads, rows + MARGIN))
         y.set(np.full(y.shape, np.nan if before is None else before, np.float32))
@@ -165,7 +165,7 @@ def test_two_weights_in_one_launch(device, rng, first, second, tokens):
     weights = [Packed(device, first, normal(rng, 150, 300)), Packed(device, second, normal(rng, 21, 300))]
     biases = [normal(rng, 150), None]
     together = run(device, x, weights, biases)
-    for w, bias, got in zip(weights, biases, together):
+    for w, bias, got in zip(weights, biases, together, strict=True):
         assert np.array_equal(got, run(device, x, [w], [bias])[0])
 
 

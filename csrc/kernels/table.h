@@ -97,6 +97,9 @@ struct Part {
 // most 2 bytes per column and kBlockScales bytes per k-block, tokens padded to 16 and columns to kBlockK. t0 is a multiple of
 // 16, t1 is a multiple or tokens.
 using quantize_gemm_fn = void (*)(uint16_t* out, int64_t tokens, int64_t cols, const Part& part);
+// The same of tokens [t0, t1) that are int8 codes already, (t1 - t0, cols), with a scale each: nothing is rounded.
+using codes_gemm_fn = void (*)(uint16_t* out, int64_t tokens, int64_t cols, const int8_t* codes, const float* scale, int64_t t0,
+                               int64_t t1);
 
 constexpr int64_t kGemmScratch = 704 << 10, kBlockScales = 32;
 
@@ -256,8 +259,9 @@ struct KernelTable {
   // The GEMM path: from gemm_from tokens on, quantised weights are unpacked once for all of them. Null without such a path.
   linear_fn linear_gemm[kFormatCount];
   quantize_gemm_fn quantize_gemm[kFormatCount];
-  int64_t gemm_from, gemm_panels;    // and how many panels it takes together
-  bool gemm_is_finer[kFormatCount];  // than int8 with a scale per kGroup columns
+  codes_gemm_fn codes_gemm[kFormatCount];  // null where their formats differ
+  int64_t gemm_from, gemm_panels;          // and how many panels it takes together
+  bool gemm_is_finer[kFormatCount];        // than int8 with a scale per kGroup columns
   rms_norm_fn rms_norm;
   layer_norm_fn layer_norm;
   rope_fn rope;

@@ -16,7 +16,8 @@
 namespace ivlite {
 namespace {
 
-constexpr int64_t kSpan = 1024;       // cached tokens whose keys and values, of all heads, exist at a time
+constexpr int64_t kSpan = 1024;       // cached tokens whose keys and values, of all heads, may exist at a time; of fewer heads, more
+constexpr int64_t kHeads = 8;         // whose keys and values exist at a time, at least
 constexpr int64_t kExpandRows = 512;  // of them expanded together: their latents stay in L2
 constexpr int64_t kReadRows = 64;     // read together
 constexpr int64_t kQueryBlock = 512;  // queries of one head that a thread takes together
@@ -24,12 +25,14 @@ constexpr int64_t kSampled = 512;     // queries that say what range their colum
 
 float* floats(Scratch use, std::initializer_list<int64_t> sizes) { return (float*)thread_scratch(use, (size_t)product(sizes) * 4); }
 
-// Tokens [s, s + n) as float, latents and rotated keys (either may be null): stored rows as they are read, rows just appended as they
-// were given.
+// How many visible tokens are seen as they are stored; those after them were just appended, and are seen as they were given.
+int64_t stored_rows(const LatentCache& cache, int64_t layer) { return cache.fresh(layer).latent ? cache.length() : cache.visible(); }
+
+// Tokens [s, s + n) as float, latents and rotated keys (either may be null).
 void read_rows(float* latent, float* rope, const LatentCache& cache, int64_t layer, int64_t s, int64_t n) {
   const LatentRows& rows = cache.layer(layer);
   const LatentRows fresh = cache.fresh(layer);
-  const int64_t stored = fresh.latent ? cache.length() : cache.visible(), border = std::min(std::max(s, stored), s + n);
+  const int64_t stored = stored_rows(cache, layer), border = std::min(std::max(s, stored), s + n);
   if (border > s) kernels().cache_read[(int)cache.kind()](latent, rope, rows, s, border);
   if (border == s + n) return;
   const auto copy = [&](float* to, const void* given, int64_t width) {
@@ -68,51 +71,63 @@ Means mean_rows(const LatentCache& cache, int64_t layer, int64_t visible) {
   return {{mean.begin(), mean.begin() + rank}, {mean.begin() + rank, mean.end() - rope}, {mean.end() - rope, mean.end()}};
 }
 
-// Latents of a span of cached tokens as kv_b's kernels take them, made once for all heads, in blocks of kExpandRows; less the mean of all
-// visible ones where they are quantized, which leaves them and what they expand to a smaller range.
+// Latents of a span of cached tokens as kv_b's kernels take them, made once for all heads, in blocks of kExpandRows. The codes of a q8
+// cache are taken as they are where kernels can. Others are rounded, less the mean of all visible ones, which leaves them and what they
+// expand to a smaller range.
 struct Expansion {
   const LatentCache& cache;
   int64_t layer;
   const Weight& kv_b;
-  int64_t rank;
+  int64_t rank, stored;
   bool gemm;  // blocks are what quantize_gemm makes; else int8 codes, or floats for float weights
   const float* mean;
+  codes_gemm_fn take;      // the cache's codes, to what quantize_gemm makes; or null
+  bool exact = false;      // that was done with the span
   char* blocks = nullptr;  // scratch of the thread that runs it
 
   Expansion(const LatentCache& cache, int64_t layer, const Weight& kv_b, const float* mean)
-      : cache(cache), layer(layer), kv_b(kv_b), rank(kv_b.cols()), mean(mean) {
-    gemm = uses_gemm(kv_b, cache.visible()) &&
-           kernels().gemm_is_finer[(int)kv_b.format()];  // keys and values are rounded once more, so latents stay fine
+      : cache(cache), layer(layer), kv_b(kv_b), rank(kv_b.cols()), stored(stored_rows(cache, layer)), mean(mean) {
+    const bool many = uses_gemm(kv_b, cache.visible());
+    gemm = many && kernels().gemm_is_finer[(int)kv_b.format()];  // keys and values are rounded once more, so latents stay fine
+    take = many && cache.kind() == CacheKind::q8 ? kernels().codes_gemm[(int)kv_b.format()] : nullptr;
   }
 
-  void begin() { blocks = (char*)thread_scratch(Scratch::inputs, (size_t)(kSpan / kExpandRows * block_bytes())); }
+  void begin(int64_t span) {
+    blocks = (char*)thread_scratch(Scratch::inputs, (size_t)((span + kExpandRows - 1) / kExpandRows * block_bytes()));
+  }
 
   int64_t block_bytes() const {
     if (!kv_b.quantized()) return product({kExpandRows, rank, 4});
-    return round_up(gemm ? gemm_bytes(kExpandRows, rank) : quant_rows_bytes(kExpandRows, rank), 64);
+    return round_up(gemm || take ? gemm_bytes(kExpandRows, rank) : quant_rows_bytes(kExpandRows, rank), 64);
   }
   char* block(int64_t at) const { return blocks + at / kExpandRows * block_bytes(); }
 
-  // Reads tokens [s, s + n), n <= kSpan.
-  void read(int64_t s, int64_t n) const {
+  // Reads tokens [s, s + n), all of them stored or none.
+  void read(int64_t s, int64_t n) {
+    exact = take && s < stored;
     parallel_for((n + kReadRows - 1) / kReadRows, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin * kReadRows; t < std::min(end * kReadRows, n); t += kReadRows) {
-        const int64_t at = t % kExpandRows, rows = std::min(n - t + at, kExpandRows), count = std::min(kReadRows, n - t);
-        if (!kv_b.quantized()) {
-          read_rows((float*)block(t) + at * rank, nullptr, cache, layer, s + t, count);
-          continue;
-        }
-        float* latent = floats(Scratch::kernel, {kReadRows, rank});
-        read_rows(latent, nullptr, cache, layer, s + t, count);
-        for (int64_t i = 0; i < count; i++)
-          for (int64_t j = 0; j < rank; j++) latent[i * rank + j] -= mean[j];
-        const Part part{latent - at * rank, rank, at, at + count, 0, rank};
-        if (gemm)
-          kernels().quantize_gemm[(int)kv_b.format()]((uint16_t*)block(t), rows, rank, part);
-        else
-          kernels().quantize_rows(quant_rows(block(t), kExpandRows, rank), part);
-      }
+      for (int64_t t = begin * kReadRows; t < std::min(end * kReadRows, n); t += kReadRows)
+        read_part(s + t, t, std::min(n - t + t % kExpandRows, kExpandRows), std::min(kReadRows, n - t));
     });
+  }
+
+  // `count` tokens from s on to the block of `rows` tokens that has token t of the span, from it on.
+  void read_part(int64_t s, int64_t t, int64_t rows, int64_t count) const {
+    const int64_t at = t % kExpandRows;
+    if (!kv_b.quantized()) return read_rows((float*)block(t) + at * rank, nullptr, cache, layer, s, count);
+    if (exact) {
+      const LatentRows& from = cache.layer(layer);
+      return take((uint16_t*)block(t), rows, rank, (const int8_t*)from.latent + s * rank, from.scale + s, at, at + count);
+    }
+    float* latent = floats(Scratch::kernel, {kReadRows, rank});
+    read_rows(latent, nullptr, cache, layer, s, count);
+    for (int64_t i = 0; i < count; i++)
+      for (int64_t j = 0; j < rank; j++) latent[i * rank + j] -= mean[j];
+    const Part part{latent - at * rank, rank, at, at + count, 0, rank};
+    if (gemm)
+      kernels().quantize_gemm[(int)kv_b.format()]((uint16_t*)block(t), rows, rank, part);
+    else
+      kernels().quantize_rows(quant_rows(block(t), kExpandRows, rank), part);
   }
 
   // Keys and values (n, nope + v) of one head, of the n tokens of the block that begins at token `at` of the span.
@@ -120,7 +135,7 @@ struct Expansion {
     const int64_t width = kv_b.rows();
     const OutRows out{kv, n, width, width};
     const InRows in{(const float*)block(at), n, rank, rank};
-    if (gemm) return gemm_panels(out, in, (const uint16_t*)block(at), kv_b, h, nullptr, false, 0, kv_b.panels());
+    if (gemm || exact) return gemm_panels(out, in, (const uint16_t*)block(at), kv_b, h, nullptr, false, 0, kv_b.panels());
     linear_panels(out, in, kv_b.quantized() ? quant_rows(block(at), kExpandRows, rank) : QuantRows{}, kv_b, h, nullptr, false, 0,
                   kv_b.panels());
   }
@@ -193,6 +208,7 @@ struct ExpandedAttention::Work {
   std::vector<float> mean, balance;  // what the values lack, (heads, nope + v); of rotated keys, if packed
   AttentionArgs args{};
   int64_t query_bytes = 0, key_bytes = 0, added = 0;
+  int64_t group = 0, span = 0;  // heads, and cached tokens, whose keys and values exist at a time
   std::unique_ptr<char, void (*)(void*)> queries{nullptr, free};
   char* keys = nullptr;
   float *rope = nullptr, *state = nullptr;
@@ -215,7 +231,7 @@ struct ExpandedAttention::Work {
 
   AttentionArgs head(int64_t h) const {
     AttentionArgs a = args;
-    a.packed_q = queries.get() + h * query_bytes, a.packed_k = keys + h * key_bytes;
+    a.packed_q = queries.get() + h * query_bytes, a.packed_k = keys + h % group * key_bytes;
     a.q = (const float*)queries.get() + h * (a.d + a.d2), a.q2 = a.q + a.d;
     a.m = state + 2 * h * tokens, a.l = a.m + tokens;
     a.k = (const float*)a.packed_k, a.v = a.k + a.d;
@@ -226,7 +242,9 @@ struct ExpandedAttention::Work {
   void begin(const InHeads& q_nope, const InHeads& q_rope) {
     args.d = q_nope.dim, args.dv = args.ld_k - q_nope.dim;
     args.ld_q = args.ld_q2 = heads * (args.d + args.d2);
-    const int64_t span = std::min(kSpan, visible);
+    // Long spans: the sums of all queries are read and written once for each.
+    group = std::min(heads, std::max(kHeads, 4 * num_threads() / blocks(tokens)));
+    span = std::min(kSpan * heads / group / kExpandRows * kExpandRows, visible);
     query_bytes = packed ? packed->query_bytes(args, tokens) : 0;
     key_bytes = packed ? packed->key_bytes(args, span) : product({span, args.ld_k, 4});
     queries.reset((char*)allocate((size_t)(packed ? product({heads, query_bytes}) : product({tokens, args.ld_q, 4}))));
@@ -282,32 +300,40 @@ struct ExpandedAttention::Work {
     });
   }
 
-  // Keys and values of the n tokens of a span.
-  void expand(int64_t n) const {
+  // Keys and values of heads [h0, h1), of the n tokens of a span.
+  void expand(int64_t h0, int64_t h1, int64_t n) const {
     const int64_t parts = (n + kExpandRows - 1) / kExpandRows, width = args.ld_k;
-    parallel_for(heads * parts, 1, [&](int64_t begin, int64_t end) {
+    parallel_for((h1 - h0) * parts, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++) {
-        const int64_t h = i / parts, at = i % parts * kExpandRows, count = std::min(kExpandRows, n - at);
+        const int64_t h = h0 + i / parts, at = i % parts * kExpandRows, count = std::min(kExpandRows, n - at);
         AttentionArgs a = head(h);
         if (!packed) {
-          expansion.head((float*)a.packed_k + at * width, h, at, count);
+          expand_part((float*)a.packed_k + at * width, h, at, count);
           continue;
         }
         a.scratch = floats(Scratch::kernel, {attention_scratch(a) + kExpandRows * width});
         float* kv = a.scratch + attention_scratch(a);
-        expansion.head(kv, h, at, count);
+        expand_part(kv, h, at, count);
         a.k = kv, a.v = kv + a.d, a.k2 = rope + at * a.d2;
         packed->pack_keys((char*)a.packed_k + packed->key_bytes(a, at), a, 0, count);
       }
     });
   }
 
-  // All queries over the keys of the span that begins at token s.
-  void attend(const OutHeads& out, int64_t s, int64_t n) const {
+  // Without what the mean of all latents expands to.
+  void expand_part(float* kv, int64_t h, int64_t at, int64_t n) const {
+    const int64_t width = args.ld_k;
+    expansion.head(kv, h, at, n);
+    for (int64_t t = 0; expansion.exact && t < n; t++)
+      for (int64_t j = 0; j < width; j++) kv[t * width + j] -= mean[(size_t)(h * width + j)];
+  }
+
+  // All queries of heads [h0, h1) over the keys of the span that begins at token s.
+  void attend(const OutHeads& out, int64_t h0, int64_t h1, int64_t s, int64_t n) const {
     const int64_t parts = blocks(tokens);
-    parallel_for(heads * parts, 1, [&](int64_t begin, int64_t end) {
+    parallel_for((h1 - h0) * parts, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++) {
-        const int64_t h = i / parts, q0 = i % parts * kQueryBlock, q1 = std::min(q0 + kQueryBlock, tokens);
+        const int64_t h = h0 + i / parts, q0 = i % parts * kQueryBlock, q1 = std::min(q0 + kQueryBlock, tokens);
         AttentionArgs a = head(h);
         a.out = out.data + h * out.head_stride, a.ld_out = out.token_stride;
         a.keys = n, a.first_visible -= s, a.continues = s > 0, a.unfinished = s + n < visible;
@@ -322,17 +348,20 @@ struct ExpandedAttention::Work {
   }
 
   void run(const OutHeads& out) {
-    const int64_t span = std::min(kSpan, visible), sums = round_up(2 * heads * tokens, 16);
-    expansion.begin();
+    const int64_t sums = round_up(2 * heads * tokens, 16);
+    expansion.begin(span);
     state = floats(Scratch::parts, {sums + span * args.d2});
     rope = state + sums;
-    keys = (char*)thread_scratch(Scratch::keys_values, (size_t)product({heads, key_bytes}));
-    for (int64_t s = 0; s < visible; s += kSpan) {
-      const int64_t n = std::min(kSpan, visible - s);
+    keys = (char*)thread_scratch(Scratch::keys_values, (size_t)product({group, key_bytes}));
+    for (int64_t s = 0, n; s < visible; s += n) {
+      n = std::min(span, (s < expansion.stored ? expansion.stored : visible) - s);
       expansion.read(s, n);
       read_rope(s, n);
-      expand(n);
-      attend(out, s, n);
+      for (int64_t h0 = 0; h0 < heads; h0 += group) {
+        const int64_t h1 = std::min(h0 + group, heads);
+        expand(h0, h1, n);
+        attend(out, h0, h1, s, n);
+      }
     }
   }
 };

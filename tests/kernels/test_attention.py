@@ -214,10 +214,12 @@ def test_rows_are_seen_as_stored_once_advanced(isa, guarded, rng, kind):
     )
 
 
-@pytest.mark.parametrize("length, newest", [(1, 1), (15, 15), (129, 129), (300, 65), (700, 600)])
-def test_expanded_with_quantised_weights(isa, guarded, rng, length, newest):
+@pytest.mark.parametrize(
+    "length, newest, rank", [(1, 1, 64), (15, 15, 64), (129, 129, 64), (300, 65, 64), (700, 600, 64), (700, 30, 288)]
+)
+def test_expanded_with_quantised_weights(isa, guarded, rng, length, newest, rank):
     """Every set is near the formula over decoded weights, whatever it rounds latents, queries and keys to."""
-    heads, rank, rope, nope, v = 3, 64, 24, 40, 20
+    heads, rope, nope, v = 3, 24, 40, 20
     cache, latent, keys = filled(rng, rank, rope, length, "q8", newest)
     o = ops.get("cpu")
     data = o.encode("q8_0", normal(rng, heads * (nope + v), rank, scale=rank**-0.5))

@@ -39,6 +39,14 @@ struct ActBlockU8 {
     const float scale = quantize_block_u8(codes, x, n);
     memcpy(scales, &scale, 4);
   }
+  // n codes with a scale, as they are.
+  static void take(uint8_t* codes, uint8_t* scales, const int8_t* given, int64_t n, float scale) {
+    for (int i = 0; i < kBlockK; i += 64) {
+      const __mmask64 real = n - i >= 64 ? ~(__mmask64)0 : n > i ? ((__mmask64)1 << (n - i)) - 1 : 0;
+      _mm512_storeu_si512(codes + i, _mm512_xor_si512(_mm512_maskz_loadu_epi8(real, given + i), _mm512_set1_epi8((char)0x80)));
+    }
+    memcpy(scales, &scale, 4);
+  }
 };
 
 // s += quad j of P unpacked panels x the same four columns of T tokens.

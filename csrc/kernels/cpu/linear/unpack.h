@@ -42,6 +42,23 @@ void quantize_act_blocks(uint16_t* out, int64_t tokens, int64_t cols, const Part
   }
 }
 
+// Takes int8 codes with one scale per token as k-blocks.
+template <class ActBlock>
+void take_act_codes(uint16_t* out, int64_t tokens, int64_t cols, const int8_t* codes, const float* scale, int64_t t0, int64_t t1) {
+  const int64_t blocks = k_blocks(cols);
+  for (int64_t kb0 = 0; kb0 < blocks; kb0 += ActBlock::kTogether) {
+    const int64_t n = blocks - kb0 < ActBlock::kTogether ? blocks - kb0 : ActBlock::kTogether;
+    for (int64_t t = t0; t < t1; t++) {
+      uint8_t* act = (uint8_t*)out + tokens * act_bytes<ActBlock>(kb0) + t * act_bytes<ActBlock>(n);
+      for (int64_t kb = 0; kb < n; kb++) {
+        const int64_t at = (kb0 + kb) * kBlockK, left = cols - at;
+        ActBlock::take(act + kb * ActBlock::kCodes, act + n * ActBlock::kCodes + kb * ActBlock::kScales, codes + (t - t0) * cols + at,
+                       left < kBlockK ? left : kBlockK, scale[t - t0]);
+      }
+    }
+  }
+}
+
 // P unpacked panels: `blocks` k-blocks, of the last of which `quads` quads are not zero.
 struct KBlocks {
   const uint8_t* w;

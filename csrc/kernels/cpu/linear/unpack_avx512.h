@@ -151,12 +151,18 @@ struct UnpackedBlocks {
   static void unpack(uint8_t* to, const uint8_t* panel, int64_t g0, int64_t groups) { unpack_block<Codes>(to, panel, g0, groups); }
 };
 
+template <class Unpacked>
+inline void set_unpacked_u8(KernelTable& t) {
+  set_unpacked<Unpacked>(t);
+  t.codes_gemm[(int)Unpacked::kFormat] = take_act_codes<ActBlockU8>;
+}
+
 inline void init_unpack_avx512(KernelTable& t) {
-  set_unpacked<UnpackedBlocks<CodesQ6_K>>(t);
-  set_unpacked<UnpackedBlocks<CodesQ5_K>>(t);
-  set_unpacked<UnpackedBlocks<CodesQ4_K>>(t);
-  set_unpacked<UnpackedBlocks<CodesQ4_0>>(t);
-  set_unpacked<UnpackedGroups>(t);
+  set_unpacked_u8<UnpackedBlocks<CodesQ6_K>>(t);
+  set_unpacked_u8<UnpackedBlocks<CodesQ5_K>>(t);
+  set_unpacked_u8<UnpackedBlocks<CodesQ4_K>>(t);
+  set_unpacked_u8<UnpackedBlocks<CodesQ4_0>>(t);
+  set_unpacked_u8<UnpackedGroups>(t);
   t.gemm_from = 48, t.gemm_panels = 2;
 }
 

@@ -93,6 +93,7 @@ void bind_cuda(py::module_ m) {
   bind_memory(m);
   bind_cuda_elementwise(m);
   bind_cuda_linear(m);
+  bind_cuda_attention(m);
 }
 
 }  // namespace ivlite

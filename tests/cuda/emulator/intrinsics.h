@@ -22,6 +22,7 @@
 #define IVLITE_KERNEL static
 #define IVLITE_DEVICE inline
 #define IVLITE_UNROLL
+#define IVLITE_ROLLED
 
 namespace ivlite::cuda {
 
@@ -154,6 +155,11 @@ inline uint32_t pack_half(float lo, float hi) { return to_half(lo) | (uint32_t)t
 inline Pair unpack_half(uint32_t v) { return {to_float((uint16_t)v), to_float((uint16_t)(v >> 16))}; }
 inline uint32_t pack_bf16(float lo, float hi) { return to_bf16(lo) | (uint32_t)to_bf16(hi) << 16; }
 inline Pair unpack_bf16(uint32_t v) { return {bf16_to_float((uint16_t)v), bf16_to_float((uint16_t)(v >> 16))}; }
+
+inline void codes_to_half(uint32_t codes, uint32_t& even, uint32_t& odd) {
+  const auto code = [&](int i) { return (float)(int8_t)(codes >> 8 * i); };
+  even = pack_half(code(0), code(2)), odd = pack_half(code(1), code(3));
+}
 
 inline uint32_t bits_of(float v) {
   uint32_t bits;

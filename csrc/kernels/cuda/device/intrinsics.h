@@ -21,6 +21,7 @@
 #define IVLITE_KERNEL_OF(...) IVLITE_KERNEL void IVLITE_BOUNDS(__VA_ARGS__)
 #define IVLITE_DEVICE __device__ __forceinline__
 #define IVLITE_UNROLL _Pragma("unroll")
+#define IVLITE_ROLLED _Pragma("unroll 1")
 
 namespace ivlite::cuda {
 
@@ -175,6 +176,21 @@ IVLITE_DEVICE uint32_t pack_bf16(float lo, float hi) {
   return bits;
 }
 IVLITE_DEVICE Pair unpack_bf16(uint32_t v) { return {__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000)}; }
+
+// Signed bytes 0 and 2, and 1 and 3, as halves: 1024 + byte has the byte as its lowest bits.
+IVLITE_DEVICE void codes_to_half(uint32_t codes, uint32_t& even, uint32_t& odd) {
+  const uint32_t bytes = codes ^ 0x80808080;
+  const __half2 offset = __halves2half2(__ushort_as_half(0x6480), __ushort_as_half(0x6480));
+  uint32_t pair[2] = {__byte_perm(bytes, 0x64646464, 0x4240), __byte_perm(bytes, 0x64646464, 0x4341)};
+  IVLITE_UNROLL
+  for (int i = 0; i < 2; i++) {
+    __half2 v;
+    memcpy(&v, &pair[i], 4);
+    v = __hsub2(v, offset);
+    memcpy(&pair[i], &v, 4);
+  }
+  even = pair[0], odd = pair[1];
+}
 
 IVLITE_DEVICE uint32_t bits_of(float v) { return __float_as_uint(v); }
 IVLITE_DEVICE float float_of(uint32_t bits) { return __uint_as_float(bits); }

@@ -2,7 +2,11 @@
 
 import numpy as np
 
-WIDTHS = {"f32": (4, 0, 4), "f16": (2, 0, 2), "q8": (1, 4, 2)}  # bytes of a column of the latent, of scales, of a column of the key
+WIDTHS = {
+    "f32": (4, 0, 4),
+    "f16": (2, 0, 2),
+    "q8": (1, 4, 2),
+}  # bytes of a column of the latent, of scales, of a column of the key
 
 
 def row_bytes(kind, rank, rope):
@@ -45,7 +49,9 @@ class Layer:
 
     def stored(self, rows):
         """The bytes of the first rows, as `dump` of a cache writes them."""
-        return np.concatenate([part.numpy()[: rows * n] for part, n in zip(self.parts, self.row_bytes, strict=True) if n])
+        return np.concatenate(
+            [part.numpy()[: rows * n] for part, n in zip(self.parts, self.row_bytes, strict=True) if n]
+        )
 
     def read(self, first, count, operand="f32", given=(0, 0), stored=0):
         """Rows as numbers, or the bits of numbers."""

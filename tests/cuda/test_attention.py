@@ -70,7 +70,9 @@ class Heads:
         for end in slabs or (keys,):
             n = end - first
             part = slice(first, end) if slabs else slice(None)
-            k, k2, v = (device.array(operand(x, precision)).pointer for x in (self.k[:, part], self.k2[part], self.v[:, part]))
+            k, k2, v = (
+                device.array(operand(x, precision)).pointer for x in (self.k[:, part], self.k2[part], self.v[:, part])
+            )
             device.cuda.attention(
                 precision, (out.pointer, heads * dv, dv), (q, wide, d + d2), (q + 4 * d if d2 else 0, wide, d + d2),
                 (k, d, n * segments * d), (k2 if d2 else 0, d2), (v, dv, n * segments * dv), (m.pointer, l.pointer),
@@ -96,7 +98,18 @@ def test_segments(device, rng, precision, segment, d):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     "d, d2, dv",
-    [(1, 0, 1), (3, 0, 7), (7, 2, 3), (16, 8, 24), (20, 12, 33), (48, 16, 64), (72, 8, 80), (64, 64, 128), (100, 28, 97), (128, 128, 128)],
+    [
+        (1, 0, 1),
+        (3, 0, 7),
+        (7, 2, 3),
+        (16, 8, 24),
+        (20, 12, 33),
+        (48, 16, 64),
+        (72, 8, 80),
+        (64, 64, 128),
+        (100, 28, 97),
+        (128, 128, 128),
+    ],
 )
 def test_dimensions(device, rng, precision, d, d2, dv):
     x = Heads(rng, 3, d, d2, dv, 21, 30)
@@ -104,7 +117,9 @@ def test_dimensions(device, rng, precision, d, d2, dv):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("queries, keys", [(1, 1), (1, 100), (47, 48), (49, 49), (64, 130), (128, 128), (130, 131), (200, 290)])
+@pytest.mark.parametrize(
+    "queries, keys", [(1, 1), (1, 100), (47, 48), (49, 49), (64, 130), (128, 128), (130, 131), (200, 290)]
+)
 @pytest.mark.parametrize("sizes", [(16, 8, 16), (128, 128, 128)])
 def test_causal(device, rng, precision, queries, keys, sizes):
     x = Heads(rng, 2, *sizes, queries, keys)

@@ -74,7 +74,9 @@ def test_norm_rotation_and_append_in_one(plainly, device, rng, kind, rank, rope,
     first, second = (keys[:, ::2], keys[:, 1::2]) if interleaved else (keys[:, : rope // 2], keys[:, rope // 2 :])
     rotated = np.concatenate([first * cos - second * sin, second * cos + first * sin], 1)
     scale = weight / np.sqrt((latent.astype(np.float64) ** 2).mean(1, keepdims=True) + 1e-5) if normed else 1
-    assert np.allclose(got[0], latent * scale, rtol=2e-5, atol=1e-6) and np.allclose(got[1], rotated, rtol=1e-5, atol=1e-6)
+    assert np.allclose(got[0], latent * scale, rtol=2e-5, atol=1e-6) and np.allclose(
+        got[1], rotated, rtol=1e-5, atol=1e-6
+    )
     assert np.array_equal(cache.stored(3), plainly(on_cpu, kind, *got).dump(0, 3))
 
 

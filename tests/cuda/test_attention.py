@@ -62,7 +62,11 @@ class Heads:
         """slabs: where the keys of each call end."""
         d, d2, dv, queries, keys, heads, segments = self.sizes
         rows = segments * queries
-        out, m, l = device.empty((rows, heads, dv)), device.empty((queries, heads)), device.empty((queries, heads))
+        out, top, total = (
+            device.empty((rows, heads, dv)),
+            device.empty((queries, heads)),
+            device.empty((queries, heads)),
+        )
         # queries of a token are one row, as the projection leaves them
         q = device.array(np.concatenate([self.q, self.q2], 2)).pointer
         wide = heads * (d + d2)
@@ -75,7 +79,7 @@ class Heads:
             )
             device.cuda.attention(
                 precision, (out.pointer, heads * dv, dv), (q, wide, d + d2), (q + 4 * d if d2 else 0, wide, d + d2),
-                (k, d, n * segments * d), (k2 if d2 else 0, d2), (v, dv, n * segments * dv), (m.pointer, l.pointer),
+                (k, d, n * segments * d), (k2 if d2 else 0, d2), (v, dv, n * segments * dv), (top.pointer, total.pointer),
                 (d, d2, dv, queries, n, heads, segments), causal, keys - queries - first, first > 0, end < keys, self.scale, 0,
             )  # fmt: skip
             first = end

@@ -91,6 +91,11 @@ Status py_pack(uintptr_t out, const Heads& x, int64_t tokens, int64_t heads, int
                     pointer<void>(stream));
 }
 
+std::tuple<int64_t, int64_t, int64_t> py_row_bytes(const std::string& kind, int64_t rank, int64_t rope_dim) {
+  const RowBytes row = row_bytes(kind_named(kind), rank, rope_dim);
+  return {row.latent, row.scale, row.rope};
+}
+
 }  // namespace
 
 void bind_cuda_attention(py::module_& m) {

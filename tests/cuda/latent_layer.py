@@ -2,28 +2,12 @@
 
 import numpy as np
 
-WIDTHS = {
-    "f32": (4, 0, 4),
-    "f16": (2, 0, 2),
-    "q8": (1, 4, 2),
-}  # bytes of a column of the latent, of scales, of a column of the key
-
-
-def row_bytes(kind, rank, rope):
-    """Bytes of a token's latent, scales and key."""
-    if kind == "q4":
-        groups = (rank + 15) // 16
-        return (rank + 1) // 2 + (groups + 1) // 2, 4 * (1 + (rope + 31) // 32), rope
-    latent, scale, key = WIDTHS[kind]
-    return latent * rank, scale, key * rope
-
-
 class Layer:
     """What a cache of one layer is to its kernels: arrays, a length in device memory, rows that were given last."""
 
     def __init__(self, device, kind, rank, rope, capacity):
         self.device, self.kind, self.rank, self.rope, self.capacity = device, kind, rank, rope, capacity
-        self.row_bytes = row_bytes(kind, rank, rope)
+        self.row_bytes = device.cuda.cache_row_bytes(kind, rank, rope)
         self.parts = [device.empty(capacity * n, np.uint8) if n else None for n in self.row_bytes]
         self.rows = (*(part.pointer if part else 0 for part in self.parts), rank, rope)
         self.length = device.array(np.zeros(1, np.int32)).pointer

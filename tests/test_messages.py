@@ -54,6 +54,17 @@ def test_settings_travel_with_a_medium():
     assert one({"type": "input_video", "input_video": {"data": B64}}) == ("video", f"data:;base64,{B64}", {})
     low = {"type": "image_url", "image_url": {"url": "a", "detail": "low"}}
     assert one(low)[2] == {"max_pixels": 512 * 512} and one(low | {"max_pixels": 9})[2] == {"max_pixels": 9}
+    assert one({"type": "image_url", "image_url": {"url": "a", "detail": "original"}}) == ("image", "a", {})
+    assert one({"type": "video", "video": ["a.png"], "sample_fps": 2}) == ("video", ["a.png"], {"fps": 2})
+
+
+@pytest.mark.parametrize("part, found", [
+    ({"text": "Hi"}, ("text", "Hi", {})), ({"image": "a.png", "type": None}, ("image", "a.png", {})),
+    ({"image_url": {"url": "a.png"}}, ("image", "a.png", {})),
+    ({"fps": 1, "video": "a.mp4", "max_pixels": 9}, ("video", "a.mp4", {"fps": 1, "max_pixels": 9})),
+])  # fmt: skip
+def test_parts_without_a_type_are_what_they_have(part, found):
+    assert one(part) == found
 
 
 @pytest.mark.parametrize("content", [
@@ -169,6 +180,9 @@ HOSTILE = [
     ([{"role": "user", "content": "x", "k" * 10_000_000: 1}], "unknown key"), ([{"role": "user", "content": "x", "images": 3}], "images"),
     ([{"role": "user", "content": [{"type": "video", "video": "a", "fsp": 1}]}], "did you mean 'fps'?"),
     ([{"role": "user", "content": [{"type": "image", "image": "a", "url": "b"}]}], "both image and url"),
+    ([{"role": "user", "content": [{"image": "a", "video": "b"}]}], "unknown key 'video'"),
+    ([{"role": "user", "content": [{"text": "a", "image": "b"}]}], "unknown key 'image'"),
+    ([{"role": "user", "content": [{"type": "video", "video": "a", "start": 1, "video_start": 2}]}], "both start and"),
     ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "without the key 'image'"),
     ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a", "size": 3}}]}], "unknown key 'size'"),
     ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a", "detail": "max"}}]}], "detail is 'max'"),

@@ -199,7 +199,7 @@ def test_frames_without_a_rate_are_said_to_be(plain):
     ([user("a"), {"role": "system", "content": "x"}], "message 1 is a system message"),
     ([{"role": "user", "content": "x", "mood": 1}], "mood"), ([{"role": "user"}], "needs content"),
     ([{"role": "user", "content": None}], "needs content"), ([{"role": "user", "content": 7}], "needs content"),
-    ([user(text("a"), 7)], "type 7"), ([user(text("a"), {"text": "b"})], "type None"),
+    ([user(text("a"), 7)], "type 7"), ([user(text("a"), {"sound": "b"})], "type None"),
     ([user({"type": "audio", "audio": "x"})], "audio"), ([user({"type": "text"})], "without the key 'text'"),
     ([user({"type": "text", "text": 3})], "int"), ([user({**IMAGE, "fps": 2})], "unknown key 'fps'"),
     ([user({**IMAGE, "detail": 2})], "detail"), ([{"role": "system", "content": [IMAGE]}], "image content"),

@@ -1,7 +1,7 @@
 """Normalizes messages: accepts the forms of several clients and turns them into one; all others raise UsageError.
 
-Besides the published form it accepts the parts of OpenAI's, vLLM's, llama.cpp's, transformers', Anthropic's and Ollama's
-clients, null values, objects with model_dump() (as clients return them), and any iterable in place of a list.
+Besides the published form it accepts the parts of OpenAI's, vLLM's, llama.cpp's, transformers', Qwen's (whose parts need no
+type), Anthropic's and Ollama's clients, null values, objects with model_dump() (as clients return them), and any iterable in place of a list.
 """
 
 import difflib
@@ -41,9 +41,9 @@ SETTINGS = {
     "image": (*PIXELS, "detail"),
     "video": (*RATE, *PIXELS, "nframes", "start", "end", "stream", "detail"),
 }
-OTHER_NAMES = {"video_start": "start", "video_end": "end", "num_frames": "nframes"}
+OTHER_NAMES = {"video_start": "start", "video_end": "end", "num_frames": "nframes", "sample_fps": "fps"}
 DESCRIPTIONS = {"format", "mime_type", "mimeType", "media_type", "uuid", "annotations", "logprobs", "cache_control"}
-DETAIL = {"auto": None, "high": None, "low": 512 * 512}  # most pixels of an image
+DETAIL = {"auto": None, "high": None, "original": None, "low": 512 * 512}  # most pixels of an image
 
 
 @dataclass
@@ -115,19 +115,35 @@ def plain_part(where, role, part):
     if isinstance(part, str):
         return Part("text", text(where, part))
     keys = mapping(part)
-    name = part if keys is None else keys.get("type")
+    name = part if keys is None else keys.get("type", next((key for key in TYPES if key in keys), None))
     if keys is None or not isinstance(name, str) or name not in TYPES:
         raise UsageError(f"{where} has a part of type {shown(name)}; the types are text, image, video")
     kind = TYPES[name]
-    keys = {OTHER_NAMES.get(key, key): value for key, value in keys.items() if key != "type"}
+    keys = renamed(where, {key: value for key, value in keys.items() if key != "type"})
     if kind != "text" and role not in ("user", "tool"):
         raise UsageError(f"{where} ({role}) has {kind} content: only user and tool messages can")
-    refuse_unknown(f"{where} has a {kind} part, which", keys, {*SOURCES[kind], *SETTINGS[kind]}, DESCRIPTIONS)
+    refuse_unknown(
+        f"{where} has {'an' if kind == 'image' else 'a'} {kind} part, which",
+        keys,
+        {*SOURCES[kind], *SETTINGS[kind]},
+        DESCRIPTIONS,
+    )
     value, more = source(where, kind, keys)
     if kind == "text":
         return Part("text", text(where, value))
     settings = {key: keys[key] for key in SETTINGS[kind] if key in keys}
     return Part(kind, value, sharpness(where, settings | more), where)
+
+
+def renamed(where, keys):
+    """The keys of a part under their own names. Raises UsageError where one is given under two names."""
+    out = {}
+    for key, value in keys.items():
+        name = OTHER_NAMES.get(key, key) if isinstance(key, str) else key
+        if name in out:
+            raise UsageError(f"{where} has both {name} and another name of it; give one of them")
+        out[name] = value
+    return out
 
 
 def source(where, kind, keys):
@@ -136,7 +152,7 @@ def source(where, kind, keys):
     if not found:
         raise UsageError(f"{where} has a part of type {kind!r} without the key {kind!r}")
     if len(found) > 1:
-        raise UsageError(f"{where} has a {kind} part with both {found[0]} and {found[1]}; give one of them")
+        raise UsageError(f"{where} has both {found[0]} and {found[1]} in one part; give one of them")
     value, settings = keys[found[0]], {}
     inner = mapping(value)
     if inner is not None and kind != "text":

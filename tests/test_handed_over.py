@@ -372,6 +372,11 @@ def test_a_still_image_is_a_video_of_one_frame(tmp_path, form):
     for source in (path, Path(path).read_bytes()) if form != "BMP" and form != "PPM" else (path,):
         medium = media.open_video(source, **VIDEO | {"min_frames": 4})
         assert medium.frames == [0] and medium.grid[0] == 1 and len(list(medium.pairs())) == 1
+        assert medium.source == (str(path) if source is path else f"<{len(source)} bytes>")
+    if form == "PNG":
+        path.write_bytes(path.read_bytes()[:60])
+        with pytest.raises(MediaError, match=f"^video {re.escape(str(path))} is damaged"):
+            media.open_video(path, **VIDEO)
 
 
 def test_an_animation_cut_off_is_shown_as_far_as_it_goes(tmp_path):

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from command import interruptible, ivlite, refused, start
+from PIL import Image
 
 from ivlite import cli
 
@@ -133,3 +134,31 @@ def test_a_full_disk_is_code_6(toy):
             capture_output=False, stdout=full, stderr=subprocess.PIPE,
         )  # fmt: skip
     refused(done, 6, "No space left")
+
+
+@pytest.mark.parametrize("command, encoding", [("run", "utf-8"), ("plan", "latin-1"), ("inspect", "utf-8")])
+def test_json_keeps_names_and_texts_that_the_output_cannot_show(toy, command, encoding):
+    """A name that is no UTF-8 is escaped so that a program finds the file again; nothing becomes a question mark."""
+    name = os.fsdecode(b"\xff \xe2\x82\xac.gguf") if command == "inspect" else os.fsdecode(b"\xff \xe2\x82\xac.png")
+    if command == "inspect":
+        os.link(toy / "model.gguf", toy / name)
+        args = ("inspect", name)
+    else:
+        Image.new("RGB", (64, 64)).save(toy / name)
+        args = (
+            command,
+            "model.gguf",
+            "--video",
+            name,
+            "--json",
+            *(("--max-new-tokens", 1) if command == "run" else ()),
+        )
+    try:
+        env = {**os.environ, "PYTHONIOENCODING": encoding}
+        done = ivlite(*args, *(("--json",) if command == "inspect" else ()), cwd=toy, text=False, env=env)
+    finally:
+        (toy / name).unlink()
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.decode(encoding).splitlines()
+    data = json.loads(line)
+    assert name in (data["file"] if command == "inspect" else data.get("plan", data)["videos"][0]["name"])

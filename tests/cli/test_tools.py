@@ -55,6 +55,7 @@ def test_long_metadata_is_shortened():
     assert inspect.shortened("x" * 1000) == "x" * inspect.SHOWN + "... (1,000 characters)"
     assert inspect.shortened(list(range(1000))).startswith("1000 values: 0, 1, 2")
     assert inspect.shortened([1, 2]) == [1, 2] and inspect.shortened(float("nan")) == "nan"
+    assert inspect.shortened([1.5, float("inf"), "x" * 999]) == [1.5, "inf", inspect.shortened("x" * 999)]
 
 
 def test_doctor(tmp_path):

@@ -70,6 +70,18 @@ def printable(text):
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
+def json_line(data):
+    """JSON text in one line. Names of files that are no text, and what standard output cannot show, are escaped, not lost."""
+    import json  # not needed for help
+
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(data, allow_nan=False)
+    return text
+
+
 def say(kind, sentence=""):
     """One line on standard error: "ivlite: error: ...", "ivlite: warning: ...", "ivlite: interrupted"."""
     print(printable(f"ivlite: {kind}: {sentence}" if sentence else f"ivlite: {kind}"), file=sys.stderr, flush=True)

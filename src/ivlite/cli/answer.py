@@ -1,9 +1,8 @@
 """Output of an answer: streamed text, the closing line, the JSON object."""
 
-import json
 import sys
 
-from ivlite.cli import say
+from ivlite.cli import json_line, say
 from ivlite.cli.progress import capable
 from ivlite.cli.progress import seconds as clock
 from ivlite.machine import gigabytes, peak_memory
@@ -144,7 +143,7 @@ def as_json(model, prompt, reply):
         "plan": reply.plan and reply.plan.as_data(),
         "model": model and model_info(model),
     }
-    return json.dumps(data, ensure_ascii=False, allow_nan=False)
+    return json_line(data)
 
 
 def model_info(model):

@@ -1,9 +1,9 @@
 """`ivlite inspect`: shows what a GGUF file holds, of this architecture or another, without loading its weights."""
 
 import argparse
-import json
 import math
 
+from ivlite.cli import json_line
 from ivlite.cli.arguments import path
 from ivlite.errors import IvliteError
 from ivlite.stop import checkpoint
@@ -51,7 +51,7 @@ def run(args):
     with GGUFFile(args.file) as file:
         facts = describe(file, tensors=args.tensors)
     if args.json:
-        print(json.dumps(facts, ensure_ascii=False))
+        print(json_line(facts))
     else:
         print("\n".join(lines(facts)))
     return 0
@@ -150,7 +150,11 @@ def shortened(value):
     """A metadata value for display: long texts and arrays are shortened to their beginning and length."""
     if isinstance(value, (list, tuple)) or getattr(value, "ndim", 0):
         items = value[:17].tolist() if hasattr(value, "tolist") else list(value[:17])
-        return items if len(value) <= 16 else f"{len(value)} values: {str(items[:6])[1:-1][:SHOWN]}, ..."
+        return (
+            [shortened(item) for item in items]
+            if len(value) <= 16
+            else f"{len(value)} values: {str(items[:6])[1:-1][:SHOWN]}, ..."
+        )
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,10 +1,9 @@
 """`ivlite plan`: what a question about videos costs (frames, tokens, memory, time), before it is asked."""
 
 import argparse
-import json
 import re
 
-from ivlite.cli import arguments
+from ivlite.cli import arguments, json_line
 from ivlite.cli.progress import seconds
 from ivlite.errors import ContextError, OutOfMemoryError
 from ivlite.numbers import whole
@@ -73,7 +72,7 @@ def run(args):
     system = [{"role": "system", "content": args.system}] if args.system else []
     made = planned(args, [*system, {"role": "user", "content": content}])
     if args.json:
-        print(json.dumps(made.as_data(), ensure_ascii=False, allow_nan=False), flush=True)
+        print(json_line(made.as_data()), flush=True)
     else:
         print("\n".join(lines(made)), flush=True)
     if not made.fits:

@@ -58,7 +58,7 @@ def probe_images(open_file, source, name, fps, start=None, end=None):
     ends, shape, notes = scan(open_file, f"video {name}")
     frame = (time.perf_counter() - began) / max(1, len(ends))
     if len(ends) < 2:
-        return frames.FrameListProbe(memory.Frames([source]), fps, start, end)
+        return frames.FrameListProbe(memory.Frames([source]), fps, start, end, name)
     times = np.array([0.0, *ends[:-1]])
     lengths = np.diff(ends, prepend=0)
     clock = timeline.Timeline(

@@ -27,12 +27,13 @@ class FrameList(Medium):
 
 
 class FrameListProbe(Probe):
-    """A list of frames. The first of the range sets the shape."""
+    """A list of frames. The first of the range sets the shape. name: of the file that is the only frame."""
 
-    def __init__(self, source, fps, start=None, end=None):
-        self._stills = [open_still(frame, "frame") for frame in source.items]
-        times = clock(source, fps)
-        super().__init__(f"<{len(self._stills)} frames>", None, times, start, end, every=source.times is None)
+    def __init__(self, source, fps, start=None, end=None, name=None):
+        self._stills = [open_still(frame, "frame" if name is None else "video") for frame in source.items]
+        times, count = clock(source, fps), len(self._stills)
+        name = f"<{count} frame{'s' * (count != 1)}>" if name is None else name
+        super().__init__(name, None, times, start, end, every=source.times is None)
         first = self._stills[timeline.within(times, start, end, self.what)[0]]
         self._notes = first.look()
         self.shape = first.shape

@@ -1,6 +1,7 @@
 """How many frames videos get: what is stated is kept, what is left open shares a budget of vision tokens."""
 
 import random
+import re
 from fractions import Fraction
 
 import av
@@ -163,6 +164,19 @@ def test_another_question_sees_the_same_frames(plain):
             for words in ("?", "Which?" + "x" * (room // 40))
         )
         assert few.frames == many.frames and len(few.token_ids) < len(many.token_ids) <= room - 50
+
+
+@pytest.mark.parametrize("more, words", [
+    ({"nframes": 20, "max_frames": 5}, "nframes (20) is above max_frames (5)"),
+    ({"nframes": 2, "min_frames": 5}, "nframes (2) is below min_frames (5)"),
+    ({"nframes": 5, "fps": 1}, "both fps and nframes"),
+])  # fmt: skip
+def test_numbers_of_frames_that_contradict_each_other(demo, tmp_path, more, words):
+    video = {"type": "video", "video": str(numbered(tmp_path / "a.mkv", 40)), **more}
+    with pytest.raises(UsageError, match=re.escape(words)):
+        demo.prepare([{"role": "user", "content": [video]}])
+    video |= {"nframes": 5, "min_frames": 5, "max_frames": 5, "fps": None}
+    assert len(demo.prepare([{"role": "user", "content": [video]}]).frames[0]) == 5
 
 
 def test_budgets_that_are_none(demo):

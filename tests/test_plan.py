@@ -156,6 +156,29 @@ def test_what_is_stated_beyond_the_context_names_what_fits():
         assert again.fits and again.prompt_tokens + 100 <= 1000 and abs(again.prompt_tokens - setting.tokens) < 20
 
 
+def changed(parts, setting):
+    """Parts of a message with a setting of a plan, as a flag states it for all videos."""
+    return [
+        part | {name: min(value, part.get(name, value)) for name, value in setting.settings.items()} for part in parts
+    ]
+
+
+@pytest.mark.parametrize("answer, budget", [(50, None), (50, 3000), (9999, None)])
+def test_flags_that_are_named_fit_with_videos_that_were_open(demo, tmp_path, answer, budget):
+    """--max-frames states the number of all videos: one that was thinned to the file's most gets more frames than before."""
+    files = [str(numbered(tmp_path / f"{n}.mkv", 400, rate=20)) for n in range(3)]
+    parts = [{"type": "video", "video": file} for file in files] + [listed(900, fps=2, max_frames=900)]
+    settings = {"max_new_tokens": answer, "budget": budget}
+    few = [part | {"max_frames": 30} for part in parts]
+    settings["memory"] = demo.plan(ask(*few), **settings).peak_memory + 20_000
+    made = demo.plan(ask(*parts), **settings)
+    assert not made.fits
+    fewer = next(s for s in made.nearest if "max_frames" in s.settings)
+    got = demo.plan(ask(*changed(parts, fewer)), **settings)
+    assert got.fits and sum(video.frames for video in got.videos) == fewer.frames >= 4 * 28
+    assert got.prompt_tokens == pytest.approx(fewer.tokens, rel=0.05)  # time marks have more or fewer digits
+
+
 def test_plans_of_a_day_are_made_at_once(demo, tmp_path):
     path = packed(tmp_path / "a.mkv", 24 * 60, 1)
     made = demo.plan(ask({"type": "video", "video": str(path)}))

@@ -5,40 +5,47 @@ from dataclasses import dataclass
 from ivlite.plan import Setting
 from ivlite.plan.work import before, decoding
 from ivlite.prompt.budget import share as budgeted
-
-USUAL_GAP = 12  # tokens of a pair's time mark and borders, where there is no second pair to count them
+from ivlite.prompt.layout import time_mark
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a plan has to keep: room for an answer of so many tokens, seconds until the first token, bytes of memory."""
+    """What a plan has to keep: room for an answer of so many tokens, seconds until the first token, bytes of memory.
+
+    longest: tokens of the answer that was asked for; memory is counted for as many of them as the room then holds.
+    """
 
     answer: int
     wait: float | None = None
     memory: int | None = None
+    longest: int = 1
 
 
 class Figures:
     """The videos of a Prompt as numbers: what it would be with other numbers of frames, and other sizes."""
 
     def __init__(self, planner, draft, laid, made, limits):
-        self.planner, self.videos, self.laid = planner, draft.videos, laid
+        self.planner, self.videos, self.laid, self.budget = planner, draft.videos, laid, draft.budget
         self.new = laid.media[len(draft.after[0].media) if draft.after else 0 :]
         self.speeds = planner.speeds(measuring=False)
         owners = [next(i for i, m in enumerate(laid.media) if m is medium) for medium in draft.opened]
-        self.gaps = [self._gap(owner) for owner in owners]
+        self.gaps = [self._gap(owner, draft.tokenizer) for owner in owners]
         self.frames = [choice.frames for choice in laid.choices]
-        self.held, self.decoding = before(draft), decoding(laid, 0)
+        self.held, self._decoding = before(draft), {tuple(self.frames): decoding(laid, 0)}
         self.images = sum(n for m, _, n in laid.spans if laid.media[m].kind == "image")
         self.decode = made.seconds and made.seconds["decode"]  # None if it is not known, and not asked for
         if made.seconds and made.held > self.held:  # other frames are not
             self.decode = None if limits.wait is None else draft.cost(laid)[1] * self.speeds.ratio("decode")
         self.rest = len(laid.token_ids) - self._video_tokens(self.frames, [v.pair for v in self.videos])
 
-    def _gap(self, owner):
+    def _gap(self, owner, tokenizer):
+        """Tokens of a pair's time mark and borders, in the mean."""
         own = [(first, count) for m, first, count in self.laid.spans if m == owner]
         between = [b - (a + n) for (a, n), (b, _) in zip(own, own[1:], strict=False)]
-        return sum(between) / len(between) if between else USUAL_GAP
+        if between:
+            return sum(between) / len(between)
+        medium = self.laid.media[owner]
+        return len(tokenizer.encode(time_mark((medium.duration or 0.0) / 2))) + 2
 
     def _video_tokens(self, frames, pairs):
         return int(sum(-(-n // v.shape["temporal"]) * (p + g)
@@ -61,15 +68,28 @@ class Figures:
         prompt = self.speeds.prefill(self.tokens(frames, pairs) - self.held, self.held)
         return others + decode + vision + images + prompt
 
-    def fits(self, made, frames, pairs, limits):
+    def decoding(self, frames):
+        """Bytes of memory for the files while so many frames of each are decoded."""
+        key = tuple(frames)
+        if key not in self._decoding:
+            media = [video.medium(count) for video, count in zip(self.videos, frames, strict=True)]
+            self._decoding[key] = max(medium.memory() for medium in media)
+        return self._decoding[key]
+
+    def fits(self, made, frames, pairs, limits, budget=None):
+        """Whether a Plan with so many frames of each video fits, with frame pairs of so many tokens. budget: if it is stated."""
         tokens = self.tokens(frames, pairs)
         if tokens + limits.answer > made.room:
+            return False
+        if budget is not None and sum(v.tokens(n) for v, n in zip(self.videos, frames, strict=True)) > budget:
             return False
         if limits.memory is not None:
             seen = self.images + sum(
                 v.tokens(n) // v.pair * p for v, n, p in zip(self.videos, frames, pairs, strict=True)
             )
-            if self.planner.peak(tokens, tokens + limits.answer, seen, self.decoding) > limits.memory:
+            capacity = tokens + max(1, min(limits.longest, made.room - tokens))
+            peak = self.planner.peak(tokens, capacity, seen, self.decoding(frames))
+            if peak > limits.memory:
                 return False
         seconds = self.wait(made, frames, pairs)
         return limits.wait is None or seconds is None or seconds <= limits.wait
@@ -104,13 +124,15 @@ def last(low, high, holds):
 
 
 def fewer(figures, made, limits):
-    """--max-frames that fits, with frames as large as they are."""
+    """--max-frames that fits, with frames as large as they are: stated, it replaces the budget of videos that are open."""
     pairs, temporal = [v.pair for v in figures.videos], figures.videos[0].shape["temporal"]
 
     def at(n):
-        return [min(count, n) for count in figures.frames]
+        return [
+            min(v.possible if v.open else count, n) for v, count in zip(figures.videos, figures.frames, strict=True)
+        ]
 
-    most = last(1, max(figures.frames), lambda n: figures.fits(made, at(n), pairs, limits))
+    most = last(1, max(figures.frames), lambda n: figures.fits(made, at(n), pairs, limits, figures.budget))
     if most is not None:
         most -= most % temporal if most > temporal else 0
         yield figures.setting(made, f"--max-frames {most}", {"max_frames": most}, at(most), pairs)

@@ -107,7 +107,7 @@ class Planner:
         speeds = self.speeds(measuring)
         tokens, choices = len(laid.token_ids), tuple(laid.choices)
         vision = sum(count for _, _, count in laid.spans)
-        wanted = min(answer, max(1, room // 2))
+        limits = nearest.Limits(min(answer, max(1, room // 2)), wait, memory, answer)
         answer = max(1, min(answer, room - tokens))
         images, held = sum(m.kind == "image" for m in laid.media), foreseen(laid) if foreseen else before(draft)
         made = Plan(
@@ -118,9 +118,7 @@ class Planner:
         )  # fmt: skip
         problem = self.problem(made, wait, memory)
         made = replace(made, fits=not problem, problem=problem)
-        return replace(
-            made, nearest=tuple(nearest.settings(self, draft, laid, made, nearest.Limits(wanted, wait, memory)))
-        )
+        return replace(made, nearest=tuple(nearest.settings(self, draft, laid, made, limits)))
 
     def seconds(self, speeds, draft, laid, answer, measuring, held):
         """Seconds of each stage."""

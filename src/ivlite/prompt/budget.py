@@ -152,6 +152,8 @@ class Looks:
         stated = {name for name in (*RATE, "nframes") if name in given or (name in self.defaults and name in names)}
         limits = self._limits(part, names)
         nframes = whole("nframes", given["nframes"]) if "nframes" in given else None
+        if nframes is not None:
+            check_nframes(nframes, {name: limits[name] for name in ("min_frames", "max_frames") if name in given})
         if frames is not None and frames.times is None and "fps" not in stated:
             self.warnings.append(
                 f"{part.where}: a video is a list of frames without fps, so its time marks "
@@ -173,6 +175,14 @@ class Looks:
         wanted = {k: v for k, v in self.defaults.items() if k in defaulted} | part.settings
         names = PIXELS if part.kind == "image" else (*RATE, *PIXELS)
         return media.limits(wanted, {name: getattr(getattr(self.config, part.kind), name) for name in names})
+
+
+def check_nframes(nframes, bounds):
+    """Raises UsageError for a number of frames outside of the bounds that were stated with it."""
+    if nframes < bounds.get("min_frames", nframes):
+        raise UsageError(f"nframes ({nframes}) is below min_frames ({bounds['min_frames']})")
+    if nframes > bounds.get("max_frames", nframes):
+        raise UsageError(f"nframes ({nframes}) is above max_frames ({bounds['max_frames']})")
 
 
 def share(videos, budget, lifted=False):

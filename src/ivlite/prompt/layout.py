@@ -26,6 +26,11 @@ THOUGHT = ("<think>", "</think>")
 LONG = 4096  # characters of a text whose ids are remembered
 
 
+def time_mark(seconds):
+    """The text before a frame pair."""
+    return f"<{seconds:.1f} seconds>"
+
+
 @dataclass
 class Prompt:
     """The input of the model.
@@ -134,6 +139,7 @@ class Draft:
         self.began = time.perf_counter() if began is None else began
         self.looking = None  # seconds until the first layout: of opening files and reading their indexes
         self.planned = None  # frames of each video, from the times that their containers declare
+        self.budget = None  # the one that was stated for the last layout
 
     @property
     def videos(self):
@@ -159,6 +165,7 @@ class Draft:
         Where the room is too small even for a pair of each video, the prompt is laid out nevertheless. Raises
         ContextError for a stated budget that what is stated about the videos exceeds.
         """
+        self.budget = budget
         frames, narrowed = self._shared(budget), ""
         if budget is not None:
             check_budget(self.videos, frames, budget)
@@ -389,7 +396,7 @@ class Builder:
         pad = tokens.image_pad if part.kind == "image" else tokens.video_pad
         for pair in range(t):
             if part.kind == "video":
-                self.text(f"<{medium.timestamps[pair]:.1f} seconds>")
+                self.text(time_mark(medium.timestamps[pair]))
             self.token(tokens.vision_start)
             self.spans.append((len(self.media), len(self.ids), count))
             self.token(*[pad] * count, tokens.vision_end)

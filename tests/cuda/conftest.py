@@ -1,6 +1,8 @@
 """The devices that tests of CUDA launchers run on.
 
     device    the kernels compiled for the host, fast; and a card, where one is and the build has kernels for it
+    checked   the kernels compiled for the host, every access checked: faults are raised as AssertionError, `traffic()` says what
+              accesses cost
 
 A test asks for one by its name and gets a Device (device.py). Without a compiler these tests are skipped, which says why.
 """
@@ -13,7 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import emulation
-from device import Device
+from device import CheckedDevice, Device
 
 from ivlite import _C
 
@@ -40,6 +42,13 @@ def emulated(name):
 
 @pytest.fixture
 def device(request):
-    made = Device(_C if request.param == "card" else emulated("_emulated"))
+    made = Device(_C if request.param == "card" else emulated("_emulated_fast"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def checked():
+    made = CheckedDevice(emulated("_emulated_checked"))
     yield made
     made.close()

@@ -1,5 +1,7 @@
 """Arrays on a card or on the emulated one, for tests of launchers. numpy alone is needed."""
 
+import contextlib
+
 import numpy as np
 
 GUARD_BYTES, GUARD = 256, 0xA5
@@ -71,3 +73,28 @@ class Device:
             buffer.check()
         for buffer in buffers:
             buffer.free()
+
+
+class CheckedDevice(Device):
+    """Finds faults of kernels. Buffers have no guards: every access beside them is a fault."""
+
+    def __init__(self, module):
+        super().__init__(module, guard_bytes=0)
+        self.emulator = module.emulator
+        self.emulator.take_unwritten()
+
+    @contextlib.contextmanager
+    def traffic(self):
+        """A list; at the end of the block a dict for each place in a kernel that accesses memory (check.h: Traffic)."""
+        found = []
+        self.emulator.take_traffic()
+        self.emulator.count(True)
+        try:
+            yield found
+        finally:
+            self.emulator.count(False)
+            found += self.emulator.take_traffic()
+
+    def unwritten(self):
+        """Reads of shared memory that nothing had written, since the last call: how many, and where the first was."""
+        return self.emulator.take_unwritten()

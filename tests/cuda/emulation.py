@@ -1,4 +1,4 @@
-"""Builds and loads the CUDA kernels compiled for the host: _emulated, which is fast, and _emulated_checked, which finds faults."""
+"""Builds and loads the CUDA kernels compiled for the host: _emulated_fast, and _emulated_checked, which finds faults."""
 
 import fcntl
 import functools

@@ -16,7 +16,7 @@ namespace ivlite::cuda::emulator {
 
 namespace {
 
-constexpr size_t kStack = 64 << 10, kGuard = 4 << 10, kSharedLimit = 99 << 10;
+constexpr size_t kStack = 64 << 10, kGuard = 4 << 10;
 
 struct Copy {
   char* to;
@@ -54,6 +54,11 @@ class Worker {
   void with_warp(Operation operation, void* operands);
   [[noreturn]] void fail(const std::string& what);
   Fiber& fiber() { return fibers_[current]; }
+  bool on_stack(const void* p) const {
+    const char* stack = stacks_ + (size_t)current * kStack;
+    return p >= stack && p < stack + kStack;
+  }
+  const void* place = nullptr;  // where the operation of a warp was called
 
  private:
   static void entry();
@@ -81,13 +86,13 @@ char* map_memory(size_t bytes) {
   return (char*)memory;
 }
 
-Worker::Worker() : shared(map_memory(kSharedLimit)), stacks_(map_memory(kMostThreads * kStack)) {
+Worker::Worker() : shared(map_memory(kMostShared)), stacks_(map_memory(kMostThreads * kStack)) {
   for (int i = 0; i < kMostThreads; i++) mprotect(stacks_ + i * kStack, kGuard, PROT_NONE);
 }
 
 Worker::~Worker() {
   munmap(stacks_, kMostThreads * kStack);
-  munmap(shared, kSharedLimit);
+  munmap(shared, kMostShared);
 }
 
 void Worker::entry() {
@@ -110,6 +115,7 @@ void Worker::run(const Launch& to_run, Dim3 at) {
   }
   worker = this;
   schedule();
+  if (fault_.empty()) end_block();
   worker = nullptr;
   current = -1;
   if (!fault_.empty()) throw Fault(fault_);
@@ -150,6 +156,7 @@ void Worker::leave() {
 void Worker::perform(Warp& warp, Operation operation, int first) {
   void* operands[kLanes];
   for (int i = 0; i < kLanes; i++) operands[i] = warp.alive >> i & 1 ? fibers_[first + i].operands : nullptr;
+  meet_warp(first / kLanes);
   operation(operands, warp.alive);
   warp.runnable |= warp.waiting;
   warp.waiting = 0;
@@ -234,11 +241,13 @@ void check_launch(const Launch& l) {
   if (l.threads <= 0 || l.threads > kMostThreads || l.threads % kLanes) wrong = "a block has 32 to 1024 threads, in whole warps";
   if (l.grid.x == 0 || l.grid.y == 0 || l.grid.z == 0) wrong = "the grid is empty";
   if (l.grid.x > 0x7fffffff || l.grid.y > 65535 || l.grid.z > 65535) wrong = "the grid is too large";
-  if (l.shared_bytes > kSharedLimit) wrong = "a block has at most 99 KiB of shared memory on some cards";
+  if (l.shared_bytes > shared_limit) wrong = "a block may not have so much shared memory";
   if (wrong) throw Fault("kernel " + l.kernel + ": " + wrong);
 }
 
 }  // namespace
+
+size_t shared_limit = 99 << 10;
 
 void run(const Launch& given) {
   Launch launch = given;
@@ -264,20 +273,28 @@ void run(const Launch& given) {
     give_back(std::move(mine));
   };
   std::vector<std::thread> others;
-  const int64_t processors = blocks * launch.threads < 4096 ? 1 : most_processors();  // to start a thread takes as long as a small launch
+  // to start a thread takes as long as a small launch
+  const int64_t processors = blocks * launch.threads < 4096 ? 1 : most_processors();
   for (int64_t i = 1; i < processors && i < blocks; i++) others.emplace_back(work);
   work();
   for (std::thread& other : others) other.join();
+  end_launch();
   if (!fault.empty()) throw Fault(fault);
 }
 
+bool running() { return worker; }
+bool on_stack(const void* p) { return worker->on_stack(p); }
 int thread() { return worker->current; }
 int threads() { return worker->launch->threads; }
 Dim3 block() { return worker->block; }
 Dim3 grid() { return worker->launch->grid; }
 void* shared() { return worker->shared; }
 void wait_for_block() { worker->wait_for_block(); }
-void with_warp(Operation operation, void* operands) { worker->with_warp(operation, operands); }
+void with_warp(Operation operation, void* operands) {
+  worker->place = __builtin_return_address(0);
+  worker->with_warp(operation, operands);
+}
+const void* warp_place() { return worker->place; }
 void fail(const std::string& what) { worker->fail(what); }
 
 void copy_later(void* to, const void* from, bool valid) {

@@ -17,6 +17,7 @@ struct Dim3 {
 namespace emulator {
 
 constexpr int kLanes = 32, kMostThreads = 1024;
+constexpr size_t kMostShared = 227 << 10;  // bytes of a block on any card
 
 // A fault of a kernel or a launch; what() names kernel, block and thread.
 struct Fault : std::runtime_error {
@@ -31,6 +32,7 @@ struct Launch {
   void (*body)(const void* arguments);
   const void* arguments;
 };
+extern size_t shared_limit;      // bytes that a block may have; to begin with, those of the cards with the least
 void run(const Launch& launch);  // returns when all blocks are done; throws Fault
 
 // Of the thread that runs.

@@ -28,7 +28,8 @@ ivlite_switch_fiber:
   ret
 .size ivlite_switch_fiber, .-ivlite_switch_fiber
 )");
-constexpr int kSaved = 6, kReturn = 6;  // registers below the return address
+// A function begins 8 bytes below a multiple of 16, with the address of its caller there: here none.
+constexpr int kWords = 8, kReturn = 6;
 
 #elif defined(__aarch64__)
 
@@ -66,7 +67,7 @@ ivlite_switch_fiber:
   ret
 .size ivlite_switch_fiber, .-ivlite_switch_fiber
 )");
-constexpr int kSaved = 20, kReturn = 11;
+constexpr int kWords = 20, kReturn = 11;
 
 #else
 #error "the emulator switches stacks on x86-64 and aarch64"
@@ -79,9 +80,8 @@ namespace ivlite::cuda::emulator {
 void switch_fiber(void** from, void* to) { ivlite_switch_fiber(from, to); }
 
 void* new_fiber(char* top, void (*entry)()) {
-  // On x86-64 a function begins 8 bytes below a multiple of 16, with the address of its caller on the stack: here none.
-  uintptr_t* sp = (uintptr_t*)((uintptr_t)top & ~(uintptr_t)63) - 2 - kSaved;
-  for (int i = 0; i < kSaved + 2; i++) sp[i] = 0;
+  uintptr_t* sp = (uintptr_t*)((uintptr_t)top & ~(uintptr_t)63) - kWords;
+  for (int i = 0; i < kWords; i++) sp[i] = 0;
   sp[kReturn] = (uintptr_t)entry;
   return sp;
 }

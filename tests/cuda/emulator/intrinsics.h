@@ -179,9 +179,8 @@ int atomic_add(int* p, int v);
 unsigned long long atomic_add(unsigned long long* p, unsigned long long v);
 float atomic_add(float* p, float v);
 
-// Those of the card that is emulated: an RTX 4090's, which has the least shared memory of the cards there are kernels for.
 inline int multiprocessors() { return 128; }
-inline int shared_limit() { return 99 << 10; }
+inline int shared_limit() { return (int)emulator::shared_limit; }
 
 // Calls the kernel with its arguments, which lie on the launcher's stack: no access of the kernel's.
 template <class... P, size_t... I>

@@ -75,7 +75,7 @@ void matrices(void* const operands[kLanes], uint32_t lanes) {
   for (int i = 0; i < 8 * Count; i++) {
     const void* row = ((const Matrices*)operands[i])->row;
     if ((uintptr_t)row % 16) fail("ldmatrix needs rows at multiples of 16 bytes");
-    check_lane(i, row, 16, Access::read, (const void*)(uintptr_t)matrices<Count, Transposed>);
+    check_lane(i, row, 16, Access::read, warp_place());
     memcpy(rows[i], row, 16);
   }
   for (int lane = 0; lane < kLanes; lane++)

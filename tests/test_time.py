@@ -119,6 +119,18 @@ def test_an_hour_that_a_transport_stream_jumps_is_not_there(tmp_path, codec, bf)
     assert found == list(range(100)) and medium.duration == pytest.approx(4, abs=0.05) and not medium.warnings
 
 
+@pytest.mark.parametrize("bf", [0, 2, 3])
+@pytest.mark.parametrize("at", [[13], [30], [7, 31]])
+def test_an_hour_that_the_clock_of_an_encoder_jumps_is_not_there(tmp_path, bf, at):
+    """Within a group of pictures: frames that are decoded early have times from after the jump, others not yet."""
+    moments = [40 * i + sum(3_600_000 for jump in at if i >= jump) for i in range(60)]
+    found, medium = every(timed(tmp_path / "a.ts", moments, codec="libx264", bf=bf))
+    assert found == list(range(60)) and not medium.warnings
+    assert medium.times.times == pytest.approx(np.arange(60) / 25, abs=0.02) and medium.duration == pytest.approx(
+        2.4, abs=0.05
+    )
+
+
 def test_a_pause_of_an_hour_in_a_file_is_one(tmp_path):
     moments = [40 * i for i in range(50)]
     moments += [3_600_000 + m for m in moments]

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+
 class Layer:
     """What a cache of one layer is to its kernels: arrays, a length in device memory, rows that were given last."""
 

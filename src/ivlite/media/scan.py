@@ -191,7 +191,7 @@ def build(found, container, stream, path, name, number):
     clock, notes = filled(found, rates[1:] or rates, tick), ()
     joints = joined(clock, found.keys, tick, streamed)
     timed = bool((pts != NONE).all()) and not (form == "avi" and reorders)
-    laid = lay(found.pts if timed else clock, found, joints)[shown]
+    laid = lay(found.pts if timed else clock, clock, found, joints, AHEAD / tick)[shown]
     if len(laid) > 1 and laid.min() == laid.max():  # no times at all
         laid, timed = np.arange(len(laid)) / (rates[0] if rates else 24.0) / tick, False
     ordered = timed and reorders and len(pts) > 2 and bool((np.diff(laid) > 0).all())
@@ -257,23 +257,29 @@ def joined(clock, keys, tick, streamed):
     return np.flatnonzero(back | (step > (AHEAD if streamed else AHEAD_ELSEWHERE))) + 1
 
 
-def lay(ticks, found, joints):
-    """float64 ticks with the segments placed end to end."""
+def lay(ticks, clock, found, joints, far):
+    """float64 ticks with the segments placed end to end. clock: decoding times, in which the joints are.
+
+    A frame whose time is `far` ticks from its decoding time is of the next segment: frames that are decoded early, for
+    others to refer to, have their times from beyond the joint.
+    """
     ticks = ticks.astype(float)
     if not len(joints):
         return ticks
     known = found.shown & (ticks != float(NONE))
-    starts = np.append(0, joints)
+    of = np.searchsorted(joints, np.arange(len(ticks)), "right")  # the segment of each packet
+    of = np.minimum(of + (known & (np.abs(ticks - clock) > far)), len(joints))
     step = np.diff(np.sort(ticks[known]))
     usual = float(np.median(step[step > 0])) if (step > 0).any() else 1.0
     over = ticks + np.where(found.durations > 0, found.durations, usual)
-    low = np.minimum.reduceat(np.where(known, ticks, np.inf), starts)
-    high = np.maximum.reduceat(np.where(known, over, -np.inf), starts)
+    low, high = np.full(len(joints) + 1, np.inf), np.full(len(joints) + 1, -np.inf)
+    np.minimum.at(low, of[known], ticks[known])
+    np.maximum.at(high, of[known], over[known])
     empty = ~np.isfinite(low)
     low[empty] = high[empty] = 0
     lengths = high - low
     offsets = low[0] + np.append(0, np.cumsum(lengths)[:-1]) - low
-    return ticks + np.repeat(offsets, np.diff(np.append(starts, len(ticks))))
+    return ticks + offsets[of]
 
 
 def settled(times, rates, length, claimed, entire):

@@ -211,7 +211,7 @@ def test_files():
 
 def recorded(path, jobs, folder):
     """{"tests": {file: digest}, "seconds": {test: s}, "lines": {file: {line: [test, ...]}}}, brought up to date in `path`."""
-    known = json.loads(path.read_text()) if path.exists() else {"tests": {}, "seconds": {}, "lines": {}, "sources": {}}
+    known = loaded(path) if path.exists() else {"tests": {}, "seconds": {}, "lines": {}, "sources": {}}
     known["lines"] = {name: moved(known, name) for name in known["lines"] if (ROOT / name).exists()}
     known["sources"] = {str(f.relative_to(ROOT)): f.read_text() for f in sorted(ROOT.glob("src/ivlite/**/*.py"))}
     files = test_files()
@@ -225,8 +225,26 @@ def recorded(path, jobs, folder):
             for line, found in tests.items():
                 mine.setdefault(line, []).extend(found)
         print(f"{name}: {len(seconds)} tests, {sum(seconds.values()):.0f} s", flush=True)
-        path.with_suffix(".new").write_text(json.dumps(known))
-        path.with_suffix(".new").replace(path)
+        save(known, path)
+    return known
+
+
+def save(known, path):
+    """Writes what is known; tests of lines are numbers, since there are millions of them."""
+    numbers = {test: n for n, test in enumerate(known["seconds"])}
+    lines = {
+        file: {line: [numbers[t] for t in tests] for line, tests in lines.items()}
+        for file, lines in known["lines"].items()
+    }
+    path.with_suffix(".new").write_text(json.dumps(known | {"lines": lines}))
+    path.with_suffix(".new").replace(path)
+
+
+def loaded(path):
+    known = json.loads(path.read_text())
+    names = list(known["seconds"])
+    for file, lines in known["lines"].items():
+        known["lines"][file] = {line: [names[n] for n in tests] for line, tests in lines.items()}
     return known
 
 

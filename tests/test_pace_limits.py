@@ -142,6 +142,18 @@ def test_frames_far_apart_are_timed_themselves_where_they_are_quick(clock, spaci
         assert (asked == [chosen.tolist()]) == quick
 
 
+@pytest.mark.parametrize("span, whole", [(12.9 * 39, False), (13 * 39, True)])
+def test_the_mean_distance_is_of_one_to_the_next(clock, span, whole):
+    """Forty frames have thirty-nine distances."""
+    chosen = np.linspace(0, int(span), 40).astype(int)
+    made, asked = paced(clock, even(0.5, 0.05), keys=np.arange(600))
+    made.seconds(chosen, (64, 64))
+    assert (asked == [chosen.tolist()]) == whole
+    close = np.arange(10)
+    made, asked = paced(clock, even(0.5, 0.05))
+    assert made.seconds(close + np.arange(10) // 2, (64, 64)) == pytest.approx(0.5 + 9 * 0.05) and len(asked) == 1
+
+
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_decoders_side_by_side_begin_together(clock, count):
     chosen = np.arange(0, 100_000, 100)

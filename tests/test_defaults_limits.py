@@ -14,6 +14,7 @@ import pytest
 
 import ivlite
 from ivlite import cli, quantize
+from ivlite.gguf import config
 from ivlite.model import MediaLimits
 
 ASKING = {"enable_thinking": False, "add_vision_id": False, "continue_final_message": False, "dedupe": False}
@@ -111,3 +112,34 @@ def test_what_is_handed_around_is_frozen():
     found = list(dataclasses_of_the_package())
     assert sorted(c.__qualname__ for c in found if not c.__dataclass_params__.frozen) == sorted(MUTABLE)
     assert [c.__qualname__ for c in found if not c.__dataclass_params__.eq] == BY_IDENTITY
+
+
+FIELDS = {  # what is meant where nobody says it; those of a Config are in docs/gguf_keys.md
+    "Delta": {"thinking": False}, "Reply": {"text": "", "thinking": "", "finish_reason": ""}, "SamplingParams": API[ivlite.SamplingParams],
+    "Scores": {"prompts": 0, "answers": 0, "flips": 0}, "Format": {"runs": False}, "Timeline": {"declared": 0.0, "ordered": False, "notes": ()},
+    "TensorSpec": {"kind": "matrix", "optional": False}, "Plan": {"fits": True, "problem": "", "nearest": (), "held": 0, "linear": 1.0},
+    "Sample": {"part": 1.0, "byte": 0.0, "each": 0.0}, "Speeds": {"each": 0.0, "byte": 0.0, "few": 1}, "Choice": {"stated": (), "by": "", "estimated": False},
+    "Prompt": {"thinks": False}, "Settings": {"tensor_types": (), "golden": False, "allow_nan": False, "resume": False}, "Summary": {"resumed": 0, "warnings": ()},
+    "Recipe": {"help": "", "own": 0}, "SessionState": {"rows": 0, "tail": ""},
+}  # fmt: skip
+
+
+def test_defaults_of_fields():
+    for made in dataclasses_of_the_package():
+        given = {f.name: f.default for f in dataclasses.fields(made) if f.default not in (dataclasses.MISSING, None)}
+        if given and made.__module__ != "ivlite.gguf.config" and set(given.values()) != {""}:
+            assert given in (FIELDS.get(made.__qualname__), {"notes": ()}, {"note": ""}), made
+
+
+def test_settings_of_a_model_are_named():
+    """Two whole numbers that change places would be another model."""
+    for part in (
+        config.TextConfig,
+        config.VisionConfig,
+        config.ImageConfig,
+        config.VideoConfig,
+        config.TokenIds,
+        config.GenerationConfig,
+    ):
+        kinds = {p.kind for p in inspect.signature(part).parameters.values()}
+        assert kinds == {inspect.Parameter.KEYWORD_ONLY}, part

@@ -557,3 +557,37 @@ def test_what_is_left_of_a_prompt():
     assert work.decoding(SimpleNamespace(media=[], firsts=lambda held: []), 0) == 0
     assert work.before(SimpleNamespace(after=None)) == 0
     assert work.before(SimpleNamespace(after=(SimpleNamespace(token_ids=[1, 2, 3]), "tail"))) == 3
+
+
+def test_a_plan_after_dedupe(demo):
+    """All frames were decoded to find those that repeat, and what stays is decoded once more."""
+    frames = [np.zeros((64, 64, 3), np.uint8)] * 6 + [np.full((64, 64, 3), 200, np.uint8)] * 2
+    draft = ivlite.prompt.draft(ask({"type": "video", "video": frames, "fps": 1}), demo.tokenizer, demo.config)
+    laid, planning = draft.lay(), demo._planning()
+    few = ivlite.prompt.deduped(laid)
+    made = replace(
+        planning.plan(draft, laid, 50, 1000),
+        seconds={"scan": 1.0, "decode": 8.0, "vision": 2.0, "prefill": 3.0, "generate": 4.0, "load": 5.0},
+    )
+    got = planning.without_repeats(made, draft, laid, few)
+    tokens = len(few.token_ids)
+    assert (got.prompt_tokens, got.vision_tokens, got.videos[0].frames, got.held) == (tokens, 8, 4, 0)
+    assert got.seconds == {
+        "scan": 9.0, "decode": 8.0 * 4 / 8, "vision": pytest.approx(SPEEDS.vision(2, 16)), "prefill": pytest.approx(SPEEDS.prefill(tokens)),
+        "generate": pytest.approx(SPEEDS.generate(50, tokens)), "load": 5.0,
+    }  # fmt: skip
+    assert (
+        got.cache_bytes == (tokens + 50) * 980
+        and got.peak_memory == planning.peak(tokens, tokens + 50, 8)
+        and got.linear == pytest.approx(SPEEDS.linear(tokens))
+    )
+    for room, answer in ((tokens + 50, 50), (tokens + 49, 49), (tokens - 5, 1)):
+        assert planning.without_repeats(replace(made, room=room), draft, laid, few).max_new_tokens == answer
+    half = planning.without_repeats(made, draft, laid, few, foreseen=lambda prompt: few.spans[0][1] + few.spans[0][2])
+    assert (
+        half.seconds["decode"] == 8.0 * 2 / 8
+        and half.seconds["vision"] == pytest.approx(SPEEDS.vision(1, 16))
+        and half.held > 0
+    )
+    assert half.seconds["prefill"] == pytest.approx(SPEEDS.prefill(tokens - half.held, half.held))
+    assert planning.without_repeats(replace(made, seconds=None), draft, laid, few).seconds is None

@@ -5,12 +5,11 @@ Every help text that names a default names the right one, and what is handed aro
 
 import argparse
 import dataclasses
-import importlib
 import inspect
-import pkgutil
 import re
 
 import pytest
+from test_tables import modules
 
 import ivlite
 from ivlite import cli, quantize
@@ -102,10 +101,8 @@ BY_IDENTITY = ["Turn", "Mark"]  # equal only to themselves
 
 
 def dataclasses_of_the_package():
-    for found in pkgutil.walk_packages(ivlite.__path__, "ivlite."):
-        if not found.name.endswith(("__main__", "reference")):
-            module = importlib.import_module(found.name)
-            yield from (c for c in vars(module).values() if dataclasses.is_dataclass(c) and c.__module__ == found.name)
+    for module in modules():
+        yield from (c for c in vars(module).values() if dataclasses.is_dataclass(c) and c.__module__ == module.__name__)
 
 
 def test_what_is_handed_around_is_frozen():

@@ -332,7 +332,7 @@ def test_loading_is_a_stage_where_it_is_yet_to_come(demo):
     later._speeds = replace(SPEEDS, byte=1e-6)
     made = later.plan(draft, draft.lay(), 5, 100)
     size = sum(t.nbytes for t in planning.tensors.values())
-    assert made.seconds["load"] == pytest.approx(0.1 + 1e-6 * size) and made.wait > made.seconds["load"]
+    assert made.seconds["load"] == pytest.approx(planner.OPENED + 1e-6 * size) and made.wait > made.seconds["load"]
     assert "load" not in planning.plan(draft, draft.lay(), 5, 100).seconds
 
 

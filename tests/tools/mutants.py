@@ -22,6 +22,7 @@ import compileall
 import faulthandler
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import py_compile
@@ -34,6 +35,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from difflib import SequenceMatcher
+from itertools import accumulate
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -351,8 +353,10 @@ def pytest_unconfigure(config):
 # ------------------------------------------------------------------------------------------------ running mutants
 
 
-def tests_of(mutant, known):
+def tests_of(mutant, known, most):
     """(tests that execute the mutant's lines, others of the same files that execute its file), fastest first.
+
+    Of each, those that took `most` seconds together when they were recorded.
 
     The others are there for what a fixture executes that several tests share: it counts for the first of them.
     """
@@ -369,16 +373,21 @@ def tests_of(mutant, known):
     def speed(test):
         return known["seconds"].get(test, 0)
 
-    return sorted(direct, key=speed), sorted(beside, key=speed)
+    def affordable(tests):
+        tests = sorted(tests, key=speed)
+        total = accumulate(map(speed, tests))
+        return [test for test, spent in zip(tests, total, strict=True) if spent <= most]
+
+    return affordable(direct), affordable(beside)
 
 
-def survives(mutant, folder, known):
+def survives(mutant, folder, known, most):
     """Runs the tests; None if all pass, else the one that failed (or what ended the run)."""
     target = folder / mutant["file"]
     source = target.read_bytes()
     target.write_bytes(mutated(source, mutant))
     try:
-        for tests in tests_of(mutant, known):
+        for tests in tests_of(mutant, known, most):
             if not tests:
                 continue
             wanted = folder / "wanted.json"
@@ -418,6 +427,9 @@ def main():
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", default="src/ivlite", help="files whose path begins so")
     parser.add_argument("--list", type=int, metavar="N", help="show N mutants and run nothing")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="of tests for a mutant, and as many for their neighbours"
+    )
     parser.add_argument("--keep", type=Path, default=ROOT / "build" / "mutants", help="folder for what is known")
     args = parser.parse_args()
     files = [f for f in sorted(ROOT.glob("src/ivlite/**/*.py")) if str(f.relative_to(ROOT)).startswith(args.only)]
@@ -441,7 +453,7 @@ def run_all(drawn, args, folder):
     left = [m for m, name in zip(drawn, names, strict=True)
             if name not in results or results[name][0] is None and results[name][1] != tests]  # fmt: skip
     print(f"{len(drawn) - len(left)} of {len(drawn)} are known", flush=True)
-    runs = over(left, args.jobs, folder, lambda mutant, tree: survives(mutant, tree, known))
+    runs = over(left, args.jobs, folder, lambda mutant, tree: survives(mutant, tree, known, args.seconds))
     for number, (mutant, failed) in enumerate(runs, 1):
         results[name_of(mutant)] = failed, tests
         path.write_text(json.dumps(results, indent=1))

@@ -186,7 +186,7 @@ class Runner:
 
 @pytest.fixture
 def waiting(monkeypatch):
-    made = pool.Pool("network", "q8")
+    made = pool.Pool(SimpleNamespace(ops=None), "q8")
     monkeypatch.setattr(pool, "Runner", Runner)
     monkeypatch.setattr(pool, "available_memory", lambda: None)
     return made

@@ -469,9 +469,8 @@ def test_the_nearest_settings_fit_and_the_next_do_not(demo, parts, limits):
 
     got = again(0)
     assert sum(v.frames for v in got.videos) == fewer.frames
-    assert fewer.tokens == pytest.approx(got.prompt_tokens, rel=0.02) and fewer.wait == pytest.approx(
-        got.wait, rel=0.02
-    )
+    assert fewer.tokens == pytest.approx(got.prompt_tokens, rel=0.02)
+    assert fewer.wait == pytest.approx(got.wait, rel=0.05)  # decoding is measured
     assert again(-12).fits and not again(16).fits  # time marks have more or fewer digits
 
 

@@ -73,14 +73,11 @@ def test_values_are_shown_three_levels_deep():
 
 
 def test_exit_codes():
-    codes = {
-        kind.__name__: kind.exit_code
-        for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, errors.IvliteError)
-    }
-    assert codes == {
-        "IvliteError": 1, "UsageError": 2, "ModelFileError": 3, "SessionFileError": 3, "MediaError": 4, "OutOfMemoryError": 5, "DiskError": 6, "ContextError": 7, "Stopped": 130,
+    expected = {
+        "IvliteError": 1, "UsageError": 2, "ModelFileError": 3, "SessionFileError": 3, "MediaError": 4, "OutOfMemoryError": 5, "DiskError": 6, "ContextError": 7,
+        "DeviceError": 8, "Stopped": 130,
     }  # fmt: skip
+    assert {name: getattr(errors, name).exit_code for name in expected} == expected
     ends = {number: (reason, code) for number, (_, reason, code) in interrupt.SIGNALS.items()}
     assert ends == {
         number: (word, 128 + number)

@@ -3,8 +3,9 @@
     python benchmarks/long_prefill.py                            # 2,048 tokens after none, 6,144 and 30,720
     python benchmarks/long_prefill.py --depths 0 102400 --stop   # and how long the layer takes to end when it is stopped
 
-A layer takes seconds where a model takes minutes, and its share of attention is the model's. Speeds are of CPU seconds: those of other
-processes do not count, though what they take of caches and clocks does.
+A layer takes seconds where a model takes minutes, and its share of attention is the model's. Where a prefill takes longer chunks,
+one that ends with the same token is measured as well. Speeds are of CPU seconds: those of other processes do not count, though what
+they take of caches and clocks does.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import time
 import numpy as np
 
 from ivlite import _C, ops
+from ivlite.engine.runner import chunk_at
 from ivlite.errors import Stopped
 from ivlite.evaluate.synthetic import RandomSource, config
 from ivlite.gguf.loading import Loader
@@ -35,6 +37,7 @@ class Deep:
 
     def fill(self, depth):
         rope = self.config.text.qk_rope_head_dim
+        self.cache.truncate(min(depth, self.cache.length))
         while self.cache.length < depth:
             n = min(2048, depth - self.cache.length)
             self.cache.append(0, self.rows[:n], self.rows[:n, :rope])
@@ -82,13 +85,17 @@ def main():
     deep.run(256)  # pages touched
     first = None
     for depth in sorted(args.depths):
-        deep.fill(depth)
-        cpu, wall = map(min, zip(*(deep.run(args.tokens) for _ in range(args.rounds)), strict=True))
-        first = first or cpu
-        line = f"{_C.isa()}: {args.tokens:,} tokens after {depth:,}: {cpu:.2f} CPU seconds, {wall:.2f} s, {first / cpu:.3f} of the first's speed"
-        if args.stop:
-            line += f", stopped within {max(stopped(deep, args.tokens, wall) for _ in range(5)):.3f} s"
-        print(line, flush=True)
+        end = depth + args.tokens
+        for tokens in sorted({args.tokens, min(end, max(args.tokens, chunk_at(end - chunk_at(end))))}):
+            deep.fill(end - tokens)
+            cpu, wall = map(min, zip(*(deep.run(tokens) for _ in range(args.rounds)), strict=True))
+            first = first or cpu / tokens
+            line = f"{_C.isa()}: {tokens:,} tokens after {end - tokens:,}: {cpu:.2f} CPU seconds, {wall:.2f} s, "
+            line += f"{first / cpu * tokens:.3f} of the first's speed"
+            if args.stop:
+                slowest = max(stopped(deep, tokens, wall) for _ in range(5))
+                line += f", stopped within {slowest:.3f} s"
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -94,8 +94,9 @@ def test_logits(converted, name, case, type, kv, ops):
 @pytest.mark.parametrize("expand", [True, False])
 @pytest.mark.parametrize("name", NAMES)
 def test_chunks_and_forms_agree(converted, monkeypatch, name, expand, chunk, ops):
-    """One token at a time or many, absorbed or expanded: the same logits."""
+    """One token at a time or many, absorbed or expanded, twice as many behind the third chunk: the same logits."""
     monkeypatch.setattr(runner, "CHUNK", chunk)
+    monkeypatch.setattr(runner, "DEEP", 3 * chunk)
     model = ivlite.load(converted(name, "f32"), device=ops, kv="f32")
     for layer in model.network.layers:
         layer.expand_from = 0 if expand else 10**9

@@ -10,6 +10,12 @@ from ivlite.errors import ContextError, ModelFileError, Stopped, UsageError
 from ivlite.stop import checkpoint
 
 CHUNK = 2048  # tokens per prefill chunk; every chunk expands all cached latents again
+DEEP = 4096  # cached tokens from which on a chunk is twice as long
+
+
+def chunk_at(depth):
+    """Tokens of the chunk that begins after `depth` cached ones."""
+    return CHUNK if depth < DEEP else 2 * CHUNK
 
 
 class Runner:
@@ -112,17 +118,41 @@ class Runner:
         tokens, offset = len(prompt.token_ids), self.cache.length - start
         self._check(prompt, self.cache.capacity - offset)
         features = self._features(prompt, start)
-        for first in range(start, tokens, CHUNK):
+        last = start
+        while last < tokens:
             checkpoint()
-            last = min(first + CHUNK, tokens)
-            x, deepstack = self._embedded(prompt, first, last, features)
-            with self.meter.timed("prefill"):
-                x = self.network.forward(x, prompt.positions[:, first:last], self.cache, deepstack)
+            first, last = last, min(last + chunk_at(last + offset), tokens)
+            x = self._through(prompt, first, last, features)
             self._record(prompt, first, last, offset)
             self.meter.progress("prefill", last, tokens)
             if self.keeper:
                 self.keeper.computed(self, prompt)
             yield first, x
+
+    def _through(self, prompt, first, last, features):
+        """Runs tokens [first, last) through all layers; returns their hidden states (n, hidden).
+
+        A long chunk takes DeepStack features CHUNK tokens at a time: it goes through the layers that they are added after
+        in parts, and then through the others.
+        """
+        network, cache, parts = self.network, self.cache, []
+        early = network.early if any(at < last and first < at + count for _, at, count in prompt.spans) else 0
+        if early == 0 or last - first <= CHUNK:
+            return self._forward(prompt, first, last, *self._embedded(prompt, first, last, features))
+        length = cache.length
+        try:
+            for a in range(first, last, CHUNK):
+                b = min(a + CHUNK, last)
+                parts.append(self._forward(prompt, a, b, *self._embedded(prompt, a, b, features), layers=slice(early)))
+        finally:
+            cache.truncate(length)
+        x = self.ops.concat(parts, axis=0)
+        parts.clear()
+        return self._forward(prompt, first, last, x, layers=slice(early, None))
+
+    def _forward(self, prompt, first, last, x, deepstack=(), layers=slice(None)):
+        with self.meter.timed("prefill"):
+            return self.network.forward(x, prompt.positions[:, first:last], self.cache, deepstack, layers)
 
     def _features(self, prompt, start):
         """The Features of a prompt's media behind token `start`, which may be within a frame pair."""

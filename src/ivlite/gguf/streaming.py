@@ -19,13 +19,16 @@ class StreamingLoader(Loader):
 
 
 class _StreamedLayers:
-    """Makes each layer during iteration."""
+    """Makes each layer during iteration, of all or of a slice."""
 
     def __init__(self, count, make):
         self.count, self.make = count, make
 
     def __iter__(self):
-        return (self.make(i) for i in range(self.count))
+        return self[:]
+
+    def __getitem__(self, part):
+        return (self.make(i) for i in range(self.count)[part])
 
 
 class _ChunkedHead:

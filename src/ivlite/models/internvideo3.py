@@ -411,13 +411,20 @@ class Network:
         table = self.ops.decode(info.format, rows.reshape(-1), len(rows) * info.shape[1])
         return self.ops.array(np.ascontiguousarray(table.reshape(len(rows), -1)[:, :width]))
 
-    def forward(self, x, positions, cache, deepstack=()):
+    @property
+    def early(self):
+        """The number of layers after which DeepStack features are added; 0 if these are all."""
+        count = len(self.config.vision.deepstack_indexes)
+        return count if count < self.config.text.num_layers else 0
+
+    def forward(self, x, positions, cache, deepstack=(), layers=slice(None)):
         """Runs T new tokens. x (T, hidden), changed in place; positions int (3, T). Returns hidden states (T, hidden).
 
         deepstack: (first row, list of (n, hidden)) per run of vision tokens; the k-th features are added after layer k.
+        layers: those that are run; the cache counts the tokens as appended.
         """
         cos, sin = (self.ops.array(part) for part in self._rotation(positions))
-        x = self._layers(x, cos, sin, cache, deepstack)
+        x = self._layers(x, cos, sin, cache, deepstack, layers)
         cache.advance(len(x))
         return x
 
@@ -426,10 +433,10 @@ class Network:
         text = self.config.text
         return rotary(positions[self.axes].T, text.qk_rope_head_dim, text.rope_theta)
 
-    def _layers(self, x, cos, sin, cache, deepstack=()):
-        for i, layer in enumerate(self.layers):
+    def _layers(self, x, cos, sin, cache, deepstack=(), layers=slice(None)):
+        for layer in self.layers[layers]:
             checkpoint()
-            x = layer(x, cos, sin, cache)
+            i, x = layer.index, layer(x, cos, sin, cache)
             for first, features in deepstack:
                 if i < len(features):
                     x[first : first + len(features[i])] += features[i]

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 
 import numpy as np
 
-from ivlite.engine.runner import CHUNK
+from ivlite.engine.runner import chunk_at
 
 STAGES = ("decode", "vision", "prefill", "generate")  # stages that real runs correct
 FURTHEST = 8.0  # a run that took so many times more, or less, was disturbed
@@ -43,9 +43,10 @@ class Speeds:
 
     def prefill(self, tokens, depth=0):
         """Seconds of a prompt of that many tokens after `depth` cached ones."""
-        total = 0.0
-        for first in range(depth, depth + tokens, CHUNK):
-            n = min(CHUNK, depth + tokens - first)
+        total, last = 0.0, depth
+        while last < depth + tokens:
+            first, last = last, min(last + chunk_at(last), depth + tokens)
+            n = last - first
             before = self.step_seen * n * first if n <= self.few else self.seen * n * first + self.expanded * first
             total += n * self.token + self.seen * n * (n + 1) / 2 + self.expanded * n + before + self.each
         return total * self.ratio("prefill")

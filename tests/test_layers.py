@@ -38,6 +38,7 @@ OWNERS = {
     "tokenizers": ("gguf/tokenizer.py",),
     "torch": ("ops/reference.py", "ops/cuda_memory.py"),
     "prompt_toolkit": ("cli/chat/",),
+    "llguidance": ("engine/grammar.py",),
     "transformers": (),
     "ivlite._C": ("ops/", "media/", "quantize/", "cli/"),
 }
@@ -107,6 +108,7 @@ def test_only_declared_packages(path):
         "tokenizers",
         "torch",
         "prompt_toolkit",
+        "llguidance",
         "ivlite",
     } | sys.stdlib_module_names
     assert {module.split(".")[0] for module in imports(path)} <= allowed

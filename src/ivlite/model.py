@@ -13,6 +13,7 @@ import numpy as np
 
 from ivlite import ops, plan, prompt
 from ivlite.engine import vision
+from ivlite.engine.grammar import Constrained, Vocabulary, grammar
 from ivlite.engine.meter import Meter, Progress
 from ivlite.engine.reply import Reply
 from ivlite.engine.runner import Runner, too_long
@@ -87,6 +88,7 @@ class Model:
         self._pool = Pool(network, kv, store)
         self.store, self.remarks = store, list[str]()  # remarks: sentences for the next reply
         self._lock = threading.RLock()
+        self._vocabulary: Vocabulary | None = None  # for grammars
 
     def __enter__(self) -> Self:
         return self
@@ -285,14 +287,18 @@ class Model:
         repetition_penalty: float | None = None, seed: int | None = None,
         stop: str | Stop | Sequence[str | Stop] | None = None, enable_thinking: bool = False,
         tools: Sequence[Any] | None = None, add_vision_id: bool = False, continue_final_message: bool = False,
-        budget: int | None = None, dedupe: bool = False, progress: Progress | None = None,
+        budget: int | None = None, dedupe: bool = False, response_format: Any = None, progress: Progress | None = None,
     ) -> Stream:  # fmt: skip
         """A Stream of Deltas; its `.reply` is the Reply so far, and the complete one at the end.
 
         max_new_tokens None: until the context is full. Sampling settings that are None take the file's generation
         defaults; seed None is 0. temperature 0 is greedy. stop: a stop string (the text ends before it), a Stop, or a
         list of these. tools: function signatures in the JSON form that chat templates take. continue_final_message:
-        the last message is the assistant's, and the answer continues it. budget, dedupe: see `prepare`. progress(stage, done,
+        the last message is the assistant's, and the answer continues it. budget, dedupe: see `prepare`. response_format: what
+        the answer must match, from its start or from the end of its thinking: {"type": "json_object"}, {"type": "json_schema",
+        "json_schema": {"schema": S}}, {"type": "regex", "pattern": P}, {"type": "choice", "choices": [...]}, {"type": "grammar",
+        "grammar": a Lark grammar}, a JSON schema, or a class with `model_json_schema()`; an answer that max_new_tokens ends
+        is incomplete (finish_reason "length"). progress(stage, done,
         total): stages "scan", "dedupe", "decode", "vision", "prefill", "generate"; of the store "restore" and "store", in
         bytes. Raises Stopped only while it opens files.
         """
@@ -312,13 +318,15 @@ class Model:
         )
         longest = given["max_new_tokens"]
         most = self.context if longest is None else whole("max_new_tokens", longest, 1, 2**63)
+        wanted = grammar(given.pop("response_format"))
         strings, stops = ends(given.pop("stop"))
         stop = self._stop(holder.stop, *stops)
         built = self._prepared(messages, holder, stop=stop, **given)
         room = self._check_context(built, 1, holder.nbytes if holder.past else 0)
         meter, limit = Meter(given["progress"]), min(most, room - len(built.token_ids))
         meter.warnings, self.remarks = self.remarks, []
-        tokens = holder.answer(built, Sampler(params, built.token_ids), self.config.tokens.eos, limit, meter)
+        sampler = self._sampler(params, built, wanted)
+        tokens = holder.answer(built, sampler, self.config.tokens.eos, limit, meter)
 
         planning = self._planning()
 
@@ -333,6 +341,16 @@ class Model:
                 load_seconds=self.load_seconds,
             )
         )  # fmt: skip
+
+    def _sampler(self, params: SamplingParams, built: Prompt, wanted: Any) -> Sampler | Constrained:
+        """The Sampler of an answer. wanted: a grammar, or None."""
+        sampler = Sampler(params, built.token_ids)
+        if wanted is None:
+            return sampler
+        with self._lock:
+            if self._vocabulary is None:
+                self._vocabulary = Vocabulary(self.tokenizer, self.config.text.vocab_size, self.config.tokens.eos)
+        return Constrained(sampler, self._vocabulary, self._vocabulary.matcher(*wanted), built.thinks)
 
     def _stop(self, *stops: Stop | None) -> Stop:
         """A Stop for one call, set by the caller's Stop, by this thread's, or by close()."""

@@ -45,7 +45,18 @@ IGNORED = tuple(f"tests/{name}" for name in (
     "kernels/", "tools/", "fuzz/", "threads/", "cuda/", "cli/test_interrupts.py", "test_headers.py", "test_isa_objects.py", "test_typing.py",
 ))  # fmt: skip
 SEEN = ("tests/kernels/test_cache.py",)
-PRELOADED = ["numpy", "av", "PIL.Image", "prompt_toolkit", "tokenizers", "gguf", "pytest", "_pytest.python", "coverage"]
+PRELOADED = [
+    "numpy",
+    "av",
+    "PIL.Image",
+    "prompt_toolkit",
+    "tokenizers",
+    "llguidance",
+    "gguf",
+    "pytest",
+    "_pytest.python",
+    "coverage",
+]
 FORKS = multiprocessing.get_context("forkserver")
 MEMORY = 12 << 30  # bytes of data that a mutant may allocate
 COMPARE = {

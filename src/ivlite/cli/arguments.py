@@ -5,7 +5,9 @@ import re
 import sys
 
 from ivlite.errors import UsageError, sentence
-from ivlite.files import expanded
+from ivlite.files import expanded, opened, reason
+
+LONGEST_SCHEMA = 1 << 20  # bytes
 
 
 def whole(low, high=2**63):
@@ -66,6 +68,29 @@ def path(text):
     if not text:
         raise argparse.ArgumentTypeError("the path is empty")
     return expanded(text)
+
+
+def schema(text):
+    """An argparse type: a JSON schema, or the path of a file with one; returns a dict."""
+    import json
+
+    what, data = "the schema", text
+    if not text.lstrip().startswith("{"):
+        what = f"the schema {text!r:.200}"
+        try:
+            with opened(path(text)) as file:
+                data = file.read(LONGEST_SCHEMA + 1)
+        except (OSError, ValueError) as error:
+            raise argparse.ArgumentTypeError(f"{what} cannot be read: {reason(error)}") from None
+    if len(data) > LONGEST_SCHEMA:
+        raise argparse.ArgumentTypeError(f"{what} is longer than {LONGEST_SCHEMA >> 20} MB")
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{what} is not JSON ({error!s:.100})") from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"{what} is not a JSON object")
+    return found
 
 
 class InOrder(argparse.Action):
@@ -169,6 +194,7 @@ def add_answer(group):
         help="same seed, same threads: same text (default: 0)")  # fmt: skip
     add("--stop", action="append", metavar="TEXT",
         help="end the answer before this text; may be given several times")  # fmt: skip
+    add("--schema", type=schema, metavar="FILE|JSON", help="answer with JSON that follows this JSON schema")
     add("--system", metavar="TEXT", help="a system message")
     add("--think", action="store_true", help="let the model think before it answers")
 
@@ -222,7 +248,8 @@ def answer_settings(args):
     """The settings of an answer on the command line, as arguments of Model.stream."""
     names = [flag.lstrip("-").replace("-", "_") for flag, *_ in ANSWER]
     given = {name: getattr(args, name) for name in (*names, "seed", "max_new_tokens", "stop", "budget", "dedupe")}
-    return {**given, "enable_thinking": args.think}
+    wanted = None if args.schema is None else {"type": "json_schema", "schema": args.schema}
+    return {**given, "enable_thinking": args.think, "response_format": wanted}
 
 
 def load(args, progress):

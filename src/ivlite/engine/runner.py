@@ -233,7 +233,7 @@ class Runner:
         it ends, the cache holds the prompt and all tokens yielded, except a last one whose successor was not wanted.
         """
         logits = self.extend(prompt, base)
-        decoder = Decoder(self, prompt, getattr(sampler, "greedy", False))
+        decoder = Decoder(self, prompt, getattr(sampler, "greedy", False), getattr(sampler, "forced", None))
         try:
             for made in range(1, limit + 1):
                 with self.meter.timed("generate"):

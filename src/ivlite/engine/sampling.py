@@ -64,7 +64,10 @@ class Sampler:
 
     def __call__(self, logits: Any) -> int:
         """One token id from float32 logits (vocab,), numpy or a row that stays on a card (`ops.cuda_step.CardRow`)."""
-        token = self._chosen(logits) if isinstance(logits, np.ndarray) else self._chosen_there(logits)
+        return self.took(self._chosen(logits) if isinstance(logits, np.ndarray) else self._chosen_there(logits))
+
+    def took(self, token: int) -> int:
+        """Notes a token of the answer, for the penalty of repetition; returns it."""
         if self.seen is not None:
             self.seen.add(token)
         return token
@@ -101,6 +104,6 @@ class Sampler:
         # The token that crosses top_p stays, and the first one always does.
         count = max(1, int(np.searchsorted(np.cumsum(weights), p.top_p)) + 1) if p.top_p < 1 else len(ids)
         weights = weights[:count]
-        weights = weights[weights >= p.min_p * weights[0]]
+        weights = weights[(weights > 0) & (weights >= p.min_p * weights[0])]
         at = np.searchsorted(np.cumsum(weights), self.random.random() * weights.sum(), side="right")
         return int(ids[min(at, len(weights) - 1)])

@@ -1,4 +1,6 @@
-"""Prompt-lookup speculation: drafts tokens from earlier text that went the same way, and checks them in one call.
+"""Speculation: tokens that are likely to follow, or that a grammar demands, run in one call with the one before them.
+
+They are likely where the text went the same way before (prompt lookup).
 
 The logits of a checked token are those of a call of its own, to the last bit (`same_rows` of a network), so an answer does not
 depend on what was drafted. How much is drafted does depend on measured times.
@@ -123,6 +125,8 @@ class Costs:
         if tokens == 1:
             self.one = self.one + (min(seconds, 2 * self.one) - self.one) / 4 if self.one else seconds
             return
+        if not self.one:  # the first call had forced tokens
+            return
         cost = min(seconds / self.one, 2 * tokens)
         old = self.measured.get(tokens)
         self._guesses.clear()
@@ -158,13 +162,14 @@ class Decoder:
     """The logits after each token of an answer, from calls of one token or, where that pays, of several.
 
     Made after a Runner has run the prompt. After each `next` the runner may hold tokens beyond those given; `settle` removes
-    them. drafted: False checks nothing ahead, as for an answer that is sampled; then endless repetition is not looked for either.
+    them. drafted: False guesses nothing, as for an answer that is sampled; then endless repetition is not looked for either.
+    forced: a function that returns the tokens that must follow, or None.
     """
 
     GAIN = 1.05  # more tokens per second than without, to be worth it
 
-    def __init__(self, runner, prompt, drafted):
-        self.runner, self.meter = runner, runner.meter
+    def __init__(self, runner, prompt, drafted, forced=None):
+        self.runner, self.meter, self.forced = runner, runner.meter, forced or list
         self.rows = min(ROWS, runner.network.same_rows)
         self.prompt, self.lookup = (prompt if drafted else None), None
         self.chances, self.costs = Chances(), Costs()
@@ -176,14 +181,12 @@ class Decoder:
 
         left: the tokens that may follow it, one at least.
         """
-        if self.prompt is None:
-            self.length += 1
-            return self.runner.step(token)
-        if self.lookup is None:
-            self.lookup = Lookup(text(self.prompt)[-INDEXED:])
-        self._look_up(token)
-        if self.lookup.endless:
-            return None
+        if self.prompt is not None:
+            if self.lookup is None:
+                self.lookup = Lookup(text(self.prompt)[-INDEXED:])
+            self._look_up(token)
+            if self.lookup.endless:
+                return None
         if self.used < len(self.draft) and self.draft[self.used] == token:
             checkpoint()
             self.used += 1
@@ -202,7 +205,7 @@ class Decoder:
         """Runs a token and the draft of what follows."""
         self.settle()
         room = min(self.rows, left, self.runner.cache.capacity - self.length)
-        draft = self.lookup.guess(self._count(room - 1))
+        draft = self.forced()[: room - 1] or (self.lookup.guess(self._count(room - 1)) if self.lookup else [])
         began = time.perf_counter()
         self.logits = self.runner.steps([token, *draft])
         self.costs.note(1 + len(draft), time.perf_counter() - began)

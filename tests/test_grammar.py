@@ -1,0 +1,251 @@
+"""Answers that follow a JSON schema, a regular expression, choices or a grammar, token by token."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+import ivlite
+from ivlite.cli import main
+from ivlite.engine import grammar as grammars
+from ivlite.engine.grammar import Constrained, Vocabulary, grammar
+from ivlite.engine.sampling import Sampler, SamplingParams
+from ivlite.errors import UsageError
+
+ASK = [{"role": "user", "content": "Which shapes move, and where to?"}]
+KEYS = {
+    "shape": {"enum": ["circle", "square", "cross"]},
+    "left": {"type": "boolean"},
+    "count": {"type": "integer", "minimum": 0, "maximum": 99},
+}
+SCHEMA = {"type": "object", "properties": KEYS, "required": list(KEYS), "additionalProperties": False}
+LIST = {"type": "array", "items": {"$ref": "#/$defs/one"}, "minItems": 1, "maxItems": 2, "$defs": {"one": SCHEMA}}
+
+
+@pytest.fixture(scope="module")
+def demo():
+    with ivlite.load("demo") as model:
+        yield model
+
+
+def sound(item):
+    assert list(item) == list(KEYS) and item["shape"] in KEYS["shape"]["enum"]
+    assert isinstance(item["left"], bool) and 0 <= item["count"] <= 99
+    return True
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0, 50.0])
+def test_answers_follow_the_schema_however_wild_the_sampling(demo, temperature):
+    texts = set()
+    for seed in range(1 if temperature == 0 else 25):
+        wanted = {"type": "json_schema", "json_schema": {"name": "shapes", "schema": SCHEMA, "strict": True}}
+        reply = demo.chat(ASK, response_format=wanted, temperature=temperature, seed=seed, top_p=1.0, top_k=0)
+        assert reply.finish_reason == "stop" and sound(json.loads(reply.text))
+        texts.add(reply.text)
+    assert len(texts) > 5 or temperature == 0
+
+
+FORMS = [
+    ({"type": "json_schema", "schema": SCHEMA}, lambda text: sound(json.loads(text))),
+    (SCHEMA, lambda text: sound(json.loads(text))),
+    (type("Shapes", (), {"model_json_schema": staticmethod(lambda: SCHEMA)}), lambda text: sound(json.loads(text))),
+    (LIST, lambda text: all(map(sound, json.loads(text)))),
+    ({"type": "regex", "pattern": r"\d{2}:[0-5]\d( am| pm)"}, lambda text: re.fullmatch(r"\d\d:[0-5]\d [ap]m", text)),
+    (
+        {"type": "choice", "choices": ["yes", "no (never)", "a|b", "naïve, 3 s"]},
+        lambda text: text in ("yes", "no (never)", "a|b", "naïve, 3 s"),
+    ),
+    (
+        {"type": "grammar", "grammar": 'start: ("left" | "right") " at " /[0-9]{1,3}/ " s"'},
+        lambda text: re.fullmatch(r"(left|right) at \d+ s", text),
+    ),
+    ({"type": "json_object", "schema": SCHEMA}, lambda text: sound(json.loads(text))),
+]
+
+
+@pytest.mark.parametrize("wanted, follows", FORMS)
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_every_form_is_followed(demo, wanted, follows, penalty):
+    for seed in range(3):
+        reply = demo.chat(
+            ASK, response_format=wanted, temperature=2.0, seed=seed, repetition_penalty=penalty, max_new_tokens=300
+        )
+        assert reply.finish_reason == "stop" and follows(reply.text), reply.text
+
+
+def test_text_is_free_where_nothing_is_asked(demo):
+    free = demo.chat(ASK, max_new_tokens=8).text
+    assert demo.chat(ASK, max_new_tokens=8, response_format={"type": "text"}).text == free
+    assert demo.chat(ASK, max_new_tokens=8, response_format=None).text == free
+
+
+def test_forced_tokens_run_together_and_change_nothing(demo, monkeypatch):
+    """Names of keys, quotes and braces are known: they run in one call with the token before them."""
+    steps, texts, run = [], [], ivlite.engine.runner.Runner.steps
+    monkeypatch.setattr(
+        ivlite.engine.runner.Runner, "steps", lambda self, tokens: (steps.append(len(tokens)), run(self, tokens))[1]
+    )
+    for forced in (True, False):
+        if not forced:
+            monkeypatch.setattr(Constrained, "forced", lambda self: [])
+        for temperature in (0, 1.0):
+            reply = demo.chat(ASK, response_format=SCHEMA, temperature=temperature, seed=5)
+            assert sound(json.loads(reply.text))
+            texts.append(reply.text)
+            if forced:
+                assert max(steps) > 2 and sum(steps) >= len(reply.token_ids) and len(steps) < len(reply.token_ids) / 2
+                assert reply.usage["accepted_tokens"] > 2
+            steps.clear()
+    assert texts[0] == texts[2]  # sampled ones draw other numbers: a token that is forced takes none
+
+
+def test_an_answer_that_is_too_short_for_its_schema_says_so(demo):
+    whole = demo.chat(ASK, response_format=SCHEMA, temperature=0)
+    for limit in (1, 3, 7):
+        reply = demo.chat(ASK, response_format=SCHEMA, temperature=0, max_new_tokens=limit)
+        assert reply.finish_reason == "length" and len(reply.token_ids) == limit and whole.text.startswith(reply.text)
+
+
+def asked(session, **settings):
+    with session.ask("Which shape moves?", **settings) as stream:
+        for _ in stream:
+            pass
+    return stream.reply
+
+
+def test_in_a_session_what_was_forced_is_said(demo):
+    with demo.session() as session:
+        first = asked(session, response_format=SCHEMA)
+        again = asked(session, response_format={"type": "choice", "choices": ["it moves left", "it stays"]})
+        assert sound(json.loads(first.text)) and again.text in ("it moves left", "it stays")
+        assert again.usage["cached_tokens"] > first.usage["prompt_tokens"]
+        assert first.text in str(session.messages)
+
+
+BAD = [
+    3, "json", [], {"type": "json_schema"}, {"type": "json_schema", "json_schema": 3}, {"type": "regex"}, {"type": "regex", "pattern": "("},
+    {"type": "regex", "pattern": ""}, {"type": "choice"}, {"type": "choice", "choices": []}, {"type": "choice", "choices": ["a", ""]},
+    {"type": "choice", "choices": "ab"}, {"type": "grammar", "grammar": "start: foo"}, {"type": "grammar"}, {"type": "objekt"},
+    {"type": "object", "properties": 3}, {"$ref": "http://example.org/schema"}, {"$ref": "file:///etc/passwd"}, {"type": ["object", 3]},
+    {"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}, {"enum": [object()]}, {"type": "json_schema", "schema": {"a": {1, 2}}},
+    {"enum": ["x" * (1 << 20)]}, {"type": "regex", "pattern": "(a{1000}){1000}{1000}"}, {"minLength": 5, "maxLength": 2, "type": "string"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wanted", BAD, ids=lambda wanted: str(wanted)[:60])
+def test_what_cannot_be_followed_is_refused_in_one_sentence(demo, wanted):
+    with pytest.raises(UsageError) as refused:
+        demo.chat(ASK, response_format=wanted, max_new_tokens=4)
+    assert len(str(refused.value)) <= 500 and "\n" not in str(refused.value)
+
+
+def test_a_schema_that_nests_too_deeply_is_refused(demo):
+    deep = {"type": "string"}
+    for _ in range(20_000):
+        deep = {"type": "array", "items": deep}
+    with pytest.raises(UsageError):
+        demo.chat(ASK, response_format=deep, max_new_tokens=4)
+
+
+class Spelled:
+    """A tokenizer of single bytes, <think>, </think> and an end."""
+
+    special = {"<end>": 258}
+    added = {"<think>": 256, "</think>": 257, "<end>": 258}
+
+    def bytes_of(self, i, skip_special=True):
+        return bytes([i]) if i < 256 else next((t.encode() for t, n in self.added.items() if n == i), b"")
+
+    def encode(self, text):
+        return list(text.encode())
+
+
+@pytest.fixture(scope="module")
+def spelled():
+    return Vocabulary(Spelled(), 260, [258])
+
+
+def drawn(spelled, likely, pattern, thinks=False, most=40):
+    """Tokens of a Constrained sampler whose logits want the bytes of `likely`, one after another."""
+    sampler = Constrained(Sampler(SamplingParams()), spelled, spelled.matcher("regex", pattern), thinks)
+    out = []
+    for i in range(most):
+        logits = np.zeros(260, np.float32)
+        logits[likely[i] if i < len(likely) else 258] = 1
+        out.append(sampler(logits))
+        if out[-1] == 258:
+            break
+    return out
+
+
+def test_the_likeliest_of_the_allowed_tokens_is_taken(spelled):
+    assert drawn(spelled, b"b9", "[bc][0-9]") == [*b"b9", 258]
+    assert drawn(spelled, b"zz", "[bc]x") in ([*b"bx", 258], [*b"cx", 258])
+    assert drawn(spelled, b"bbbbbb", "b{2,4}") == [*b"bbbb", 258]
+
+
+def test_thinking_is_free_and_the_answer_is_not(spelled):
+    """The end of an answer is no way out of thinking, and the mark of its end may come in pieces."""
+    whole = drawn(spelled, [*b"hm", 258, *b"ok", 257, *b"zz"], "yes", thinks=True)
+    at = whole.index(257)
+    assert bytes(t for t in whole[:2]) == b"hm" and 258 not in whole[:at] and whole[at + 1 :] == [*b"yes", 258]
+    pieces = drawn(spelled, [*b"hm</think>", *b"zz"], "yes", thinks=True)
+    assert bytes(pieces[:-1]) == b"hm</think>yes"
+
+
+def test_control_tokens_are_no_text(spelled):
+    likely = [*b'"a', 256, 257, *b'"']
+    assert not {256, 257} & set(drawn(spelled, likely, '"[^"]{1,6}"'))
+
+
+def test_a_vocabulary_without_the_needed_bytes_is_told(demo):
+    class Poor(Spelled):
+        def bytes_of(self, i, skip_special=True):
+            return b"" if i == ord("q") else super().bytes_of(i)
+
+    poor = Vocabulary(Poor(), 260, [258])
+    with pytest.raises(UsageError, match="the answer cannot go on as its grammar wants"):
+        drawn(poor, b"xq", "x[q]y")
+
+
+def test_a_grammar_is_read_once_and_the_vocabulary_is_made_once(demo, monkeypatch):
+    demo.chat(ASK, response_format=SCHEMA, max_new_tokens=2)
+    monkeypatch.setattr("ivlite.model.Vocabulary", None)
+    demo.chat(ASK, response_format={"type": "choice", "choices": ["a", "b"]}, max_new_tokens=2)
+    assert grammar({"type": "json_object"}) == ("json_schema", {"type": "object"})
+    assert grammars.LARGEST == 1 << 20
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+
+def test_the_command_line_takes_a_file_or_json(tmp_path, capsys):
+    file = tmp_path / "a schema.json"
+    file.write_text(json.dumps(SCHEMA))
+    for given in (str(file), json.dumps(SCHEMA)):
+        assert main(["run", "demo", "Which shape?", "--schema", given, "--quiet"]) == 0
+        assert sound(json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("{", "not JSON"),
+        ("[1]", "No such file"),
+        ("/no/such", "No such file"),
+        ("", "empty"),
+        ("{" * 100_000, "not JSON"),
+        ("/dev/zero", "regular"),
+    ],
+)
+def test_a_schema_that_cannot_be_read_is_refused_before_the_model_is_loaded(text, told, capsys):
+    assert main(["run", "/no/such/model", "Which?", "--schema", text]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_schema_file_that_is_no_object_or_too_long_is_refused(tmp_path, capsys):
+    for name, data in (("a", "[1]"), ("b", " " * (1 << 20) + "{}"), ("c", b"\xff\xfe{")):
+        (tmp_path / name).write_bytes(data if isinstance(data, bytes) else data.encode())
+        assert main(["run", "demo", "Which?", "--schema", str(tmp_path / name)]) == 2
+        assert "the schema" in capsys.readouterr().err

@@ -1,25 +1,50 @@
-"""Faults of videos, by the rows of the fault table: the cases that no other file has, and where the others are.
+"""Faults of long videos, sessions and machines, by the rows of the fault table: where the tests of each are, and those here.
 
 row  what                                      tests
+34   a video beyond the context                test_plan: test_what_is_stated_and_does_not_fit_is_refused_with_what_does
+                                               test_budget: test_prompt_and_answer_fit_the_room
+35   a text beyond the context                 test_plan: test_a_megabyte_of_text_is_refused_with_both_counts
+36   an answer that uses the context up        test_plan: test_an_answer_that_uses_the_context_up_keeps_its_text
+                                               test_session: test_a_full_context_says_so
+37   endless repetition                        test_speculation: test_an_endless_answer_ends
 38   missing, empty, a text                    test_media: test_bad_videos_are_a_sentence
-39   an mp4 without its index                  the same, "no index"; test_any_cut_is_a_video_or_a_sentence
+39   an mp4 without its index                  test_media: test_any_cut_is_a_video_or_a_sentence
 40   cut off, but decodable                    test_media: test_a_video_cut_off_is_used_as_far_as_it_goes
-41   damage in the middle                      test_media: test_a_damaged_video_gives_every_pair_and_says_so; here
-42   a stream without frames                   here; test_media, "header"
-43   sound alone                               test_media, "sound", "sound in mp4"; here
-44   cover art                                 here
+                                               test_media: test_the_end_of_a_video_cut_off_is_what_can_be_decoded
+41   damage in the middle                      test_media: test_a_damaged_video_gives_every_pair_and_says_so
+42   a stream without frames                   test_media_rows: test_row_42_a_stream_without_frames
+43   sound alone                               test_media_rows: test_rows_43_and_44_cover_art_is_no_video
+44   cover art                                 test_media_rows: test_rows_43_and_44_cover_art_is_no_video
 45   one frame, shorter than a sampling step   test_media: test_videos_of_few_frames
-46   a rate that varies                        test_time: test_every_frame_is_at_its_true_time, test_samples_are_laid_over_time
-47   a start that is not 0, times that wrap    test_time: test_time_stamps_that_wrap; test_media: test_time_begins_at_the_first_frame; here
-48   turned, mirrored, pixels that are oblong  test_media: test_turned_videos_stand_upright; test_display: test_pixels_that_are_not_square
-49   HDR, ranges, matrices                     test_display: test_hdr_videos_are_tone_mapped, test_matrices_and_ranges_are_those_of_the_tags
-50   8K, far too large, odd sizes              here; test_media: test_odd_sizes, "huge", "thin"
-51   24 hours                                  here
-52   several tracks, sizes that change         test_time: test_the_largest_track_is_taken_and_any_other_on_demand; test_seeking
+46   a rate that varies                        test_time: test_every_frame_is_at_its_true_time
+                                               test_time: test_samples_are_laid_over_time
+47   a start that is not 0, times that wrap    test_media_rows: test_row_47_time_begins_at_the_first_frame
+                                               test_time: test_time_stamps_that_wrap
+48   turned, mirrored, pixels that are oblong  test_media: test_turned_videos_stand_upright
+                                               test_display: test_pixels_that_are_not_square
+49   HDR, ranges, matrices                     test_display: test_hdr_videos_are_tone_mapped
+                                               test_display: test_matrices_and_ranges_are_those_of_the_tags
+50   8K, far too large, odd sizes              test_media_rows: test_row_50_above_the_limit_is_refused_before_it_is_decoded
+                                               test_media: test_odd_sizes
+51   24 hours                                  test_media_rows: test_row_51_a_day_is_planned_from_its_index
+                                               test_budget: test_the_demo_takes_anything_from_a_frame_to_a_day
+52   several tracks, sizes that change         test_time: test_the_largest_track_is_taken_and_any_other_on_demand
+                                               test_seeking: test_a_size_that_changes_in_the_middle
+70   a video that changed since it was seen    test_store: test_a_video_that_changed_is_not_used_and_it_is_said
+                                               test_reuse: test_a_video_that_changes_while_it_is_read_is_not_reused
+71   a full disk while a session is saved      test_session_file: test_a_full_disk_keeps_the_older_state
+                                               cli/test_chat: test_a_disk_that_is_full_costs_no_answer
+                                               cli/test_stored_answers: test_a_full_disk
+78   clocks, time zones, comma decimals        cli/test_locales: test_what_run_says
+                                               cli/test_stored_answers: test_a_clock_that_jumps
+79   no HOME, one that is read-only or full    cli/test_stored_answers: test_without_a_home
+                                               cli/test_chat: test_without_a_home
 """
 
 import os
+import re
 import struct
+from pathlib import Path
 
 import av
 import numpy as np
@@ -30,6 +55,13 @@ from test_time import timed
 
 from ivlite.errors import MediaError
 from ivlite.media import lanes, scan
+
+
+def test_every_row_names_tests_that_are_there():
+    named = re.findall(r"([\w/]+): (test_\w+)", __doc__)
+    assert len(named) > 30 and len(re.findall(r"^\d\d ", __doc__, re.MULTILINE)) == 23
+    for file, test in named:
+        assert f"def {test}(" in (Path(__file__).parent / f"{file}.py").read_text(), (file, test)
 
 
 def test_row_42_a_stream_without_frames(tmp_path):

@@ -61,7 +61,7 @@ def test_run_can_take_the_frames_of_a_limit(toy):
     least = whole["peak_memory"] - 4 * whole["cache_bytes"] // 5
     limited = ivlite("plan", "model.gguf", "--video", "clip.mp4", "--memory", least, "--max-new-tokens", 1, cwd=toy)
     assert limited.returncode == 0, limited.stderr
-    assert "thinned to the limit" in limited.stdout
+    assert "thinned to the limits" in limited.stdout
     (line,) = (line for line in limited.stdout.splitlines() if line.startswith("run "))
     budget = line.split("--budget ")[1].split()[0]
     same = ivlite("plan", "model.gguf", "--video", "clip.mp4", "--budget", budget, cwd=toy)

@@ -1,9 +1,11 @@
 """`ivlite run` twice: what the first took long to compute, the second finds in the store."""
 
+import itertools
 import json
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,21 @@ def test_another_clip_of_that_name(run):
     _, text, lines = run("What moves?")
     assert sum("warning" in line and "has changed" in line for line in lines) == 1
     assert text == run("What moves?", "--no-store")[1]
+
+
+def test_a_clock_that_jumps(run, monkeypatch, capsys):
+    """By a day, and by a year back, between any two looks: what is measured and what is kept know nothing of it."""
+    jumps, now, now_ns = itertools.cycle([0, 86_400, -31_536_000]), time.time, time.time_ns
+    monkeypatch.setattr(time, "time", lambda: now() + next(jumps))
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns() + 1_000_000_000 * next(jumps))
+    first, second = (json.loads(run("What moves?", "--json")[1]) for _ in range(2))
+    assert second["text"] == first["text"] and second["usage"]["stored_tokens"] == first["usage"]["prompt_tokens"]
+    for made in (first, second):
+        planned = made["plan"]["seconds"] or {}
+        spent = [*made["timings"].values(), *planned.values(), *made["plan"]["took"]["seconds"].values()]
+        assert all(0 <= seconds < 600 for seconds in spent)
+    assert cli.main(["sessions"]) == 0
+    assert re.search(r" (just now|1 day ago|365 days ago) ", capsys.readouterr().out)
 
 
 def test_no_store_keeps_nothing_of_what_was_watched(run):

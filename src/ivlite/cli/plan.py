@@ -22,6 +22,12 @@ exit code is 7 (context, wait) or 5 (memory). What is left open is thinned until
 """
 
 
+LIMITED = {  # by Choice.by
+    "": "all", "stated": "as stated", "repeats": "the rest repeats or is thinned", "budget": "thinned to the budget",
+    "model": "thinned to the model file's max_frames", "context": "thinned to the context", "limit": "thinned to the limits",
+}  # fmt: skip
+
+
 def add_parser(commands):
     parser = commands.add_parser(
         "plan",
@@ -122,10 +128,8 @@ def lines(made):
         height, width = video.size
         thinned = f" of {video.possible:,} possible" if video.frames < video.possible else ""
         every = f", one every {video.interval:.2f} s" if video.interval else ""
-        limit = {"": "all", "stated": "as stated", "repeats": "the rest repeats or is thinned"}.get(
-            video.by, f"thinned to the {video.by}"
-        )
-        yield f"{video.name}: {video.frames:,}{thinned} frames{every}, {width}x{height} ({limit}): {video.tokens:,} tokens"
+        frames = f"{video.frames:,}{thinned} frame{'s' if thinned or video.frames > 1 else ''}{every}"
+        yield f"{video.name}: {frames}, {width}x{height} ({LIMITED[video.by]}): {video.tokens:,} tokens"
     held = f", {made.held:,} computed already" if made.held >= WORTH_SAYING else ""
     yield (
         f"{'prompt':<8}{made.prompt_tokens:,} tokens, {made.vision_tokens:,} of vision{held}; "

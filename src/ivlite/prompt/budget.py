@@ -231,7 +231,7 @@ def check_budget(videos, frames, budget):
     pairs = sum(-(-n // v.shape["temporal"]) for v, n in zip(videos, frames, strict=True))
     what = "one frame pair of each video is" if all(v.open for v in videos) else "the videos as stated are"
     raise ContextError(
-        f"the budget is {budget:,} vision tokens and {what} {spent:,} ({sum(frames):,} frames in {pairs:,} pairs): "
+        f"the budget is {budget:,} vision tokens and {what} {spent:,} ({sum(frames):,} frames in {pairs:,} pair{'s' * (pairs > 1)}): "
         f"raise the budget to {spent:,}, or state fewer frames (fps, max_frames) or smaller ones (max_pixels)"
     )
 

@@ -44,6 +44,7 @@ ROOT = Path(__file__).resolve().parents[2]
 IGNORED = tuple(f"tests/{name}" for name in (
     "kernels/", "tools/", "fuzz/", "threads/", "cuda/", "cli/test_interrupts.py", "test_headers.py", "test_isa_objects.py", "test_typing.py",
 ))  # fmt: skip
+TABLES = ("tests/test_tables.py", "tests/test_defaults_limits.py", "tests/test_small_limits.py")  # look at all modules
 SEEN = ("tests/kernels/test_cache.py",)
 PRELOADED = [
     "numpy",
@@ -101,7 +102,7 @@ def mutants_of(path):
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
 
-    def walk(node, statement, inside):
+    def walk(node, statement, inside, span=None):
         if isinstance(node, ast.JoinedStr | ast.MatchValue):  # positions inside f-strings are not the file's in 3.11
             return
         if isinstance(node, ast.AnnAssign):  # not its annotation
@@ -115,7 +116,7 @@ def mutants_of(path):
             begin = starts[node.lineno - 1] + node.col_offset
             end = starts[node.end_lineno - 1] + node.end_col_offset
             for kind, text in changes(node):
-                lines = [min(statement.lineno, node.lineno), node.end_lineno]
+                lines = span or [min(statement.lineno, node.lineno), node.end_lineno]
                 yield dict(
                     file=str(path.relative_to(ROOT)),
                     kind=kind,
@@ -130,7 +131,8 @@ def mutants_of(path):
                 isinstance(node, ast.FunctionDef | ast.arg)
                 and child in (getattr(node, "returns", 0), getattr(node, "annotation", 0))
             ):
-                yield from walk(child, statement, inside)
+                whole = [node.lineno, node.end_lineno] if isinstance(child, ast.arguments) else span
+                yield from walk(child, statement, inside, whole)  # a default matters wherever the function runs
 
     return list(walk(ast.parse(source), None, False))
 
@@ -385,7 +387,7 @@ def tests_of(mutant, known, most):
         return known["seconds"].get(test, 0)
 
     def affordable(tests):
-        tests = sorted(tests, key=speed)
+        tests = sorted(tests, key=lambda test: (mutant["inside"] or not test.startswith(TABLES), speed(test)))
         total = accumulate(map(speed, tests))
         return [test for test, spent in zip(tests, total, strict=True) if spent <= most]
 
@@ -461,8 +463,9 @@ def run_all(drawn, args, folder):
     # {mutant: [what caught it, the tests that were there]}
     results = json.loads(path.read_text()) if path.exists() else {}
     names = [name_of(mutant) for mutant in drawn]
-    left = [m for m, name in zip(drawn, names, strict=True)
-            if name not in results or results[name][0] is None and results[name][1] != tests]  # fmt: skip
+    left = [m for m, name in zip(drawn, names, strict=True) if name not in results]
+    left += [m for m, name in zip(drawn, names, strict=True)
+             if name in results and results[name][0] is None and results[name][1] != tests]  # fmt: skip
     print(f"{len(drawn) - len(left)} of {len(drawn)} are known", flush=True)
     runs = over(left, args.jobs, folder, lambda mutant, tree: survives(mutant, tree, known, args.seconds))
     for number, (mutant, failed) in enumerate(runs, 1):

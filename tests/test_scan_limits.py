@@ -53,22 +53,30 @@ def test_where_segments_were_joined(streamed, times, keys, joints):
     assert scan.joined(clock, np.array(keys, bool), 1 / 1000, streamed).tolist() == joints
 
 
+def laid(found, joints, far=1e9):
+    return scan.lay(found.pts, found.dts, found, np.array(joints, int), far).tolist()
+
+
 def test_segments_end_to_end():
     found = packets([10, 12, 14, 3, 5, 7], durations=[2, 2, 2, 0, 0, 0])
-    assert scan.lay(found.pts, found, np.array([], int)).tolist() == [10, 12, 14, 3, 5, 7]
-    assert scan.lay(found.pts, found, np.array([3])).tolist() == [10, 12, 14, 16, 18, 20]
+    assert laid(found, []) == [10, 12, 14, 3, 5, 7]
+    assert laid(found, [3]) == [10, 12, 14, 16, 18, 20]
     longer = replace(found, durations=np.array([2, 2, 9, 0, 0, 0]))  # until the end of the last frame
-    assert scan.lay(longer.pts, longer, np.array([3])).tolist() == [10, 12, 14, 23, 25, 27]
+    assert laid(longer, [3]) == [10, 12, 14, 23, 25, 27]
     unknown = replace(found, durations=np.zeros(6, np.int64))  # the usual step: 2
-    assert scan.lay(unknown.pts, unknown, np.array([3])).tolist() == [10, 12, 14, 16, 18, 20]
+    assert laid(unknown, [3]) == [10, 12, 14, 16, 18, 20]
     back = packets([10, 14, 12, 3, 7, 5, 100, 102], durations=[2] * 8)  # by their lowest and highest times
-    assert scan.lay(back.pts, back, np.array([3, 6])).tolist() == [10, 14, 12, 16, 20, 18, 22, 24]
+    assert laid(back, [3, 6]) == [10, 14, 12, 16, 20, 18, 22, 24]
     hidden = packets([10, 99, 12, 3, 5], durations=[2] * 5, shown=[1, 0, 1, 1, 1])
-    assert scan.lay(hidden.pts, hidden, np.array([3])).tolist() == [10, 99, 12, 14, 16]
+    assert laid(hidden, [3]) == [10, 99, 12, 14, 16]
     empty = packets([10, 12, 50, 3, 5], durations=[2] * 5, shown=[1, 1, 0, 1, 1])
-    assert scan.lay(empty.pts, empty, np.array([2, 3])).tolist() == [10, 12, 64, 14, 16]
+    assert laid(empty, [2, 3]) == [10, 12, 64, 14, 16]
     alone = packets([4, 4], durations=[0, 0])
-    assert scan.lay(alone.pts, alone, np.array([1])).tolist() == [4, 5]
+    assert laid(alone, [1]) == [4, 5]
+    early = packets(
+        [0, 2, 1004, 1000, 1002], dts=[0, 2, 4, 1000, 1002], durations=[2] * 5
+    )  # one is decoded before its segment
+    assert laid(early, [3], 999) == [0, 2, 8, 4, 6] and laid(early, [3], 1000) == [0, 2, 1004, 1006, 1008]
 
 
 @pytest.mark.parametrize("seconds, rates, rate", [

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from session_fakes import PlainCache, layout
 
 from ivlite.errors import SessionFileError, UsageError
 from ivlite.session import state, table
+from ivlite.session.file import SessionFile
 from ivlite.session.packing import held_by, pack, unpack
 from ivlite.session.state import SessionState
 from ivlite.session.table import Block, Layout, Table, Wrong, blocks_at, check_blocks
@@ -363,3 +365,23 @@ def test_facts_of_a_file(change, fine):
         assert fine
     except SessionFileError:
         assert not fine
+
+
+def test_where_blocks_of_a_file_may_be(tmp_path, monkeypatch):
+    """Between the root records and the end of what is in use, but not in the table."""
+    cache, asked, plain = PlainCache(1000).grow(300), [], Table.parsed
+    path = tmp_path / "s.ivs"
+    meta, arrays = pack(SessionState(token_ids=list(range(300)), positions=np.zeros((3, 300), np.int64), rows=300))
+    SessionFile(path).save(layout(cache), meta, arrays, cache, 300)
+    monkeypatch.setattr(
+        Table, "parsed", lambda data, room, own: asked.append((len(data), room, own)) or plain(data, room, own)
+    )
+    with SessionFile.open(path) as file:
+        ((size, room, own),) = asked
+        assert (
+            len(own) == size > 0
+            and room.start == 3 * 4096
+            and room.start <= own.start
+            and own.stop <= room.stop <= path.stat().st_size
+        )
+        assert all(b.offset + b.size <= own.start or b.offset >= own.stop for b in file.table.blocks)

@@ -450,7 +450,7 @@ def test_the_last_number_that_holds(low, high):
 VIDEOS = [
     (listed(3000, fps=2, max_frames=600),),
     (listed(3000, fps=2, max_frames=601), listed(500, fps=2, max_frames=33)),
-    (listed(3000, fps=2, max_frames=400), {"type": "image", "image": np.zeros((96, 64, 3), np.uint8)}, listed(5, fps=2, max_frames=5)),
+    (listed(3000, fps=2, max_frames=400), {"type": "image", "image": np.zeros((480, 320, 3), np.uint8)}, listed(5, fps=2, max_frames=5)),
 ]  # fmt: skip
 
 

@@ -266,8 +266,8 @@ def test_opening_files_is_part_of_the_plan(demo, tmp_path, monkeypatch):
 def test_memory_of_features_files_and_decoders_is_counted(demo, monkeypatch):
     planner, vision = demo._planning(), demo.config.vision
     row = 4 * vision.out_hidden_size * (1 + len(vision.deepstack_indexes))
-    assert planner.peak(100, 200, 64) - planner.peak(100, 200) == 64 * row
-    assert planner.peak(100, 200, 1 << 30) - planner.peak(100, 200) == SEEN
+    assert planner.peak(100, 200, 64) - planner.peak(100, 200) > 64 * row
+    assert planner.peak(100, 200, 1 << 30) - planner.peak(100, 200, 1 << 20) == SEEN - min(SEEN, row << 20) == 0
     assert planner.peak(100, 200, 0, 5 << 20) - planner.peak(100, 200) == 5 << 20
     monkeypatch.setattr(lanes, "processors", lambda: 2)
 

@@ -16,6 +16,7 @@ from ivlite.cli.progress import seconds as spelled
 from ivlite.evaluate import synthetic
 from ivlite.machine import gigabytes
 from ivlite.plan import Plan, Setting, nearest, planner, spaced, store, work
+from ivlite.plan import memory as needs
 from ivlite.plan.speeds import STAGES, Speeds, fitted
 from ivlite.prompt import Choice
 
@@ -271,17 +272,40 @@ def test_a_plan_without_work_is_not_followed():
 
 def test_bytes_of_a_process(demo):
     planning, text, vision = demo._planning(), demo.config.text, demo.config.vision
-    row = 4 * (
-        5 * text.hidden_size + text.num_heads * 2 * (text.qk_nope_head_dim + text.qk_rope_head_dim + text.v_head_dim)
-    )
     peak = planning.peak
-    assert peak(2, 9) - peak(1, 9) == row == peak(2048, 9) - peak(2047, 9) and peak(2049, 9) == peak(2048, 9)
+    queries = text.num_heads * (text.qk_nope_head_dim + text.qk_rope_head_dim)
+    each = queries + text.num_heads * text.v_head_dim + 128 + text.qk_rope_head_dim  # and a rank of 128
+    together = text.hidden_size + 2 * queries  # of at most 512 tokens
+    assert peak(0, 0) == (90 << 20) + planning.weights + 32 * text.vocab_size
+    assert peak(0, 0, 0, 77) == peak(0, 0) + 77
     assert peak(1, 10) - peak(1, 9) == planning.token_bytes == 980
-    tower = 4 * 2048 * (8 * vision.hidden_size + vision.intermediate_size)
-    assert peak(0, 0) == (90 << 20) + planning.weights + tower + 32 * text.vocab_size
+    assert peak(2, 9) - peak(1, 9) == peak(512, 9) - peak(511, 9) == 4 * (text.hidden_size + each + together)
+    assert peak(513, 9) - peak(512, 9) == peak(2048, 9) - peak(2047, 9) == 4 * (text.hidden_size + each)
+    assert peak(2048, 9) == peak(2049, 9) == peak(6144, 9) < peak(6145, 9) < peak(8192, 9) == peak(9999, 9)
+    assert peak(8192, 9) - peak(2048, 9) == 2048 * 4 * (text.hidden_size + each)  # a chunk of twice as many
     wide = 4 * vision.out_hidden_size * (1 + len(vision.deepstack_indexes))
     most = (128 << 20) // wide
-    assert peak(0, 0, most) - peak(0, 0) == most * wide and peak(0, 0, most + 1) - peak(0, 0) == 128 << 20
+    assert peak(0, 0, most + 1) - peak(0, 0, most) == (128 << 20) - most * wide and peak(0, 0, 1 << 30) == peak(
+        0, 0, most + 1
+    )
+
+
+def test_bytes_of_the_stage_that_takes_most():
+    """The tower, the part of a chunk that has features for the first layers, or the whole chunk."""
+    config = synthetic.config("8b")
+    text, vision = config.text, config.vision
+    whole = needs.activations(config, 100_000, 90_000)
+    batch, states = 512 * 4 * 4096 * 4, 4 * 4096
+    assert needs.layer(text, 4096) == 4 * (4096 * (8192 + 4096 + 896 + 128) + 512 * (4096 + 2 * 8192))
+    assert whole == 4096 * states + batch + needs.layer(
+        text, 4096
+    )  # features of 2048 tokens, and their layers, are less
+    part = needs.activations(config, 2048, 2048)
+    assert part == 2048 * states + batch + 2048 * 3 * states + needs.layer(text, 2048)
+    tower = needs.activations(replace(config, vision=replace(vision, hidden_size=100_000)), 2048, 2048)
+    assert tower == 2048 * states + batch + 2048 * 3 * states + 2048 * 4 * (8 * 100_000 + vision.intermediate_size)
+    assert needs.kept(config, 3) == 3 * 4 * 4096 * 4 and needs.kept(config, 1 << 20) == 128 << 20
+    assert needs.activations(config, 0) == 0 < needs.activations(config, 1) < needs.activations(config, 2)
 
 
 def test_the_room_of_a_memory(demo, monkeypatch):

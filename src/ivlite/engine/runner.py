@@ -89,7 +89,8 @@ class Runner:
     def _run(self, prompt, start):
         """Runs the tokens of a prompt from `start` on; returns the logits (vocab,) of the last."""
         for _, x in self._hidden(prompt, start):
-            last = x[-1:]
+            last = x[-1:] + 0  # a copy: a chunk does not wait in memory for the next one to end
+            del x
         checkpoint()
         with self.meter.timed("prefill"):
             logits = finite(self.ops.numpy(self.network.logits(last))[0])
@@ -128,6 +129,7 @@ class Runner:
             if self.keeper:
                 self.keeper.computed(self, prompt)
             yield first, x
+            del x
 
     def _through(self, prompt, first, last, features):
         """Runs tokens [first, last) through all layers; returns their hidden states (n, hidden).

@@ -243,9 +243,7 @@ class Layer:
     def attention(self, x, cos, sin, cache):
         """(T, hidden) -> (T, heads * v)."""
         ops, tokens = self.ops, len(x)
-        parts = [self.latents(x[a : a + ROWS], cos[a : a + ROWS], sin[a : a + ROWS]) for a in range(0, tokens, ROWS)]
-        latent, k_rope = (ops.concat(list(part), axis=0) for part in zip(*parts, strict=True))
-        cache.append(self.index, latent, k_rope)
+        cache.append(self.index, *self.latents(x, cos, sin))
 
         def queries(first, last):
             return self.queries(x[first:last], cos[first:last], sin[first:last])
@@ -267,6 +265,10 @@ class Layer:
 
     def latents(self, x, cos, sin):
         """(T, hidden) -> latents (T, rank) and rotated keys (T, rope)."""
+        parts = [self._latents(x[a : a + ROWS], cos[a : a + ROWS], sin[a : a + ROWS]) for a in range(0, len(x), ROWS)]
+        return parts[0] if len(parts) == 1 else [self.ops.concat(list(p), axis=0) for p in zip(*parts, strict=True)]
+
+    def _latents(self, x, cos, sin):
         ops, text, tokens = self.ops, self.text, len(x)
         a = self.kv_a(ops.rms_norm(x, self.attn_norm, text.rms_norm_eps))
         latent, k_rope = a[:, : self.rank], a[:, self.rank :].reshape(tokens, 1, -1)

@@ -3,12 +3,11 @@
 from dataclasses import replace
 
 from ivlite import models, ops
-from ivlite.engine.runner import CHUNK
-from ivlite.engine.vision import SEEN
 from ivlite.gguf.config import ARCHITECTURE
 from ivlite.machine import available_memory, gigabytes
 from ivlite.numbers import number, whole
 from ivlite.plan import Plan, measure, nearest, store
+from ivlite.plan import memory as memory_of
 from ivlite.plan.work import before, decoding, vision_seconds
 from ivlite.prompt import deduped
 
@@ -89,15 +88,8 @@ class Planner:
 
         seen: vision tokens whose features are made, and kept up to a bound. decoding: bytes for files while they are decoded.
         """
-        text, vision = self.config.text, self.config.vision
-        rows = min(tokens, CHUNK)
-        heads = text.num_heads * (2 * (text.qk_nope_head_dim + text.qk_rope_head_dim) + 2 * text.v_head_dim)
-        inner = 4 * rows * (5 * text.hidden_size + heads) + 4 * 2048 * (
-            8 * vision.hidden_size + vision.intermediate_size
-        )
-        features = min(SEEN, 4 * seen * vision.out_hidden_size * (1 + len(vision.deepstack_indexes)))
-        most = self.weights + capacity * self.token_bytes + inner + 4 * text.vocab_size * 8
-        return BASE + most + features + decoding
+        working = memory_of.activations(self.config, tokens, seen) + memory_of.kept(self.config, seen) + decoding
+        return BASE + self.weights + capacity * self.token_bytes + 32 * self.config.text.vocab_size + working
 
     def plan(self, draft, laid, answer, room, *, measuring=True, wait=None, memory=None, foreseen=None):
         """The Plan of a Prompt that `draft` laid out. answer: most tokens of the answer. wait, memory: limits, or None.

@@ -125,7 +125,8 @@ def rivals(path, fps, medium):
     return {"seeking": lambda: seeking(path, medium), **keys}
 
 
-def measure(name, folder, rounds):
+def measured(name, folder, rounds):
+    """(seconds, processor seconds) per frame of each round, of ivlite and of each rival, in turn."""
     size, count, gop, rate, fps = CASES[name]
     path = make(folder / f"{size[0]}-{count}-{gop}.mp4", size, count, gop, rate)
     medium = opened(path, fps)
@@ -134,15 +135,23 @@ def measure(name, folder, rounds):
     for _ in range(rounds):
         for who, run in runs.items():
             taken[who].append(timed(run))
+    return taken
+
+
+def ratios(taken, who):
+    """Medians of a rival's time divided by ours: by the clock, and by processor time."""
+    return [statistics.median(b[i] / a[i] for a, b in zip(taken["ivlite"], taken[who], strict=True)) for i in (0, 1)]
+
+
+def measure(name, folder, rounds):
+    taken = measured(name, folder, rounds)
     print(name)
     for who, each in taken.items():
         clock, processor = (1e3 * statistics.median(t[i] for t in each) for i in (0, 1))
         line = f"    {who:28} {1e3 / clock:9.1f} frames/s {processor:9.2f} ms of processor"
         if who != "ivlite":
-            ratios = [
-                statistics.median(b[i] / a[i] for a, b in zip(taken["ivlite"], each, strict=True)) for i in (0, 1)
-            ]
-            line += f"    ivlite {ratios[0]:5.2f} x by the clock, {ratios[1]:5.2f} x by processor time"
+            clock, processor = ratios(taken, who)
+            line += f"    ivlite {clock:5.2f} x by the clock, {processor:5.2f} x by processor time"
         print(line, flush=True)
 
 

@@ -94,6 +94,7 @@ void bind_cuda(py::module_ m) {
   bind_cuda_elementwise(m);
   bind_cuda_linear(m);
   bind_cuda_attention(m);
+  bind_cuda_gemm(m);
 }
 
 }  // namespace ivlite

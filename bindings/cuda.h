@@ -28,5 +28,6 @@ void launcher(py::module_& m, const char* name, cuda::Status (*function)(Args...
 void bind_cuda_elementwise(py::module_& m);
 void bind_cuda_linear(py::module_& m);
 void bind_cuda_attention(py::module_& m);
+void bind_cuda_gemm(py::module_& m);
 
 }  // namespace ivlite

@@ -17,4 +17,15 @@ IVLITE_DEVICE float block_sum(float v, float* shared) {
   return v;
 }
 
+// The largest v of the block's threads, likewise.
+IVLITE_DEVICE float block_max(float v, float* shared) {
+  const int lane = thread_x() % kWarp, warps = block_threads() / kWarp;
+  v = warp_max(v);
+  if (lane == 0) shared[thread_x() / kWarp] = v;
+  sync_block();
+  v = warp_max(shared[lane < warps ? lane : 0]);
+  sync_block();
+  return v;
+}
+
 }  // namespace ivlite::cuda

@@ -1,0 +1,7 @@
+#include "kernels/cuda/gemm.cuh"
+
+namespace ivlite::cuda {
+
+template Status start_gemm<Format::q6_k>(const GemmProduct&, int, int, Stream);
+
+}  // namespace ivlite::cuda

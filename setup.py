@@ -25,6 +25,7 @@ class CMakeBuild(build_ext):
         configure = [
             "cmake", "-S", ROOT, "-B", build, "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DIVLITE_VERSION={VERSION}",
+            f"-DIVLITE_CUDA={os.environ.get('IVLITE_CUDA', 'AUTO')}",
             f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",  # the cached one left with pip's last build environment
         ]  # fmt: skip
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))

@@ -101,10 +101,13 @@ def test_the_report_of_bench():
 
 # ------------------------------------------------------------------------------------------------ doctor
 
+CUDA = {"built": False, "driver": None, "cards": [], "problem": "no kernels"}
+CARD = {"name": "NVIDIA L4", "capability": "8.9", "memory": 24 << 30, "multiprocessors": 58, "kernels": True}
+OLD = CARD | {"name": "Tesla V100", "capability": "7.0", "kernels": False}
 WELL = {
     "ivlite": "1", "python": "3", "system": "S", "cpu": "C", "threads": 2, "isa": "avx2", "isas": ["ref", "avx2"],
     "physical_cores": 2, "affinity": 4, "cpu_quota": None, "memory_total": 16e9, "memory_available": 8e9,
-    "huge_pages": "madvise", "limits": {"read": 35.06e9, "int8": 1.2e12}, "cuda": "none", "packages": {"numpy": "2"},
+    "huge_pages": "madvise", "limits": {"read": 35.06e9, "int8": 1.2e12}, "cuda": CUDA, "packages": {"numpy": "2"},
     "ffmpeg": {}, "advice": [],
 }  # fmt: skip
 
@@ -119,6 +122,10 @@ WELL = {
         ({"cpu_quota": 0.5}, "IVLITE_NUM_THREADS=1"), ({"threads": 3}, "3 threads on 2 usable cores"),
         ({"huge_pages": "never"}, "huge pages are off"), ({"memory_available": 7.96e9}, "8.0 GB of memory are free"),
         ({"packages": {"av": None}}, "pip install av"),
+        ({"cuda": CUDA | {"built": True, "problem": "there is no NVIDIA driver here"}}, None),
+        ({"cuda": CUDA | {"driver": "550.54"}}, "the card cannot be used: no kernels"),
+        ({"cuda": CUDA | {"built": True, "driver": "13.0", "cards": [CARD], "problem": None}}, None),
+        ({"cuda": CUDA | {"built": True, "driver": "13.0", "cards": [OLD], "problem": "too old"}}, "cannot be used: too old"),
     ],
 )  # fmt: skip
 def test_advice(change, words):
@@ -291,3 +298,13 @@ def test_the_last_line_of_calibrate(interrupted, given, end):
 def test_what_is_shown_of_a_value():
     assert len(shown("x" * 500)) == 80 and len(shown(["x" * 70] * 9)) == 80
     assert len(sentence("y" * 900)) == 500 and sentence("y" * 500) == "y" * 500
+
+
+def test_cuda_line():
+    """Card, driver, compute capability and memory, and whether this build has kernels for it."""
+    assert doctor.cuda_line(CUDA) == "no kernels in this build, no driver"
+    found = CUDA | {"built": True, "driver": "13.0", "cards": [CARD, OLD]}
+    assert doctor.cuda_line(found) == (
+        "kernels in this build, driver 13.0; NVIDIA L4 (8.9, 58 multiprocessors, 25.77 GB); "
+        "Tesla V100 (7.0, 58 multiprocessors, 25.77 GB, no kernels for it)"
+    )

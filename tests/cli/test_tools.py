@@ -67,6 +67,7 @@ def test_doctor(tmp_path):
     assert data["isa"] in data["isas"] and data["threads"] >= 1
     assert 1e8 < data["limits"]["read"] < 1e13
     assert data["packages"]["numpy"] and data["ffmpeg"]
+    assert isinstance(data["cuda"]["built"], bool) and (data["cuda"]["cards"] or data["cuda"]["problem"])
 
 
 def test_bench_of_a_random_model(tmp_path):

@@ -85,9 +85,27 @@ def advice(facts):
     free = facts["memory_available"]
     if free is not None and free < 8e9:
         yield f"{free / 1e9:.1f} GB of memory are free: an 8B model at q4_k_m takes about 7 GB with its cache"
+    cuda = facts["cuda"]
+    if cuda["problem"] and (cuda["cards"] or (cuda["driver"] and not cuda["built"])):
+        yield f"the card cannot be used: {cuda['problem']}"
     for name, found_version in facts["packages"].items():
         if found_version is None:
             yield f"the package {name} is missing: pip install {name}"
+
+
+def cuda_line(cuda):
+    """What of CUDA is here."""
+    from ivlite.machine import gigabytes
+
+    kernels = "kernels in this build" if cuda["built"] else "no kernels in this build"
+    driver = f"driver {cuda['driver']}" if cuda["driver"] else "no driver"
+    parts = [f"{kernels}, {driver}"]
+    for card in cuda["cards"]:
+        lacks = "" if card["kernels"] else ", no kernels for it"
+        parts.append(
+            f"{card['name']} ({card['capability']}, {card['multiprocessors']} multiprocessors, {gigabytes(card['memory'])}{lacks})"
+        )
+    return "; ".join(parts)
 
 
 def lines(facts):
@@ -107,7 +125,7 @@ def lines(facts):
         "threads": str(facts["threads"]),
         "memory": f"{known(facts['memory_total'])}, {known(facts['memory_available'])} free, huge pages: {facts['huge_pages'] or 'unknown'}",
         "probed": f"reads memory at {limits['read'] / 1e9:.1f} GB/s, int8 {limits['int8'] / 1e9:.0f} GOPS",
-        "CUDA": facts["cuda"],
+        "CUDA": cuda_line(facts["cuda"]),
         "packages": ", ".join(f"{name} {v or 'missing'}" for name, v in facts["packages"].items()),
         "FFmpeg": ", ".join(f"{name} {v}" for name, v in facts["ffmpeg"].items()) or "unknown",
     }

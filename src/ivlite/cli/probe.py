@@ -2,9 +2,9 @@
 
 import math
 import os
-from pathlib import Path
 
 from ivlite import _C
+from ivlite.ops import cards
 
 
 def read(pool):
@@ -70,12 +70,39 @@ def huge_pages():
 
 
 def cuda():
-    """A sentence about CUDA."""
-    if _C.cuda.built:
-        return "available"
-    if Path("/proc/driver/nvidia/version").exists():
-        return "this build has no CUDA kernels; an NVIDIA driver is here"
-    return "this build has no CUDA kernels; no NVIDIA driver found"
+    """{"built", "driver", "cards", "problem"}: CUDA, as far as a model can run on it.
+
+    built: whether this build has CUDA kernels. driver: the newest CUDA that the driver knows, as "13.0"; where there are no
+    kernels to ask it, the driver's own version; None without one. cards: for each {"name", "capability", "memory": bytes,
+    "multiprocessors", "kernels": whether this build has some that it runs}. problem: why the first card cannot be used, or None.
+    """
+    built = _C.cuda.built
+    driver, found, problem = driver_version(), [], cards.refusal()
+    try:
+        if built:
+            version = _C.cuda.driver()
+            driver = f"{version // 1000}.{version % 1000 // 10}" if version else None
+            found = [card(i) for i in range(cards.count())]
+    except _C.cuda.Error as error:
+        problem = f"the driver says: {error.args[2]}"
+    return {"built": built, "driver": driver, "cards": found, "problem": problem or None}
+
+
+def card(index):
+    found = _C.cuda.card(index)
+    return {
+        "name": found.name,
+        "capability": "{}.{}".format(*found.capability),
+        "memory": found.memory,
+        "multiprocessors": found.multiprocessors,
+        "kernels": found.has_kernels,
+    }
+
+
+def driver_version():
+    """The version of NVIDIA's driver as its kernel module gives it, or None."""
+    words = _line("/proc/driver/nvidia/version").split()
+    return next((word for word in words if word[:1].isdigit()), None)
 
 
 def ffmpeg():

@@ -49,6 +49,6 @@ bench-model: all
 # one manner of writing
 format:
 	ruff format . && ruff check --fix .
-	clang-format -i $$(git ls-files '*.cpp' '*.h')
+	clang-format -i $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
 .PHONY: all test check fuzz fuzz-blocks asan tsan floors test-arm bench bench-model format

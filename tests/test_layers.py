@@ -10,7 +10,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "ivlite"
 PYTHON = sorted(PACKAGE.rglob("*.py"))
-CXX = sorted([*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("bindings/*")])
+CXX = sorted(
+    [*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("csrc/**/*.cu*"), *ROOT.glob("bindings/*")]
+)
+CUDA = [path for path in CXX if path.parent.name == "cuda"]  # not in device/, which nvcc alone sees
 
 # Rooms and modules of ivlite by layer, low to high; a module may import lower layers, and its own room.
 LAYERS = (
@@ -147,6 +150,17 @@ def test_includes_go_down(path):
     for folder, forbidden in below.items():
         if where.startswith(folder + "/"):
             assert not any(i.startswith(forbidden) for i in found if forbidden), f"{where} looks up"
+
+
+@pytest.mark.parametrize("path", CUDA, ids=name)
+def test_kernels_use_the_vocabulary(path):
+    """They compile for the host as well: what is CUDA's alone is in device/intrinsics.h."""
+    assert not any(i.startswith(("cuda_", "cuda.h", "device/", "kernels/cuda/device")) for i in includes(path))
+    found = re.search(
+        r"<<<|\basm\b|\b(?:threadIdx|blockIdx|blockDim|gridDim)\b|__(?:shared|global|syncthreads|shfl\w*)__?\b",
+        path.read_text(),
+    )
+    assert not found, f"{name(path)} writes {found[0]}"
 
 
 @pytest.mark.parametrize("path", PYTHON + CXX, ids=name)

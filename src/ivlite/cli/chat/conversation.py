@@ -29,6 +29,7 @@ class Conversation:
         self.pending = arguments.media_parts(args)
         self.reply, self.seed, self.code, self.over, self.changed = None, args.seed, 0, False, False
         self.loaded = True  # the time of loading is said once
+        self.fault = None  # why the conversation could not be kept, the last time
         self.kept = args.session is not None  # whether every answer is saved
         self.session = model.session(args.session)
         self._check_system()
@@ -44,7 +45,7 @@ class Conversation:
         return self
 
     def __exit__(self, *_):
-        self.keep()
+        self.keep(said=self.fault)
         self.session.close()
 
     # -------------------------------------------------------------------------------------------- entries
@@ -208,14 +209,16 @@ class Conversation:
         elif self.kept:
             self.session.file = own
 
-    def keep(self):
-        """Saves the conversation where --session keeps it, if it has changed."""
+    def keep(self, said=None):
+        """Saves the conversation where --session keeps it, if it has changed. said: a fault that need not be said again."""
         if not self.kept or not self.changed:
             return
         try:
             self.save()
         except IvliteError as error:
-            self.code = failed(error, self.args.verbose)
+            self.code, self.fault = error.exit_code, str(error)
+            if self.fault != said:
+                failed(error, self.args.verbose)
 
 
 def named(part):

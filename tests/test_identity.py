@@ -149,6 +149,9 @@ def test_what_changes_after_its_keys_were_made_has_others_once_it_is_decoded(tmp
             pass
         after = medium.pair_keys()
         assert after[0] == before[0] and not set(after[1:]) & set(before[1:])
+    assert medium.warnings == [
+        f"video {path} has changed since it was opened: its frames may be others than those planned"
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ digests of files

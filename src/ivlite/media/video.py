@@ -1,5 +1,6 @@
 """Video files."""
 
+import os
 import struct
 import time
 from contextlib import closing
@@ -166,7 +167,11 @@ class VideoFile(Medium):
                 lost += picture is None or self._far(found, index)
                 yield last
         of = f"of the {len(self.frames)} frames used from video {self.source}"
-        if lost:
+        if self._content.changed() and os.path.exists(self.path):
+            self.warn(
+                f"video {self.source} has changed since it was opened: its frames may be others than those planned"
+            )
+        elif lost:
             self.warn(f"{lost} {of} could not be decoded: a neighbouring frame stands in for each")
         if damaged:
             self.warn(f"{damaged} {of} are damaged and may show wrong things")

@@ -99,3 +99,13 @@ def peak_memory():
 def gigabytes(n):
     """Formats bytes: "5.31 GB", "340 MB"."""
     return f"{n / 1e9:.2f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"
+
+
+def give_back():
+    """Returns freed memory to the system, which the C library else keeps (glibc has a function for it)."""
+    import ctypes
+
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        pass

@@ -7,6 +7,7 @@ from ivlite.engine.meter import Meter
 from ivlite.engine.speculate import Decoder
 from ivlite.engine.vision import Features, wanted_media
 from ivlite.errors import ContextError, ModelFileError, Stopped, UsageError
+from ivlite.machine import give_back
 from ivlite.stop import checkpoint
 
 CHUNK = 2048  # tokens per prefill chunk; every chunk expands all cached latents again
@@ -150,6 +151,7 @@ class Runner:
             cache.truncate(length)
         x = self.ops.concat(parts, axis=0)
         parts.clear()
+        give_back()  # what the features took
         return self._forward(prompt, first, last, x, layers=slice(early, None))
 
     def _forward(self, prompt, first, last, x, deepstack=(), layers=slice(None)):

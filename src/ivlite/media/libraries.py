@@ -5,6 +5,8 @@ import ctypes
 import av
 from PIL import Image
 
+from ivlite import machine
+
 LONG = 1 << 18  # frames of a file whose index takes memory worth giving back
 
 
@@ -32,11 +34,7 @@ def silence_libtiff():
 def give_back(frames):
     """Returns freed memory to the system after work on a file of so many frames, if they are many.
 
-    The C library (glibc has a function for it) else keeps the hundreds of megabytes that FFmpeg's index of a day takes.
+    FFmpeg's index of a day takes hundreds of megabytes.
     """
-    if frames < LONG:
-        return
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):
-        pass
+    if frames >= LONG:
+        machine.give_back()

@@ -64,7 +64,7 @@ def test_every_exit_code_has_a_section():
         for v in vars(errors).values()
         if isinstance(v, type) and issubclass(v, errors.IvliteError) and v.exit_code > 1
     ]
-    assert sorted({k.exit_code for k in kinds}) == [2, 3, 4, 5, 6, 7, 130]
+    assert sorted({k.exit_code for k in kinds}) == [2, 3, 4, 5, 6, 7, 8, 130]
     for kind in kinds:
         assert re.search(rf"^## {kind.exit_code} ", text, re.M) and f"`{kind.__name__}`" in text
 

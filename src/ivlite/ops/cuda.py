@@ -51,7 +51,7 @@ class Ops(Products, Attention):
     def launch(self, kernel, *args):
         """Calls a launcher on the thread's stream. Raises OutOfMemoryError, DeviceError."""
         try:
-            getattr(self.memory.kernels, kernel)(*args, self.memory.stream())
+            self.memory.launch(kernel, *args, self.memory.stream())
         except self.memory.kernels.Error as error:
             code, _, text = error.args
             if code == OUT_OF_MEMORY:

@@ -30,6 +30,10 @@ class TorchMemory:
         self.name = torch.cuda.get_device_name(self.device)
         self._thread, self._stage, self._lock = threading.local(), None, threading.Lock()
 
+    def launch(self, kernel, *args):
+        """Calls a launcher."""
+        getattr(self.kernels, kernel)(*args)
+
     def send(self, to, pinned):
         """Starts to copy an array of `pinned` over one of the card; it must stay as it is until a later result is here."""
         with self._asked(0):

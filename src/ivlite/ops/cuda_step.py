@@ -87,7 +87,7 @@ class CardRow:
         if params.temperature == 0 and marked is None:
             return self.likeliest
         found = self.ops.drawn(self.logits, params, marked, uniform)
-        return int(self.ops.memory.get(found).view(TOKEN)["id"][0])
+        return int(self.ops.memory.get(found).view(TOKEN)["id"].item())
 
 
 def sample_arguments(ops, logits, found, params=None, marked=None, uniform=0.0):

@@ -1,0 +1,219 @@
+"""Whole models on the emulated card: the golden checkpoints and the demo model, within the bounds of the CPU."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import emulated
+from emulated_memory import EmulatedMemory
+
+import ivlite
+from ivlite import ops
+from ivlite.errors import OutOfMemoryError, UsageError
+from ivlite.gguf import SHIPPED
+from ivlite.ops import cards, cuda
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import test_golden
+from test_golden import converted, golden, messages_of, worst  # noqa: F401  a fixture
+
+# Largest |logit - golden| in standard deviations. bf16: products of many rows round activations to bf16, once per layer.
+LIMIT = {"f32": test_golden.LIMIT["f32"], "bf16": 0.1}
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """card.memory of every model that is loaded on "cuda" during the test: the emulated card."""
+    module, plain = emulated("_emulated"), ops.get
+
+    class Card:
+        memory, limit = None, None
+
+    def get(name, threads=None, card=0):
+        if name != "cuda":
+            return plain(name, threads)
+        cards.check(card)
+        Card.memory = EmulatedMemory(module, Card.limit)
+        return cuda.Ops(Card.memory, threads)
+
+    monkeypatch.setattr(ops, "get", get)
+    monkeypatch.setattr(cards, "count", lambda: 1)
+    monkeypatch.setattr(cards, "refusal", lambda number=0: "" if number == 0 else f"there is no card {number}")
+    return Card
+
+
+@pytest.mark.parametrize("case", test_golden.CASES[1:])
+@pytest.mark.parametrize("name", test_golden.NAMES)
+def test_vision(card, converted, name, case):  # noqa: F811
+    model = ivlite.load(converted(name, "f32"), device="cuda")
+    merged, deepstack = model.encode_vision(model.prepare(messages_of(case)))
+    expected = golden(name, case)
+    assert worst(merged, expected["vision"]) < 1e-4 and worst(deepstack, expected["deepstack"]) < 1e-4
+
+
+@pytest.mark.parametrize("type", ["f32", "bf16"])
+@pytest.mark.parametrize("case", test_golden.CASES)
+@pytest.mark.parametrize("name", test_golden.NAMES)
+def test_logits(card, converted, name, case, type):  # noqa: F811
+    model = ivlite.load(converted(name, type), device="cuda", kv="f32")
+    expected = golden(name, case)
+    logits = model.logits(model.prepare(messages_of(case)))
+    assert worst(logits[expected["rows"]], expected["logits"]) < LIMIT[type]
+
+
+@pytest.mark.parametrize("expand", [True, False])
+@pytest.mark.parametrize("name", test_golden.NAMES)
+def test_chunks_and_forms_agree(card, converted, monkeypatch, name, expand):  # noqa: F811
+    monkeypatch.setattr("ivlite.engine.runner.CHUNK", 7)
+    model = ivlite.load(converted(name, "f32"), device="cuda", kv="f32")
+    for layer in model.network.layers:
+        layer.expand_from = 0 if expand else 10**9
+    expected = golden(name, "mixed")
+    logits = model.logits(model.prepare(messages_of("mixed")))
+    assert worst(logits[expected["rows"]], expected["logits"]) < LIMIT["f32"]
+
+
+@pytest.mark.parametrize("name", test_golden.NAMES)
+def test_greedy(card, converted, name):  # noqa: F811
+    """Every step after the second of its number of tokens is a replay."""
+    model = ivlite.load(converted(name, "f32"), device="cuda", kv="f32")
+    expected = golden(name, "text")["greedy"].tolist()
+    stops = [i for i, token in enumerate(expected) if token in model.config.tokens.eos]
+    reply = model.chat(messages_of("text"), max_new_tokens=len(expected), temperature=0)
+    assert reply.token_ids == expected[: stops[0] if stops else None]
+
+
+@pytest.mark.parametrize("kv", ["f32", "f16", "q8", "q4"])
+@pytest.mark.parametrize("type", ["q8_0", "q4_0"])
+def test_divergence(card, converted, type, kv):  # noqa: F811
+    """Quantized weights and caches, token by token through recorded steps: as near to the golden logits as the CPU is."""
+    expected, kl = golden("plain", "text"), {}
+    for device in ("cpu", "cuda"):
+        model = ivlite.load(converted("plain", type), device=device, kv=kv)
+        runner, logits = model.runner(), []
+        ids = model.prepare(messages_of("text")).token_ids
+        for token in ids:
+            logits.append(np.asarray(runner.step(token)))
+        kl[device] = test_golden.mean_kl(expected["logits"], np.stack(logits)[expected["rows"]])
+        if device == "cuda":
+            assert runner.cache.recorded[1].replay is not None
+    assert kl["cuda"] < max(1.5 * kl["cpu"], 1e-3)
+
+
+def test_a_replay_depends_on_memory_of_the_card_alone(card, converted):  # noqa: F811
+    """A recorded step equals one that is computed, at every length, after rows were cut off, and with several rows."""
+    model = ivlite.load(converted("variant", "q8_0"), device="cuda", kv="q8")
+    recorded, eager, random = model.runner(2048), model.runner(2048), np.random.default_rng(1)
+    for count in (1, 3, 1, 1, 3, 3, 1, 2, 2, 2):
+        tokens = random.integers(0, model.config.text.vocab_size, count).tolist()
+        eager.cache.recorded.clear()
+        launches = card.memory.kernels.count
+        a, b = (np.asarray(r.steps(tokens)) for r in (recorded, eager))
+        assert np.array_equal(a, b) and card.memory.kernels.count > launches
+        if count == 2:
+            for runner in (recorded, eager):
+                runner.truncate(runner.held.length - 1)
+    assert {n: step.replay is not None for n, step in recorded.cache.recorded.items()} == {1: True, 3: True, 2: True}
+    recorded.cache.reserve(5000)
+    eager.cache.reserve(5000)
+    assert not recorded.cache.recorded
+    assert np.array_equal(np.asarray(recorded.step(5)), np.asarray(eager.step(5)))
+
+
+def test_a_row_has_the_same_bits_alone_and_with_others(card, converted):  # noqa: F811
+    """What speculation relies on (`same_rows`)."""
+    model = ivlite.load(converted("plain", "q4_0"), device="cuda", kv="q8")
+    count = min(16, model.network.same_rows)
+    tokens = np.random.default_rng(2).integers(0, model.config.text.vocab_size, count).tolist()
+    together, alone = model.runner(256), model.runner(256)
+    found = np.asarray(together.steps(tokens))
+    assert count > 4
+    for i, token in enumerate(tokens):
+        assert np.array_equal(np.asarray(alone.step(token)), found[i])
+    assert np.array_equal(together.cache.dump(0, count), alone.cache.dump(0, count))
+
+
+def test_sampled_answers_are_those_of_numpy(card, converted):  # noqa: F811
+    """Tokens are drawn on the card, from logits that stay there; the same logits, drawn from by numpy, give the same."""
+    from ivlite.engine.sampling import Sampler, SamplingParams
+
+    model = ivlite.load(converted("plain", "f32"), device="cuda", kv="f32")
+    prompt = model.prepare(messages_of("text"))
+    params = SamplingParams(temperature=0.9, top_k=40, top_p=0.95, repetition_penalty=1.1, seed=11)
+    mine, theirs = Sampler(params, prompt.token_ids), Sampler(params, prompt.token_ids)
+    runner = model.runner(len(prompt.token_ids) + 20)
+    logits = runner.prefill(prompt)
+    for _ in range(12):
+        token = mine(logits)
+        assert token == theirs(np.asarray(logits))
+        logits = runner.step(token)
+
+
+def test_a_session_goes_from_the_cpu_to_the_card(card, converted, tmp_path):  # noqa: F811
+    path = converted("plain", "q8_0")
+    question = {"role": "user", "content": "one"}
+    with ivlite.load(path, device="cpu").session() as here:
+        here.send("one", max_new_tokens=4)
+        here.save(tmp_path / "s.ivs")
+        rows = here.runner.cache.dump(0, here.runner.cache.length)
+    assert question
+    with ivlite.load(path, device="cuda").session(tmp_path / "s.ivs") as there:
+        assert np.array_equal(there.runner.cache.dump(0, len(rows) // there.runner.cache.token_bytes), rows)
+        reply = there.send("two", max_new_tokens=4)
+        assert reply.usage["cached_tokens"] > 0
+
+
+def test_layers_one_at_a_time(card, converted):  # noqa: F811
+    """load="mmap": nothing is recorded, since weights come and go."""
+    path = converted("plain", "q8_0")
+    whole, streamed = (ivlite.load(path, device="cuda", load=load) for load in ("repack", "mmap"))
+    a, b = (m.chat(messages_of("text"), max_new_tokens=3, temperature=0).token_ids for m in (whole, streamed))
+    assert a == b
+
+
+@pytest.mark.skipif(not SHIPPED["demo"].is_file(), reason="the demo model is not in the package")
+def test_the_demo_model_answers(card):
+    model = ivlite.load("demo", device="cuda", context=512)
+    reply = model.chat([{"role": "user", "content": "Please introduce yourself."}], temperature=0, max_new_tokens=24)
+    assert reply.text.startswith("I am the demo model of ivlite.")
+    assert model.device == "cuda:0 (emulated card)"
+
+
+# ------------------------------------------------------------------------------------------------ which device
+
+
+def test_auto_takes_the_card(card, converted):  # noqa: F811
+    model = ivlite.load(converted("plain", "q8_0"))
+    assert model.network.ops.name == "cuda" and not model.remarks
+
+
+def test_auto_leaves_a_card_that_is_too_small(card, converted):  # noqa: F811
+    card.limit = 1 << 20
+    path = converted("plain", "q8_0")
+    model = ivlite.load(path)
+    assert model.network.ops.name == "cpu" and "are free on cuda:0" in model.remarks[0]
+    reply = model.chat(messages_of("text"), max_new_tokens=1)
+    assert reply.warnings == [next(w for w in reply.warnings if w.startswith("the CPU computes: the model needs"))]
+    assert not model.chat(messages_of("text"), max_new_tokens=1).warnings, "it is said once"
+    with pytest.raises(OutOfMemoryError, match=r"the model needs .* are free on cuda:0 \(emulated card\): .*--device cpu"):
+        ivlite.load(path, device="cuda")
+
+
+def test_auto_leaves_a_card_that_cannot_be_used(card, converted, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(cards, "refusal", lambda number=0: "Old has compute capability 7.5")
+    model = ivlite.load(converted("plain", "q8_0"))
+    assert model.device == "cpu" and model.remarks == ["the CPU computes: Old has compute capability 7.5"]
+    for device in ("cuda", "cuda:0"):
+        with pytest.raises(UsageError, match="device cuda cannot be used: Old has"):
+            ivlite.load(converted("plain", "q8_0"), device=device)
+
+
+def test_memory_that_runs_out_ends_one_request(card, converted):  # noqa: F811
+    model = ivlite.load(converted("plain", "q8_0"), device="cuda", context=256)
+    assert len(model.chat(messages_of("text"), max_new_tokens=2, temperature=0).token_ids) == 2
+    card.memory.limit = card.memory.used + 1000
+    with pytest.raises(OutOfMemoryError, match="are needed"):
+        model.chat(messages_of("mixed"), max_new_tokens=2)
+    card.memory.limit = None
+    assert len(model.chat(messages_of("text"), max_new_tokens=2, temperature=0).token_ids) == 2

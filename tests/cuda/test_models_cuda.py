@@ -25,7 +25,7 @@ LIMIT = {"f32": test_golden.LIMIT["f32"], "bf16": 0.1}
 @pytest.fixture
 def card(monkeypatch):
     """card.memory of every model that is loaded on "cuda" during the test: the emulated card."""
-    module, plain = emulated("_emulated"), ops.get
+    module, plain = emulated("_emulated_fast"), ops.get
 
     class Card:
         memory, limit = None, None

@@ -21,7 +21,7 @@ ROUNDED = 6e-3
 
 @pytest.fixture
 def card():
-    return cuda.Ops(EmulatedMemory(emulated("_emulated")), threads=1)
+    return cuda.Ops(EmulatedMemory(emulated("_emulated_fast")), threads=1)
 
 
 @pytest.fixture

@@ -160,6 +160,10 @@ def turns(rng, heads, rank, rope, nope):
     ]  # fmt: skip
 
 
+def queries(o, *parts):
+    return lambda first, last: [o.array(part[first:last]) for part in parts]
+
+
 @pytest.mark.parametrize("fmt", ["f32", "f16", "q8_0"])
 @pytest.mark.parametrize("kind", ["f32", "bf16", "q8", "q4"])
 def test_latent_attention_in_two_turns(both, card, rng, kind, fmt):
@@ -176,7 +180,7 @@ def test_latent_attention_in_two_turns(both, card, rng, kind, fmt):
                 if which == "absorbed":
                     out.append(o.absorbed_attention(o.array(ql), o.array(qr), cache, layer, 0.2).reshape(-1, rank))
                 else:
-                    out.append(o.expanded_attention(o.array(qn), o.array(qr), cache, layer, w, 0.2).reshape(-1, v))
+                    out.append(o.expanded_attention(queries(o, qn, qr), len(qn), cache, layer, w, 0.2).reshape(-1, v))
             cache.advance(len(latent))
         assert cache.length == 43
         return o.concat(out, axis=0)

@@ -59,9 +59,10 @@ class Attention:
         )  # fmt: skip
         return out
 
-    def expanded_attention(self, q_nope, q_rope, cache, layer, kv_b, scale):
+    def expanded_attention(self, queries, tokens, cache, layer, kv_b, scale):
         """Keys and values of EXPANDED cached tokens at a time, in bf16; in float32 where the weights are."""
-        tokens, heads, nope = q_nope.shape
+        q_nope, q_rope = queries(0, tokens)
+        _, heads, nope = q_nope.shape
         kind, v = "f32" if kv_b.format == "f32" else "bf16", kv_b.rows - nope
         out = self.memory.empty((tokens, heads, v))
         state = self.memory.empty((tokens, heads)), self.memory.empty((tokens, heads))

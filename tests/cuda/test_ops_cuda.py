@@ -58,7 +58,13 @@ def test_linear(both, card, rng, fmt, tokens):
     """Rows with margins, a bias, sums that are added to, and activations."""
     cols, rows = (512, 48) if fmt.endswith("k") else (96, 48)
     wide, m, b, y = normal(rng, tokens, cols + 4), normal(rng, rows, cols), normal(rng, rows), normal(rng, tokens, rows)
-    for given in ({}, {"bias": b}, {"bias": b, "into": y}, {"bias": b, "activation": "gelu_erf"}, {"activation": "silu_mul"}):
+    for given in (
+        {},
+        {"bias": b},
+        {"bias": b, "into": y},
+        {"bias": b, "activation": "gelu_erf"},
+        {"activation": "silu_mul"},
+    ):
 
         def call(o, given=given):
             w = o.weight(fmt, o.encode(fmt, m), m.shape)
@@ -78,7 +84,9 @@ def float_linear(o, x, m, given):
     return o.linear(o.array(np.ascontiguousarray(x)), o.weight("f32", o.encode("f32", m), m.shape), **arrays)
 
 
-@pytest.mark.parametrize("formats", [("q4_k", "q6_k"), ("q8_0", "q8_0"), ("f32", "f32"), ("f16", "f16"), ("bf16", "q8_0")])
+@pytest.mark.parametrize(
+    "formats", [("q4_k", "q6_k"), ("q8_0", "q8_0"), ("f32", "f32"), ("f16", "f16"), ("bf16", "q8_0")]
+)
 @pytest.mark.parametrize("tokens", [1, 3, 40])
 def test_mlp(both, rng, formats, tokens):
     up, down = formats
@@ -106,7 +114,10 @@ def test_linear_heads(both, rng, fmt, tokens):
 def test_a_weight_comes_in_chunks(card, cpu, rng):
     m = normal(rng, 70, 64)
     blocks = card.encode("q8_0", m).reshape(70, -1)
-    whole, parts = card.weight("q8_0", blocks.reshape(-1), m.shape), card.weight("q8_0", [blocks[:32], blocks[32:]], m.shape)
+    whole, parts = (
+        card.weight("q8_0", blocks.reshape(-1), m.shape),
+        card.weight("q8_0", [blocks[:32], blocks[32:]], m.shape),
+    )
     assert np.array_equal(whole.memory, parts.memory) and whole.nbytes >= blocks.nbytes
     for wrong in ([blocks[:32]], [blocks, blocks[:1]]):
         with pytest.raises(ValueError, match="rows is given"):
@@ -240,7 +251,10 @@ def test_what_a_card_refuses_is_one_sentence(card, rng):
     small = cuda.Ops(memory, threads=1)
     before = memory.used
     with pytest.raises(OutOfMemoryError, match="are needed"):
-        small.linear(small.array(normal(rng, 300, 64)), small.weight("f32", small.encode("f32", normal(rng, 1000, 64)), (1000, 64)))
+        small.linear(
+            small.array(normal(rng, 300, 64)),
+            small.weight("f32", small.encode("f32", normal(rng, 1000, 64)), (1000, 64)),
+        )
     assert memory.used == before
     assert small.numpy(small.silu_mul(small.array(normal(rng, 3, 8)))).shape == (3, 4)
 

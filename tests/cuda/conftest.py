@@ -52,3 +52,9 @@ def checked():
     made = CheckedDevice(emulated("_emulated_checked"))
     yield made
     made.close()
+
+
+@pytest.fixture
+def emulated_module():
+    """The kernels compiled for the host, fast: for `EmulatedMemory`."""
+    return emulated("_emulated_fast")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import emulated
 from emulated_memory import EmulatedMemory
 
 import ivlite
@@ -23,9 +22,9 @@ LIMIT = {"f32": test_golden.LIMIT["f32"], "bf16": 0.1}
 
 
 @pytest.fixture
-def card(monkeypatch):
+def card(monkeypatch, emulated_module):
     """card.memory of every model that is loaded on "cuda" during the test: the emulated card."""
-    module, plain = emulated("_emulated_fast"), ops.get
+    module, plain = emulated_module, ops.get
 
     class Card:
         memory, limit = None, None

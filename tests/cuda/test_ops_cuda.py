@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from conftest import emulated
 from emulated_memory import EmulatedMemory
 
 from ivlite import ops
@@ -20,8 +19,8 @@ ROUNDED = 6e-3
 
 
 @pytest.fixture
-def card():
-    return cuda.Ops(EmulatedMemory(emulated("_emulated_fast")), threads=1)
+def card(emulated_module):
+    return cuda.Ops(EmulatedMemory(emulated_module), threads=1)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import math
 import signal
+import struct
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 from ivlite import errors, files, interrupt, machine
 from ivlite.errors import UsageError, sentence, shown
 from ivlite.evaluate import synthetic
+from ivlite.gguf import writer
 from ivlite.numbers import number, scalar, whole
+from ivlite.stop import Stop
 
 # ------------------------------------------------------------------------------------------------ numbers
 
@@ -258,3 +261,63 @@ def test_a_random_model_that_nobody_describes(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         synthetic.random_model()
     assert seen == [(4096, 8192, "q8")]
+
+
+# ------------------------------------------------------------------------------------------------ files and stops
+
+
+@pytest.mark.parametrize("value, kind, size", [
+    (True, writer.BOOL, 1), (0, writer.U32, 4), ((1 << 32) - 1, writer.U32, 4), (1 << 32, writer.U64, 8), ((1 << 64) - 1, writer.U64, 8), (-1, writer.I64, 8), (-(1 << 63), writer.I64, 8), (0.5, writer.F64, 8), ("é", writer.STRING, 10),
+])  # fmt: skip
+def test_types_of_values_in_a_file(value, kind, size):
+    data = writer._value(value)
+    assert data[:4] == kind.to_bytes(4, "little") and len(data) == 4 + size
+    many = writer._value([value, value, value])
+    assert many[:16] == struct.pack("<IIQ", 9, kind, 3) and len(many) == 16 + 3 * size
+    assert writer._value([])[:16] == struct.pack("<IIQ", 9, writer.U32, 0)
+
+
+def test_a_list_has_the_widest_type_of_its_values():
+    assert writer._value([1, 1 << 40])[4:8] == writer.U64.to_bytes(4, "little") and writer._value([1, -1])[
+        4:8
+    ] == writer.I64.to_bytes(4, "little")
+    assert writer._value(np.float32(1.5)) == struct.pack("<If", 6, 1.5) and writer._value(
+        np.array([1, 2], np.uint16)
+    ) == struct.pack("<IIQHH", 9, 2, 2, 1, 2)
+    numbers = {"u8": 0, "i8": 1, "u16": 2, "i16": 3, "u32": 4, "i32": 5, "f32": 6, "u64": 10, "i64": 11, "f64": 12}
+    assert (writer.U32, writer.U64, writer.I64, writer.F64, writer.BOOL, writer.STRING, writer.ARRAY) == (
+        4,
+        10,
+        11,
+        12,
+        7,
+        8,
+        9,
+    ) and len(writer.TYPED) == len(numbers) + 1
+
+
+def test_places_of_tensors_and_checksums():
+    metadata = writer.with_checksums({"a": 1}, 3)
+    tensors = [("x", (2, 32), "q8_0"), ("y", (3,), "f32"), ("z", (1, 256), "q4_k")]
+    start, size, places = writer.header(metadata, tensors)
+    sizes = [writer.nbytes(shape, form) for _, shape, form in tensors]
+    assert sizes == [68, 12, 144] and size == 96 + 32 + 160 and len(start) % 32 == 0
+    assert start[:24] == b"GGUF" + struct.pack("<IQQ", 3, 3, 3)
+    for key, skip in ((writer.TENSOR_SUMS, 16), (writer.HEADER_SUM, 4)):
+        assert places[key] == start.index(key.encode()) + len(key) + skip
+    offsets = [
+        struct.unpack_from("<Q", start, start.index(struct.pack("<Q", 1) + name) + 9 + 4 + 8 * dims + 4)[0]
+        for name, dims in ((b"x", 2), (b"y", 1), (b"z", 2))
+    ]
+    assert offsets == [0, 96, 128]
+
+
+@pytest.mark.parametrize("seconds, fine", [(0, True), (1e9, True), (-0.001, False), (1.001e9, False)])
+def test_deadlines(seconds, fine):
+    stop = Stop()
+    if fine:
+        stop.after(seconds)
+        assert stop.is_set() == (seconds == 0) and stop.reason == ("deadline" if seconds == 0 else None)
+    else:
+        with pytest.raises(UsageError, match="seconds is"):
+            stop.after(seconds)

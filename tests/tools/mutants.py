@@ -379,7 +379,7 @@ def tests_of(mutant, known, most):
     direct = {t for line in range(first, last + 1) for t in lines.get(str(line), lines.get(line, ())) if t}
     if not mutant["inside"]:  # also the tests that run no function of the package: they may look at its tables
         seen = {test for file in known["lines"].values() for tests in file.values() for test in tests}
-        direct = everything | (set(known["seconds"]) - seen)
+        direct = everything | (set(known["seconds"]) - seen) | {t for t in known["seconds"] if t.startswith(TABLES)}
     files = {test.split("::")[0] for test in direct}
     beside = {test for test in everything - direct if test.split("::")[0] in files}
 

@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from av.stream import Disposition
 from test_budget import packed
 
+import ivlite
 from ivlite.cli.chat import terminal
-from ivlite.errors import SessionFileError
-from ivlite.media import frames, memory, scan
+from ivlite.errors import ContextError, MediaError, SessionFileError
+from ivlite.media import container, frames, memory, scan
 from ivlite.session.packing import unpack
 from ivlite.stop import Stop
 
@@ -68,3 +70,53 @@ def test_the_longest_conversation_of_a_file(count, named):
     )
     with pytest.raises(SessionFileError, match=named):
         unpack(file)
+
+
+def stream(width, height, disposition=0, codec=True):
+    return SimpleNamespace(
+        codec_context=SimpleNamespace(width=width, height=height) if codec else None,
+        disposition=Disposition(disposition),
+    )
+
+
+@pytest.mark.parametrize("streams, shown", [
+    ([stream(64, 48), stream(640, 480)], 1), ([stream(640, 480), stream(64, 48, Disposition.default)], 1), ([stream(64, 48), stream(48, 64)], 0), ([stream(1, 1), stream(9, 9, Disposition.default, codec=False)], 0),
+    ([stream(9, 9, Disposition.attached_pic), stream(1, 1)], 1), ([stream(9, 9, Disposition.timed_thumbnails | Disposition.default), stream(1, 1)], 1), ([stream(8, 8, Disposition.default), stream(4, 17, Disposition.default)], 1), ([stream(1, 1, codec=False)], 0),
+])  # fmt: skip
+def test_the_track_that_a_player_shows(streams, shown):
+    found = SimpleNamespace(streams=SimpleNamespace(video=streams, audio=[]))
+    assert container.pick(found, "a") is streams[shown]
+
+
+@pytest.mark.parametrize("audio, words", [([1], "sound and no pictures"), ([], "no video stream")])
+def test_files_without_pictures(audio, words):
+    for video in ([], [stream(9, 9, Disposition.attached_pic)]):
+        with pytest.raises(MediaError, match=words):
+            container.pick(SimpleNamespace(streams=SimpleNamespace(video=video, audio=audio)), "a")
+
+
+def test_a_context_that_holds_the_prompt_and_one_token():
+    question = [{"role": "user", "content": "Hi"}]
+    with ivlite.load("demo", threads=1) as model:
+        tokens = len(model.prepare(question).token_ids)
+    for room, fits in ((tokens + 1, True), (tokens, False)):
+        with ivlite.load("demo", threads=1, context=room) as model:
+            if fits:
+                assert model.chat(question, temperature=0, max_new_tokens=9).usage["new_tokens"] <= 1
+            else:
+                with pytest.raises(ContextError, match=f"{tokens} tokens"):
+                    model.chat(question, temperature=0, max_new_tokens=9)
+
+
+def test_a_conversation_that_ends_with_an_answer_goes_on_after_it():
+    """Its turns stay apart: the second can be taken back alone."""
+    with ivlite.load("demo", threads=1) as model, model.session() as session:
+        first = [{"role": "user", "content": "Hi"}]
+        for number in (1, 2):
+            answer = session.stream(first, temperature=0, max_new_tokens=3)
+            for _ in answer:
+                pass
+            assert len(session.messages) == 1 + number
+            before, first = first, list(session.messages)
+        session.undo()
+        assert list(session.messages) == before and len(before) == 2

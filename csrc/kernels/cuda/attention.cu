@@ -1,36 +1,37 @@
 // Softmax attention of many queries on tensor cores: the expanded form of latent attention and that of the vision tower. Operands are
-// bf16, sums float32. A block is 128 queries of one head, a warp 16 of them; tiles of keys pass through shared memory, the next one is
-// copied while one is used.
+// bf16, sums float32. A block is 64 or 128 queries of one head, a warp 16 of them; tiles of keys pass through shared memory, the next one
+// is copied while one is used.
 #include "cache.cuh"
 
 namespace ivlite::cuda {
 namespace {
 
-constexpr int kThreads = 256, kQueries = 128;
+constexpr int kPackThreads = 256;
 
 // Bytes between rows of n elements in shared memory: an odd number of 16, so that 8 rows lie in different banks.
 constexpr int pitch(int n) { return 2 * n + (n / 8 % 2 ? 0 : 16); }
 
-// Keys of K columns (those of k and k2, padded), values of V columns, tiles of N keys.
+// Keys of K columns (those of k and k2, padded), values of V columns, tiles of N keys. Where operands are narrow, several small blocks
+// share a processor: one computes weights while another multiplies.
 template <int K, int V, int N>
 struct Tile {
+  static constexpr int kThreads = K > 128 ? 256 : 128, kQueries = kThreads / 2, kBlocks = K > 128 ? 1 : K > 80 ? 2 : 3;
   static constexpr int kPitch = pitch(K), vPitch = pitch(V), values = N * kPitch, bytes = values + N * vPitch;
 };
 
 // An array of bf16 rows, and whether 16 bytes of it can be copied together.
 struct Rows {
   const uint16_t* from;
-  int64_t stride;
-  int width;
+  int stride, width;
 
   __device__ Rows(const void* data, int64_t stride, int64_t width, int64_t offset)
-      : from(data ? (const uint16_t*)data + offset : nullptr), stride(stride), width(data ? (int)width : 0) {}
+      : from((const uint16_t*)data + (data ? offset : 0)), stride((int)stride), width(data ? (int)width : 0) {}
   __device__ bool whole() const { return width % 8 == 0 && stride % 8 == 0 && (size_t)from % 16 == 0; }
 };
 
 // Begins to copy row s of a, columns of `lane` and every 32nd piece after it; a row that does not exist becomes zeros.
-IVLITE_DEVICE void copy_row(uint8_t* to, const Rows& a, int64_t s, bool exists, bool whole, int lane) {
-  const uint16_t* row = a.from + (exists ? s * a.stride : 0);
+IVLITE_DEVICE void copy_row(uint8_t* to, const Rows& a, int s, bool exists, bool whole, int lane) {
+  const uint16_t* row = a.from + (exists ? (int64_t)s * a.stride : 0);
   if (whole)
     for (int i = 8 * lane; i < a.width; i += 256) copy_async16(to + 2 * i, row + i, exists);
   else
@@ -45,24 +46,25 @@ struct Warp {
   float acc[V / 8][4];
   float top[2], total[2];
 
-  // Column c of query row i as float.
-  static __device__ float query(const AttentionWork& a, int64_t i, int64_t h, int64_t first, int c) {
+  // Column c of query row i, in units in which its scores are exponents of 2.
+  static __device__ float query(const AttentionWork& a, int i, int h, int64_t first, int c) {
     if (i >= a.queries || c >= a.d + a.d2) return 0;
-    return c < a.d ? a.q[(first + i) * a.ld_q + h * a.head_q + c] : a.q2[(first + i) * a.ld_q2 + h * a.head_q2 + c - a.d];
+    const float x = c < a.d ? a.q[(first + i) * a.ld_q + h * a.head_q + c] : a.q2[(first + i) * a.ld_q2 + h * a.head_q2 + c - a.d];
+    return x * (a.scale * 1.44269504f);
   }
 
-  __device__ void load(const AttentionWork& a, int64_t q0, int64_t h, int64_t first) {
+  __device__ void load(const AttentionWork& a, int q0, int h, int64_t first) {
     const int lane = thread_x() % 32;
     IVLITE_UNROLL
     for (int k = 0; k < K / 16; k++) IVLITE_UNROLL
     for (int r = 0; r < 4; r++) {
-      const int64_t i = q0 + lane / 4 + r % 2 * 8;
+      const int i = q0 + lane / 4 + r % 2 * 8;
       const int c = 16 * k + r / 2 * 8 + 2 * (lane % 4);
       q[k][r] = pack_bf16(query(a, i, h, first, c), query(a, i, h, first, c + 1));
     }
     IVLITE_UNROLL
     for (int half = 0; half < 2; half++) {
-      const int64_t i = q0 + lane / 4 + 8 * half;
+      const int i = q0 + lane / 4 + 8 * half;
       const bool kept = a.continues && i < a.queries;
       top[half] = kept ? a.m[i * a.heads + h] : -INFINITY;
       total[half] = kept && lane % 4 == 0 ? a.l[i * a.heads + h] : 0;  // the sum of four lanes
@@ -76,7 +78,7 @@ struct Warp {
   }
 
   // The tile of keys s0 on, of which the thread's rows see those before visible[0] and visible[1].
-  __device__ void attend(const uint8_t* tile, int64_t s0, const int64_t visible[2], float scale) {
+  __device__ void attend(const uint8_t* tile, int s0, const int visible[2]) {
     const int lane = thread_x() % 32;
     float s[N / 8][4] = {};
     const uint8_t* keys = tile + (lane / 16 * 8 + lane % 8) * At::kPitch + lane / 8 % 2 * 16;
@@ -88,7 +90,10 @@ struct Warp {
       mma_bf16(s[n], q[k], b);
       mma_bf16(s[n + 1], q[k], b + 2);
     }
-    weigh(s, s0, visible, scale);
+    if (any_lane(visible[0] < s0 + N || visible[1] < s0 + N))
+      weigh<true>(s, s0, visible);
+    else
+      weigh<false>(s, s0, visible);
     const uint8_t* values = tile + At::values + lane % 16 * At::vPitch + lane / 16 * 16;
     IVLITE_UNROLL
     for (int n = 0; n < N / 8; n += 2) {
@@ -104,34 +109,33 @@ struct Warp {
     }
   }
 
-  // Products to softmax weights, relative to the largest score so far.
-  __device__ void weigh(float s[N / 8][4], int64_t s0, const int64_t visible[2], float scale) {
+  // Scores to softmax weights, relative to the largest score so far. masked: some keys are not seen.
+  template <bool masked>
+  __device__ void weigh(float s[N / 8][4], int s0, const int visible[2]) {
     const int lane = thread_x() % 32;
     float alpha[2];
     bool changed = false;
     IVLITE_UNROLL
     for (int half = 0; half < 2; half++) {
-      const int seen = (int)(visible[half] - s0 < N ? visible[half] - s0 : N) - 2 * (lane % 4);  // columns 8 n + e below it
+      const int seen = smaller(visible[half] - s0, N) - 2 * (lane % 4);  // columns 8 n + e below it
       float most = -INFINITY;
       IVLITE_UNROLL
       for (int n = 0; n < N / 8; n++) IVLITE_UNROLL
-      for (int e = 0; e < 2; e++) {
-        s[n][2 * half + e] *= scale;
-        if (8 * n + e < seen) most = fmaxf(most, s[n][2 * half + e]);
-      }
+      for (int e = 0; e < 2; e++)
+        if (!masked || 8 * n + e < seen) most = fmaxf(most, s[n][2 * half + e]);
       most = fmaxf(most, shuffle_xor(most, 1));
       most = fmaxf(most, shuffle_xor(most, 2));
       const float before = top[half];
       top[half] = fmaxf(before, most);
-      alpha[half] = top[half] == before ? 1 : fast_exp(before - top[half]);
+      alpha[half] = top[half] == before ? 1 : fast_exp2(before - top[half]);
       changed |= alpha[half] != 1;
       total[half] *= alpha[half];
       IVLITE_UNROLL
       for (int n = 0; n < N / 8; n++) IVLITE_UNROLL
       for (int e = 0; e < 2; e++) {
-        const float p = 8 * n + e < seen ? fast_exp(s[n][2 * half + e] - top[half]) : 0;
-        s[n][2 * half + e] = p;
-        total[half] += p;
+        const float p = fast_exp2(s[n][2 * half + e] - top[half]);
+        s[n][2 * half + e] = !masked || 8 * n + e < seen ? p : 0;
+        total[half] += s[n][2 * half + e];
       }
     }
     if (!any_lane(changed)) return;
@@ -140,11 +144,11 @@ struct Warp {
     for (int e = 0; e < 4; e++) acc[j][e] *= alpha[e / 2];
   }
 
-  __device__ void store(const AttentionWork& a, int64_t q0, int64_t h, int64_t first) {
+  __device__ void store(const AttentionWork& a, int q0, int h, int64_t first) {
     const int lane = thread_x() % 32;
     IVLITE_UNROLL
     for (int half = 0; half < 2; half++) {
-      const int64_t i = q0 + lane / 4 + 8 * half;
+      const int i = q0 + lane / 4 + 8 * half;
       total[half] += shuffle_xor(total[half], 1);
       total[half] += shuffle_xor(total[half], 2);
       if (i >= a.queries) continue;
@@ -162,58 +166,58 @@ struct Warp {
 };
 
 template <int K, int V, int N>
-IVLITE_KERNEL void attention_kernel(AttentionWork a) {
+IVLITE_KERNEL_OF(Tile<K, V, N>::kThreads, Tile<K, V, N>::kBlocks)
+attention_kernel(AttentionWork a) {
   using At = Tile<K, V, N>;
   // The last queries see the most keys: they go first.
-  const int64_t block = grid_x() - 1 - block_x(), h = block_y(), segment = block_z(), first = segment * a.queries;
-  const int thread = thread_x(), lane = thread % 32;
-  const int64_t q0 = block * kQueries, last = q0 + kQueries < a.queries ? q0 + kQueries : a.queries;
-  int64_t keys = a.causal && a.first_visible + last < a.keys ? a.first_visible + last : a.keys;
+  const int q0 = (grid_x() - 1 - block_x()) * At::kQueries, h = block_y(), thread = thread_x(), lane = thread % 32;
+  const int64_t segment = block_z(), first = segment * a.queries;
+  const int all = (int)a.keys, seen = (int)a.first_visible + smaller(q0 + At::kQueries, (int)a.queries),
+            keys = a.causal ? smaller(seen, all) : all;
   if (keys <= 0 && a.continues && a.unfinished) return;
   uint8_t* shared = shared_memory<uint8_t>();
   const Rows k(a.k, a.ld_k, a.d, h * a.head_k + segment * a.keys * a.ld_k), k2(a.k2, a.ld_k2, a.d2, segment * a.keys * a.ld_k2);
   const Rows v(a.v, a.ld_v, a.dv, h * a.head_v + segment * a.keys * a.ld_v);
   const bool whole = k.whole() && k2.whole() && v.whole();
-  const auto copy = [&](int64_t s0) {
-    uint8_t* to = shared + s0 / N % 2 * At::bytes;
-    for (int r = thread / 32; r < N; r += kThreads / 32) {
-      const bool exists = s0 + r < a.keys;
+  const auto copy = [&](int s0, int stage) {
+    uint8_t* to = shared + stage * At::bytes;
+    IVLITE_ROLLED  // copies in flight need no registers: those are the sums'
+        for (int r = thread / 32; r < N; r += At::kThreads / 32) {
+      const bool exists = s0 + r < all;
       copy_row(to + r * At::kPitch, k, s0 + r, exists, whole, lane);
       copy_row(to + r * At::kPitch + 2 * a.d, k2, s0 + r, exists, whole, lane);
       copy_row(to + At::values + r * At::vPitch, v, s0 + r, exists, whole, lane);
     }
     commit_copies();
   };
-  for (int i = 4 * thread; i < 2 * At::bytes; i += 4 * kThreads) *(uint32_t*)(shared + i) = 0;  // columns that do not exist
+  for (int i = 4 * thread; i < 2 * At::bytes; i += 4 * At::kThreads) *(uint32_t*)(shared + i) = 0;  // columns that do not exist
   sync_block();
-  if (keys > 0) copy(0);
+  if (keys > 0) copy(0, 0);
   Warp<K, V, N> warp;
-  const int64_t mine = q0 + thread / 32 * 16;
+  const int mine = q0 + thread / 32 * 16;
   warp.load(a, mine, h, first);
-  int64_t visible[2];
-  for (int half = 0; half < 2; half++) {
-    const int64_t end = a.first_visible + mine + lane / 4 + 8 * half + 1;
-    visible[half] = !a.causal || end > a.keys ? a.keys : end < 0 ? 0 : end;
-  }
-  for (int64_t s0 = 0; s0 < keys; s0 += N) {
+  int visible[2];
+  for (int half = 0; half < 2; half++) visible[half] = a.causal ? smaller((int)a.first_visible + mine + lane / 4 + 8 * half + 1, all) : all;
+  for (int s0 = 0, stage = 0; s0 < keys; s0 += N, stage ^= 1) {
     wait_copies<0>();
     sync_block();
-    if (s0 + N < keys) copy(s0 + N);
-    warp.attend(shared + s0 / N % 2 * At::bytes, s0, visible, a.scale);
+    if (s0 + N < keys) copy(s0 + N, stage ^ 1);
+    warp.attend(shared + stage * At::bytes, s0, visible);
   }
   warp.store(a, mine, h, first);
 }
 
 template <int K, int V, int N>
 Status run(const AttentionWork& a, Stream stream) {
-  const Dim3 grid{(unsigned)((a.queries + kQueries - 1) / kQueries), (unsigned)a.heads, (unsigned)a.segments};
-  return launch(attention_kernel<K, V, N>, grid, kThreads, (size_t)(2 * Tile<K, V, N>::bytes), stream, a);
+  using At = Tile<K, V, N>;
+  const Dim3 grid{(unsigned)((a.queries + At::kQueries - 1) / At::kQueries), (unsigned)a.heads, (unsigned)a.segments};
+  return launch(attention_kernel<K, V, N>, grid, At::kThreads, (size_t)(2 * At::bytes), stream, a);
 }
 
 // Rows (tokens, heads, d) of float to (heads, tokens, d) of bf16.
-IVLITE_KERNEL void pack_kernel(PackHeadsArgs a) {
+IVLITE_KERNEL_OF(kPackThreads) pack_kernel(PackHeadsArgs a) {
   const int64_t t = block_x();
-  for (int64_t i = thread_x(); i < a.heads * a.d; i += kThreads) {
+  for (int64_t i = thread_x(); i < a.heads * a.d; i += kPackThreads) {
     const int64_t h = i / a.d, j = i % a.d;
     ((uint16_t*)a.out)[(h * a.tokens + t) * a.d + j] = to_bf16(a.x[t * a.ld_x + h * a.head_x + j]);
   }
@@ -233,7 +237,7 @@ Status attention_bf16(const AttentionWork& a, Stream stream) {
 
 Status pack_heads(const PackHeadsArgs& a, Stream stream) {
   if (a.tokens == 0) return 0;
-  return launch(pack_kernel, Dim3{(unsigned)a.tokens}, kThreads, 0, stream, a);
+  return launch(pack_kernel, Dim3{(unsigned)a.tokens}, kPackThreads, 0, stream, a);
 }
 
 }  // namespace ivlite::cuda

@@ -44,7 +44,7 @@ __device__ void attend(float acc[kEach][kColumns], float top[kEach], float total
   }
 }
 
-IVLITE_KERNEL void exact_kernel(AttentionWork a) {
+IVLITE_KERNEL_OF(kThreads) exact_kernel(AttentionWork a) {
   const int64_t block = grid_x() - 1 - block_x(), h = block_y(), segment = block_z(), first = segment * a.queries, from = segment * a.keys;
   const int thread = thread_x(), lane = thread % 32, d = (int)(a.d + a.d2), dv = (int)a.dv, pitch = d | 1;
   float *q = shared_memory<float>(), *keys = q + kQueries * d, *values = keys + kKeys * pitch;

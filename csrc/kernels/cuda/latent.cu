@@ -262,7 +262,7 @@ struct Block {
 };
 
 template <CacheKind kind, int M>
-IVLITE_KERNEL void absorbed_kernel(LatentWork a, Layout l) {
+IVLITE_KERNEL_OF(32 * (kTileParts + 1)) absorbed_kernel(LatentWork a, Layout l) {
   using Of = Block<kind, M>;
   const int groups = (a.heads + Of::kHeads - 1) / Of::kHeads, t = block_x() / groups, head0 = block_x() % groups * Of::kHeads;
   const int split = block_y(), warp = thread_x() / 32, row = t * a.heads + head0, heads = smaller(a.heads - head0, Of::kHeads);

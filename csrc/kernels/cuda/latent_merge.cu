@@ -35,7 +35,7 @@ __device__ float own_score(const LatentWork& a, int64_t row, int64_t given, floa
 }
 
 // A block is a row and 128 columns.
-IVLITE_KERNEL void merge_kernel(LatentWork a, int rotated) {
+IVLITE_KERNEL_OF(kThreads) merge_kernel(LatentWork a, int rotated) {
   const int row = block_x(), part = block_y(), thread = thread_x(), lane = thread % 32;
   const int64_t query = (int64_t)a.first * a.heads + row, given = a.pending - a.tokens + a.first + row / a.heads;
   float *sums = shared_memory<float>(), *slots = sums + kWarps * kPart, *weight = slots + 3 * kWarps;

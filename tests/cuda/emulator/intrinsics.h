@@ -173,6 +173,7 @@ inline float float_of(uint32_t bits) {
 }
 inline int leading_zeros(uint32_t v) { return v ? __builtin_clz(v) : 32; }
 inline float fast_exp(float v) { return expf(v); }
+inline float fast_exp2(float v) { return exp2f(v); }
 inline float rsqrt(float v) { return 1.0f / sqrtf(v); }
 
 int atomic_add(int* p, int v);

@@ -190,7 +190,7 @@ attention_kernel(AttentionWork a) {
     }
     commit_copies();
   };
-  for (int i = 4 * thread; i < 2 * At::bytes; i += 4 * At::kThreads) *(uint32_t*)(shared + i) = 0;  // columns that do not exist
+  for (int i = 16 * thread; i < 2 * At::bytes; i += 16 * At::kThreads) store16(shared + i, {});  // columns that do not exist
   sync_block();
   if (keys > 0) copy(0, 0);
   Warp<K, V, N> warp;

@@ -77,6 +77,8 @@ IVLITE_DEVICE void store_float4(float* to, const Float4& x) {
   store16(to, bytes);
 }
 
+IVLITE_DEVICE void store_float2(float* to, float a, float b) { store8(to, {{bits_of(a), bits_of(b)}}); }
+
 struct CodeScale {
   float scale, inverse;
 };

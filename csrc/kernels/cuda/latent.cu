@@ -155,7 +155,8 @@ struct Block {
       IVLITE_UNROLL
       for (int m = 0; m < M; m++) {
         float* row = to + 16 * m * kPitch + n;
-        row[0] = s[m][0], row[1] = s[m][1], row[8 * kPitch] = s[m][2], row[8 * kPitch + 1] = s[m][3];
+        store_float2(row, s[m][0], s[m][1]);
+        store_float2(row + 8 * kPitch, s[m][2], s[m][3]);
       }
     }
   }
@@ -164,7 +165,9 @@ struct Block {
   // 2 x 3 arrays: those of odd tiles follow from those of even ones and back.
   __device__ void softmax(int i, int s) const {
     for (int item = thread_x(); item < kHeads * kLanes; item += block_threads()) {
-      const int row = item / kLanes, at = item % kLanes * 4;
+      // Where 8 lanes have two rows, these are two apart: rows that follow one another share banks.
+      const int order = item / kLanes, at = item % kLanes * 4,
+                row = kLanes == 4 ? (order & ~3) | (order & 1) << 1 | (order >> 1 & 1) : order;
       const float* from = (const float*)(shared + l.partial) + row * kPitch + at;
       float x[4], unit[4], top = -INFINITY, size = 0;
       const Float4 rope = load_float4(from + a.parts * kHeads * kPitch);
@@ -197,8 +200,7 @@ struct Block {
       }
       IVLITE_UNROLL
       for (int mask = 1; mask < kLanes; mask *= 2) total += shuffle_xor(total, mask);
-      uint32_t* to = (uint32_t*)(shared + l.weights + (row * kPitch + at) * 2);
-      to[0] = pack_half(weight[0], weight[1]), to[1] = pack_half(weight[2], weight[3]);
+      store8(shared + l.weights + (row * kPitch + at) * 2, {{pack_half(weight[0], weight[1]), pack_half(weight[2], weight[3])}});
       if (at) continue;
       state(next)[row] = top, state(next + 1)[row] = fmaf(state(now + 1)[row], alpha_here, total), state(next + 2)[row] = size;
       alpha()[row] = size_before == size ? alpha_here : alpha_here * (size_before / size);
@@ -248,13 +250,11 @@ struct Block {
       IVLITE_UNROLL
       for (int j = 0; j < 16; j += 2) {
         const float *first = acc[m][j] + 2 * half, *second = acc[m][j + 1] + 2 * half;
-        Float4 v;
         if (kCodes) {
-          v = {first[0] * unit, second[0] * unit, first[1] * unit, second[1] * unit};
-          store_float4(to + 8 * j + 4 * (lane % 4), v);
+          store_float4(to + 8 * j + 4 * (lane % 4), {first[0] * unit, second[0] * unit, first[1] * unit, second[1] * unit});
         } else {
-          float* pair = to + 8 * j + 2 * (lane % 4);
-          pair[0] = first[0] * unit, pair[1] = first[1] * unit, pair[8] = second[0] * unit, pair[9] = second[1] * unit;
+          store_float2(to + 8 * j + 2 * (lane % 4), first[0] * unit, first[1] * unit);
+          store_float2(to + 8 * j + 8 + 2 * (lane % 4), second[0] * unit, second[1] * unit);
         }
       }
     }
@@ -262,7 +262,8 @@ struct Block {
 };
 
 template <CacheKind kind, int M>
-IVLITE_KERNEL_OF(32 * (kTileParts + 1)) absorbed_kernel(LatentWork a, Layout l) {
+IVLITE_KERNEL_OF(32 * (kTileParts + 1))
+absorbed_kernel(LatentWork a, Layout l) {
   using Of = Block<kind, M>;
   const int groups = (a.heads + Of::kHeads - 1) / Of::kHeads, t = block_x() / groups, head0 = block_x() % groups * Of::kHeads;
   const int split = block_y(), warp = thread_x() / 32, row = t * a.heads + head0, heads = smaller(a.heads - head0, Of::kHeads);
@@ -272,7 +273,8 @@ IVLITE_KERNEL_OF(32 * (kTileParts + 1)) absorbed_kernel(LatentWork a, Layout l) 
     for (int h = thread_x(); h < heads; h += block_threads()) leave_none(a, row + h, split);
     return;
   }
-  for (int i = thread_x() * 4; i < l.partial; i += block_threads() * 4) *(uint32_t*)(of.shared + i) = 0;  // columns that do not exist
+  if (Of::kPacked || a.cache.rank % kPart || a.cache.rope_dim % kPart)  // columns that do not exist, and those of tokens that do not
+    for (int i = thread_x() * 16; i < l.partial; i += block_threads() * 16) store16(of.shared + i, {});
   for (int h = thread_x(); h < Of::kHeads; h += block_threads()) of.state(0)[h] = -INFINITY, of.state(1)[h] = of.state(2)[h] = 0;
   if (Of::kPacked) fill_levels((int8_t*)(of.shared + l.level), thread_x(), block_threads());
   sync_block();

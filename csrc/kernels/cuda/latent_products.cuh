@@ -48,20 +48,34 @@ __device__ float largest_of_row(const float v[32]) {
   return float_of((uint32_t)most);
 }
 
+// Count columns of a row of n from `column` on, 0 where it has none. whole: they exist all or not at all, and can be read together.
+template <int Count>
+IVLITE_DEVICE void load_columns(float* v, const float* row, int n, int column, bool whole) {
+  if (!whole || column >= n) {
+    IVLITE_UNROLL
+    for (int i = 0; i < Count; i++) v[i] = column + i < n ? row[column + i] : 0;
+  } else if constexpr (Count == 4) {
+    const Bytes16 bytes = load16(row + column);
+    memcpy(v, &bytes, 16);
+  } else {
+    const Bytes8 bytes = load8(row + column);
+    memcpy(v, &bytes, 8);
+  }
+}
+
 // Fragments 0..15 are the upper, 16..31 the lower half of 15 bits. rows: of `heads` heads, `stride` apart, of n columns.
 template <int M>
 __device__ void load_int8(Queries<M>& to, const float* rows, int stride, int heads, int n, bool rotated) {
   const int lane = thread_x() % 32, q = lane % 4;
+  const bool whole = stride % 4 == 0 && n % 4 == 0;
   IVLITE_UNROLL
   for (int m = 0; m < M; m++) IVLITE_UNROLL
   for (int half = 0; half < 2; half++) {
     const int row = 16 * m + 8 * half + lane / 4;
     float v[32];
     IVLITE_UNROLL
-    for (int e = 0; e < 32; e++) {
-      const int column = e / 8 * 32 + e / 4 % 2 * 16 + 4 * q + e % 4;
-      v[e] = row < heads && column < n ? rows[(int64_t)row * stride + column] : 0;
-    }
+    for (int word = 0; word < 8; word++)
+      load_columns<4>(v + 4 * word, rows + (int64_t)row * stride, row < heads ? n : 0, word / 2 * 32 + word % 2 * 16 + 4 * q, whole);
     if (rotated) rotate_fragment(v, n);
     const CodeScale scale = block_scale(largest_of_row(v), 127 * 128);
     to.scale[m][half] = scale.scale;
@@ -82,16 +96,15 @@ __device__ void load_int8(Queries<M>& to, const float* rows, int stride, int hea
 template <int M>
 __device__ void load_half(Queries<M>& to, const float* rows, int stride, int heads, int n) {
   const int lane = thread_x() % 32, q = lane % 4;
+  const bool whole = stride % 4 == 0 && n % 4 == 0;
   IVLITE_UNROLL
   for (int m = 0; m < M; m++) IVLITE_UNROLL
   for (int half = 0; half < 2; half++) {
     const int row = 16 * m + 8 * half + lane / 4;
     float v[32];
     IVLITE_UNROLL
-    for (int e = 0; e < 32; e++) {
-      const int column = e / 4 * 16 + e / 2 % 2 * 8 + 2 * q + e % 2;
-      v[e] = row < heads && column < n ? rows[(int64_t)row * stride + column] : 0;
-    }
+    for (int pair = 0; pair < 16; pair++)
+      load_columns<2>(v + 2 * pair, rows + (int64_t)row * stride, row < heads ? n : 0, pair / 2 * 16 + pair % 2 * 8 + 2 * q, whole);
     const CodeScale scale = block_scale(largest_of_row(v), 1);  // of any size: a half is too narrow for some
     to.scale[m][half] = scale.scale;
     IVLITE_UNROLL

@@ -14,7 +14,7 @@ struct Layout {
   int latent, rope;                    // strides of a token's row
   int stage_rope, stage_scale, stage;  // of a tile as it is copied: keys and scales begin there; its size
   int opened;                          // q4: a tile as q8 would have it, codes of latents and then keys as half
-  int partial, weights, state, level, key_unit;
+  int partial, weights, state, level, key_unit, scale;
   int bytes;
 };
 
@@ -35,25 +35,31 @@ Layout layout_of(CacheKind kind, const DeviceRows& c, int parts, int heads) {
   l.state = l.weights + heads * (tokens + 8) * 2;
   l.level = l.state + 7 * heads * 4;
   l.key_unit = l.level + (packed ? 256 : 0);
-  l.bytes = l.key_unit + (packed ? 4 * tokens : 0);
+  l.scale = l.key_unit + (packed ? 4 * tokens : 0);
+  l.bytes = l.scale + (parts + 1) * heads * 4;
   return l;
 }
+
+// Of a scale; 0 where it would overflow: then codes are zeros, and a NaN beside it stays one.
+IVLITE_DEVICE float inverse(float scale) { return scale > 1e-36f ? 1 / scale : 0; }
 
 // Copies `valid` of `count` rows, the others become zeros, each warp some rows.
 __device__ void copy_rows(uint8_t* to, int stride, const uint8_t* from, int bytes, int valid, int count) {
   const int lane = thread_x() % 32, warps = block_threads() / 32;
-  for (int r = thread_x() / 32; r < count; r += warps) {
+  IVLITE_ROLLED  // copies in flight need no registers: those are the sums'
+      for (int r = thread_x() / 32; r < count; r += warps) {
     uint8_t* row = to + r * stride;
     const uint8_t* source = from + (r < valid ? (int64_t)r * bytes : 0);
     if (bytes % 16 == 0)
-      for (int i = lane * 16; i < bytes; i += 512) copy_async16(row + i, source + i, r < valid);
+      IVLITE_ROLLED for (int i = lane * 16; i < bytes; i += 512) copy_async16(row + i, source + i, r < valid);
     else
-      for (int i = lane; i < bytes; i += 32) row[i] = r < valid ? source[i] : 0;
+      IVLITE_ROLLED for (int i = lane; i < bytes; i += 32) row[i] = r < valid ? source[i] : 0;
   }
 }
 
 // Copies bytes of rows that follow one another.
 __device__ void copy_bytes(uint8_t* to, const uint8_t* from, int bytes) {
+  IVLITE_ROLLED
   for (int i = thread_x() * 16; i + 16 <= bytes; i += block_threads() * 16) copy_async16(to + i, from + i);
   if (thread_x() < bytes % 16) to[bytes / 16 * 16 + thread_x()] = from[bytes / 16 * 16 + thread_x()];
 }
@@ -89,6 +95,7 @@ struct Block {
       copy_rows(to + l.stage_rope, l.rope, c.rope + (int64_t)s * c.rope_bytes, c.rope_bytes, valid, kTokens);
     }
     float* scale = (float*)(to + l.stage_scale);
+    IVLITE_ROLLED
     for (int j = thread_x(); kCodes && j < kTokens * c.scales; j += block_threads())
       scale[j] = j < valid * c.scales ? c.scale[(int64_t)s * c.scales + j] : 0;
     commit_copies();
@@ -115,8 +122,7 @@ struct Block {
       const float* scale = scales(i) + t * c.scales + 1;
       const float unit = warp_max(lane + 1 < c.scales ? fabsf(scale[lane]) : 0);
       IVLITE_ROLLED
-      for (int j = lane; j < c.rope_dim; j += 32)
-        key[j] = to_half((float)codes[j] * (unit > 0 ? scale[j / kGroup] / unit : scale[j / kGroup]));
+      for (int j = lane; j < c.rope_dim; j += 32) key[j] = to_half((float)codes[j] * (scale[j / kGroup] * inverse(unit)));
       if (lane == 0) key_unit()[t] = unit;
     }
   }
@@ -164,6 +170,7 @@ struct Block {
   // Scores to weights of tile i, which begins at token s. A head's state is its maximum, its sum and the largest scale so far, of
   // 2 x 3 arrays: those of odd tiles follow from those of even ones and back.
   __device__ void softmax(int i, int s) const {
+    IVLITE_ROLLED
     for (int item = thread_x(); item < kHeads * kLanes; item += block_threads()) {
       // Where 8 lanes have two rows, these are two apart: rows that follow one another share banks.
       const int order = item / kLanes, at = item % kLanes * 4,
@@ -196,14 +203,14 @@ struct Block {
         const bool seen = s + at + e < stored;
         const float p = seen ? fast_exp(x[e] - top) : 0;
         total += p;
-        weight[e] = seen ? p * (kCodes && size > 0 ? unit[e] / size : unit[e]) * kWeightUnit : 0;
+        weight[e] = seen ? p * (kCodes ? unit[e] * inverse(size) : 1) * kWeightUnit : 0;
       }
       IVLITE_UNROLL
       for (int mask = 1; mask < kLanes; mask *= 2) total += shuffle_xor(total, mask);
       store8(shared + l.weights + (row * kPitch + at) * 2, {{pack_half(weight[0], weight[1]), pack_half(weight[2], weight[3])}});
       if (at) continue;
       state(next)[row] = top, state(next + 1)[row] = fmaf(state(now + 1)[row], alpha_here, total), state(next + 2)[row] = size;
-      alpha()[row] = size_before == size ? alpha_here : alpha_here * (size_before / size);
+      alpha()[row] = size_before == size ? alpha_here : alpha_here * (size_before * inverse(size));
     }
   }
 
@@ -280,6 +287,7 @@ absorbed_kernel(LatentWork a, Layout l) {
   sync_block();
   of.copy(0, split * Of::kTokens);
   Queries<M> q;
+  q.scale = (float*)(of.shared + l.scale) + warp * Of::kHeads;
   of.load_queries(q, head0, (int64_t)(a.first + t) * a.heads + head0, warp);
   float acc[M][16][4] = {};
   int i = 0;
@@ -308,10 +316,12 @@ Status run(const LatentWork& a, Stream stream) {
   return launch(absorbed_kernel<kind, M>, grid, 32 * (a.parts + 1), (size_t)l.bytes, stream, a, l);
 }
 
+// 32 heads read a tile once where 16 read it twice. Opening q4 beside the sums of 32 takes more registers than there are.
 template <CacheKind kind>
 Status run_kind(const LatentWork& a, Stream stream) {
-  const bool wide = a.heads > 16 && layout_of(kind, a.cache, a.parts, 32).bytes <= shared_limit();
-  return wide ? run<kind, 2>(a, stream) : run<kind, 1>(a, stream);
+  if constexpr (kind != CacheKind::q4)
+    if (a.heads > 16 && layout_of(kind, a.cache, a.parts, 32).bytes <= shared_limit()) return run<kind, 2>(a, stream);
+  return run<kind, 1>(a, stream);
 }
 
 }  // namespace

@@ -9,7 +9,7 @@ namespace ivlite::cuda {
 template <int M>
 struct Queries {
   uint32_t fragment[M][32];
-  float scale[M][2];
+  float* scale;
 };
 
 // Rotates 128 columns, of which n exist, where v[8 k + 4 j + i] of lane 4 r + q is column 32 k + 16 j + 4 q + i of row r.
@@ -78,7 +78,7 @@ __device__ void load_int8(Queries<M>& to, const float* rows, int stride, int hea
       load_columns<4>(v + 4 * word, rows + (int64_t)row * stride, row < heads ? n : 0, word / 2 * 32 + word % 2 * 16 + 4 * q, whole);
     if (rotated) rotate_fragment(v, n);
     const CodeScale scale = block_scale(largest_of_row(v), 127 * 128);
-    to.scale[m][half] = scale.scale;
+    if (q == 0) to.scale[row] = scale.scale;
     IVLITE_UNROLL
     for (int word = 0; word < 8; word++) {
       uint32_t high = 0, low = 0;
@@ -106,7 +106,7 @@ __device__ void load_half(Queries<M>& to, const float* rows, int stride, int hea
     for (int pair = 0; pair < 16; pair++)
       load_columns<2>(v + 2 * pair, rows + (int64_t)row * stride, row < heads ? n : 0, pair / 2 * 16 + pair % 2 * 8 + 2 * q, whole);
     const CodeScale scale = block_scale(largest_of_row(v), 1);  // of any size: a half is too narrow for some
-    to.scale[m][half] = scale.scale;
+    if (q == 0) to.scale[row] = scale.scale;
     IVLITE_UNROLL
     for (int pair = 0; pair < 16; pair++) {
       const bool some = scale.inverse > 0;
@@ -134,7 +134,7 @@ IVLITE_DEVICE void scores_half(float s[M][4], const Queries<M>& q, const uint8_t
   }
   IVLITE_UNROLL
   for (int m = 0; m < M; m++) IVLITE_UNROLL
-  for (int i = 0; i < 4; i++) s[m][i] *= q.scale[m][i / 2];
+  for (int i = 0; i < 4; i++) s[m][i] *= q.scale[16 * m + 8 * (i / 2) + lane / 4];
 }
 
 // The same of int8: sums are exact.
@@ -155,7 +155,7 @@ IVLITE_DEVICE void scores_int8(float s[M][4], const Queries<M>& q, const uint8_t
   }
   IVLITE_UNROLL
   for (int m = 0; m < M; m++) IVLITE_UNROLL
-  for (int i = 0; i < 4; i++) s[m][i] = (float)(128 * high[m][i] + low[m][i]) * q.scale[m][i / 2];
+  for (int i = 0; i < 4; i++) s[m][i] = (float)(128 * high[m][i] + low[m][i]) * q.scale[16 * m + 8 * (i / 2) + lane / 4];
 }
 
 // acc += weights x 16 tokens of 128 columns. acc[m][4 j + i]: half: columns 32 j + 8 i on; codes: even and odd columns of 16 by turns.

@@ -69,7 +69,7 @@ def options():
                 yield pytest.param(action, id=" ".join((*path[1:], action.option_strings[-1])))
 
 
-@pytest.mark.parametrize("action", options())
+@pytest.mark.parametrize("action", list(options()))
 def test_helps_name_the_right_defaults(action):
     """ "(default: X)" where X is a value; else it says what is done without the option, and the default is None."""
     said = re.search(r"\(default: (-?[\d.]+)[);,]", action.help or "")

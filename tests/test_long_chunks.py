@@ -7,6 +7,7 @@ import pytest
 
 import ivlite
 from ivlite.engine import runner
+from ivlite.engine.meter import Meter
 from ivlite.engine.runner import Runner
 from ivlite.errors import Stopped
 from ivlite.gguf import SHIPPED
@@ -31,9 +32,9 @@ def calls(monkeypatch):
     """(tokens, cached tokens before, vision rows, first and last layer) of each call of forward."""
     made, forward = [], Network.forward
 
-    def watched(self, x, positions, cache, deepstack=(), layers=slice(None)):
+    def watched(self, x, positions, cache, deepstack=(), layers=slice(None), each=None):
         made.append((len(x), cache.length, sum(len(deep[0]) for _, deep in deepstack), layers.start, layers.stop))
-        return forward(self, x, positions, cache, deepstack, layers)
+        return forward(self, x, positions, cache, deepstack, layers, each)
 
     monkeypatch.setattr(Network, "forward", watched)
     return made
@@ -69,11 +70,11 @@ def test_long_chunks_of_vision_go_through_early_layers_in_parts(short, calls):
 def test_a_long_chunk_that_is_stopped_leaves_what_was_before(short, monkeypatch, count):
     stop, seen, forward = Stop(), [], Network.forward
 
-    def stopping(self, x, positions, cache, deepstack=(), layers=slice(None)):
+    def stopping(self, x, positions, cache, deepstack=(), layers=slice(None), each=None):
         seen.append(layers)
         if len(seen) == 2 + count:
             stop.set()
-        return forward(self, x, positions, cache, deepstack, layers)
+        return forward(self, x, positions, cache, deepstack, layers, each)
 
     with ivlite.load("demo", kv="f32") as model:
         prompt = model.prepare(VIDEO)
@@ -85,3 +86,19 @@ def test_a_long_chunk_that_is_stopped_leaves_what_was_before(short, monkeypatch,
         assert made.cache.length == made.held.length == (64 if count == 4 else 32)
         again = made.extend(prompt)  # frame pairs are encoded in other batches
         assert np.abs(again - expected).max() < 0.02 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("every", [0.0, 1e6])
+def test_progress_within_a_chunk(short, monkeypatch, every):
+    """Chunks of 8B take minutes; between their ends, every few seconds."""
+    monkeypatch.setattr(runner, "EVERY", every)
+    told = []
+    with ivlite.load("demo", kv="f32") as model:
+        prompt = model.prepare(VIDEO)
+        total = len(prompt.token_ids)
+        meter = Meter(lambda stage, done, of: stage == "prefill" and told.append((done, of)))
+        Runner(model.network, total, "f32", meter).extend(prompt)
+    done = [n for n, _ in told]
+    ends = [16, 32, *range(64, total, 32), total]
+    assert done == sorted(done) and {of for _, of in told} == {total} and set(ends) <= set(done)
+    assert done == ends if every else {3, 6, 9, 12} <= set(done) and {35, 38, 41, 44, 51, 57} <= set(done)

@@ -1,5 +1,7 @@
 """Prefill and decode with one network and one cache. Works on token ids and frame pairs, not on text or files."""
 
+import time
+
 import numpy as np
 
 from ivlite.engine.held import Held, Span
@@ -12,6 +14,7 @@ from ivlite.stop import checkpoint
 
 CHUNK = 2048  # tokens per prefill chunk; every chunk expands all cached latents again
 DEEP = 4096  # cached tokens from which on a chunk is twice as long
+EVERY = 5.0  # seconds between two reports of progress within a chunk
 
 
 def chunk_at(depth):
@@ -139,24 +142,40 @@ class Runner:
         in parts, and then through the others.
         """
         network, cache, parts = self.network, self.cache, []
+        each = self._each(first, len(prompt.token_ids))
         early = network.early if any(at < last and first < at + count for _, at, count in prompt.spans) else 0
         if early == 0 or last - first <= CHUNK:
-            return self._forward(prompt, first, last, *self._embedded(prompt, first, last, features))
+            return self._forward(prompt, first, last, each, *self._embedded(prompt, first, last, features))
         length = cache.length
         try:
             for a in range(first, last, CHUNK):
                 b = min(a + CHUNK, last)
-                parts.append(self._forward(prompt, a, b, *self._embedded(prompt, a, b, features), layers=slice(early)))
+                given = self._embedded(prompt, a, b, features)
+                parts.append(self._forward(prompt, a, b, each, *given, layers=slice(early)))
+                del given
         finally:
             cache.truncate(length)
         x = self.ops.concat(parts, axis=0)
         parts.clear()
         give_back()  # what the features took
-        return self._forward(prompt, first, last, x, layers=slice(early, None))
+        return self._forward(prompt, first, last, each, x, layers=slice(early, None))
 
-    def _forward(self, prompt, first, last, x, deepstack=(), layers=slice(None)):
+    def _forward(self, prompt, first, last, each, x, deepstack=(), layers=slice(None)):
         with self.meter.timed("prefill"):
-            return self.network.forward(x, prompt.positions[:, first:last], self.cache, deepstack, layers)
+            return self.network.forward(x, prompt.positions[:, first:last], self.cache, deepstack, layers, each)
+
+    def _each(self, first, total):
+        """A function that is told how many tokens went through one more layer, of a chunk that begins at `first`."""
+        layers, passed, told = self.network.config.text.num_layers, 0, time.monotonic()
+
+        def each(tokens):
+            nonlocal passed, told
+            passed += tokens
+            if time.monotonic() - told >= EVERY:
+                told = time.monotonic()
+                self.meter.progress("prefill", first + passed // layers, total)
+
+        return each
 
     def _features(self, prompt, start):
         """The Features of a prompt's media behind token `start`, which may be within a frame pair."""

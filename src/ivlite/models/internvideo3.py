@@ -419,14 +419,14 @@ class Network:
         count = len(self.config.vision.deepstack_indexes)
         return count if count < self.config.text.num_layers else 0
 
-    def forward(self, x, positions, cache, deepstack=(), layers=slice(None)):
+    def forward(self, x, positions, cache, deepstack=(), layers=slice(None), each=None):
         """Runs T new tokens. x (T, hidden), changed in place; positions int (3, T). Returns hidden states (T, hidden).
 
         deepstack: (first row, list of (n, hidden)) per run of vision tokens; the k-th features are added after layer k.
-        layers: those that are run; the cache counts the tokens as appended.
+        layers: those that are run; the cache counts the tokens as appended. each(T) is called after each of them.
         """
         cos, sin = (self.ops.array(part) for part in self._rotation(positions))
-        x = self._layers(x, cos, sin, cache, deepstack, layers)
+        x = self._layers(x, cos, sin, cache, deepstack, layers, each)
         cache.advance(len(x))
         return x
 
@@ -435,13 +435,15 @@ class Network:
         text = self.config.text
         return rotary(positions[self.axes].T, text.qk_rope_head_dim, text.rope_theta)
 
-    def _layers(self, x, cos, sin, cache, deepstack=(), layers=slice(None)):
+    def _layers(self, x, cos, sin, cache, deepstack=(), layers=slice(None), each=None):
         for layer in self.layers[layers]:
             checkpoint()
             i, x = layer.index, layer(x, cos, sin, cache)
             for first, features in deepstack:
                 if i < len(features):
                     x[first : first + len(features[i])] += features[i]
+            if each:
+                each(len(x))
         return x
 
     def step(self, token_ids, positions, cache):

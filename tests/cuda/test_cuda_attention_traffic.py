@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from latent_layer import Layer
 from test_cuda_attention import Heads, causal_view, near
-from test_latent import absorbed, filled, formula, normal
-from test_latent import near as near_latent
+from test_cuda_latent import absorbed, filled, formula, normal
+from test_cuda_latent import near as near_latent
 
 from ivlite import ops
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from ivlite import _C
-from ivlite.errors import DiskError, ModelFileError, UsageError
+from ivlite.errors import DiskError, ModelFileError, Stopped, UsageError
 from ivlite.gguf import FORMATS, GGUFFile
 from ivlite.gguf.writer import GGUFWriter, nbytes
+from ivlite.stop import Stop, using
 
 METADATA = {
     "general.architecture": "internvideo3",
@@ -416,3 +417,20 @@ def test_what_real_files_hold_is_read(tmp_path):
     metadata = {"tokens": words, "merges": [f"a {i}" for i in range(580_000)], "types": np.ones(262_144, np.int32)}
     with GGUFFile(write(tmp_path / "m.gguf", metadata)) as file:
         assert file.metadata["tokens"] == words and file.metadata["types"].sum() == 262_144
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_reads_of_a_file_that_another_thread_has_closed(tmp_path, monkeypatch, stopped):
+    """Before the read, and during it: by then its descriptor may belong to another file."""
+    stop = Stop()
+    if stopped:
+        stop.set("closed")
+    for closed_during in (False, True):
+        file, read = GGUFFile(write(tmp_path / "a.gguf")), os.preadv
+        with monkeypatch.context() as patch:
+            if closed_during:
+                patch.setattr(os, "preadv", lambda *args, file=file, read=read: (read(*args), file.close())[0])
+            else:
+                file.close()
+            with using(stop), pytest.raises(Stopped if stopped else UsageError, match="closed"):
+                file.read("f")

@@ -119,6 +119,7 @@ def test_a_process_of_its_own(place):
         (b"/set heat 3", 2, "heat"),
         (b"/set temperature -1", 2, "temperature"),
         (b"/load none.ivs", None, "none.ivs"),
+        (b'/load ""', 2, "write /load"),
         (b"/save", 2, "name a file"),
         (b"caf\xe9?", 2, "UTF-8"),
         (b"/video ~\0a.mp4", 4, "does not exist"),
@@ -138,6 +139,8 @@ def test_no_question_is_answered_without_its_media(place):
     done = piped(place, "/video no.mp4", "What happens?", "And then?", "/undo", "What can you do?")
     assert done.returncode == 4 and done.stderr.count("/undo takes files back") == 2
     assert len(prompt_tokens(done.stderr)) == 1
+    late = piped(place, "/video clip.mp4 9999", "What happens?", "/undo", "What can you do?")
+    assert late.returncode == 2 and late.stderr.count("/undo takes files back") == 1
     many = [*SHORT, "--video", "clip.mp4", "--fps", "1000", "--context", "64"]
     done = piped(place, "What happens?", "What happens?", args=many)
     assert (done.returncode, done.stdout) == (7, "") and done.stderr.count("ivlite: error: ") == 2

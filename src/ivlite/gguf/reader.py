@@ -5,16 +5,18 @@ import stat
 
 import numpy as np
 
-from ivlite.errors import ModelFileError
+from ivlite.errors import ModelFileError, UsageError
 from ivlite.files import reason
+from ivlite.stop import checkpoint
 
 AGAIN = "download it again, or convert the checkpoint again with `ivlite quantize`"
 
 
 class Reader:
-    """An open regular file: `path`, `size` in bytes when it was opened. Any thread may read. Use close().
+    """An open regular file: `path`, `size` in bytes when it was opened. Any thread may read, and close().
 
-    The constructor raises ModelFileError; so do reads of a file that was shortened or changed.
+    The constructor raises ModelFileError; so do reads of a file that was shortened or changed. Reads of a closed file raise
+    Stopped where that has ended the work as well, else UsageError.
     """
 
     def __init__(self, path):
@@ -59,6 +61,16 @@ class Reader:
 
     def fill(self, out, offset):
         """Fills an array of uint8 with the bytes from an offset on."""
+        try:
+            self._fill(out, offset)
+        except (ModelFileError, TypeError):  # TypeError: there is no descriptor
+            if self._fd is not None:
+                raise
+        if self._fd is None:  # closed meanwhile: the descriptor may have been another file's already
+            checkpoint()
+            raise UsageError(f"{self.path} is closed: load it again")
+
+    def _fill(self, out, offset):
         view = memoryview(out)
         done = 0
         try:

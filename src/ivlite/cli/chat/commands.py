@@ -118,9 +118,9 @@ def save(chat, rest):
 
 
 def load(chat, rest):
-    if not rest:
-        raise UsageError(f"write {usage('load')}")
     path = only_file(rest)
+    if not path:
+        raise UsageError(f"write {usage('load')}")
     chat.load(path)
     chat.tell(f"{path}: {size(chat)}" + ", kept there from now on" * chat.kept)
 

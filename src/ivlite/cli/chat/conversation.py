@@ -128,7 +128,7 @@ class Conversation:
         try:
             if self.answer(self.question(text), self.settings["seed"]):
                 self.pending = []
-        except (MediaError, ContextError) as error:
+        except (MediaError, ContextError, UsageError) as error:
             self.code = failed(error, self.args.verbose)
             if self.pending:  # they stay: without them the answer would be about nothing
                 self.tell(f"{self.waiting()} still for the next question; /undo takes files back")

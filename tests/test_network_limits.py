@@ -135,10 +135,9 @@ def test_a_head_that_is_the_embedding_table(tiny):
 
 def test_deepstack_features_are_added_after_their_layers(tiny):
     network, calls = tiny.network, []
-    layers, network.layers = (
-        network.layers,
-        [lambda x, cos, sin, cache, i=i: calls.append(x.copy()) or x for i in range(3)],
-    )
+    layers, network.layers = network.layers, [lambda x, *_: calls.append(x.copy()) or x for _ in range(3)]
+    for i, layer in enumerate(network.layers):
+        layer.index = i
     try:
         one = np.ones((2, 128), np.float32)
         cache = SimpleNamespace(advance=lambda n: calls.append(n))

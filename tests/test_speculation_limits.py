@@ -70,11 +70,6 @@ class Runner:
         self.now += self.each
         return [f"after {t}" for t in tokens]
 
-    def step(self, token):
-        self.calls.append(token)
-        self.length += 1
-        return f"after {token}"
-
     def truncate(self, length):
         self.length = length
 
@@ -120,7 +115,7 @@ def test_what_did_not_come_is_removed(monkeypatch):
     assert runner.meter.accepted == 1 and runner.meter.drafted == 3 + len(runner.calls[2]) - 1
     assert decoder.next(8, 1) == "after 8" and runner.length == decoder.length == 5 and runner.calls[3] == [8]
     plain = Decoder(Runner(monkeypatch), text_prompt([1, 2, 3]), False)
-    assert plain.next(7, 5) == "after 7" and plain.length == 1 and plain.runner.calls == [7] and plain.lookup is None
+    assert plain.next(7, 5) == "after 7" and plain.length == 1 and plain.runner.calls == [[7]] and plain.lookup is None
 
 
 @pytest.mark.parametrize("chance, slope, count", [

@@ -436,9 +436,9 @@ class Network:
         return rotary(positions[self.axes].T, text.qk_rope_head_dim, text.rope_theta)
 
     def _layers(self, x, cos, sin, cache, deepstack=(), layers=slice(None), each=None):
-        for layer in self.layers[layers]:
+        for i, layer in enumerate(self.layers[layers], layers.start or 0):
             checkpoint()
-            i, x = layer.index, layer(x, cos, sin, cache)
+            x = layer(x, cos, sin, cache)
             for first, features in deepstack:
                 if i < len(features):
                     x[first : first + len(features[i])] += features[i]

@@ -61,7 +61,7 @@ def check_memory(weights: int, text: configuration.TextConfig, context: int, kv:
     )
 
 
-def _check_fit(operations: Any, tensors: Iterable[TensorInfo], load: str, text: configuration.TextConfig, context: int,
+def check_fit(operations: Any, tensors: Iterable[TensorInfo], load: str, text: configuration.TextConfig, context: int,
                kv: str) -> None:  # fmt: skip
     """Raises OutOfMemoryError for a model that does not fit when loaded whole ("repack") or layer by layer ("mmap")."""
     tensors, on_card = list(tensors), getattr(operations, "free_memory", None)
@@ -167,7 +167,7 @@ def load(
             weights = FloatVision(source, lambda *data: operations.decode(*data)) if vit == "fp32" else source
             least = context or min(LEAST_CONTEXT, longest)
             operations, remark = chosen_device(
-                device, threads, lambda o: _check_fit(o, weights.tensors.values(), load, cfg.text, least, kv)
+                device, threads, lambda o: check_fit(o, weights.tensors.values(), load, cfg.text, least, kv)
             )
             remarks += [remark] if remark else []
             operations = ops.observed(operations, observe) if observe else operations

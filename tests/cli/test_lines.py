@@ -87,7 +87,9 @@ def test_media_in_sentences():
 
 
 def test_the_json_object():
-    model = SimpleNamespace(path="p", config=SimpleNamespace(name="n"), nbytes=7, kv="q8", context=99, threads=3)
+    model = SimpleNamespace(
+        path="p", config=SimpleNamespace(name="n"), nbytes=7, kv="q8", context=99, threads=3, device="cpu"
+    )
     made = reply(prompt=1000, prefill=3.0, generate=1 / 3 + 1e-8)
     made.text, made.warnings = "é", ["w"]
     text = answer.as_json(model, PROMPT, made)
@@ -96,7 +98,15 @@ def test_the_json_object():
     assert (
         data["tokens_per_second"] == {"prefill": 333.333, "generate": 15.0} and data["timings"]["generate"] == 0.333333
     )
-    assert data["model"] == {"path": "p", "name": "n", "weights": 7, "kv": "q8", "context": 99, "threads": 3}
+    assert data["model"] == {
+        "path": "p",
+        "name": "n",
+        "weights": 7,
+        "kv": "q8",
+        "context": 99,
+        "threads": 3,
+        "device": "cpu",
+    }
 
 
 class Terminal(io.StringIO):

@@ -1,5 +1,6 @@
 """The memory of the emulated card for `ivlite.ops.cuda`: numpy arrays that its kernels may touch, and recordings of launches."""
 
+import time
 import weakref
 
 import numpy as np
@@ -26,7 +27,7 @@ class Recorder:
 class EmulatedMemory:
     """Has the methods of `ivlite.ops.cuda_memory.TorchMemory`. limit: bytes of the card."""
 
-    name, index = "emulated card", 0
+    name, index, multiprocessors = "emulated card", 0, 1
 
     def __init__(self, module, limit=None):
         self.module, self.kernels, self.limit, self.used = module, Recorder(module.cuda), limit, 0
@@ -101,6 +102,15 @@ class EmulatedMemory:
 
     def mark(self):
         return self.wait
+
+    def seconds(self, run):
+        began = time.perf_counter()
+        run()
+        return time.perf_counter() - began
+
+    def stopwatch(self):
+        moments = []
+        return lambda: moments.append(time.perf_counter()), lambda: np.diff(moments).tolist()
 
     def free(self):
         total = 24 << 30 if self.limit is None else self.limit

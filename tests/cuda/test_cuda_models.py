@@ -1,5 +1,6 @@
 """Whole models on the emulated card: the golden checkpoints and the demo model, within the bounds of the CPU."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -174,7 +175,11 @@ def test_the_demo_model_answers(card):
     model = ivlite.load("demo", device="cuda", context=512)
     reply = model.chat([{"role": "user", "content": "Please introduce yourself."}], temperature=0, max_new_tokens=24)
     assert reply.text.startswith("I am the demo model of ivlite.")
-    assert model.device == "cuda:0 (emulated card)"
+    from ivlite.cli.answer import closing_line
+
+    assert model.device == "cuda:0 (emulated card)" and closing_line(reply, device=model.device).endswith(
+        f" | {model.device}]"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ which device
@@ -216,3 +221,29 @@ def test_memory_that_runs_out_ends_one_request(card, converted):  # noqa: F811
         model.chat(messages_of("mixed"), max_new_tokens=2)
     card.memory.limit = None
     assert len(model.chat(messages_of("text"), max_new_tokens=2, temperature=0).token_ids) == 2
+
+
+def test_bench_measures_the_card(card, monkeypatch, capsys):
+    """Copies, products, and a step kernel by kernel: plain data, and lines that say them."""
+    from ivlite import cli
+    from ivlite.cli import bench
+    from ivlite.ops import cuda_probe
+
+    monkeypatch.setattr(cuda_probe, "STEPS", 1)
+    monkeypatch.setattr(cuda_probe, "COPIED", 1 << 16)
+    monkeypatch.setattr(bench, "QUESTION", 4)
+    monkeypatch.setattr("ivlite.plan.measure.LEAST", 0.0)
+    monkeypatch.setattr("ivlite.plan.measure.MANY", 32)
+    monkeypatch.setattr("ivlite.plan.measure.DEPTH", 64)
+    arguments = "bench --random tiny --type q8_0 --device cuda --prompt 4 --new 3 --depth 0,20 --vision 64x64x2 --json"
+    assert cli.main(arguments.split()) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["device"] == "cuda:0 (emulated card)" and min(facts["limits"].values()) > 0
+    for decode in facts["decode"]:
+        step, parts = decode["card"], decode["card"]["parts"]
+        assert step["launches"] == sum(part["launches"] for part in parts.values())
+        assert parts["absorbed_attention"]["launches"] == 4 and parts["advance"]["launches"] == 1
+        assert step["seconds"] > 0 and step["gap_seconds"] >= 0
+    text = list(bench.lines(facts))
+    assert text[1] == "cuda:0 (emulated card)" and "copies " in text[2] and "(mma.sync)" in text[2]
+    assert any(line.startswith("  a token: ") and " launches, " in line for line in text)

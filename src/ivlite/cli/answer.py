@@ -155,6 +155,7 @@ def model_info(model):
         "kv": model.kv,
         "context": model.context,
         "threads": model.threads,
+        "device": model.device,
     }
 
 
@@ -163,8 +164,11 @@ def span(seconds):
     return f"{seconds:.2f} s" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"
 
 
-def closing_line(reply, loaded=True):
-    """Counts, seconds of each stage, speed and memory in one line. loaded: the model was loaded for this answer."""
+def closing_line(reply, loaded=True, device="cpu"):
+    """Counts, seconds of each stage, speed, memory, and a card that computed, in one line.
+
+    loaded: the model was loaded for this answer. device: of the model.
+    """
     usage, spent = reply.usage, reply.timings
     frames, vision = usage["frames"], usage["vision_tokens"]
     counts = f"{frames:,} frame{'s' if frames > 1 else ''}, " if frames else ""
@@ -178,7 +182,8 @@ def closing_line(reply, loaded=True):
     stages = [name for name in STAGES if name not in left_out]
     stages = ", ".join(f"{name} {span(spent[name])}" for name in stages)
     stages += planned(reply.plan)
-    return f"[{counts} | {stages} | {rates(reply)[1]:.2f} tokens/s | peak {gigabytes(peak_memory())}]"
+    on = f" | {device}" if device.startswith("cuda") else ""
+    return f"[{counts} | {stages} | {rates(reply)[1]:.2f} tokens/s | peak {gigabytes(peak_memory())}{on}]"
 
 
 def planned(plan):

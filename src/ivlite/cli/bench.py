@@ -45,7 +45,7 @@ def add_parser(commands):
     add("--random", choices=("8b", "4b", "demo", "tiny"),
         help="a model of random weights of that size instead of a file")  # fmt: skip
     add("--type", metavar="T", help="type of the random weights (default: q4_k_m)")
-    arguments.add_shared(parser, "--kv", "--threads")
+    arguments.add_shared(parser, "--kv", "--threads", "--device")
     add("-p", "--prompt", type=count, default=512, metavar="N", help="tokens of prefill (default: 512)")
     add("-n", "--new", type=count, default=32, metavar="N", help="tokens decoded (default: 32)")
     add("-d", "--depth", type=depths, default=(0,), metavar="N[,N...]",
@@ -93,11 +93,15 @@ def loaded(args, progress):
     if args.file:
         import ivlite
 
-        return ivlite.load(args.file, threads=args.threads, context=context, kv=args.kv, progress=progress)
+        return ivlite.load(
+            args.file, device=args.device, threads=args.threads, context=context, kv=args.kv, progress=progress
+        )
     from ivlite.evaluate.synthetic import random_model
 
     kind = args.type or "q4_k_m"
-    return random_model(args.random, kind, threads=args.threads, context=context, kv=args.kv, progress=progress)
+    return random_model(
+        args.random, kind, device=args.device, threads=args.threads, context=context, kv=args.kv, progress=progress
+    )
 
 
 def measure(model, args):
@@ -112,7 +116,9 @@ def measure(model, args):
     from ivlite.machine import peak_memory
     from ivlite.plan.measure import of_network, speeds
 
-    random, limits = np.random.default_rng(0), Limits(model.network.ops.pool)
+    operations = model.network.ops
+    random = np.random.default_rng(0)
+    limits = CardLimits(operations) if operations.name == "cuda" else Limits(operations.pool)
     stages = {"prefill": [], "decode": [], "question": [], "vision": None}
     try:
         tokens = random.integers(0, model.config.text.vocab_size, args.prompt).tolist()
@@ -127,6 +133,7 @@ def measure(model, args):
         "model": model.config.name,
         "type": args.type or ("q4_k_m" if args.random else None),
         "synthetic": bool(args.random),
+        "device": model.device,
         "machine": probe.machine(model.threads),
         "limits": limits.best(),
         "weights": model.nbytes,
@@ -155,32 +162,78 @@ class Limits:
 
     def peak(self):
         """int8 operations per second now."""
+        self.peaks.append(self._peaks())
+        return self.peaks[-1][0]
+
+    def _peaks(self):
         from ivlite.cli import probe
 
-        self.peaks.append(probe.peaks(self.pool))
-        return self.peaks[-1][0]
+        return probe.peaks(self.pool)
+
+    def _read(self):
+        from ivlite.cli import probe
+
+        return probe.read(self.pool)
+
+    def _settle(self):
+        """Waits until all is computed."""
 
     def timed(self, run):
         """Seconds of run(), and the peak rate of operations probed before and after it."""
         before, start = self.peak(), time.perf_counter()
         run()
+        self._settle()
         seconds = time.perf_counter() - start
         return seconds, (before + self.peak()) / 2
 
     def steps(self, step, count):
         """Seconds of step(0) ... step(count - 1), and the bandwidth, bytes per second, probed before each."""
-        from ivlite.cli import probe
-
         took, reads, probed = [], [], -math.inf
         for i in range(count):
             if time.perf_counter() - probed > self.EVERY:
-                self.reads.append(probe.read(self.pool))
+                self.reads.append(self._read())
                 probed = time.perf_counter()
             start = time.perf_counter()
             step(i)
             took.append(time.perf_counter() - start)
             reads.append(self.reads[-1])
         return took, reads
+
+
+class CardLimits(Limits):
+    """Those of a card: "read" is a copy's bytes per second, read and written; a stage is compared with the bf16 rate, "matrix"."""
+
+    def __init__(self, operations):
+        super().__init__(None)
+        self.operations = operations
+
+    def peak(self):
+        super().peak()
+        return self.peaks[-1][1]
+
+    def _peaks(self):
+        from ivlite.ops import cuda_probe
+
+        return cuda_probe.matrix(self.operations)
+
+    def _read(self):
+        from ivlite.ops import cuda_probe
+
+        return cuda_probe.copy(self.operations)
+
+    def _settle(self):
+        self.operations.settle()
+
+
+def card_facts(model, runner):
+    """Where the time of the recorded step goes: launches, gaps, each kernel; nothing where no card computes."""
+    if model.network.ops.name != "cuda" or (step := runner.cache.recorded.get(1)) is None or step.replay is None:
+        return {}
+    from ivlite.ops import cuda_probe
+
+    facts = cuda_probe.step_facts(model.network.ops, step)
+    runner.cache.truncate(runner.cache.length)  # the card's own count of tokens went on
+    return {"card": facts}
 
 
 def text_stages(model, args, tokens, random, limits, plan, stages):
@@ -192,7 +245,7 @@ def text_stages(model, args, tokens, random, limits, plan, stages):
 
     for depth in args.depth:
         runner = model.runner()
-        fill(runner.cache, model.config, depth, random)
+        fill(runner.cache, model.config, depth, random, model.network.ops.array)
         planned = plan.prefill(args.prompt, depth)
         seconds, peak = limits.timed(lambda runner=runner: runner.prefill(text_prompt(tokens)))
         ops = prefill_ops(model, depth, args.prompt)
@@ -200,7 +253,8 @@ def text_stages(model, args, tokens, random, limits, plan, stages):
         depth += args.prompt
         took, reads = limits.steps(lambda i, runner=runner: runner.step(tokens[i % len(tokens)]), args.new)
         nbytes, planned = decode_bytes(model, depth + args.new // 2), plan.generate(args.new + 1, depth)
-        stages["decode"].append(read(took, nbytes, reads) | {"depth": depth, "planned": planned})
+        found = read(took, nbytes, reads) | {"depth": depth, "planned": planned}
+        stages["decode"].append(found | card_facts(model, runner))
         depth += args.new
         question, planned = text_prompt((tokens * QUESTION)[:QUESTION]), plan.prefill(QUESTION, depth)
         seconds, peak = limits.timed(lambda runner=runner, question=question: runner.prefill(question))
@@ -293,9 +347,14 @@ def lines(facts):
 
     limits, machine = facts["limits"], facts["machine"]
     yield f"{facts['model']}, {gigabytes(facts['weights'])} of weights, {facts['kv']} cache, ready in {facts['load_seconds']:.1f} s"
-    yield f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}"
+    on_card = facts.get("device", "cpu").startswith("cuda")
+    yield f"{facts['device']}" if on_card else f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}"
     matrix = f", matrix unit {limits['matrix'] / 1e9:.0f} GOPS" if limits["matrix"] else ""
-    yield f"probed here, at best: memory {limits['read'] / 1e9:.1f} GB/s, int8 {limits['int8'] / 1e9:.0f} GOPS{matrix}"
+    if on_card:
+        rates = f"bf16 {limits['matrix'] / 1e12:.1f} TFLOP/s, int8 {limits['int8'] / 1e12:.1f} TOP/s (mma.sync)"
+        yield f"probed here, at best: copies {limits['read'] / 1e9:.1f} GB/s, {rates}"
+    else:
+        yield f"probed here, at best: memory {limits['read'] / 1e9:.1f} GB/s, int8 {limits['int8'] / 1e9:.0f} GOPS{matrix}"
     yield ""
     yield f"{'':<36}{'seconds':>9}{'planned':>9}{'per second':>16}{'reached':>14}{'of the probe':>14}"
     vision = facts["vision"]
@@ -304,6 +363,7 @@ def lines(facts):
         yield row(f"prefill {prefill['count']:,} tokens{after}", prefill, "tokens")
     for decode in facts["decode"]:
         yield row(f"decode {decode['count']:,} tokens after {decode['depth']:,}", decode, "tokens")
+        yield from card_lines(decode.get("card"))
     for question in facts["question"]:
         yield row(f"second question after {question['depth']:,}", question, "tokens")
     if vision:
@@ -325,6 +385,15 @@ def lines(facts):
     ratios = [stage["planned"] / stage["seconds"] for stage in timed]
     yield f"planned seconds are {min(ratios):.2f} to {max(ratios):.2f} of those measured"
     yield f"peak memory {gigabytes(facts['peak_memory'])}"
+
+
+def card_lines(card):
+    """Launches, gaps and the dearest kernels of a step on a card."""
+    if card:
+        parts = sorted(card["parts"].items(), key=lambda part: -part[1]["seconds"])[:4]
+        dear = ", ".join(f"{name} {1e6 * of['seconds']:.0f} us in {of['launches']}" for name, of in parts)
+        gaps = f"{1e6 * card['gap_seconds']:.0f} us of gaps in {1e6 * card['seconds']:.0f}"
+        yield f"  a token: {card['launches']} launches, {gaps}; {dear}"
 
 
 def row(name, facts, unit):

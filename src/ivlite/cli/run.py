@@ -127,5 +127,5 @@ def _answer(args, model, conversation, progress):
     if args.json:
         print(answer.as_json(model, stream.prompt, reply), flush=True)
     if not args.quiet:
-        print(answer.closing_line(reply), file=sys.stderr)
+        print(answer.closing_line(reply, device=model.device), file=sys.stderr)
     return 0

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from ivlite import _C, models, ops
+from ivlite import _C, models
 from ivlite.errors import UsageError
 from ivlite.gguf import GGUFFile, TensorInfo
 from ivlite.gguf.config import Config, GenerationConfig, ImageConfig, TextConfig, TokenIds, VideoConfig, VisionConfig
-from ivlite.loading import CACHE_KINDS, check_memory
+from ivlite.loading import CACHE_KINDS, check_fit, chosen_device
 from ivlite.model import Model
 from ivlite.prompt import Prompt
 from ivlite.quantize import recipes
@@ -93,12 +93,13 @@ class RandomSource:
         return np.resize(_C.encode(fmt, chunk), count // info["block"] * info["block_bytes"])
 
 
-def random_model(size="8b", type="q4_k_m", *, threads=None, context=8192, kv="q8", seed=0, progress=None):
+def random_model(size="8b", type="q4_k_m", *, device="cpu", threads=None, context=8192, kv="q8", seed=0, progress=None):
     """A Model with random weights, in the formats of the quantizer's `type`. Raises UsageError, OutOfMemoryError."""
     cfg, kv = config(size), CACHE_KINDS[kv]
     source = RandomSource(cfg, type, seed)
-    check_memory(sum(t.nbytes for t in source.tensors.values()), cfg.text, context, kv)
-    network = models.module("internvideo3").Network(cfg, source, ops.get("cpu", threads), progress)
+    tensors = source.tensors.values()
+    operations, _ = chosen_device(device, threads, lambda o: check_fit(o, tensors, "repack", cfg.text, context, kv))
+    network = models.module("internvideo3").Network(cfg, source, operations, progress)
     return Model(cfg, network, None, context=context, kv=kv)
 
 
@@ -111,15 +112,15 @@ def text_prompt(tokens):
     )  # fmt: skip
 
 
-def fill(cache, config, tokens, random):
-    """Fills every layer of an empty cache with `tokens` random rows: the values do not affect the time."""
+def fill(cache, config, tokens, random, array=lambda x: x):
+    """Fills every layer of an empty cache with `tokens` random rows: the values do not affect the time. array: of the backend."""
     text = config.text
     widest = max((*text.kv_lora_rank, text.qk_rope_head_dim))
     rows = random.standard_normal((min(tokens, 2048), widest), np.float32)
     for first in range(0, tokens, 2048):
         n = min(2048, tokens - first)
         for layer, rank in enumerate(text.kv_lora_rank):
-            cache.append(layer, rows[:n, :rank], rows[:n, : text.qk_rope_head_dim])
+            cache.append(layer, array(rows[:n, :rank]), array(rows[:n, : text.qk_rope_head_dim]))
         cache.advance(n)
 
 

@@ -27,7 +27,8 @@ class TorchMemory:
 
     def __init__(self, index):
         self.device, self.index = torch.device("cuda", index), index
-        self.name = torch.cuda.get_device_name(self.device)
+        card = torch.cuda.get_device_properties(self.device)
+        self.name, self.multiprocessors = card.name, card.multi_processor_count
         self._thread, self._stage, self._lock = threading.local(), None, threading.Lock()
 
     def launch(self, kernel, *args):
@@ -130,6 +131,21 @@ class TorchMemory:
             last.record(torch.cuda.current_stream(self.device))
             last.synchronize()
             return first.elapsed_time(last) / 1000
+
+    def stopwatch(self):
+        """(lap, seconds): lap() marks a moment of the stream; seconds() waits, and lists the seconds between the moments."""
+        events = []
+
+        def lap():
+            events.append(torch.cuda.Event(enable_timing=True))
+            events[-1].record(torch.cuda.current_stream(self.device))
+
+        def seconds():
+            with self._asked(0):
+                events[-1].synchronize()
+                return [a.elapsed_time(b) / 1000 for a, b in zip(events, events[1:], strict=False)]
+
+        return lap, seconds
 
     def free(self):
         """(bytes that may still be allocated, bytes of the card)."""

@@ -36,6 +36,10 @@ class Step:
             logits, found = self.results
         return Logits(self.ops, logits, memory.get(found))
 
+    def compute_once(self):
+        """Launches the step, without a recording."""
+        self._launch()
+
     def _launch(self):
         tokens, half = self.tokens, self.half
         ids, cos = self.inputs[:tokens], self.inputs[tokens : tokens * (1 + half)].reshape(tokens, half)

@@ -95,14 +95,23 @@ def speeds(sample, kv):
     return Speeds(*text, step, step_seen, patch, patch_seen, sample.each, sample.byte, few=few)
 
 
-def timed(work, *inputs, calls=2):
+def settle(ops):
+    """Waits for a backend that computes beside Python."""
+    wait = getattr(ops, "settle", None)
+    if wait is not None:
+        wait()
+
+
+def timed(work, *inputs, calls=2, ops=None):
     """Seconds of work(*copies of inputs): the mean of as many calls as take LEAST seconds, after one to warm up."""
     took = []
     while sum(took) < LEAST or len(took) < calls:
         checkpoint()
         given = [x.copy() for x in inputs]
+        settle(ops)
         began = time.perf_counter()
         work(*given)
+        settle(ops)
         took.append(time.perf_counter() - began)
     return float(np.mean(took[1:] or took))
 
@@ -130,7 +139,7 @@ class Text:
 
     def seconds(self, tokens, calls=2):
         x, turn = self.inputs(tokens)
-        return timed(lambda x: self.layer(self.ops.array(x), turn, turn, self.cache), x, calls=calls)
+        return timed(lambda x: self.layer(self.ops.array(x), turn, turn, self.cache), x, calls=calls, ops=self.ops)
 
 
 def prefill_seconds(sample, kv):
@@ -170,7 +179,7 @@ def step_seconds(sample, kv):
     calls = Text(sample, sample.layers[0][0], kv)
     if sample.network is not None:
         runner = Runner(sample.network, calls.text.context_length, kv)  # memory is taken as tokens come
-        step = timed(lambda: runner.cache.truncate(0) or runner.step(0), calls=4)
+        step = timed(lambda: runner.cache.truncate(0) or runner.step(0), calls=4, ops=sample.ops)
     else:
         step = REST + head_seconds(sample, calls) + sum(count * s for s, count in by_turns(sample, calls))
     flat = calls.seconds(1)
@@ -187,6 +196,7 @@ def by_turns(sample, calls):
         for (layer, _), seconds in zip(sample.layers, took, strict=True):
             began = time.perf_counter()
             layer(sample.ops.array(x.copy()), turn, turn, calls.cache)
+            settle(sample.ops)
             seconds.append(time.perf_counter() - began)
     return [(float(np.median(s[1:])), count) for s, (_, count) in zip(took, sample.layers, strict=True)]
 
@@ -194,7 +204,7 @@ def by_turns(sample, calls):
 def head_seconds(sample, calls):
     """Seconds of the logits of one token."""
     x, _ = calls.inputs(1)
-    return timed(lambda x: sample.head(sample.ops.array(x)), x) / sample.part
+    return timed(lambda x: sample.head(sample.ops.array(x)), x, ops=sample.ops) / sample.part
 
 
 def vision_seconds(sample):
@@ -204,11 +214,11 @@ def vision_seconds(sample):
     rows, random = usual * (PATCHES // usual), np.random.default_rng(0)
     x = random.standard_normal((rows, vision.hidden_size), np.float32)
     turn = ops.array(np.ones((rows, vision.hidden_size // vision.num_heads // 2), np.float32))
-    took = [timed(lambda x, n=n: sample.block(ops.array(x), turn, turn, n), x) for n in (usual, rows)]
+    took = [timed(lambda x, n=n: sample.block(ops.array(x), turn, turn, n), x, ops=ops) for n in (usual, rows)]
     linear, seen = fitted([(rows, rows * usual), (rows, rows * rows)], took)
-    merged = timed(lambda x: sample.merger(ops.array(x)), x) * (1 + len(vision.deepstack_indexes))
+    merged = timed(lambda x: sample.merger(ops.array(x)), x, ops=ops) * (1 + len(vision.deepstack_indexes))
     patch = random.standard_normal(
         (rows, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2), np.float32
     )
-    embedded = timed(lambda p: sample.embed(ops.array(p)), patch)
+    embedded = timed(lambda p: sample.embed(ops.array(p)), patch, ops=ops)
     return linear * vision.depth + (merged + embedded) / rows, seen * vision.depth

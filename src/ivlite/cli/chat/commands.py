@@ -185,7 +185,7 @@ def stats(chat, rest):
         rows["file"] = f"{session.path}" + ", not saved yet" * chat.changed
     chat.tell("\n".join(f"  {name:10}{value}" for name, value in rows.items()))
     if chat.reply:
-        chat.tell(answer.closing_line(chat.reply, loaded=False))
+        chat.tell(answer.closing_line(chat.reply, False, chat.model.device))
 
 
 # ------------------------------------------------------------------------------------------------ others

@@ -183,7 +183,7 @@ class Conversation:
         if self.args.json:
             print(answer.as_json(self.model, stream.prompt, stream.reply), flush=True)
         if not self.args.quiet and stream.reply.token_ids:
-            self.tell(answer.closing_line(stream.reply, self.loaded))
+            self.tell(answer.closing_line(stream.reply, self.loaded, self.model.device))
             self.loaded = False
         return stream.reply
 

@@ -44,9 +44,10 @@ class Planner:
             architecture = models.module(ARCHITECTURE, getattr(source, "path", ""))
             return measure.of_source(source, config, architecture, operations, streamed)
 
+        device = getattr(operations, "device", operations.name)
         return cls(
             config, source.tensors, kv, ops.cache_token_bytes(config.text.kv_lora_rank, config.text.qk_rope_head_dim, kv),
-            operations.threads, sample, settings=(getattr(operations, "device", operations.name), load, vit), loaded=network is not None, streamed=streamed,
+            operations.threads, sample, settings=(device, load, vit), loaded=network is not None, streamed=streamed,
             byte=None if seconds is None or streamed else seconds / size,
         )  # fmt: skip
 

@@ -306,7 +306,7 @@ class Model:
         return self._stream(self._pool, messages, **settings)
 
     def _stream(self, holder: Any, messages: Messages, **settings: Any) -> Stream:
-        """The Stream of `stream`, over a cache of `holder`: the pool, or a call of a session (session.Asking)."""
+        """The Stream of `stream`, over a cache of `holder`: the pool, or a call of a session (session.asking)."""
         began = time.perf_counter()
         self._check_open()
         defaults = Model.stream.__kwdefaults__ or {}

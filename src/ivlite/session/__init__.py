@@ -3,7 +3,7 @@
 import os
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -14,14 +14,15 @@ from ivlite.engine.meter import Meter
 from ivlite.engine.reply import Reply
 from ivlite.engine.runner import Runner
 from ivlite.engine.stream import Stream
-from ivlite.errors import OutOfMemoryError, Stopped, UsageError
+from ivlite.errors import OutOfMemoryError, UsageError
 from ivlite.machine import gigabytes
 from ivlite.media.medium import Seen
 from ivlite.prompt import Prompt, plain_tools
 from ivlite.session import said, saving
+from ivlite.session.asking import Asking
 from ivlite.session.file import SessionFile
 from ivlite.session.state import SessionState, checked
-from ivlite.stop import Stop, using
+from ivlite.stop import Stop
 
 STEP = 1024  # tokens: the room of a cache grows in these, and by half of what it was
 
@@ -134,7 +135,7 @@ class Session:
             asking.done = True
             raise
 
-    def _claim(self) -> "Asking":
+    def _claim(self) -> Asking:
         """The right to change the session, until `done`."""
         with self._lock:
             self._check_open()
@@ -165,7 +166,7 @@ class Session:
         self._runner.meter = meter
         return self._runner
 
-    def _add(self, asking: "Asking", reply: Reply, end: int | None) -> None:
+    def _add(self, asking: Asking, reply: Reply, end: int | None) -> None:
         """Makes a question and its answer a turn."""
         prompt, runner = asking.prompt, asking.runner
         ids, tail = said.kept(self._model.tokenizer, reply.token_ids, end)
@@ -349,98 +350,3 @@ def cut(past: Prompt, turn: Turn) -> Prompt:
         timestamps=past.timestamps[:m], frames=past.frames[:m], media=past.media[:m],
         spans=[span for span in past.spans if span[1] < n],
     )  # fmt: skip
-
-
-class Asking:
-    """One call of a session: what `Model` asks of whoever provides the cache."""
-
-    def __init__(self, session: Session) -> None:
-        self.session, self.stop = session, session._closing
-        self.messages: list[Any] = []
-        self.past: Prompt | None = None
-        self.tail = session._turns[-1].tail if session._turns else ""
-        self.tools: list[str] = []
-        self.runner: Any = None
-        self.prompt: Any = None
-        self.continued = self.done = self.complete = False
-        self.stream: Callable[[], Stream | None] = lambda: None
-        self.made = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that the next prompt need not take."""
-        return self.session.nbytes
-
-    def answer(self, prompt: Prompt, sampler: Any, eos: Any, limit: int, meter: Meter) -> Generator[int, None, str]:
-        """Yields the tokens of the answer; see Runner.answer. Puts back what an error took from the session."""
-        session = self.session
-        self.prompt, self.runner = prompt, session._ready(len(prompt.token_ids) + limit, meter)
-        base = session._turns[-1].rows if session._turns else 0
-        lost = Lost(session, self.runner, prompt, base)
-        tokens = self.runner.answer(prompt, sampler, eos, limit, base)
-        try:
-            while True:
-                try:
-                    token = next(tokens)
-                except StopIteration as end:
-                    self.complete = True
-                    return str(end.value)
-                self.made += 1
-                yield token
-        except (Stopped, GeneratorExit):
-            tokens.close()  # tokens that were only drafted leave the cache
-            if not self.made:  # what is computed of the prompt stays, for the next time
-                lost.put_back()
-            raise
-        except BaseException:
-            lost.put_back(all_of_it=True)
-            raise
-
-    def foreseen(self, prompt: Prompt) -> int:
-        """The number of tokens of a prompt that answer would not run."""
-        session, runner = self.session, self.session._runner
-        base = session._turns[-1].rows if session._turns else 0
-        return int(session._model._pool.stored(prompt, 0 if runner is None else runner.foreseen(prompt, base)))
-
-    def ended(self, reply: Reply | None, end: int | None) -> None:
-        """The stream is over: reply is None after an error. end: characters of text before a stop string."""
-        if self.done:
-            return
-        try:
-            if reply is not None and (self.made or self.complete):
-                with using(None):  # the Stop may be set
-                    self.session._add(self, reply, end)
-        finally:
-            if self.session._closing:
-                self.session._runner = None
-            if self.runner is not None:
-                self.runner.meter = Meter()  # the call's own has its progress function, which may hold anything
-            self.runner = self.prompt = None
-            self.done = True
-
-
-class Lost:
-    """The rows of a conversation that a prompt will overwrite, kept until it has an answer.
-
-    Where memory is short they are not kept; the turns that need them are then lost as well.
-    """
-
-    def __init__(self, session: Session, runner: Runner, prompt: Prompt, rows: int) -> None:
-        self._session, self._runner, self._rows = session, runner, rows
-        self._shared = min(rows, runner.held.shared(prompt)) if rows else 0
-        kept = self._shared < rows and session._model.free(rows - self._shared)
-        self._data = runner.cache.dump(self._shared, rows) if kept else None
-        self._held = runner.held.copy(rows)
-
-    def put_back(self, all_of_it: bool = False) -> None:
-        """Restores the rows; all_of_it: and forgets those that came after."""
-        if self._data is not None:
-            with using(None):  # the Stop may be set
-                self._runner.truncate(min(self._shared, self._runner.held.length))
-                self._runner.cache.restore(self._shared, self._data)
-            self._runner.held = self._held
-        elif self._shared < self._rows:
-            turns = self._session._turns
-            self._session._back(tuple(turn for turn in turns if turn.rows <= self._shared))
-        elif all_of_it:
-            self._runner.truncate(min(self._rows, self._runner.held.length))

@@ -41,18 +41,17 @@ struct MmaWarp {
   IVLITE_DEVICE MmaWarp(uint8_t* ring, const DeviceWeight& w, const Int8Rows& x, const WarpPart& part, int lane)
       : ring(ring), x(x), part(part), g(lane / 4), tig(lane % 4), rows{{w, part.row(0, g)}, {w, part.row(1, g)}}, sum{} {}
 
-  // Where a chunk of a row's codes lies in the n-th step's place of the ring, and where its high bits do.
+  // Where a chunk of a row's codes lies in place n of the ring, and where the row's high bits do.
   IVLITE_DEVICE uint8_t* slot(int n, int row, int chunk) const {
     const int turned = kChunks == 4 ? chunk ^ (row / 2 & 3) : chunk ^ (row & 7);
-    return ring + n % kRing * stage_bytes(F) + 16 * (row * kChunks + turned);
+    return ring + n * stage_bytes(F) + 16 * (row * kChunks + turned);
   }
   IVLITE_DEVICE uint8_t* high_slot(int n, int row) const {
-    return ring + n % kRing * stage_bytes(F) + 256 * kChunks + row * kStepGroups * high_bytes(F);
+    return ring + n * stage_bytes(F) + 256 * kChunks + row * kStepGroups * high_bytes(F);
   }
 
-  // Starts the copy of the n-th step of this warp; of one after the last, none.
-  IVLITE_DEVICE void copy(int n) const {
-    const int step = part.first + n * part.every;
+  // Starts the copy of a step to place n; of one after the last, none.
+  IVLITE_DEVICE void copy(int n, int step) const {
     if (step < part.steps) {
       IVLITE_UNROLL
       for (int i = 0; i < 2; i++)
@@ -77,23 +76,17 @@ struct MmaWarp {
     return {{bits, bits}};
   }
 
-  // The first operands of groups q and q + 1: codes of rows g and g + 8, of the first half of the columns and of the second.
-  IVLITE_DEVICE void open(uint32_t a[2][4], int n, int q) const {
-    const int lane = 4 * g + tig;
-    if constexpr (F == Format::q8_0) {
-      IVLITE_UNROLL
-      for (int k = 0; k < 2; k++) ldmatrix_x4(a[k], slot(n, lane % 16, 2 * (q + k) + lane / 16));
-    } else {
-      uint32_t raw[4];
-      ldmatrix_x4(raw, slot(n, lane % 16, q + lane / 16));
-      IVLITE_UNROLL
-      for (int k = 0; k < 4; k++) {
-        const int i = k % 2, group = k / 2;
-        const Bytes8 bits = high(n, i, q + group);
-        a[group][i] = four_codes<F>(raw[k], bits.w[0], 0, tig);
-        a[group][2 + i] = four_codes<F>(raw[k], bits.w[1], 1, tig);
-      }
+  // A group's codes of rows g and g + 8 as the first operand: of the first half of the columns, then of the second. `raw`: the
+  // rows' words of nibbles.
+  IVLITE_DEVICE void open(uint32_t a[4], const uint32_t raw[2], int n, int q) const {
+    IVLITE_UNROLL
+    for (int i = 0; i < 2; i++) {
+      const Bytes8 bits = high(n, i, q);
+      a[i] = four_codes<F>(raw[i], bits.w[0], 0, tig);
+      a[2 + i] = four_codes<F>(raw[i], bits.w[1], 1, tig);
     }
+    if constexpr (kHalves<F>)  // less their offset: no sums need to begin with it
+      for (int i = 0; i < 4; i++) a[i] = ((a[i] | 0x80808080u) - 0x01010101u * kCodeOffset<F>)^0x80808080u;
   }
 
   // Adds group q of a step to its sums.
@@ -103,22 +96,26 @@ struct MmaWarp {
     for (int i = 0; i < 2; i++) affines<F>(by[i], by_row.scale(i, q), by_row.header[i]);
     IVLITE_UNROLL
     for (int o = 0; o < kOctets; o++) {
+      if (kOctets > 1) sync_warp();  // or the compiler loads the next activations too, and runs out of registers
       const int chunk = (kStepGroups * step + q) * x.group_step + 8 * o;
       const Bytes8 b = load8(x.codes + 32 * (chunk + g) + 8 * tig);
       const Bytes16 of = load16(x.chunks + chunk + 2 * tig);  // of this lane's two tokens
-      const Starts<F> start[2] = {starts<F>(of.w[1]), starts<F>(of.w[3])};
-      int32_t first[4], second[4];
-      IVLITE_UNROLL
-      for (int j = 0; j < 4; j++) first[j] = start[j % 2].first, second[j] = start[j % 2].second;
+      int32_t first[4] = {kSumStart, kSumStart, kSumStart, kSumStart}, second[4] = {kSumStart, kSumStart, kSumStart, kSumStart};
+      float sums[2] = {};
       if constexpr (kHalves<F>) {
-        const uint32_t low[4] = {a[0], a[1], 0, 0}, high[4] = {0, 0, a[2], a[3]};
-        mma_s8(first, low, b.w), mma_s8(second, high, b.w);
+        const uint32_t low[2] = {b.w[0], 0}, high[2] = {0, b.w[1]};
+        mma_s8(first, a, low), mma_s8(second, a, high);
       } else {
+        IVLITE_UNROLL
+        for (int j = 0; j < 2; j++) {
+          const Starts<F> start = starts<F>(of.w[2 * j + 1]);
+          first[j] = first[2 + j] = start.first, sums[j] = start.sum;
+        }
         mma_s8(first, a, b.w);
       }
       IVLITE_UNROLL
       for (int j = 0; j < 4; j++) {
-        const float value = group_value<F>(by[j / 2], first[j], second[j], start[j % 2].sum);
+        const float value = group_value<F>(by[j / 2], first[j], second[j], sums[j % 2]);
         sum[q][o][j] = fmaf(value, float_of(of.w[j % 2 * 2]), sum[q][o][j]);
       }
     }
@@ -127,19 +124,27 @@ struct MmaWarp {
   IVLITE_DEVICE void run() {
     StepScales<F> next;
     if (part.first < part.steps) next.load(rows, part.first);
-    for (int n = 0; n < kRing - 1; n++) copy(n);
-    for (int n = 0, step = part.first; step < part.steps; n++, step += part.every) {
+    for (int n = 0; n < kRing - 1; n++) copy(n, part.first + n * part.every);
+    int n = 0;
+    for (int step = part.first; step < part.steps; step += part.every, n = (n + 1) % kRing) {
       wait_copies<kRing - 2>();
       sync_warp();  // all lanes' copies have landed, and all have read what is overwritten now
-      copy(n + kRing - 1);
+      copy((n + kRing - 1) % kRing, step + (kRing - 1) * part.every);
       const StepScales<F> now = next;
       if (step + part.every < part.steps) next.load(rows, step + part.every);
       IVLITE_UNROLL
       for (int q = 0; q < kStepGroups; q += 2) {
-        uint32_t a[2][4];
-        open(a, n, q);
-        add(a[0], step, q, now), add(a[1], step, q + 1, now);
-        sync_warp();  // or the compiler loads the next groups' activations too, and runs out of registers
+        uint32_t a[4], raw[4];
+        if constexpr (F != Format::q8_0) ldmatrix_x4(raw, slot(n, (4 * g + tig) % 16, q + (4 * g + tig) / 16));  // of two groups
+        IVLITE_UNROLL
+        for (int k = 0; k < 2; k++) {
+          if constexpr (F == Format::q8_0)
+            ldmatrix_x4(a, slot(n, (4 * g + tig) % 16, 2 * (q + k) + (4 * g + tig) / 16));
+          else
+            open(a, raw + 2 * k, n, q + k);
+          add(a, step, q + k, now);
+        }
+        if (kOctets == 1) sync_warp();
       }
     }
   }

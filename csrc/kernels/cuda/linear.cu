@@ -31,21 +31,24 @@ constexpr Tiling tiling(const DeviceWeight& w, bool gated) {
 
 // The sums of this warp's tile over its part of the columns. `ring` is the warp's own.
 template <int Tokens>
-IVLITE_DEVICE void warp_sums(float* partial, uint8_t* ring, const FewRows& a, const DeviceWeight& w, int64_t head, const WarpPart& part) {
-  Int8Rows xq = a.xq;
-  xq.codes += 32 * head * xq.head_step, xq.chunks += head * xq.head_step;
-  const float* x = a.x + head * a.ldh;
-  const FloatRows xf{x, a.ldx, a.tokens, w.cols, ((uintptr_t)x | (uintptr_t)(4 * a.ldx)) % 16 == 0};
+IVLITE_DEVICE void warp_sums(float* partial, uint8_t* ring, const FewRows& a, const DeviceWeight& w, const WarpPart& part) {
   visit_format(w.format, [&](auto is) {
     constexpr Format F = decltype(is)::value;
+    const int64_t head = block_y();
     if constexpr (is_float_format(F)) {
-      float_sums<F, Tokens>(partial, w, xf, part);
-    } else if constexpr (Tokens <= 4) {
-      dot_sums<F, Tokens>(partial, w, xq, part);
+      const float* x = a.x + head * a.ldh;
+      const FloatRows rows{x, a.ldx, (int)a.tokens, (int)w.cols, ((uintptr_t)x | (uintptr_t)(4 * a.ldx)) % 16 == 0};
+      float_sums<F, Tokens>(partial, w, rows, part);
     } else {
-      MmaWarp<F, Tokens> warp(ring, w, xq, part, thread_x() % kWarp);
-      warp.run();
-      warp.store(partial);
+      Int8Rows rows = a.xq;
+      rows.codes += 32 * head * rows.head_step, rows.chunks += head * rows.head_step;
+      if constexpr (Tokens <= 4) {
+        dot_sums<F, Tokens>(partial, w, rows, part);
+      } else {
+        MmaWarp<F, Tokens> warp(ring, w, rows, part, thread_x() % kWarp);
+        warp.run();
+        warp.store(partial);
+      }
     }
   });
 }
@@ -98,17 +101,17 @@ IVLITE_DEVICE void block_sums(float* partial, const FewRows& a) {
   const BlockPart of(a);
   const DeviceWeight& w = of.part.w;
   const int warp = thread_x() / kWarp, sharing = of.by.sharing;
-  const int64_t tile = of.first + warp / sharing, head = block_y(), top = head * w.rows;
+  const int64_t tile = of.first + warp / sharing, top = block_y() * w.rows;
   if (tile >= of.by.tiles) return;
   const bool gated = a.activation == Activation::silu_mul;
   const int64_t low = (gated ? 8 : 16) * tile, high = gated ? w.rows / 2 + low : low + 8;
   const WarpPart part{{top + low, top + high}, w.heads * w.rows - 1, warp % sharing, sharing, of.by.steps};
   uint8_t* rings = (uint8_t*)(partial + kWarps * Tokens * kPartialRows);
-  warp_sums<Tokens>(partial + warp * Tokens * kPartialRows, rings + warp * ring_bytes(w.format), a, w, head, part);
+  warp_sums<Tokens>(partial + warp * Tokens * kPartialRows, rings + warp * ring_bytes(w.format), a, w, part);
 }
 
 template <int Tokens>
-IVLITE_KERNEL void IVLITE_BOUNDS(256, 2) few_rows_kernel(FewRows a) {
+IVLITE_KERNEL void IVLITE_BOUNDS(256, Tokens > 8 ? 1 : 2) few_rows_kernel(FewRows a) {
   float* partial = shared_memory<float>();
   block_sums<Tokens>(partial, a);
   sync_block();

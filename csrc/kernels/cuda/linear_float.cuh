@@ -9,12 +9,13 @@ namespace ivlite::cuda {
 // Activations of float weights, where a head's begin.
 struct FloatRows {
   const float* x;
-  int64_t ldx, tokens, cols;
+  int64_t ldx;
+  int tokens, cols;
   bool aligned;  // every row, to 16 bytes
 };
 
 // Columns col .. col + 7 of a token, zeros behind the last.
-IVLITE_DEVICE void load_columns(float v[8], const FloatRows& x, int64_t token, int64_t col) {
+IVLITE_DEVICE void load_columns(float v[8], const FloatRows& x, int token, int col) {
   const float* at = x.x + token * x.ldx + col;
   if (x.aligned && col + 8 <= x.cols) {
     const Bytes16 low = load16(at), high = load16(at + 4);
@@ -32,7 +33,7 @@ struct RawOctet {
   static constexpr int kLoads = code_bytes(F) / 64;
   Bytes16 raw[kLoads];
 
-  IVLITE_DEVICE void load(const uint8_t* row, int64_t col) {
+  IVLITE_DEVICE void load(const uint8_t* row, int col) {
     IVLITE_UNROLL
     for (int i = 0; i < kLoads; i++) raw[i] = kLoads == 1 ? load16_once(row + 2 * col) : load16(row + 4 * col + 16 * i);
   }
@@ -46,7 +47,7 @@ struct RawOctet {
 // The sums of a warp's rows to partial[kPartialRows t + row].
 template <Format F, int Tokens>
 IVLITE_DEVICE void float_sums(float* partial, const DeviceWeight& w, const FloatRows& x, const WarpPart& part) {
-  constexpr int depth = Tokens > 8 ? 1 : Tokens > 4 || F == Format::f32 ? 2 : 4;  // steps whose loads are under way together
+  constexpr int depth = Tokens > 4 || F == Format::f32 ? 2 : 4;  // steps whose loads are under way together
   const int lane = thread_x() % kWarp, q = lane % 4, r = lane / 4;
   const uint8_t* rows[2] = {w.codes + part.row(0, r) * code_stride(w), w.codes + part.row(1, r) * code_stride(w)};
   float sum[2][Tokens] = {};
@@ -61,6 +62,7 @@ IVLITE_DEVICE void float_sums(float* partial, const DeviceWeight& w, const Float
       if (step + d * part.every >= part.steps) break;
       IVLITE_UNROLL
       for (int t = 0; t < Tokens; t++) {
+        if (Tokens > 4 && t % 4 == 0) sync_warp();  // or the compiler loads all tokens, and runs out of registers
         float v[8];
         load_columns(v, x, t < x.tokens ? t : x.tokens - 1, 32 * (step + d * part.every) + 8 * q);
         IVLITE_UNROLL

@@ -96,7 +96,7 @@ struct MmaWarp {
     for (int i = 0; i < 2; i++) affines<F>(by[i], by_row.scale(i, q), by_row.header[i]);
     IVLITE_UNROLL
     for (int o = 0; o < kOctets; o++) {
-      if (kOctets > 1) sync_warp();  // or the compiler loads the next activations too, and runs out of registers
+      if (kOctets == 1) sync_warp();  // or the compiler loads the next activations too, and runs out of registers
       const int chunk = (kStepGroups * step + q) * x.group_step + 8 * o;
       const Bytes8 b = load8(x.codes + 32 * (chunk + g) + 8 * tig);
       const Bytes16 of = load16(x.chunks + chunk + 2 * tig);  // of this lane's two tokens
@@ -144,7 +144,6 @@ struct MmaWarp {
             open(a, raw + 2 * k, n, q + k);
           add(a, step, q + k, now);
         }
-        if (kOctets == 1) sync_warp();
       }
     }
   }

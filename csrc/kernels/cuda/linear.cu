@@ -29,13 +29,15 @@ constexpr Tiling tiling(const DeviceWeight& w, bool gated) {
   return {steps, sharing, tiles, (tiles + per_block - 1) / per_block};
 }
 
-// The sums of this warp's tile over its part of the columns. `ring` is the warp's own.
-template <int Tokens>
+// The sums of this warp's tile over its part of the columns. `ring` is the warp's own. Floats: of float weights.
+template <int Tokens, bool Floats>
 IVLITE_DEVICE void warp_sums(float* partial, uint8_t* ring, const FewRows& a, const DeviceWeight& w, const WarpPart& part) {
   visit_format(w.format, [&](auto is) {
     constexpr Format F = decltype(is)::value;
     const int64_t head = block_y();
-    if constexpr (is_float_format(F)) {
+    if constexpr (is_float_format(F) != Floats) {
+      return;
+    } else if constexpr (Floats) {
       const float* x = a.x + head * a.ldh;
       const FloatRows rows{x, a.ldx, (int)a.tokens, (int)w.cols, ((uintptr_t)x | (uintptr_t)(4 * a.ldx)) % 16 == 0};
       float_sums<F, Tokens>(partial, w, rows, part);
@@ -96,7 +98,7 @@ struct BlockPart {
   }
 };
 
-template <int Tokens>
+template <int Tokens, bool Floats>
 IVLITE_DEVICE void block_sums(float* partial, const FewRows& a) {
   const BlockPart of(a);
   const DeviceWeight& w = of.part.w;
@@ -107,13 +109,13 @@ IVLITE_DEVICE void block_sums(float* partial, const FewRows& a) {
   const int64_t low = (gated ? 8 : 16) * tile, high = gated ? w.rows / 2 + low : low + 8;
   const WarpPart part{{top + low, top + high}, w.heads * w.rows - 1, warp % sharing, sharing, of.by.steps};
   uint8_t* rings = (uint8_t*)(partial + kWarps * Tokens * kPartialRows);
-  warp_sums<Tokens>(partial + warp * Tokens * kPartialRows, rings + warp * ring_bytes(w.format), a, w, part);
+  warp_sums<Tokens, Floats>(partial + warp * Tokens * kPartialRows, rings + warp * ring_bytes(w.format), a, w, part);
 }
 
-template <int Tokens>
+template <int Tokens, bool Floats>
 IVLITE_KERNEL void IVLITE_BOUNDS(256, Tokens > 8 ? 1 : 2) few_rows_kernel(FewRows a) {
   float* partial = shared_memory<float>();
-  block_sums<Tokens>(partial, a);
+  block_sums<Tokens, Floats>(partial, a);
   sync_block();
   const BlockPart of(a);
   const Outputs outputs{a, of.part, partial, of.by.sharing, Tokens};
@@ -124,29 +126,43 @@ IVLITE_KERNEL void IVLITE_BOUNDS(256, Tokens > 8 ? 1 : 2) few_rows_kernel(FewRow
   }
 }
 
-template <int Tokens>
+template <int Tokens, bool Floats>
 Status start(const FewRows& a, Stream stream) {
   int64_t blocks = 0, ring = 0;
   for (int i = 0; i < a.parts; i++) {
     const DeviceWeight& w = a.part[i].w;
     blocks += tiling(w, a.activation == Activation::silu_mul).blocks;
-    if (Tokens > 4 && !is_float_format(w.format) && ring_bytes(w.format) > ring) ring = ring_bytes(w.format);
+    if (Tokens > 4 && !Floats && ring_bytes(w.format) > ring) ring = ring_bytes(w.format);
   }
   const size_t shared = (size_t)(kWarps * (Tokens * kPartialRows * 4 + ring));
-  return launch(few_rows_kernel<Tokens>, {(unsigned)blocks, (unsigned)a.part[0].w.heads, 1}, kWarps * kWarp, shared, stream, a);
+  const Dim3 grid{(unsigned)blocks, (unsigned)a.part[0].w.heads, 1};
+  return launch(few_rows_kernel<Tokens, Floats>, grid, kWarps * kWarp, shared, stream, a);
+}
+
+template <bool Floats>
+Status start_for(const FewRows& a, Stream stream) {
+  switch (a.tokens) {
+    case 0: return 0;
+    case 1: return start<1, Floats>(a, stream);
+    case 2: return start<2, Floats>(a, stream);
+    case 3: return start<3, Floats>(a, stream);
+    case 4: return start<4, Floats>(a, stream);
+    default: return a.tokens <= 8 ? start<8, Floats>(a, stream) : start<16, Floats>(a, stream);
+  }
 }
 
 }  // namespace
 
 Status few_rows(const FewRows& a, Stream stream) {
-  switch (a.tokens) {
-    case 0: return 0;
-    case 1: return start<1>(a, stream);
-    case 2: return start<2>(a, stream);
-    case 3: return start<3>(a, stream);
-    case 4: return start<4>(a, stream);
-    default: return a.tokens <= 8 ? start<8>(a, stream) : start<16>(a, stream);
+  const bool floats = is_float_format(a.part[0].w.format);
+  if (a.parts == 2 && is_float_format(a.part[1].w.format) != floats) {  // other activations, so other kernels
+    FewRows one = a;
+    one.parts = 1;
+    const Status status = few_rows(one, stream);
+    one.part[0] = a.part[1];
+    return status ? status : few_rows(one, stream);
   }
+  return floats ? start_for<true>(a, stream) : start_for<false>(a, stream);
 }
 
 }  // namespace ivlite::cuda

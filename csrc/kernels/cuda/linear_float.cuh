@@ -62,7 +62,7 @@ IVLITE_DEVICE void float_sums(float* partial, const DeviceWeight& w, const Float
       if (step + d * part.every >= part.steps) break;
       IVLITE_UNROLL
       for (int t = 0; t < Tokens; t++) {
-        if (Tokens > 4 && t % 4 == 0) sync_warp();  // or the compiler loads all tokens, and runs out of registers
+        if (Tokens > 4 && t % 2 == 0) sync_warp();  // or the compiler loads all tokens, and runs out of registers
         float v[8];
         load_columns(v, x, t < x.tokens ? t : x.tokens - 1, 32 * (step + d * part.every) + 8 * q);
         IVLITE_UNROLL

@@ -8,18 +8,6 @@
 namespace ivlite::cuda {
 namespace {
 
-// Threads of a row of n columns: whole warps, so many that each has a few columns.
-int row_threads(int64_t n) {
-  const int64_t warps = (n + 127) / 128;
-  return kWarp * (int)(warps < 1 ? 1 : warps > 16 ? 16 : warps);
-}
-
-IVLITE_DEVICE float rms_scale(const float* x, int64_t n, float eps, float* shared) {
-  float square = 0;
-  for (int64_t i = thread_x(); i < n; i += block_threads()) square += x[i] * x[i];
-  return 1 / sqrtf(block_sum(square, shared) / (float)n + eps);
-}
-
 IVLITE_KERNEL void rms_norm_row(NormArgs a) {
   float* shared = shared_memory<float>();
   const float* x = a.x + block_x() * a.ldx;

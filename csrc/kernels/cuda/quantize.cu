@@ -10,17 +10,6 @@ namespace {
 
 constexpr int kThreads = 128;
 
-// As in norm.cu: the same sums.
-int norm_threads(int64_t n) {
-  const int64_t warps = (n + 127) / 128;
-  return kWarp * (int)(warps < 1 ? 1 : warps > 16 ? 16 : warps);
-}
-IVLITE_DEVICE float rms_scale(const float* x, int64_t n, float eps, float* shared) {
-  float square = 0;
-  for (int64_t i = thread_x(); i < n; i += block_threads()) square += x[i] * x[i];
-  return 1 / sqrtf(block_sum(square, shared) / (float)n + eps);
-}
-
 struct Scale {
   float scale, inverse;
 };
@@ -98,7 +87,7 @@ IVLITE_KERNEL void norm_quantize_kernel(QuantizeArgs a) {
 Status quantize(const QuantizeArgs& a, Stream stream) {
   const unsigned tokens = (unsigned)int8_tokens(a.tokens);
   if (a.tokens == 0 || a.heads == 0) return 0;
-  if (a.norm_w) return launch(norm_quantize_kernel, {tokens, 1, 1}, norm_threads(a.cols), kReduceBytes, stream, a);
+  if (a.norm_w) return launch(norm_quantize_kernel, {tokens, 1, 1}, row_threads(a.cols), kReduceBytes, stream, a);
   const int64_t threads = 8 * int8_groups(a.cols);
   return launch(quantize_kernel, {(unsigned)((threads + kThreads - 1) / kThreads), tokens, (unsigned)a.heads}, kThreads, 0, stream, a);
 }

@@ -1,5 +1,7 @@
 // Sums over a block, in one order whatever runs when.
 #pragma once
+#include <math.h>
+
 #include "intrinsics.h"
 
 namespace ivlite::cuda {
@@ -26,6 +28,19 @@ IVLITE_DEVICE float block_max(float v, float* shared) {
   v = warp_max(shared[lane < warps ? lane : 0]);
   sync_block();
   return v;
+}
+
+// Threads of a row of n columns: whole warps, so many that each has a few columns.
+inline int row_threads(int64_t n) {
+  const int64_t warps = (n + 127) / 128;
+  return kWarp * (int)(warps < 1 ? 1 : warps > 16 ? 16 : warps);
+}
+
+// By how much a row is multiplied that all threads of a block look at.
+IVLITE_DEVICE float rms_scale(const float* x, int64_t n, float eps, float* shared) {
+  float square = 0;
+  for (int64_t i = thread_x(); i < n; i += block_threads()) square += x[i] * x[i];
+  return 1 / sqrtf(block_sum(square, shared) / (float)n + eps);
 }
 
 }  // namespace ivlite::cuda

@@ -19,6 +19,8 @@
 //            q6_k                       2 per 8 groups: f16 d
 //
 // So bits j of four bytes are four codes beside one another: one shift and one mask make an operand of a dot product.
+//
+// Kernels call these functions too: nvcc needs --expt-relaxed-constexpr.
 #pragma once
 #include <stdint.h>
 

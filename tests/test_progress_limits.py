@@ -11,6 +11,7 @@ from test_budget import packed
 
 import ivlite
 from ivlite.cli.chat import terminal
+from ivlite.engine.meter import Meter
 from ivlite.errors import ContextError, MediaError, SessionFileError
 from ivlite.media import container, frames, memory, scan
 from ivlite.session.packing import unpack
@@ -120,3 +121,8 @@ def test_a_conversation_that_ends_with_an_answer_goes_on_after_it():
             before, first = first, list(session.messages)
         session.undo()
         assert list(session.messages) == before and len(before) == 2
+
+
+def test_a_meter_begins_at_nothing():
+    meter = Meter()
+    assert set(meter.seconds.values()) == {0.0} and meter.drafted == meter.accepted == 0

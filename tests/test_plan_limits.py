@@ -498,6 +498,18 @@ def test_the_nearest_settings_fit_and_the_next_do_not(demo, parts, limits):
     assert again(-12).fits and not again(16).fits  # time marks have more or fewer digits
 
 
+def test_images_take_their_part_of_the_wait(demo, monkeypatch):
+    monkeypatch.setattr(demo._planning(), "_speeds", replace(SPEEDS, patch=1e-2))
+    images = [{"type": "image", "image": np.zeros((96, 64, 3), np.uint8)}] * 8
+
+    def made(most):
+        return demo.plan(ask(listed(900, fps=2, max_frames=most), *images), max_wait=12.0)
+
+    (fewer, *_) = made(400).nearest
+    got = made(fewer.settings["max_frames"])
+    assert got.wait == pytest.approx(fewer.wait, rel=0.06) and got.seconds["vision"] > 3
+
+
 def test_smaller_frames_that_fit(demo):
     def video(pixels):
         return {

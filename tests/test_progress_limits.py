@@ -1,19 +1,22 @@
 """How often progress is told, and other moments and counts at their limits."""
 
 import asyncio
+import io
 import os
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from av.stream import Disposition
+from PIL import Image
 from test_budget import packed
 
 import ivlite
 from ivlite.cli.chat import terminal
 from ivlite.engine.meter import Meter
 from ivlite.errors import ContextError, MediaError, SessionFileError
-from ivlite.media import container, frames, memory, scan
+from ivlite.media import container, frames, memory, scan, stills
+from ivlite.prompt.layout import Draft
 from ivlite.session.packing import unpack
 from ivlite.stop import Stop
 
@@ -126,3 +129,69 @@ def test_a_conversation_that_ends_with_an_answer_goes_on_after_it():
 def test_a_meter_begins_at_nothing():
     meter = Meter()
     assert set(meter.seconds.values()) == {0.0} and meter.drafted == meter.accepted == 0
+
+
+def test_a_heic_file_is_read_from_its_beginning(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        stills, "heif_class", lambda what: lambda file, name: asked.append((file.tell(), name)) or "made"
+    )
+    for brand in (b"heic", b"mif1"):
+        assert stills.identified(io.BytesIO(b"\0\0\0\x18ftyp" + brand + bytes(40)), "a") == "made"
+    assert asked == [(0, "")] * 2
+    with pytest.raises(Image.UnidentifiedImageError):
+        stills.identified(io.BytesIO(b"\0\0\0\x18ftypqt  " + bytes(40)), "a")
+
+
+@pytest.mark.parametrize(
+    "estimated, firsts, cost",
+    [
+        (False, [0], (2.0, 3.0)),
+        (True, [0], (2.0, 3.0)),
+        (True, [2], (2.0, 0.0)),
+        (False, [2], (0.0, 0.0)),
+        (False, [1], (2.0, 3.0)),
+    ],
+)
+def test_what_media_cost_of_which_nothing_is_left(estimated, firsts, cost):
+    """Times that are not known yet are read all the same; frames that are held are not decoded."""
+    asked = []
+    probe = SimpleNamespace(
+        estimated=estimated, cost=lambda chosen, size, measuring: asked.append(chosen.tolist()) or (2.0, 3.0)
+    )
+    medium = object()
+    draft = SimpleNamespace(
+        looking=0.0, videos=[SimpleNamespace(probe=probe, shape={"temporal": 2}, size=(64, 64))], opened=[medium]
+    )
+    laid = SimpleNamespace(media=[medium], frames=[[5, 6, 7, 8]], firsts=lambda held: firsts)
+    assert Draft.cost(draft, laid) == cost
+    assert asked == ([] if cost == (0, 0) else [[7, 8]] if firsts == [1] else [[5, 6, 7, 8]])
+
+
+@pytest.mark.parametrize("low, high, seeks", [
+    (0, 1e9, [0, 60, 130, 190, 260, 320, 390, 450, 520, 580, 650, 710, 780, 840, 910, 980]), (0, 159, [0]), (155, 304, [150]), (5, 165, None), (300, 1e9, None),
+])  # fmt: skip
+def test_runs_of_a_long_range_that_are_read(monkeypatch, low, high, seeks):
+    """Sixteen of them, the first and the last but one key frame included; a short range is read as a whole."""
+    asked, cues = [], np.arange(0, 1000, 10)
+    monkeypatch.setattr(scan, "read", lambda container, stream, until: until)
+    container = SimpleNamespace(seek=lambda at, stream: asked.append(at))
+    ends = list(scan.between(container, None, cues, low, high))
+    begin, last = int(np.searchsorted(cues, low, "right")) - 1, int(np.searchsorted(cues, high, "right"))
+    if seeks is not None:
+        assert asked == seeks
+    assert len(asked) == (1 if last - begin <= 16 else 16) and asked[0] == cues[begin]
+    if len(asked) > 1:
+        assert asked[-1] == cues[last - 2]
+        packet = SimpleNamespace(is_keyframe=True, pts=asked[0] + 10)
+        assert (
+            ends[0](packet)
+            and not ends[0](SimpleNamespace(is_keyframe=True, pts=asked[0] + 9))
+            and not ends[0](SimpleNamespace(is_keyframe=False, pts=asked[0] + 10))
+        )
+    else:
+        assert (
+            not ends[0](SimpleNamespace(is_keyframe=True, pts=high))
+            and ends[0](SimpleNamespace(is_keyframe=True, pts=high + 1))
+            and ends[0](SimpleNamespace(is_keyframe=True, pts=None))
+        )

@@ -449,7 +449,7 @@ class Network:
     def step(self, token_ids, positions, cache):
         """Logits (T, vocab) after each of a few tokens of text: numpy, or what a backend with steps of its own keeps of them."""
         own = None if self.table is None else getattr(self.ops, "step", None)
-        if own is None:
+        if own is None or any(len(token_ids) >= layer.expand_from for layer in self.layers):
             return self.ops.numpy(self.logits(self.forward(self.embed(token_ids), positions, cache)))
 
         def compute(ids, cos, sin):

@@ -23,7 +23,7 @@ OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 
 
 def opened(card, threads=None):
-    """The Ops of a card of this machine. Raises DeviceError where torch cannot use it."""
+    """The Ops of a card of this machine. Raises UsageError where torch cannot use it."""
     from ivlite.ops import cuda_memory
 
     return Ops(cuda_memory.opened(card), threads)
@@ -114,8 +114,8 @@ class Ops(Products, Attention):
         return packed(self, fmt, data, shape)
 
     def embedding(self, w, ids):
-        """Rows of a weight (vocab, cols) -> (T, cols). ids: numpy, or int32 on the card."""
-        if isinstance(ids, list | np.ndarray) and not isinstance(ids, type(w.memory)):
+        """Rows of a weight (vocab, cols) -> (T, cols). ids: ints, or their 32 bits in a float32 array of the card."""
+        if not str(getattr(ids, "dtype", "")).endswith("float32"):
             ids = self.memory.put(np.ascontiguousarray(ids, np.int32))
         y = self.memory.empty((len(ids), w.cols))
         self.launch("embedding_rows", self.memory.pointer(y), w.cols, *w.args, self.memory.pointer(ids), len(ids))

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from ivlite import _C
-from ivlite.errors import DeviceError, OutOfMemoryError
+from ivlite.errors import DeviceError, OutOfMemoryError, UsageError
 from ivlite.machine import gigabytes
+from ivlite.ops import cards
 
 STAGED = 1 << 20  # bytes from which on an array goes to the card through pinned memory
 DTYPES = {name: getattr(torch, name) for name in ("float32", "int32", "uint8")}
@@ -193,9 +194,12 @@ def full(name, nbytes, free, total):
 
 
 def opened(index):
-    """The TorchMemory of a card. Raises DeviceError where torch cannot use it."""
+    """The TorchMemory of a card. Raises UsageError where torch cannot use it."""
     try:
         torch.cuda.init()
         return TorchMemory(index)
     except (RuntimeError, AssertionError) as error:
-        raise DeviceError(f"PyTorch cannot use the card: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"device cuda cannot be used: PyTorch says: {reason}: {cards.INSTALL}, or --device cpu"
+        ) from None

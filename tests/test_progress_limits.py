@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from test_budget import packed
 
 import ivlite
 from ivlite.cli.chat import terminal
+from ivlite.cli.chat.lines import Lines
 from ivlite.engine.meter import Meter
 from ivlite.errors import ContextError, MediaError, SessionFileError
 from ivlite.media import container, frames, memory, scan, stills
@@ -195,3 +197,17 @@ def test_runs_of_a_long_range_that_are_read(monkeypatch, low, high, seeks):
             and ends[0](SimpleNamespace(is_keyframe=True, pts=high + 1))
             and ends[0](SimpleNamespace(is_keyframe=True, pts=None))
         )
+
+
+@pytest.mark.parametrize("data, lines", [
+    (b"\xef\xbb\xbfone\r\ntwo\n", ["one", "two"]), (b"one\n\xef\xbb\xbftwo", ["one", "\ufefftwo"]), (b"\n\n", ["", ""]), (b"", []), (b"a\xff\r\r\n", ["a\udcff\r"]), (b'"""a\nb"""\nc', ['"""a\nb"""', "c"]),
+])  # fmt: skip
+def test_lines_of_standard_input(monkeypatch, data, lines):
+    """A byte order mark is one at the beginning alone."""
+    read, write = os.pipe()
+    os.write(write, data)
+    os.close(write)
+    with open(read, "rb", buffering=0) as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        given = Lines()
+        assert list(iter(given.read, None)) == lines

@@ -11,6 +11,7 @@ import pytest
 from av.stream import Disposition
 from PIL import Image
 from test_budget import packed
+from test_media import numbered
 
 import ivlite
 from ivlite.cli.chat import terminal
@@ -18,6 +19,7 @@ from ivlite.cli.chat.lines import Lines
 from ivlite.engine.meter import Meter
 from ivlite.errors import ContextError, MediaError, SessionFileError
 from ivlite.media import container, frames, memory, scan, stills
+from ivlite.plan.speeds import Speeds
 from ivlite.prompt.layout import Draft
 from ivlite.session.packing import unpack
 from ivlite.stop import Stop
@@ -211,3 +213,24 @@ def test_lines_of_standard_input(monkeypatch, data, lines):
         monkeypatch.setattr(sys, "stdin", file)
         given = Lines()
         assert list(iter(given.read, None)) == lines
+
+
+def test_an_index_of_a_codec_that_reorders_is_enough(tmp_path, monkeypatch):
+    """Frames come later than they are decoded, and the packets are not read for that."""
+    path = str(numbered(tmp_path / "a.mp4", 60, options={"bf": "3"}))
+    whole = scan.scan(path, "a")
+    monkeypatch.setattr(scan, "read", lambda *_: pytest.fail("packets are read"))
+    times = scan.indexed(path, "a")
+    assert len(times.times) == 60 and times.pts.tolist() == whole.pts.tolist() and times.rate == 25.0
+
+
+def test_images_of_a_plan_are_counted():
+    image, video = (
+        {"type": "image", "image": np.zeros((64, 64, 3), np.uint8)},
+        {"type": "video", "video": [np.zeros((64, 64, 3), np.uint8)] * 4, "fps": 2},
+    )
+    with ivlite.load("demo", threads=1) as model:
+        model._planning()._speeds = Speeds(*[1e-6] * 7)
+        for parts, count in (([image, image, video], 2), ([video], 0), ([image], 1), ([], 0)):
+            made = model.plan([{"role": "user", "content": [*parts, {"type": "text", "text": "?"}]}])
+            assert made.images == count and len(made.videos) == sum(part is video for part in parts)

@@ -5,7 +5,7 @@ row  what                                      tests
                                                test_budget: test_prompt_and_answer_fit_the_room
 35   a text beyond the context                 test_plan: test_a_megabyte_of_text_is_refused_with_both_counts
 36   an answer that uses the context up        test_plan: test_an_answer_that_uses_the_context_up_keeps_its_text
-                                               test_session: test_a_full_context_says_so
+                                               test_session_ends: test_a_full_context_says_so
 37   endless repetition                        test_speculation: test_an_endless_answer_ends
 38   missing, empty, a text                    test_media: test_bad_videos_are_a_sentence
 39   an mp4 without its index                  test_media: test_any_cut_is_a_video_or_a_sentence
@@ -28,17 +28,17 @@ row  what                                      tests
                                                test_media: test_odd_sizes
 51   24 hours                                  test_media_rows: test_row_51_a_day_is_planned_from_its_index
                                                test_budget: test_the_demo_takes_anything_from_a_frame_to_a_day
-52   several tracks, sizes that change         test_time: test_the_largest_track_is_taken_and_any_other_on_demand
+52   several tracks, sizes that change         test_containers: test_the_largest_track_is_taken_and_any_other_on_demand
                                                test_seeking: test_a_size_that_changes_in_the_middle
 70   a video that changed since it was seen    test_store: test_a_video_that_changed_is_not_used_and_it_is_said
                                                test_reuse: test_a_video_that_changes_while_it_is_read_is_not_reused
-71   a full disk while a session is saved      test_session_file: test_a_full_disk_keeps_the_older_state
+71   a full disk while a session is saved      test_session_file_faults: test_a_full_disk_keeps_the_older_state
                                                cli/test_chat: test_a_disk_that_is_full_costs_no_answer
                                                cli/test_stored_answers: test_a_full_disk
 78   clocks, time zones, comma decimals        cli/test_locales: test_what_run_says
                                                cli/test_stored_answers: test_a_clock_that_jumps
 79   no HOME, one that is read-only or full    cli/test_stored_answers: test_without_a_home
-                                               cli/test_chat: test_without_a_home
+                                               cli/test_chat_terminal: test_without_a_home
 """
 
 import os

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from test_session_file import killed_at_random
+from test_session_file_faults import killed_at_random
 
 
 def main():

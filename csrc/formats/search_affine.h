@@ -1,5 +1,5 @@
 // The search of q4_k and q5_k: weight = scale q - low with low >= 0, for eight groups of 32 that make one block, and
-// their scales and lows as 6-bit multiples of two numbers of the block.
+// their scales and mins as 6-bit multiples of two numbers of the block.
 #pragma once
 #include "formats/search.h"
 

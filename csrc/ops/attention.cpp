@@ -44,14 +44,14 @@ struct Parts {
 
   // out = the first `parts` parts of a row together.
   void merge(float* out, int64_t row, int64_t parts) const {
-    float top = -INFINITY, total = 0;
-    for (int64_t p = 0; p < parts; p++) top = fmaxf(top, m[p * rows + row]);
+    float m_max = -INFINITY, l_sum = 0;
+    for (int64_t p = 0; p < parts; p++) m_max = fmaxf(m_max, m[p * rows + row]);
     for (int64_t p = 0; p < parts; p++)
-      if (l[p * rows + row] != 0) total += l[p * rows + row] * expf(m[p * rows + row] - top);
+      if (l[p * rows + row] != 0) l_sum += l[p * rows + row] * expf(m[p * rows + row] - m_max);
     bool first = true;
     for (int64_t p = 0; p < parts; p++) {
       if (l[p * rows + row] == 0) continue;  // sees no token; a NaN is a part of the sum
-      const float weight = expf(m[p * rows + row] - top) / total;
+      const float weight = expf(m[p * rows + row] - m_max) / l_sum;
       const float* from = acc + (p * rows + row) * rank;
       for (int64_t j = 0; j < rank; j++) out[j] = weight * from[j] + (first ? 0 : out[j]);
       first = false;

@@ -1,6 +1,8 @@
 """IVLITE_CUDA of the build: what AUTO, ON and OFF come to, and what is said where they cannot be had."""
 
 import os
+import re
+import shutil
 import subprocess
 
 import emulation
@@ -60,3 +62,20 @@ def test_on(configured):
 def test_what_is_no_choice(configured):
     code, text = configured("maybe")
     assert code and "IVLITE_CUDA is AUTO, ON or OFF, not MAYBE" in text
+
+
+def test_vocabulary_compiles_for_cards(tmp_path):
+    """Every word of it, for the first cards and for Hopper; nothing is spilled."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("nvcc is not here")
+    root = emulation.ROOT
+    done = subprocess.run(
+        [nvcc, "-std=c++17", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "-Xptxas", "-v", f"-I{root}/csrc",
+         f"-I{root}/csrc/kernels/cuda/device", "-gencode", "arch=compute_80,code=sm_80", "-gencode", "arch=compute_90,code=sm_90",
+         "-c", root / "tests/cuda/cases.cu", "-o", tmp_path / "cases.o"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr and done.stderr.count("Compiling entry function") >= 20
+    assert not re.search(r"[1-9]\d* bytes spill", done.stderr)

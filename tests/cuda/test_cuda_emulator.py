@@ -1,4 +1,4 @@
-"""The emulator itself, by small kernels (emulator/cases.cu): what it computes, and that it finds planted faults."""
+"""The emulator itself, by small kernels (cases.cu): what it computes, and that it finds planted faults."""
 
 import numpy as np
 import pytest

@@ -78,7 +78,8 @@ class Worker {
   Fiber fibers_[kMostThreads];
 };
 
-__thread Worker* worker = nullptr;
+// Found without a call: the module is loaded once, and needs little of such memory.
+__attribute__((tls_model("initial-exec"))) __thread Worker* worker = nullptr;
 
 char* map_memory(size_t bytes) {
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -4,11 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from weights import ACTIVATIONS, FORMATS, QUANTIZED, Packed, blocks_of, decoded, normal
 
-from ivlite import _C
-
-FORMATS = [f["name"] for f in _C.formats()]
-ACTIVATIONS = ["none", "gelu_tanh", "gelu_erf", "silu_mul"]
 KINDS = ["f32", "bf16", "heads_f32", "heads_bf16"]
 NORMS = ["none", "rms", "layer"]
 PLANS = [
@@ -21,7 +18,6 @@ PLANS = [
     (128, 64, 3),
     (128, 32, 7),
 ]
-BLOCKS = {f["name"]: f["block"] for f in _C.formats()}
 PAD = 64  # columns of rounded rows
 
 
@@ -40,27 +36,14 @@ def padded(cols):
     return -(-cols // PAD) * PAD
 
 
-class Weight:
-    """A random matrix (rows, cols) of a format, or one per head, on a device; `values` (heads * rows, cols) in float32."""
+class Weight(Packed):
+    """A random weight, or one of blocks, on a device; `values` (all rows, cols) as its format has them."""
 
-    def __init__(self, device, fmt, rows, cols, heads=1, seed=0):
-        rng = np.random.default_rng([seed, rows, cols])
-        scale = rng.uniform(0.2, 2, (heads * rows, 1))
-        self.set(device, fmt, rows, cols, heads, (rng.standard_normal((heads * rows, cols)) * scale).astype(np.float32))
-
-    def set(self, device, fmt, rows, cols, heads, matrix):
-        wide = np.pad(matrix, ((0, 0), (0, -cols % BLOCKS[fmt])))
-        self.pack(device, fmt, rows, cols, heads, _C.encode(fmt, np.ascontiguousarray(wide, np.float32).reshape(-1)))
-
-    def pack(self, device, fmt, rows, cols, heads, blocks):
-        self.fmt, self.rows, self.cols, self.heads, self.all_rows = fmt, rows, cols, heads, heads * rows
-        width = cols + -cols % BLOCKS[fmt]
-        self.values = _C.decode(fmt, blocks, self.all_rows * width).reshape(self.all_rows, width)[:, :cols]
-        shape = FORMATS.index(fmt), heads, rows, cols
-        self.memory = device.array(np.zeros(device.cuda.device_weight_bytes(*shape), np.uint8))
-        self.arguments = *shape, self.memory.pointer
-        staged = device.array(blocks)
-        device.cuda.pack_weight(*self.arguments, 0, self.all_rows, staged.pointer, len(blocks) // self.all_rows, 0)
+    def __init__(self, device, fmt, rows, cols, heads=1, blocks=None):
+        rng = np.random.default_rng([rows, cols, heads])
+        matrix = normal(rng, heads, rows, cols) * rng.uniform(0.2, 2, (heads, rows, 1)).astype(np.float32)
+        super().__init__(device, fmt, matrix, blocks)
+        self.values, self.all_rows = decoded(fmt, self.blocks, cols), heads * rows
 
 
 def rounded(device, fmt, x, norm="none", w=None, b=None, eps=0.0):
@@ -88,12 +71,12 @@ def gemm(device, weight, x, bias=None, activation="none", into=None, kind="f32",
         y, values = device.empty((tokens, padded(rows) if kind == "bf16" else rows), dtype), None
     if into is not None:
         y.set(into)
-    splits = (plan or device.cuda.gemm_plan(weight.arguments[0], weight.all_rows, weight.cols, tokens))[2]
+    splits = (plan or device.cuda.gemm_plan(weight.args[0], weight.all_rows, weight.cols, tokens))[2]
     partial = device.empty((splits, tokens, weight.all_rows)) if splits > 1 else None
     values_at, bias_at, scale_at, partial_at = (
         0 if a is None else a.pointer for a in (values, None if bias is None else device.array(bias), scale, partial)
     )
-    device.cuda.gemm(*weight.arguments, x.pointer, ldx, tokens, KINDS.index(kind), ACTIVATIONS.index(activation), into is not None,
+    device.cuda.gemm(*weight.args, x.pointer, ldx, tokens, KINDS.index(kind), ACTIVATIONS.index(activation), into is not None,
                      y.pointer, y.shape[1], values_at, weight.rows, nope, bias_at, scale_at, partial_at, 0, plan)  # fmt: skip
     return y if values is None else (y, values)
 
@@ -305,17 +288,13 @@ def test_bad_activations(device, fmt, bad):
         assert np.array_equal(np.delete(y, 20, 0), np.delete(clean, 20, 0))
 
 
-@pytest.mark.parametrize("fmt", [f["name"] for f in _C.formats() if f["quantized"]])
+@pytest.mark.parametrize("fmt", QUANTIZED)
 def test_weights_whose_scale_is_nan(device, fmt):
-    rows, cols, x = 40, 512, inputs(40, 512)
-    blocks = _C.encode(fmt, np.random.default_rng(3).standard_normal(rows * cols).astype(np.float32))
-    clean, weight = Weight(device, fmt, rows, cols), Weight(device, fmt, rows, cols)
-    clean.pack(device, fmt, rows, cols, 1, blocks)
-    broken = blocks.reshape(rows, cols // BLOCKS[fmt], -1).copy()
-    at = 208 if fmt == "q6_k" else 0
-    broken[19, -1, at : at + 2] = np.frombuffer(np.uint16(0x7E00).tobytes(), np.uint8)
-    weight.pack(device, fmt, rows, cols, 1, broken.reshape(-1))
-    y, expected = (gemm(device, w, x).numpy() for w in (weight, clean))
+    clean, x = Weight(device, fmt, 40, 512), inputs(40, 512)
+    broken = clean.blocks.copy()
+    last = -210 + 208 if fmt == "q6_k" else -{"q8_0": 34, "q4_0": 18, "q4_k": 144, "q5_k": 176}[fmt]
+    broken[19, last:][:2] = np.frombuffer(np.uint16(0x7E00).tobytes(), np.uint8)
+    y, expected = (gemm(device, w, x).numpy() for w in (Weight(device, fmt, 40, 512, blocks=broken), clean))
     assert np.isnan(y[:, 19]).all()
     assert np.array_equal(np.delete(y, 19, 1), np.delete(expected, 19, 1))
 
@@ -323,11 +302,52 @@ def test_weights_whose_scale_is_nan(device, fmt):
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("fmt", ["f32", "f16", "bf16"])
 def test_bad_weights(device, fmt, bad):
-    matrix = np.random.default_rng(4).standard_normal((20, 70)).astype(np.float32)
-    clean, weight = Weight(device, fmt, 20, 70), Weight(device, fmt, 20, 70)
-    clean.set(device, fmt, 20, 70, 1, matrix)
+    clean = Weight(device, fmt, 20, 70)
+    matrix = clean.values.copy()
     matrix[7, 69] = bad
-    weight.set(device, fmt, 20, 70, 1, matrix)
+    weight = Weight(device, fmt, 20, 70, blocks=blocks_of(fmt, matrix))
     y, expected = (gemm(device, w, inputs(20, 70)).numpy() for w in (weight, clean))
     assert not lost(y[:, 7], bad).any()
     assert np.array_equal(np.delete(y, 7, 1), np.delete(expected, 7, 1))
+
+
+# ---------------------------------------------------------------------------------------------- every access, checked
+
+
+CHECKED = [(256, 128, 1), (128, 128, 2), (128, 64, 1), (128, 32, 2)]
+
+
+@pytest.mark.parametrize("fmt, plan", [("f32", (64, 64, 1))] + [(fmt, plan) for fmt in FORMATS[1:] for plan in CHECKED])
+def test_accesses(checked, fmt, plan):
+    """No access outside of an array, no race, nothing read that was not written, no bank conflict."""
+    cols = 330 * plan[2]  # in each part more steps than the ring of copies has places
+    weight, x = Weight(checked, fmt, 70, cols), inputs(20, cols)
+    operand = rounded(checked, fmt, x)
+    with checked.traffic() as found:
+        y = gemm(checked, weight, operand, plan=plan).numpy()
+    check(y, weight, x)
+    assert checked.unwritten() == (0, "")
+    shared = [t for t in found if t["memory"] == "shared"]
+    assert {t["access"] for t in shared} == {"read", "write"}
+    assert not [(t["source"], t["parts"], t["needed"]) for t in shared if t["parts"] > t["needed"]]
+
+
+@pytest.mark.parametrize(
+    "kind, plan, activation",
+    [("f32", (256, 128, 1), "silu_mul"), ("f32", (128, 64, 2), "gelu_erf"), ("bf16", (128, 32, 2), "silu_mul"),
+     ("bf16", (128, 128, 1), "gelu_tanh"), ("heads_bf16", (128, 64, 1), "none"), ("heads_f32", (128, 32, 2), "none")],
+)  # fmt: skip
+@pytest.mark.parametrize("fmt", ["f32", "q4_k"])
+def test_accesses_of_epilogues(checked, fmt, kind, plan, activation):
+    weight, bias = Weight(checked, fmt, 35, 100, 2), normal(np.random.default_rng(5), 70)
+    gemm(checked, weight, inputs(20, 100), bias, activation, kind=kind, nope=20, plan=plan_for(fmt, plan))
+    assert checked.unwritten() == (0, "")
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("fmt", ["bf16", "f16"])
+def test_accesses_of_rounding(checked, fmt, norm):
+    with checked.traffic() as found:
+        rounded(checked, fmt, inputs(3, 77), norm, np.ones(77), np.ones(77), 1e-6)
+    assert checked.unwritten() == (0, "")
+    assert not [t for t in found if t["memory"] == "shared" and t["parts"] > t["needed"]]

@@ -90,11 +90,10 @@ struct GemmThread {
 
   const GemmProduct& p;
   char* shared;
-  int thread, lane, first, last;  // steps
-  int64_t token0;
-  const char *x_at[kTokenCopies], *code_at[kCodeCopies];
+  int thread, lane, first, last;                      // steps
+  uint32_t x_at[kTokenCopies], code_at[kCodeCopies];  // in chunks of 16 bytes: few registers, and 64 GB
   bool code_valid[kCodeCopies];
-  int64_t side_row;    // the row that this thread opens, from half0 on, or -1
+  int side_row;        // the row that this thread opens, from half0 on, or -1
   Bytes16 codes, out;  // being opened
   Affine by;
   float sum[kDown][kAcross][4];
@@ -108,22 +107,22 @@ struct GemmThread {
 
   IVLITE_DEVICE explicit GemmThread(const GemmProduct& product) : p(product), shared(shared_memory<char>()), thread(thread_x()) {
     lane = thread % kWarp;
-    token0 = (int64_t)block_x() * Tokens;
+    const int64_t token0 = (int64_t)block_x() * Tokens;
     first = block_z() * p.steps, last = (int)min_of(first + p.steps, (p.w.cols + T::kDepth - 1) / T::kDepth);
     IVLITE_UNROLL
     for (int i = 0; i < kTokenCopies; i++) {
       const int at = thread + i * T::kThreads;
       const int64_t token = min_of(token0 + at / T::kChunks, p.tokens - 1);  // what is beyond is not stored
-      x_at[i] = (const char*)((const uint16_t*)p.x + token * p.ldx) + 16 * (at % T::kChunks);
+      x_at[i] = (uint32_t)(token * (p.ldx / 8)) + at % T::kChunks;
     }
     IVLITE_UNROLL
     for (int i = 0; i < kCodeCopies; i++) {
       const int at = thread + i * T::kThreads, chunk = at % T::kCodeChunks;
       const int64_t row = at < Rows * T::kCodeChunks ? weight_row(p, row0() + at / T::kCodeChunks) : -1;
       code_valid[i] = row >= 0;
-      code_at[i] = (const char*)p.w.codes + (row < 0 ? 0 : row) * code_stride(p.w) + 16 * chunk;
+      code_at[i] = (uint32_t)((row < 0 ? 0 : row) * (code_stride(p.w) / 16)) + chunk;
     }
-    side_row = weight_row(p, row0() + thread % Rows);
+    side_row = (int)weight_row(p, row0() + thread % Rows);
     for (auto& down : sum)
       for (auto& tile : down)
         for (float& s : tile) s = 0;
@@ -136,7 +135,8 @@ struct GemmThread {
       IVLITE_UNROLL
       for (int i = 0; i < kTokenCopies; i++) {
         const int at = thread + i * T::kThreads;
-        copy_async16(to + 16 * slot<T::kChunks>(at / T::kChunks, at % T::kChunks), x_at[i] + (int64_t)step * 2 * T::kDepth);
+        copy_async16(to + 16 * slot<T::kChunks>(at / T::kChunks, at % T::kChunks),
+                     (const char*)p.x + 16 * (int64_t)(x_at[i] + step * T::kChunks));
       }
       to += T::kTokenBytes;
       constexpr int per_group = T::kCodeChunks / T::kGroups;
@@ -147,7 +147,7 @@ struct GemmThread {
         if (row >= Rows) break;
         // Rows of float weights may end with half a step.
         const bool valid = code_valid[i] && (T::kOpened || (int64_t)step * T::kGroups + chunk / per_group < groups);
-        const char* from = valid ? code_at[i] + (int64_t)step * 16 * T::kCodeChunks : (const char*)p.w.codes;
+        const char* from = (const char*)p.w.codes + 16 * (int64_t)(valid ? code_at[i] + step * T::kCodeChunks : 0);
         copy_async16(to + 16 * slot<T::kCodeChunks>(row, chunk), from, valid);
       }
     }
@@ -211,7 +211,7 @@ struct GemmThread {
   IVLITE_DEVICE void store() {
     const int warp = thread / kWarp;
     const int64_t at = row0() + warp / T::kWarpsAcross * T::kWarpRows + lane / 4;
-    const int64_t token = token0 + warp % T::kWarpsAcross * T::kWarpTokens + lane % 4 * 2;
+    const int64_t token = (int64_t)block_x() * Tokens + warp % T::kWarpsAcross * T::kWarpTokens + lane % 4 * 2;
     IVLITE_UNROLL
     for (int i = 0; i < kDown; i++) {
       if (p.partial) {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_media import bits, cut, numbered, opened, paired, said, shown
 
-from ivlite.errors import MediaError, UsageError
+from ivlite.errors import UsageError
 from ivlite.media import scan
 
 needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="reads /proc")
@@ -350,10 +350,14 @@ def test_raw_streams_and_rarer_containers(tmp_path, codec, name, said_so, rate):
     assert [("raw stream" in w) for w in medium.warnings] == [True] * said_so
 
 
-def test_a_single_jpeg_is_no_video(tmp_path):
-    numbered(tmp_path / "a.mjpeg", 1, codec="mjpeg", pix_fmt="yuvj420p")
-    with pytest.raises(MediaError, match="single picture"):
-        opened(tmp_path / "a.mjpeg")
+@pytest.mark.parametrize("codec, name, duration", [
+    ("mjpeg", "a.mjpeg", 1.0), ("wmv2", "a.wmv", 0.04), ("mpeg4", "a.mp4", 0.04), ("mpeg2video", "a.ts", 0.04),
+])  # fmt: skip
+def test_a_video_of_a_single_frame(tmp_path, codec, name, duration):
+    """A packet of an ASF file lasts a tick: that is no length, and nothing is cut off. A lone JPEG is a picture."""
+    numbered(tmp_path / name, 1, codec=codec, pix_fmt="yuvj420p" if codec == "mjpeg" else "yuv420p")
+    medium = opened(tmp_path / name)
+    assert shown(medium) == [0, 0] and medium.duration == pytest.approx(duration) and medium.warnings == []
 
 
 # ------------------------------------------------------------------------------------------------ absent times

@@ -19,7 +19,6 @@ from ivlite.stop import checkpoint
 HEADS = (b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 BRANDS = (b"avif", b"avis", *stills.HEIC)  # of ISO media files that are images; FFmpeg reads GIF
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm")
-STREAMS = (".mjpeg", ".mjpg", ".mjp")
 JPEG = b"\xff\xd8\xff"
 SHORTEST, USUAL = 0.011, 0.1  # seconds: browsers show a frame shorter than SHORTEST for USUAL
 
@@ -31,7 +30,7 @@ def is_image(open_file, name):
         with open_file() as file:
             head = file.read(64)
             if head.startswith(JPEG):
-                return suffix in SUFFIXES or (suffix not in STREAMS and not several(file))
+                return suffix in SUFFIXES or not several(file)
     except OSError:  # the next reader reports it better
         return False
     webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"

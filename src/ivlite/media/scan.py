@@ -180,8 +180,6 @@ def build(found, container, stream, path, name, number):
     if not len(shown):
         raise MediaError(f"video {name} has no frames: copy or record it again")
     form, raw = container.format.name, container.format.name in RAW.split(",")
-    if form == "mjpeg" and len(shown) == 1:
-        raise MediaError(f"video {name} is a single picture: give it as an image")
     if len(shown) == len(found.shown):
         shown = slice(None)  # views, not copies
     tick = float(stream.time_base)
@@ -294,7 +292,7 @@ def settled(times, rates, length, claimed, entire):
     if len(seconds) == 1 and length > 0:
         interval = length
     last = length if length > 0 else interval
-    if entire and claimed > seconds[-1] + last + interval / 2:
+    if (entire or (entire is None and len(seconds) == 1)) and claimed > seconds[-1] + last + interval / 2:
         last = claimed - float(seconds[-1])
     rate = constant_rate(seconds, rates)
     if rate and last > max(1.5 / rate, 1.0):

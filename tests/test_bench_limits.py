@@ -138,7 +138,7 @@ def test_stages_of_text_at_every_depth(tiny, monkeypatch):
         def step(self, token):
             self.did.append(("step", token))
 
-    monkeypatch.setattr(synthetic, "fill", lambda cache, config, depth, random: setattr(cache, "depth", depth))
+    monkeypatch.setattr(synthetic, "fill", lambda cache, config, depth, *_: setattr(cache, "depth", depth))
     model = SimpleNamespace(config=tiny.config, network=tiny.network, runner=Runner, kv="q8")
     limits = SimpleNamespace(
         timed=lambda run: (run(), 4.0)[1:] + (10.0,),

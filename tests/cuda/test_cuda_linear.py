@@ -227,3 +227,24 @@ def test_extreme_codes_are_summed_exactly(device, plainly, rng):
             x[0] = 127
             (got,) = run(device, x, [w])
             assert np.allclose(got, plainly(expected_rows, x, w), rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 6, 16])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_every_access_is_sound(checked, rng, fmt, tokens):
+    """No access beside a buffer, no race, nothing read that was not written; and whole sectors and different banks."""
+    w, heads = Packed(checked, fmt, normal(rng, 34, 300)), Packed(checked, fmt, normal(rng, 3, 20, 40))
+    run(checked, normal(rng, tokens, 1, 300), [w], [normal(rng, 34)], activation="silu_mul")
+    run(checked, normal(rng, tokens, 3, 40), [heads])
+    int8_rows(checked, normal(rng, tokens, 1, 300), normal(rng, 300), 1e-6)
+    assert checked.unwritten()[0] == 0
+    wide, x = Packed(checked, fmt, normal(rng, 32, 2048)), normal(rng, tokens, 1, 2048)
+    with checked.traffic() as found:
+        run(checked, x, [wide])
+    found = [t for t in found if "few_rows" in t["kernel"] and t["bytes"] == 16]
+    # The two halves of 32 bytes are read by one thread: the second is in L1.
+    twice = fmt == "f32" or (fmt == "q8_0" and tokens <= 4)
+    assert found
+    for t in found:
+        most = 2 if t["memory"] == "global" and twice else 1
+        assert t["parts"] <= most * t["needed"], t

@@ -54,9 +54,13 @@ struct MmaWarp {
   IVLITE_DEVICE void copy(int n, int step) const {
     if (step < part.steps) {
       IVLITE_UNROLL
-      for (int i = 0; i < 2; i++)
-        for (int chunk = tig; chunk < kChunks; chunk += 4)
+      for (int i = 0; i < 2; i++) {
+        IVLITE_UNROLL
+        for (int k = 0; k < kChunks / 4; k++) {
+          const int chunk = tig + (g + k) % (kChunks / 4) * 4;  // of two rows beside one another, not the same half: other banks
           copy_async16(slot(n, 8 * i + g, chunk), rows[i].codes(kStepGroups * step) + 16 * chunk);
+        }
+      }
       constexpr int pieces = high_bytes(F) / 4;  // of 16 bytes, of a row
       if (tig < 2 * pieces) {
         const int i = tig % 2, at = 16 * (tig / 2);

@@ -121,3 +121,22 @@ def test_probes_do_their_work(device, rng):
         if int8:
             assert np.array_equal(sums.numpy(), 3 * once)
         assert device.cuda.probe_matrix_ops(int8) == 256 // 32 * 8 * 16 * 8 * (32 if int8 else 16) * 2
+
+
+def test_no_kernel_races_or_leaves_its_memory(checked, rng):
+    """Under the emulator that looks at every access."""
+    x, w, b = normal(rng, 3, 300), normal(rng, 300), normal(rng, 300)
+    (_x, at), w_at, b_at = padded(checked, x), checked.array(w), checked.array(b)
+    y, to = outputs(checked, 3, 300)
+    checked.cuda.rms_norm(to, at, w_at.pointer, 300, 3, EPS, 0)
+    checked.cuda.layer_norm(to, at, w_at.pointer, b_at.pointer, 300, 3, EPS, 0)
+    assert np.isfinite(y()).all()
+    half, to = outputs(checked, 3, 150)
+    for kernel in ("silu_mul", "gelu_tanh", "gelu_erf", "copy_rows"):
+        getattr(checked.cuda, kernel)(to, at, 150, 3, 0)
+        assert np.isfinite(half()).all()
+    angles, turned = checked.array(normal(rng, 3, 4)), checked.empty((3, 5, 8))
+    checked.cuda.rope(turned.pointer, (_x.pointer, 303, 8), angles.pointer, angles.pointer, 5, 8, True, 3, 0)
+    frames, patches = checked.array(rng.integers(0, 256, (2, 8, 12, 3), np.uint8)), checked.empty((6, 3 * 2 * 16))
+    checked.cuda.patchify(patches.pointer, frames.pointer, 2, 8, 12, 4, 1, [0.5] * 3, [0.5] * 3, 0)
+    assert np.isfinite(turned.numpy()).all() and np.isfinite(patches.numpy()).all()

@@ -109,3 +109,16 @@ def test_the_likeliest_of_several_rows(device, rng):
     device.cuda.sample_greedy(found.pointer, parts.pointer, (rows.pointer, 700), 700, 0, 1.0, 5, 0)
     found = found.numpy()
     assert found["id"][:4].tolist() == logits[:4].argmax(1).tolist() and found["bad"].tolist() == [0, 0, 0, 0, 1]
+
+
+def test_no_kernel_races_or_leaves_its_memory(checked, rng):
+    """Under the emulator that looks at every access, with every cut."""
+    logits = (3 * rng.standard_normal(1000)).astype(np.float32)
+    row = Card(checked, logits)
+    for settings in (
+        {"temperature": 0.0},
+        {"temperature": 0.9, "top_k": 50, "top_p": 0.9, "min_p": 0.02, "repetition_penalty": 1.2},
+    ):
+        params = SamplingParams(seed=2, **settings)
+        there, here = Sampler(params, [5]), Sampler(params, [5])
+        assert [there(row) for _ in range(2)] == [here(logits) for _ in range(2)]

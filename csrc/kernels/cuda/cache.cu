@@ -169,7 +169,8 @@ __device__ void write_q4(const DeviceRows& c, const AppendShared& use, int64_t s
 }
 
 template <CacheKind kind>
-IVLITE_KERNEL_OF(kThreads) append_kernel(AppendArgs a, DeviceRows c) {
+IVLITE_KERNEL_OF(kThreads)
+append_kernel(AppendArgs a, DeviceRows c) {
   const int64_t t = block_x(), s = *a.length + t;
   if (s >= a.capacity) return;
   const AppendShared use(c);
@@ -204,7 +205,8 @@ IVLITE_DEVICE void put(Bf16* to, float x) { to->bits = to_bf16(x); }
 IVLITE_DEVICE void put(Half* to, float x) { to->bits = to_half(x); }
 
 template <CacheKind kind, class Out>
-IVLITE_KERNEL_OF(kThreads) read_kernel(ReadArgs a, DeviceRows c) {
+IVLITE_KERNEL_OF(kThreads)
+read_kernel(ReadArgs a, DeviceRows c) {
   const int64_t r = block_x(), s = a.first + r, given = s - a.stored;
   const bool from_given = a.given_latent && given >= 0;
   Out* latent = a.latent ? (Out*)a.latent + r * a.ld_latent : nullptr;

@@ -20,7 +20,7 @@ struct Card {
 };
 Status count_cards(int* count);
 Status describe_card(Card* out, int card);
-Status use_card(int card);  // in the calling thread
+Status use_card(int card);            // in the calling thread
 Status driver_version(int* version);  // 1000 major + 10 minor of the newest CUDA that the driver knows, 0 without a driver
 const char* status_name(Status status);
 const char* status_text(Status status);

@@ -196,12 +196,12 @@ IVLITE_DEVICE uint32_t bits_of(float v) { return __float_as_uint(v); }
 IVLITE_DEVICE float float_of(uint32_t bits) { return __uint_as_float(bits); }
 IVLITE_DEVICE int leading_zeros(uint32_t v) { return __clz((int)v); }  // 32 of 0
 IVLITE_DEVICE float fast_exp(float v) { return __expf(v); }            // to a few units in the last place for |v| < 30
-IVLITE_DEVICE float fast_exp2(float v) {  // 2^v, to two units in the last place; below 2^-126 it is 0
+IVLITE_DEVICE float fast_exp2(float v) {                               // 2^v, to two units in the last place; below 2^-126 it is 0
   float out;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(v));
   return out;
 }
-IVLITE_DEVICE float rsqrt(float v) { return 1.0f / sqrtf(v); }         // rounded twice, as on the CPU
+IVLITE_DEVICE float rsqrt(float v) { return 1.0f / sqrtf(v); }  // rounded twice, as on the CPU
 
 // Atomic; the value before. Float sums depend on the order of threads: not for results.
 IVLITE_DEVICE int atomic_add(int* p, int v) { return atomicAdd(p, v); }

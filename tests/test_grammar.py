@@ -126,7 +126,7 @@ def test_in_a_session_what_was_forced_is_said(demo):
 BAD = [
     3, "json", [], {"type": "json_schema"}, {"type": "json_schema", "json_schema": 3}, {"type": "regex"}, {"type": "regex", "pattern": "("},
     {"type": "regex", "pattern": ""}, {"type": "choice"}, {"type": "choice", "choices": []}, {"type": "choice", "choices": ["a", ""]},
-    {"type": "choice", "choices": "ab"}, {"type": "grammar", "grammar": "start: foo"}, {"type": "grammar"}, {"type": "objekt"},
+    {"type": "choice", "choices": "ab"}, {"type": "grammar", "grammar": "start: foo"}, {"type": "grammar"}, {"type": "thing"},
     {"type": "object", "properties": 3}, {"$ref": "http://example.org/schema"}, {"$ref": "file:///etc/passwd"}, {"type": ["object", 3]},
     {"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}, {"enum": [object()]}, {"type": "json_schema", "schema": {"a": {1, 2}}},
     {"enum": ["x" * (1 << 20)]}, {"type": "regex", "pattern": "(a{1000}){1000}{1000}"}, {"minLength": 5, "maxLength": 2, "type": "string"},

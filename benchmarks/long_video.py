@@ -30,7 +30,7 @@ def settings(args, longest):
     prompt = min(2048, longest // 4)
     depth = min(args.depth, longest - prompt - new - bench.QUESTION)
     return SimpleNamespace(file=args.file if args.random is None else None, random=args.random, type=args.type if args.random else None,
-                           threads=args.threads, kv="q8", prompt=prompt, new=new, depth=(0, depth), vision=None, json=False)  # fmt: skip
+                           threads=args.threads, device="cpu", kv="q8", prompt=prompt, new=new, depth=(0, depth), vision=None, json=False)  # fmt: skip
 
 
 def longest(args):

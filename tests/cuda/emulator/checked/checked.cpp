@@ -109,7 +109,7 @@ void check(int thread, const char* p, size_t n, Access access, const void* place
     if (on_stack(p) || (access == Access::read && is_constant(p, n))) return;
     bad(outside(p));
   }
-  if (n <= 16 && (uintptr_t)p % n) bad("which is not aligned to their size");
+  if (n <= 16 && (uintptr_t)p % (n & ~(n - 1))) bad("which is not aligned to their size");  // of 12 bytes: to 4
   const Stamp mine = time_stamp(time_now) | (Stamp)thread;
   // Shared memory belongs to a block: what another one did to it is over.
   const Now now{mine, in_shared ? block_began : launch_began, block_began, barrier_passed, warp_met[thread / kLanes]};

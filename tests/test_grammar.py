@@ -74,6 +74,14 @@ def test_every_form_is_followed(demo, wanted, follows, penalty):
         assert reply.finish_reason == "stop" and follows(reply.text), reply.text
 
 
+@pytest.mark.parametrize(
+    "other", ["two\nlines\tand\r", "a\\ b\\n", "".join(map(chr, range(32, 127))), "[x](y){2}^$|.*+?", "é — 日本"]
+)
+def test_choices_are_texts_and_no_patterns(demo, other):
+    wanted = {"type": "choice", "choices": [other]}
+    assert demo.chat(ASK, response_format=wanted, max_new_tokens=None).text == other
+
+
 def test_text_is_free_where_nothing_is_asked(demo):
     free = demo.chat(ASK, max_new_tokens=8).text
     assert demo.chat(ASK, max_new_tokens=8, response_format={"type": "text"}).text == free

@@ -286,7 +286,8 @@ def opened(seconds, rate, whole=None, form="matroska", guessed=None):
 
 @pytest.mark.parametrize("given, frames", [
     ((10, 25), 250), ((10, None, None, "matroska", 5), 50), ((None, 25, 2_000_000), 50), ((0.01, 25), 1), ((10, 25, None, "h264"), None), ((10, None), None), ((None, 25), None), ((None, 25, 0), None),
-    ((400 * 24 * 3600 - 1, 0.001), 34560), ((400 * 24 * 3600, 0.001), None), ((100, 100_000), 4_000_000),
+    ((400 * 24 * 3600 - 1, 0.001), 34560), ((400 * 24 * 3600, 0.001), None), ((100_000, 1000), 4_000_000),
+    ((100, 90_000), 3000), ((100, None, None, "mpegts", 90_000), 3000), ((100, 1000), 100_000),
 ])  # fmt: skip
 def test_what_a_container_declares(given, frames):
     got = video.declared(*opened(*given))

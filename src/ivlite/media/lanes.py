@@ -21,7 +21,7 @@ SPARSE = 4  # frames of the file to a wanted one, from which on decoders work si
 MOST = 8  # decoders
 DECODERS = 256 << 20  # bytes that all decoders together may take, as reckoned here
 REFERENCES = 10  # frames that a decoder holds
-ENTRY = 80  # bytes of a frame in FFmpeg's index of a file, while it is made
+ENTRY = 120  # bytes of a frame in what FFmpeg keeps of an index (MP4 with composition offsets), while it is made
 PICTURES = 64 << 20  # bytes of resized frames that may wait to be used
 RESIZING = 128 << 20  # bytes of the frames that are being resized, or wait for it
 RESIZED = 5  # frames' bytes that each thread takes for it: up to three frames, one of them in RGB
@@ -60,12 +60,13 @@ def decoders(times, frames, runs, shape, size):
     """(decoders of `frames`, threads of each, bytes of memory that all take while they decode)."""
     frame, cores = max(1, int(1.5 * shape[0] * shape[1])), processors()  # bytes of a frame
     index = ENTRY * len(times.times)
-    most = DECODERS // (index + (REFERENCES + 2) * frame)
+    each = index + (REFERENCES + RESIZED) * frame
+    most = DECODERS // each
     count = min(cores, MOST, len(runs), most)
     waiting = 2 * count * max(map(len, runs)) * size[0] * size[1] * 3
     apart = frames[-1] - frames[0] >= SPARSE * len(frames) and times.seekable
     if count > 1 and apart and waiting <= PICTURES:
-        return count, 1, count * (index + (REFERENCES + 2) * frame) + waiting
+        return count, 1, count * each + waiting
     threads = min(cores, max(1, (DECODERS // frame - REFERENCES) // 2))
     return 1, threads, index + (REFERENCES + 2 * threads + RESIZED * resizers(shape)) * frame
 

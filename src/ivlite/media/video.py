@@ -22,6 +22,7 @@ from ivlite.numbers import whole
 MISSING = 0.02  # fraction of the declared duration that may be missing without a warning: files round it
 LONGEST = 400 * 24 * 3600  # seconds: a declared length beyond it is damage
 LITTLE, PIXEL = 1 << 28, 4e-9  # pixels to decode that are not worth measuring; seconds of one, roughly
+MOST_RATE, USUAL_RATE = 1000, 30.0  # frames a second
 MOST_ESTIMATED = 4_000_000  # frames of an estimated timeline
 ROW = 16  # bytes of a frame in a Timeline
 
@@ -113,6 +114,8 @@ class VideoProbe(Probe):
 def declared(container, stream):
     """The Timeline that a container declares, at a constant rate; None where it declares no length or no rate."""
     rates = [float(r) for r in (stream.average_rate, stream.guessed_rate) if r]
+    if rates and rates[0] > MOST_RATE:  # the clock's rate, where FFmpeg knows none of frames
+        rates = [USUAL_RATE]
     seconds = declared_seconds(container, stream) or (container.duration or 0) / 1e6
     if container.format.name in RAW.split(",") or not rates or not 0 < seconds < LONGEST:
         return None

@@ -1,1 +1,1 @@
-"""The video agent; so far its tool definitions."""
+"""The video agent: a loop in which a model looks at parts of videos until its answer holds."""

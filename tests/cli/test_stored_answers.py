@@ -102,10 +102,11 @@ def test_without_a_home(tmp_path, home):
     env = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")}
     values = {"empty": "", "missing": str(tmp_path / "none"), "file": str(tmp_path / "file"), "/proc": "/proc"}
     env |= {"HOME": values[home]} if home in values else {}
-    done = ivlite("run", "demo", "Hi", "--temperature", "0", cwd=tmp_path, env=env)
-    assert done.returncode == 0 and done.stdout.strip()
-    warnings = [line for line in done.stderr.splitlines() if "warning" in line]
-    assert len(warnings) == 1 and "nothing is kept for later commands" in warnings[0]
+    for command in (("run", "--temperature", "0"), ("plan",)):
+        done = ivlite(command[0], "demo", "Hi", *command[1:], cwd=tmp_path, env=env)
+        assert done.returncode == 0 and done.stdout.strip()
+        warnings = [line for line in done.stderr.splitlines() if "warning" in line]
+        assert len(warnings) == 1 and "nothing is kept for later commands" in warnings[0]
     assert sorted(os.listdir(tmp_path)) == ["file"]
 
 

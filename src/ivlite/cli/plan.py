@@ -3,7 +3,7 @@
 import argparse
 import re
 
-from ivlite.cli import arguments, json_line
+from ivlite.cli import arguments, json_line, say
 from ivlite.cli.progress import seconds
 from ivlite.errors import ContextError, OutOfMemoryError
 from ivlite.numbers import whole
@@ -106,7 +106,7 @@ def planned(args, messages):
             planner.context = whole("context", args.context, 1, longest)
         room = planner.room(args.memory) if args.context is None else planner.context
         draft = prompt.draft(messages, tokenizer, config, enable_thinking=args.think)
-        store = None if args.no_store else user_store()
+        store = None if args.no_store else user_store(lambda warning: say("warning", warning))
         keeper = store and store.keeper_of(weights, config, operations, args.kv)
         return planner.ask(
             draft, args.budget, room, args.max_new_tokens, args.max_wait, args.memory, args.dedupe,

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -49,3 +50,13 @@ def picture(toy):
 
     Image.linear_gradient("L").convert("RGB").resize((96, 64)).save(toy / "picture.png")
     return toy / "picture.png"
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with clip.mp4, and a home of its own."""
+    shutil.copy(EXAMPLES / "clip.mp4", tmp_path / "clip.mp4")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    (tmp_path / "home").mkdir()
+    return tmp_path

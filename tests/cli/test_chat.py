@@ -23,16 +23,6 @@ CLIP = Path(__file__).parents[2] / "examples" / "clip.mp4"
 SHORT = ["chat", "demo", "--max-new-tokens", "12", "--temperature", "0"]
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder with clip.mp4, and a home of its own."""
-    shutil.copy(CLIP, tmp_path / "clip.mp4")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    (tmp_path / "home").mkdir()
-    return tmp_path
-
-
 def piped(place, *lines, args=SHORT):
     """What the command does with lines of standard input: its exit code, and what it prints."""
     return given(place, "".join(f"{line}\n" for line in lines).encode(), args)

@@ -15,17 +15,6 @@ from ivlite.cli import arguments
 from ivlite.cli.chat import commands, entry
 from ivlite.errors import UsageError
 
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder with clip.mp4, and a home of its own."""
-    shutil.copy(CLIP, tmp_path / "clip.mp4")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    (tmp_path / "home").mkdir()
-    return tmp_path
-
-
 # ------------------------------------------------------------------------------------------------ terminals
 
 

@@ -103,8 +103,12 @@ std::unique_ptr<HeldLayer> make_layer(const py::object& attn_norm, const Pair& q
   return std::make_unique<HeldLayer>(HeldLayer{layer, held});
 }
 
-void run_layer(const HeldLayer& of, const OutRows& x, const InRows& cos, const InRows& sin, LatentCache& cache, int64_t layer) {
-  decoder_layer(x, of.layer, cos, sin, cache, layer);
+void run_layer(const HeldLayer& of, const OutRows& x, const InRows& cos, const InRows& sin, const std::vector<LatentCache*>& caches,
+               const std::vector<int64_t>& rows, int64_t layer) {
+  check_size("the number of caches", (int64_t)caches.size(), (int64_t)rows.size());
+  std::vector<CacheRows> parts;
+  for (size_t i = 0; i < rows.size(); i++) parts.push_back({caches[i], rows[i]});
+  decoder_layer(x, of.layer, cos, sin, parts, layer);
 }
 
 std::unique_ptr<LatentCache> make_cache(const std::vector<int64_t>& ranks, int64_t rope_dim, int64_t capacity, const std::string& kind) {
@@ -161,8 +165,8 @@ void bind_layer(py::module_& m) {
   layer.def(py::init(&make_layer), py::arg("attn_norm"), py::arg("q"), py::arg("kv_a"), py::arg("latent_norm"), py::arg("uk_t"),
             py::arg("uv"), py::arg("o"), py::arg("ffn_norm"), py::arg("up"), py::arg("down"), py::arg("interleaved"), py::arg("eps"),
             py::arg("scale"));
-  compute(layer, "run", run_layer, py::arg("x"), py::arg("cos"), py::arg("sin"), py::arg("cache"), py::arg("layer"),
-          "x (T, hidden), changed in place; appends T rows to that layer of the cache.");
+  compute(layer, "run", run_layer, py::arg("x"), py::arg("cos"), py::arg("sin"), py::arg("caches"), py::arg("rows"), py::arg("layer"),
+          "x (T, hidden), changed in place: so many rows of each cache, which are appended to that layer of it.");
 }
 
 std::unique_ptr<ExpandedAttention> make_expanded(int64_t tokens, const LatentCache& cache, int64_t layer, const Weight& kv_b, float scale) {
@@ -171,7 +175,7 @@ std::unique_ptr<ExpandedAttention> make_expanded(int64_t tokens, const LatentCac
 
 void add_queries(ExpandedAttention& of, const InHeads& q_nope, const InHeads& q_rope) { of.add(q_nope, q_rope); }
 
-void run_expanded(ExpandedAttention& of, const OutHeads& y) { of.run(y); }
+bool step_expanded(ExpandedAttention& of, const OutHeads& y) { return of.step(y); }
 
 void bind_expanded(py::module_& m) {
   py::class_<ExpandedAttention, Owned<ExpandedAttention>> work(m, "ExpandedAttention",
@@ -179,7 +183,7 @@ void bind_expanded(py::module_& m) {
   construct(work, make_expanded, py::arg("tokens"), py::arg("cache"), py::arg("layer"), py::arg("kv_b"), py::arg("scale"),
             py::keep_alive<1, 3>(), py::keep_alive<1, 5>());
   compute(work, "add", add_queries, py::arg("q_nope"), py::arg("q_rope"), "The next queries: a multiple of 128, or the last.");
-  compute(work, "run", run_expanded, py::arg("y"));
+  compute(work, "step", step_expanded, py::arg("y"), "Attends to the next span of cached tokens; whether there are more.");
 }
 
 void bind_cache(py::module_& m) {

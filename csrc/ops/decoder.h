@@ -1,5 +1,7 @@
 // A decoder layer of few tokens as one operation.
 #pragma once
+#include <vector>
+
 #include "ops/cache.h"
 #include "ops/linear.h"
 #include "ops/views.h"
@@ -17,10 +19,17 @@ struct DecoderLayer {
   float eps, scale;
 };
 
+// So many rows of x that follow one another, and the cache that they belong to.
+struct CacheRows {
+  LatentCache* cache;
+  int64_t rows;
+};
+
 // Runs x (T, hidden), changed in place, through a layer with absorbed attention; bit-identical to its separate operations:
 //   x += o(uv absorbed_attention(uk_t q_nope, rope(q_rope))),  x += mlp(rms_norm(x))
-// and appends T rows to that layer of the cache. cos, sin (T, rope / 2). Between two products of one token, a caller's
-// interpreter would take longer than the arithmetic does. Throws std::invalid_argument when shapes differ.
-void decoder_layer(const OutRows& x, const DecoderLayer& of, const InRows& cos, const InRows& sin, LatentCache& cache, int64_t layer);
+// and appends each part's rows to that layer of its cache. cos, sin (T, rope / 2). Between two products of one token, a caller's
+// interpreter would take longer than the arithmetic does. Throws std::invalid_argument when shapes differ or a cache comes twice.
+void decoder_layer(const OutRows& x, const DecoderLayer& of, const InRows& cos, const InRows& sin, const std::vector<CacheRows>& parts,
+                   int64_t layer);
 
 }  // namespace ivlite

@@ -207,11 +207,12 @@ struct ExpandedAttention::Work {
   Expansion expansion;
   std::vector<float> mean, balance;  // what the values lack, (heads, nope + v); of rotated keys, if packed
   AttentionArgs args{};
-  int64_t query_bytes = 0, key_bytes = 0, added = 0;
-  int64_t group = 0, span = 0;  // heads, and cached tokens, whose keys and values exist at a time
+  int64_t query_bytes = 0, key_bytes = 0, added = 0, done = 0;  // done: tokens that were attended to
+  int64_t group = 0, span = 0;                                  // heads, and cached tokens, whose keys and values exist at a time
   std::unique_ptr<char, void (*)(void*)> queries{nullptr, free};
+  std::unique_ptr<float, void (*)(void*)> sums{nullptr, free};  // maxima and sums of all heads' queries
   char* keys = nullptr;
-  float *rope = nullptr, *state = nullptr;
+  float* rope = nullptr;
 
   Work(int64_t tokens, const LatentCache& cache, int64_t layer, const Weight& kv_b, float scale)
       : cache(cache),
@@ -233,7 +234,7 @@ struct ExpandedAttention::Work {
     AttentionArgs a = args;
     a.packed_q = queries.get() + h * query_bytes, a.packed_k = keys + h % group * key_bytes;
     a.q = (const float*)queries.get() + h * (a.d + a.d2), a.q2 = a.q + a.d;
-    a.m = state + 2 * h * tokens, a.l = a.m + tokens;
+    a.m = sums.get() + 2 * h * tokens, a.l = a.m + tokens;
     a.k = (const float*)a.packed_k, a.v = a.k + a.d;
     return a;
   }
@@ -347,22 +348,22 @@ struct ExpandedAttention::Work {
     });
   }
 
-  void run(const OutHeads& out) {
-    const int64_t sums = round_up(2 * heads * tokens, 16);
+  // The next span. Only the sums stay between two of them: other work may use the scratch of the threads.
+  bool step(const OutHeads& out) {
+    if (sums == nullptr) sums.reset((float*)allocate((size_t)product({2, heads, tokens, 4})));
+    const int64_t s = done, n = std::min(span, (s < expansion.stored ? expansion.stored : visible) - s);
     expansion.begin(span);
-    state = floats(Scratch::parts, {sums + span * args.d2});
-    rope = state + sums;
+    rope = floats(Scratch::parts, {span, args.d2});
     keys = (char*)thread_scratch(Scratch::keys_values, (size_t)product({group, key_bytes}));
-    for (int64_t s = 0, n; s < visible; s += n) {
-      n = std::min(span, (s < expansion.stored ? expansion.stored : visible) - s);
-      expansion.read(s, n);
-      read_rope(s, n);
-      for (int64_t h0 = 0; h0 < heads; h0 += group) {
-        const int64_t h1 = std::min(h0 + group, heads);
-        expand(h0, h1, n);
-        attend(out, h0, h1, s, n);
-      }
+    expansion.read(s, n);
+    read_rope(s, n);
+    for (int64_t h0 = 0; h0 < heads; h0 += group) {
+      const int64_t h1 = std::min(h0 + group, heads);
+      expand(h0, h1, n);
+      attend(out, h0, h1, s, n);
     }
+    done += n;
+    return done < visible;
   }
 };
 
@@ -387,12 +388,13 @@ void ExpandedAttention::add(const InHeads& q_nope, const InHeads& q_rope) {
   work_->add(q_nope, q_rope);
 }
 
-void ExpandedAttention::run(const OutHeads& out) {
+bool ExpandedAttention::step(const OutHeads& out) {
   check(out.tokens == (work_ ? work_->tokens : 0), "out does not have the shape of the queries");
-  if (!work_) return;
+  if (!work_) return false;
+  check(work_->done < work_->visible, "all tokens have been attended to");
   check(work_->added == work_->tokens && work_->cache.visible() == work_->visible, "queries were not all added, or the cache has changed");
   check(out.heads == work_->heads && out.dim == work_->args.dv, "out does not have the shape of the queries");
-  work_->run(out);
+  return work_->step(out);
 }
 
 void expanded_attention(const OutHeads& out, const InHeads& q_nope, const InHeads& q_rope, const LatentCache& cache, int64_t layer,
@@ -400,7 +402,8 @@ void expanded_attention(const OutHeads& out, const InHeads& q_nope, const InHead
   check(kv_b.heads() == q_nope.heads && kv_b.rows() == q_nope.dim + out.dim, "kv_b does not have the cache's shape");
   ExpandedAttention work(q_nope.tokens, cache, layer, kv_b, scale);
   work.add(q_nope, q_rope);
-  work.run(out);
+  while (work.step(out)) {
+  }
 }
 
 }  // namespace ivlite

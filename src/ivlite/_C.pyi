@@ -86,7 +86,14 @@ class DecoderLayer:
         scale: float,
     ) -> None: ...
     def run(
-        self, x: Floats, cos: Floats, sin: Floats, cache: LatentCache, layer: int, pool: ThreadPool | None = None
+        self,
+        x: Floats,
+        cos: Floats,
+        sin: Floats,
+        caches: list[LatentCache],
+        rows: list[int],
+        layer: int,
+        pool: ThreadPool | None = None,
     ) -> None: ...
 
 class LatentCache:
@@ -150,7 +157,7 @@ class ExpandedAttention:
         pool: ThreadPool | None = None,
     ) -> None: ...
     def add(self, q_nope: Floats, q_rope: Floats, pool: ThreadPool | None = None) -> None: ...
-    def run(self, y: Floats, pool: ThreadPool | None = None) -> None: ...
+    def step(self, y: Floats, pool: ThreadPool | None = None) -> bool: ...
 
 def expanded_attention(
     y: Floats,

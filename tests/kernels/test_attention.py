@@ -252,12 +252,12 @@ def test_queries_in_parts(isa, rng, fmt):
     _C.expanded_attention(whole, qn, qr, cache, 0, kv_b, 0.15)
     work = _C.ExpandedAttention(newest, cache, 0, kv_b, 0.15)
     with pytest.raises(ValueError, match="not all added"):
-        work.run(out)
+        work.step(out)
     for first, last in ((0, 512), (512, 640), (640, 700)):
         a, b = qn[first:last].copy(), qr[first:last].copy()
         work.add(a, b)
         a[:], b[:] = np.nan, np.nan
-    work.run(out)
+    work.step(out)
     assert np.array_equal(out, whole)
     with pytest.raises(ValueError, match="more queries are added"):
         work.add(qn[:1], qr[:1])
@@ -269,7 +269,7 @@ def test_queries_in_parts(isa, rng, fmt):
     cache.truncate(length - 1)
     work.add(qn, qr)
     with pytest.raises(ValueError, match="has changed"):
-        work.run(out)
+        work.step(out)
     with pytest.raises(ValueError, match="more queries than"):
         _C.ExpandedAttention(length, cache, 0, kv_b, 0.15)
 

@@ -89,7 +89,9 @@ def test_a_layer_of_another_shape_is_refused(network):
 
     def run(**other):
         cache = network.cache(8, "f32")
-        _C.DecoderLayer(**operands | other).run(np.ones((1, text.hidden_size), np.float32), cos, cos, cache.rows, 0)
+        _C.DecoderLayer(**operands | other).run(
+            np.ones((1, text.hidden_size), np.float32), cos, cos, [cache.rows], [1], 0
+        )
 
     run()
     for other in (

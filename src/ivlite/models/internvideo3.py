@@ -256,6 +256,20 @@ class Layer:
             out = ops.expanded_attention(queries, tokens, cache, self.index, self.kv_b, self.scale)
         return out.reshape(tokens, -1)
 
+    def together(self, x, cos, sin, parts):
+        """The same for a few tokens of several caches. parts: (cache, number of rows) in the order of x's rows."""
+        if self.fused:
+            return self.fused.together(x, cos, sin, parts, self.index)
+        ops, (latent, k_rope), (q_nope, q_rope) = self.ops, self.latents(x, cos, sin), self.queries(x, cos, sin)
+        q_latent, mixed, first = ops.linear_heads(q_nope, self.uk_t), [], 0
+        for cache, rows in parts:
+            own = slice(first, first := first + rows)
+            cache.append(self.index, latent[own], k_rope[own])
+            mixed.append(ops.absorbed_attention(q_latent[own], q_rope[own], cache, self.index, self.scale))
+        attended = ops.linear_heads(ops.concat(mixed, axis=0), self.uv).reshape(len(x), -1)
+        x = self.o(attended, into=x)
+        return self.mlp(ops.rms_norm(x, self.ffn_norm, self.text.rms_norm_eps), into=x)
+
     def queries(self, x, cos, sin):
         """(T, hidden) -> both parts of the queries, (T, heads, nope) and (T, heads, rope)."""
         text = self.text
@@ -456,6 +470,24 @@ class Network:
             return self.logits(self._layers(self.embed(ids), cos, sin, cache))
 
         return own(compute, token_ids, *self._rotation(positions), cache)
+
+    def steps(self, parts):
+        """The logits of `step` for each of several (token_ids, positions, cache), which get the bits of a call of their own.
+
+        One pass over the weights for all where the backend can; their tokens are `same_rows` at most.
+        """
+        if len(parts) == 1 or not getattr(self.ops, "together", False):
+            return [self.step(*part) for part in parts]
+        x = self.embed([token for ids, _, _ in parts for token in ids])
+        cos, sin = (self.ops.array(a) for a in self._rotation(np.concatenate([part[1] for part in parts], 1)))
+        rows = [(cache, len(ids)) for ids, _, cache in parts]
+        for layer in self.layers:
+            checkpoint()
+            x = layer.together(x, cos, sin, rows)
+        for cache, count in rows:
+            cache.advance(count)
+        logits = self.ops.numpy(self.logits(x))
+        return np.split(logits, np.cumsum([count for _, count in rows])[:-1])
 
     def logits(self, x):
         """Hidden states (T, hidden) to logits (T, vocab)."""

@@ -47,6 +47,8 @@ A backend may have more, which others lack:
 
     embedding(w, ids)                          rows of a weight (vocab, cols), int ids (T,) -> (T, cols): then the table of
                                                embeddings is one of its weights, and else it stays in the file
+    together                                   true: few tokens of several caches go through a layer in one pass. A decoder_layer
+                                               then has together(x, cos, sin, parts, index), parts: (cache, rows) in x's order
     step(compute, token_ids, cos, sin, cache)  logits of a few tokens of text, from compute(ids, cos, sin) -> (T, vocab), which
                                                appends to the cache and does not advance it
     settle()                                   waits until everything that was asked for is computed

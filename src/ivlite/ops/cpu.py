@@ -3,6 +3,7 @@
 import numpy as np
 
 from ivlite import _C
+from ivlite.stop import checkpoint
 
 QUERIES, PACKED = 512, 128  # queries that are made and packed together, at most and a multiple of
 
@@ -19,7 +20,7 @@ def _packed(x):
 class Ops:
     """The interface of `ivlite.ops` with the kernels of this machine's instruction set."""
 
-    name = "cpu"
+    name, together = "cpu", True
 
     def __init__(self, threads=None):
         self.pool = _C.ThreadPool(threads)
@@ -123,7 +124,8 @@ class Ops:
             nope = q_nope.shape[2]
             del q_nope, q_rope  # before the next are made
         y = np.empty((tokens, kv_b.heads, kv_b.rows - nope), np.float32)
-        work.run(y, self.pool)
+        while work.step(y, self.pool):
+            checkpoint()
         return y
 
     def decoder_layer(self, **operands):
@@ -137,13 +139,17 @@ class Ops:
 
 
 class DecoderLayer:
-    """`_C.DecoderLayer` for arrays of any strides."""
+    """`_C.DecoderLayer` for arrays of any strides. together: the same for the rows of several caches."""
 
     def __init__(self, pool, operands):
         self.pool, self.layer = pool, _C.DecoderLayer(**operands)
 
     def __call__(self, x, cos, sin, cache, index):
-        self.layer.run(x, _packed(cos), _packed(sin), cache.rows, index, self.pool)
+        return self.together(x, cos, sin, [(cache, len(x))], index)
+
+    def together(self, x, cos, sin, parts, index):
+        caches, rows = [cache.rows for cache, _ in parts], [count for _, count in parts]
+        self.layer.run(x, _packed(cos), _packed(sin), caches, rows, index, self.pool)
         return x
 
 

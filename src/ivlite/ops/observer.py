@@ -17,6 +17,7 @@ class Observed:
 
     same_rows = 1  # the hook sees tokens of the text and no guesses
     step = embedding = None  # a step that is replayed shows no inputs
+    together = False
 
     def __init__(self, ops, observe):
         self.ops, self.observe = ops, observe

@@ -165,7 +165,7 @@ class Spelled:
     def bytes_of(self, i, skip_special=True):
         return bytes([i]) if i < 256 else next((t.encode() for t, n in self.added.items() if n == i), b"")
 
-    def encode(self, text):
+    def encode(self, text, allowed=()):
         return list(text.encode())
 
 
@@ -219,7 +219,7 @@ def test_a_vocabulary_without_the_needed_bytes_is_told(demo):
 
 def test_a_grammar_is_read_once_and_the_vocabulary_is_made_once(demo, monkeypatch):
     demo.chat(ASK, response_format=SCHEMA, max_new_tokens=2)
-    monkeypatch.setattr("ivlite.model.Vocabulary", None)
+    monkeypatch.setattr("ivlite.engine.grammar.Vocabulary", None)
     demo.chat(ASK, response_format={"type": "choice", "choices": ["a", "b"]}, max_new_tokens=2)
     assert grammar({"type": "json_object"}) == ("json_schema", {"type": "object"})
     assert grammars.LARGEST == 1 << 20

@@ -137,15 +137,12 @@ def ask(model, question, path, **more):
 
 
 def zoomed(model, question, path, first, settings):
-    """One turn that must be a single well-formed call of the tool, and one that answers from what it returns."""
-    said = model.chat([first], tools=[ZOOM], **settings).text
-    try:
-        start, end = said.removeprefix("<tool_call>\n"), "\n</tool_call>"
-        call = json.loads(start.removesuffix(end)) if start != said and start.endswith(end) else None
-    except ValueError:
-        call = None
-    if call != {"name": "zoom", "arguments": question.call}:
+    """One turn that must be a single call of the tool, and one that answers from what it returns."""
+    reply = model.chat([first], tools=[ZOOM], **settings)
+    said = reply.text + "".join(f"{call.name} {call.text}" for call in reply.tool_calls)
+    if reply.text or [(call.name, call.arguments) for call in reply.tool_calls] != [("zoom", question.call)]:
         return said, False
+    call = {"name": "zoom", "arguments": question.call}
     result = message(path, "", **question.call)["content"][:1]
     turns = [first, {"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": result}]
     answer = model.chat(turns, tools=[ZOOM], **settings).text

@@ -12,6 +12,7 @@ from ivlite._version import __version__
 
 TYPE_CHECKING = False  # type checkers know the name; importing typing would take some milliseconds
 if TYPE_CHECKING:  # the same names as below, for type checkers and editors
+    from ivlite.engine.calls import ToolCall as ToolCall
     from ivlite.engine.reply import Reply as Reply
     from ivlite.engine.sampling import SamplingParams as SamplingParams
     from ivlite.errors import IvliteError as IvliteError
@@ -30,6 +31,7 @@ _LAZY = {
     "Session": "ivlite.session",
     "Stop": "ivlite.stop",
     "Stopped": "ivlite.errors",
+    "ToolCall": "ivlite.engine.calls",
     "IvliteError": "ivlite.errors",
 }
 

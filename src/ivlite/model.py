@@ -13,7 +13,7 @@ import numpy as np
 
 from ivlite import ops, plan, prompt
 from ivlite.engine import vision
-from ivlite.engine.grammar import Constrained, Vocabulary, grammar
+from ivlite.engine.grammar import Grammars, Rules
 from ivlite.engine.meter import Meter, Progress
 from ivlite.engine.reply import Reply
 from ivlite.engine.runner import Runner, too_long
@@ -32,6 +32,12 @@ from ivlite.stop import Stop, Work, using, within
 
 Messages = Sequence[Mapping[str, Any]]
 W = TypeVar("W", bound=Work[Any])
+RULES = (
+    "response_format",
+    "tool_choice",
+    "parallel_tool_calls",
+    "thinking_budget",
+)  # arguments of engine.grammar.Rules
 
 
 def cache_bytes_per_token(text: configuration.TextConfig, kv: str) -> int:
@@ -88,7 +94,7 @@ class Model:
         self._pool = Pool(network, kv, store)
         self.store, self.remarks = store, list[str]()  # remarks: sentences for the next reply
         self._lock = threading.RLock()
-        self._vocabulary: Vocabulary | None = None  # for grammars
+        self._grammars = Grammars(tokenizer, config.text.vocab_size, config.tokens.eos)
 
     def __enter__(self) -> Self:
         return self
@@ -287,14 +293,20 @@ class Model:
         repetition_penalty: float | None = None, seed: int | None = None,
         stop: str | Stop | Sequence[str | Stop] | None = None, enable_thinking: bool = False,
         tools: Sequence[Any] | None = None, add_vision_id: bool = False, continue_final_message: bool = False,
-        budget: int | None = None, dedupe: bool = False, response_format: Any = None, progress: Progress | None = None,
+        budget: int | None = None, dedupe: bool = False, response_format: Any = None, tool_choice: Any = "auto",
+        parallel_tool_calls: bool = True, thinking_budget: int | None = None, progress: Progress | None = None,
     ) -> Stream:  # fmt: skip
         """A Stream of Deltas; its `.reply` is the Reply so far, and the complete one at the end.
 
         max_new_tokens None: until the context is full. Sampling settings that are None take the file's generation
         defaults; seed None is 0. temperature 0 is greedy. stop: a stop string (the text ends before it), a Stop, or a
-        list of these. tools: function signatures in the JSON form that chat templates take. continue_final_message:
-        the last message is the assistant's, and the answer continues it. budget, dedupe: see `prepare`. response_format: what
+        list of these. continue_final_message: the last message is the assistant's, and the answer continues it. budget,
+        dedupe: see `prepare`. tools: signatures of functions, as JSON data: {"type": "function", "function": {"name": N,
+        "description": D, "parameters": a JSON schema}}. The answer is a text, calls of them (`Reply.tool_calls`), or a text
+        and then calls; their arguments match the schemas. tool_choice: "auto"; "none", a text alone; "required", calls alone;
+        {"type": "function", "function": {"name": N}}, calls of that one alone. parallel_tool_calls: whether there may be
+        more than one. thinking_budget: tokens after which the program closes the thinking, so that the answer goes on.
+        response_format: what
         the answer must match, from its start or from the end of its thinking: {"type": "json_object"}, {"type": "json_schema",
         "json_schema": {"schema": S}}, {"type": "regex", "pattern": P}, {"type": "choice", "choices": [...]}, {"type": "grammar",
         "grammar": a Lark grammar}, a JSON schema, or a class with `model_json_schema()`; an answer that max_new_tokens ends
@@ -318,39 +330,31 @@ class Model:
         )
         longest = given["max_new_tokens"]
         most = self.context if longest is None else whole("max_new_tokens", longest, 1, 2**63)
-        wanted = grammar(given.pop("response_format"))
+        given["tools"] = tools = prompt.listed_tools(given["tools"])
+        rules = Rules.of(holder.tools or prompt.plain_tools(tools), **{name: given.pop(name) for name in RULES})
         strings, stops = ends(given.pop("stop"))
         stop = self._stop(holder.stop, *stops)
         built = self._prepared(messages, holder, stop=stop, **given)
         room = self._check_context(built, 1, holder.nbytes if holder.past else 0)
         meter, limit = Meter(given["progress"]), min(most, room - len(built.token_ids))
         meter.warnings, self.remarks = self.remarks, []
-        sampler = self._sampler(params, built, wanted)
+        may_think = given["enable_thinking"] and not built.thinks
+        sampler = self._grammars.sampler(Sampler(params, built.token_ids), rules, built.thinks, may_think)
         tokens = holder.answer(built, sampler, self.config.tokens.eos, limit, meter)
 
         planning = self._planning()
 
         def ended(reply: Reply | None, end: int | None) -> None:
             holder.ended(reply, end)
-            if reply is not None and reply.finish_reason in ("stop", "length"):
+            if reply is not None and reply.finish_reason in ("stop", "length", "tool_calls"):
                 planning.record(built.plan, meter.seconds, meter.cached, len(reply.token_ids))
 
         return self._begun(
             Stream(
                 built, tokens, self.tokenizer.stream(), strings, stop, meter, ended, began=began,
-                load_seconds=self.load_seconds,
+                load_seconds=self.load_seconds, calls=rules.calls is not None,
             )
         )  # fmt: skip
-
-    def _sampler(self, params: SamplingParams, built: Prompt, wanted: Any) -> Sampler | Constrained:
-        """The Sampler of an answer. wanted: a grammar, or None."""
-        sampler = Sampler(params, built.token_ids)
-        if wanted is None:
-            return sampler
-        with self._lock:
-            if self._vocabulary is None:
-                self._vocabulary = Vocabulary(self.tokenizer, self.config.text.vocab_size, self.config.tokens.eos)
-        return Constrained(sampler, self._vocabulary, self._vocabulary.matcher(*wanted), built.thinks)
 
     def _stop(self, *stops: Stop | None) -> Stop:
         """A Stop for one call, set by the caller's Stop, by this thread's, or by close()."""

@@ -119,7 +119,9 @@ def description(model, prompt):
 def rates(reply):
     """Tokens per second of prefill (of those computed) and of generation, 0 if not timed."""
     usage, spent = reply.usage, reply.timings
-    steps = usage["new_tokens"] - (reply.finish_reason != "stop")  # the last token was not run through the model
+    steps = usage["new_tokens"] - (
+        reply.finish_reason not in ("stop", "tool_calls")
+    )  # the last token was not run through the model
     generation = steps / spent["generate"] if steps > 0 and spent["generate"] > 0 else 0.0
     computed = usage["prompt_tokens"] - usage["cached_tokens"]
     prefill = computed / spent["prefill"] if spent["prefill"] > 0 else 0.0
@@ -132,6 +134,7 @@ def as_json(model, prompt, reply):
     data = {
         "text": reply.text,
         "thinking": reply.thinking,
+        "tool_calls": [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in reply.tool_calls],
         "token_ids": [int(t) for t in reply.token_ids],
         "finish_reason": reply.finish_reason,
         "usage": {name: int(count) for name, count in reply.usage.items()},

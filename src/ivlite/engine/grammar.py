@@ -1,21 +1,26 @@
-"""Constrained decoding: answers that match a JSON schema, a regular expression, one of some choices, or a grammar.
+"""Constrained decoding: answers that match a JSON schema, a regular expression, one of some choices, or a grammar; tool calls.
 
 The grammars and the masks of allowed tokens are those of llguidance, which is imported when the first one is asked for.
 """
 
 import json
 import re
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ivlite.engine import calls as tool_calls
+from ivlite.engine.reply import THINK_END, THINK_START
 from ivlite.engine.sampling import Sampler
 from ivlite.errors import UsageError, shown
+from ivlite.numbers import whole
 
 LARGEST = 1 << 20  # characters of a grammar
-# JSON as json.dumps writes it: where any white space may stand between values, small models write it without end
-COMPACT = {"overrides": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
-THOUGHT = b"</think>"
+KEPT = 8  # grammars that need not be read again
 
 
 def _schema(asked):
@@ -74,6 +79,49 @@ def grammar(asked: Any) -> tuple[str, Any] | None:
     return how, found(asked)
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What an answer must follow.
+
+    answer: the grammar of its text, as `grammar` returns it. calls: those that it may have; None without tools.
+    thinking_budget: tokens after which its thinking is closed; None for no limit.
+    """
+
+    answer: tuple[str, Any] | None = None
+    calls: tool_calls.Calls | None = None
+    thinking_budget: int | None = None
+
+    @classmethod
+    def of(cls, tools: Sequence[str], response_format: Any = None, tool_choice: Any = "auto",
+           parallel_tool_calls: Any = True, thinking_budget: Any = None) -> "Rules":  # fmt: skip
+        """The Rules of arguments of `Model.stream`; tools: signatures as JSON texts. Raises UsageError."""
+        budget = None if thinking_budget is None else whole("thinking_budget", thinking_budget, 0)
+        return cls(grammar(response_format), tool_calls.allowed(tools, tool_choice, parallel_tool_calls), budget)
+
+
+class Grammars:
+    """The samplers of answers of one model. Any thread may call it.
+
+    tokenizer: a gguf.tokenizer.Tokenizer. size: the number of logits. eos: ids that end an answer.
+    """
+
+    def __init__(self, tokenizer: Any, size: int, eos: Any) -> None:
+        self._given = tokenizer, size, eos
+        self._vocabulary: Vocabulary | None = None
+        self._lock = threading.Lock()
+
+    def sampler(self, sampler: Sampler, rules: Rules, thinks: bool, may_think: bool) -> "Sampler | Constrained":
+        """A Sampler of an answer that follows the Rules. thinks, may_think: see Constrained."""
+        thinking = rules.thinking_budget is not None and (thinks or may_think)
+        if rules.answer is None and rules.calls is None and not thinking:
+            return sampler
+        with self._lock:
+            if self._vocabulary is None:
+                self._vocabulary = Vocabulary(*self._given)
+            matcher = self._vocabulary.following(rules)
+        return Constrained(sampler, self._vocabulary, matcher, thinks, may_think, rules.thinking_budget)
+
+
 class Vocabulary:
     """The tokens of a model as llguidance wants them. Made once for a model: it takes a moment.
 
@@ -86,35 +134,64 @@ class Vocabulary:
         self.eos, self.eos_token_id, self.bos_token_id = sorted(eos), min(eos), None
         self.tokens = [tokenizer.bytes_of(i, skip_special=False) for i in range(size)]
         # All of them: <think> is no part of a text either.
-        self.special_token_ids = [i for i in tokenizer.added.values() if i < size]
+        self.added = {name: i for name, i in tokenizer.added.items() if i < size}
+        self.special_token_ids = list(self.added.values())
         self.encode, self.bytes_of = tokenizer.encode, tokenizer.bytes_of
-        self.core = llguidance.LLTokenizer(llguidance.TokenizerWrapper(self), size, self.eos_token_id)
+        self.core = llguidance.LLTokenizer(llguidance.TokenizerWrapper(self), size, self.eos)
+        self._read: OrderedDict[str, Any] = OrderedDict()  # grammar -> its matcher, which is only copied
 
     def __call__(self, text: str) -> list[int]:
         return self.encode(text)
 
+    def following(self, rules: Rules) -> Any:
+        """A matcher of an answer that follows Rules; None where its text is free. Raises UsageError."""
+        may = rules.calls
+        alone = None if rules.answer is None else self.matcher(*rules.answer)  # its faults are not those of the tools
+        if may is None or (rules.answer is not None and not may.functions):
+            return alone
+        answer = None if rules.answer is None else part(*rules.answer)
+        return self._matcher(tool_calls.grammar(may, answer, self.added), "grammar of the tools")
+
     def matcher(self, how: str, text: Any) -> Any:
         """A matcher of a grammar. Raises UsageError for one that llguidance cannot read."""
+        return self._matcher([part(how, text)], NAMES[how])
+
+    def _matcher(self, parts: list[dict[str, Any]], named: str) -> Any:
         from llguidance import LLMatcher
 
         try:
-            text = json.dumps(text) if how == "json_schema" else text
+            text = json.dumps({"grammars": parts})
         except (TypeError, ValueError, RecursionError) as error:
-            raise UsageError(f"the JSON schema is not JSON: {error!s:.200}") from None
+            raise UsageError(f"the {named} is not JSON: {error!s:.200}") from None
         if len(text) > LARGEST:
-            raise UsageError(f"the grammar of the answer has {len(text):,} characters; {LARGEST:,} are the most")
-        named = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "grammar"}[how]
-        try:
-            read = getattr(LLMatcher, f"grammar_from_{how}")(text, **(COMPACT if how == "json_schema" else {}))
-        except ValueError as error:
-            raise UsageError(f"the {named} cannot be used: {_line(error)}") from None
-        matcher = LLMatcher(self.core, read, log_level=0)
-        if matcher.is_error():
-            raise UsageError(f"the {named} cannot be used: {_line(matcher.get_error())}")
-        return matcher
+            raise UsageError(f"the {named} has {len(text):,} characters; {LARGEST:,} are the most")
+        if text in self._read:
+            self._read.move_to_end(text)
+        else:
+            matcher = LLMatcher(self.core, text, log_level=0)
+            if matcher.is_error():
+                raise UsageError(f"the {named} cannot be used: {_line(matcher.get_error())}")
+            self._read[text] = matcher
+            while len(self._read) > KEPT:
+                self._read.popitem(last=False)
+        return self._read[text].deep_copy()
 
 
-def _line(error):
+NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "grammar"}
+
+
+def part(how: str, text: Any) -> dict[str, Any]:
+    """A grammar of FORMATS as llguidance reads it."""
+    if how == "json_schema":
+        return {"json_schema": {**text, **tool_calls.COMPACT}}
+    if how == "regex":
+        from llguidance import LLMatcher
+
+        return {"lark_grammar": json.loads(LLMatcher.grammar_from_regex(text))["grammars"][0]["lark_grammar"]}
+    return {"lark_grammar": text}
+
+
+def _line(error: Any) -> str:
     """The first sentences of an error of the library."""
     return " ".join(str(error).split("\n\n")[0].split())[:300]
 
@@ -122,13 +199,21 @@ def _line(error):
 class Constrained:
     """A Sampler whose tokens follow a grammar, from the start of the answer or from the end of its thinking.
 
-    sampler: draws among the tokens that are allowed. matcher: of Vocabulary.matcher. thinks: the answer begins inside <think>.
+    sampler: draws the tokens. matcher: of `Vocabulary.following`; None for an answer that is free. thinks: the answer begins
+    inside <think>. may_think: it may begin with <think>. budget: tokens after which the thinking is closed, or None.
     """
 
-    def __init__(self, sampler: Sampler, vocabulary: Vocabulary, matcher: Any, thinks: bool) -> None:
-        self.sampler, self.vocabulary, self.matcher, self.thinks = sampler, vocabulary, matcher, thinks
-        self._tail = b""
-        self._forced: list[int] = []
+    def __init__(self, sampler: Sampler, vocabulary: Vocabulary, matcher: Any, thinks: bool, may_think: bool = False,
+                 budget: int | None = None) -> None:  # fmt: skip
+        self.sampler, self.vocabulary, self.matcher = sampler, vocabulary, matcher
+        self.thinks, self.budget = thinks, budget
+        self.opens = (
+            vocabulary.added.get(THINK_START) if may_think and not thinks else None
+        )  # the first token may be this
+        self._tail = b"\n"
+        self._forced: list[int] = []  # the tokens that come next
+        if thinks:
+            self._spend(0)
 
     @property
     def greedy(self) -> bool:
@@ -136,31 +221,62 @@ class Constrained:
 
     def __call__(self, logits: Any) -> int:
         """One token id from float32 logits (vocab,). Raises UsageError where no token can follow."""
-        if self.thinks:
-            logits = np.array(logits, np.float32)
-            logits[[i for i in self.vocabulary.eos if i < len(logits)]] = -np.inf  # the answer is yet to come
-            return self._thought(self.sampler(logits))
         if forced := self.forced():
-            token = self.sampler.took(forced.pop(0))
-        else:
-            token = self.sampler(self._masked(np.asarray(logits)))
-        if not self.matcher.consume_token(token):
-            self._fail()
-        return token
+            return self._took(forced.pop(0))
+        token = self.sampler.drawn(logits)
+        if self.opens is not None:
+            opens, self.opens = self.opens, None
+            if token == opens:
+                self.thinks = True
+                self._spend(0)
+                return self.sampler.took(token)
+        # Nearly always the token is allowed. Where it is not, one of those that are is drawn as if there were no others.
+        if not self._allows(token):
+            token = self.sampler.drawn(self._masked(np.array(logits, np.float32)))
+        return self._took(token)
 
     def forced(self) -> list[int]:
-        """The tokens that must follow, as far as the grammar leaves no choice; [] while the model thinks."""
-        if not self._forced and not self.thinks and not self.matcher.is_stopped():
-            self._forced = self.matcher.compute_ff_tokens()
+        """The tokens that must follow, as far as there is no choice."""
+        if self._forced or self.thinks or self.opens is not None or self.matcher is None or self.matcher.is_stopped():
+            return self._forced
+        self._forced = self.matcher.compute_ff_tokens()
         return self._forced
 
-    def _thought(self, token: int) -> int:
-        self._tail = (self._tail + self.vocabulary.bytes_of(token, False))[-len(THOUGHT) - 64 :]
-        self.thinks = THOUGHT not in self._tail
-        return token
+    def _allows(self, token: int) -> bool:
+        """Whether a token may follow."""
+        ends = token in self.vocabulary.eos
+        if self.thinks:
+            return not ends  # the answer is yet to come
+        if self.matcher is None:
+            return True
+        return bool(self.matcher.is_accepting() if ends else self.matcher.validate_tokens([token]))
+
+    def _took(self, token: int) -> int:
+        """Notes a token; returns it."""
+        if self.thinks:
+            self._tail = (self._tail + self.vocabulary.bytes_of(token, False))[-len(THINK_END) - 64 :]
+            closing = bool(self._forced)
+            self.thinks = closing or THINK_END.encode() not in self._tail
+            if self.thinks and not closing:
+                self._spend(1)
+        elif self.matcher is not None and not self.matcher.consume_token(token):
+            self._fail()
+        return self.sampler.took(token)
+
+    def _spend(self, tokens: int) -> None:
+        """Takes tokens from the budget of the thinking, and closes it at its end."""
+        if self.budget is None:
+            return
+        self.budget -= tokens
+        if self.budget <= 0:
+            text = "\n" * (not self._tail.endswith(b"\n")) + THINK_END + "\n\n"
+            self._forced = list(self.vocabulary.encode(text, (THINK_END,)))
 
     def _masked(self, logits: np.ndarray) -> np.ndarray:
-        """The logits with minus infinity for tokens that the grammar does not allow next."""
+        """The logits with minus infinity for tokens that may not follow."""
+        if self.thinks:
+            logits[[i for i in self.vocabulary.eos if i < len(logits)]] = -np.inf
+            return logits
         mask = np.frombuffer(self.matcher.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(mask, bitorder="little")[: len(logits)].astype(bool)
         if self.matcher.is_error() or not allowed.any():

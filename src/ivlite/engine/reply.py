@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ivlite.engine import calls
+from ivlite.engine.calls import ToolCall
+
 USAGE = (
     "prompt_tokens", "vision_tokens", "new_tokens", "cached_tokens", "stored_tokens", "draft_tokens", "accepted_tokens", "frames",
 )  # fmt: skip
@@ -12,19 +15,24 @@ THINK_START, THINK_END = "<think>", "</think>"
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of generated text; `thinking` marks text of a leading <think> ... </think>, not part of the answer."""
+    """A piece of generated text; `thinking` marks text of a leading <think> ... </think>, not part of the answer.
+
+    call: a tool call, whole, which is no text; None in a piece of text.
+    """
 
     text: str
     thinking: bool = False
+    call: ToolCall | None = None
 
 
 @dataclass
 class Reply:
     """An answer, complete or partial.
 
-    finish_reason: "stop" (an end-of-sequence token or a stop string), "length" (max_new_tokens or the context is used
-    up), "repetition" (the answer of temperature 0 repeats itself without end), the reason of the Stop that ended it
-    ("interrupted", "deadline", "closed", ...), "" while it is generated.
+    finish_reason: "stop" (an end-of-sequence token or a stop string), "tool_calls" (the answer ends with calls of tools),
+    "length" (max_new_tokens or the context is used up), "repetition" (the answer of temperature 0 repeats itself without
+    end), the reason of the Stop that ended it ("interrupted", "deadline", "closed", ...), "" while it is generated.
+    tool_calls: the calls that are complete. unfinished: the text of one that max_new_tokens or a Stop cut short, else "".
     usage: prompt_tokens, vision_tokens, new_tokens, cached_tokens (those of the prompt that were not computed again),
     stored_tokens (those of them that were read from the store), draft_tokens and accepted_tokens (guessed and checked
     together, and those of them that came), frames. timings: seconds of load, decode (reading frames), vision, prefill,
@@ -34,6 +42,8 @@ class Reply:
 
     text: str = ""
     thinking: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    unfinished: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str = ""
     usage: dict[str, int] = field(default_factory=dict)
@@ -59,18 +69,22 @@ def held_back(text: str, marks: Sequence[str]) -> int:
 
 
 class TextFilter:
-    """Turns decoded text into deltas: separates a leading <think> block, and ends before the first stop string.
+    """Turns decoded text into deltas: separates a leading <think> block and calls, and ends before the first stop string.
 
-    thinking: the prompt already opened that block. push(text) and flush() return deltas; `stopped`: a stop string came.
+    thinking: the prompt already opened that block. calls: what the ids of calls begin with; None where there are no tools and
+    nothing is a call. push(text) and flush() return deltas; `stopped`: a stop string came; `unfinished`: of an incomplete call.
     """
 
-    def __init__(self, stop: Sequence[str] = (), thinking: bool = False) -> None:
+    def __init__(self, stop: Sequence[str] = (), thinking: bool = False, calls: str | None = None) -> None:
         self.stop = [s for s in stop if s]
+        self.calls, self.called = calls, 0
         self.stopped = False
         self.end: int | None = None  # characters before the stop string that came
         self.pushed = 0
-        self.buffer = ""
-        self.state = "open" if thinking else "start"  # start -> open -> thinking -> after -> answer
+        self.buffer = self.unfinished = ""
+        self.looked = 0  # characters of the buffer in which no call ends
+        # start -> open -> thinking -> after -> answer <-> call
+        self.state = "open" if thinking else "start"
 
     def push(self, text: str) -> list[Delta]:
         """Adds generated text; returns the deltas that later text cannot change."""
@@ -96,9 +110,12 @@ class TextFilter:
             self.buffer = self.buffer.lstrip()
             if self.buffer:
                 self.state = "answer"
-        if self.state == "answer" and not self.stopped:
-            deltas += self._answer(final)
-        return [d for d in deltas if d.text]
+        while self.state in ("answer", "call") and not self.stopped:
+            before = self.state
+            deltas += self._answer(final) if before == "answer" else self._call(final)
+            if self.state == before:
+                break
+        return [d for d in deltas if d.text or d.call]
 
     def _start(self, final: bool) -> None:
         text = self.buffer.lstrip()
@@ -117,12 +134,31 @@ class TextFilter:
         return [Delta(inside[: len(inside) - keep], thinking=True)]
 
     def _answer(self, final: bool) -> list[Delta]:
+        called = -1 if self.calls is None else self.buffer.find(calls.BEGIN)
         found = [at for at in (self.buffer.find(s) for s in self.stop) if at >= 0]
-        if found:
+        if found and (called < 0 or min(found) <= called):
             self.stopped = True
             self.end = self.pushed - len(self.buffer) + min(found)
             text, self.buffer = self.buffer[: min(found)], ""
             return [Delta(text)]
-        keep = 0 if final else held_back(self.buffer, self.stop)
+        if called >= 0:
+            text, self.buffer, self.state = self.buffer[:called], self.buffer[called:], "call"
+            return [Delta(text.removesuffix("\n"))]  # the template breaks the line before a call
+        marks = self.stop if self.calls is None else [*self.stop, calls.BEGIN, "\n" + calls.BEGIN]
+        keep = 0 if final else held_back(self.buffer, marks)
         text, self.buffer = self.buffer[: len(self.buffer) - keep], self.buffer[len(self.buffer) - keep :]
         return [Delta(text)]
+
+    def _call(self, final: bool) -> list[Delta]:
+        """The call with which the buffer begins, if it is complete. A text within it may hold the mark of its end."""
+        while (at := self.buffer.find(calls.END, self.looked)) >= 0:
+            call = calls.parsed(self.buffer[len(calls.BEGIN) : at], f"{self.calls}{self.called}")
+            if call is not None:
+                self.state, self.buffer, self.looked = "answer", self.buffer[at + len(calls.END) :], 0
+                self.called += 1
+                return [Delta("", call=call)]
+            self.looked = at + 1
+        self.looked = max(self.looked, len(self.buffer) - len(calls.END) + 1)
+        if final:
+            self.unfinished, self.buffer = self.buffer, ""
+        return []

@@ -64,7 +64,11 @@ class Sampler:
 
     def __call__(self, logits: Any) -> int:
         """One token id from float32 logits (vocab,), numpy or a row that stays on a card (`ops.cuda_step.CardRow`)."""
-        return self.took(self._chosen(logits) if isinstance(logits, np.ndarray) else self._chosen_there(logits))
+        return self.took(self.drawn(logits))
+
+    def drawn(self, logits: Any) -> int:
+        """The same for a token that may not be taken: `took` notes it if it is."""
+        return self._chosen(logits) if isinstance(logits, np.ndarray) else self._chosen_there(logits)
 
     def took(self, token: int) -> int:
         """Notes a token of the answer, for the penalty of repetition; returns it."""

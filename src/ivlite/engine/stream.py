@@ -19,19 +19,21 @@ class Stream(Work[Delta]):
     When its Stop is set, the stream ends like a finished answer: nothing is raised, and the reply's finish_reason is
     the Stop's reason. close() stops it from any thread and frees its cache; `with model.stream(...) as stream` closes it.
 
-    tokens: a generator of ids that returns the finish reason. text: the detokenizer (push, flush). ended(reply, end) is
-    called once: reply None after an error or without a start, end the characters before a stop string. began: the
-    perf_counter at the start of the call.
+    tokens: a generator of ids that returns the finish reason. text: the detokenizer (push, flush). calls: whether the answer
+    may have calls of tools. ended(reply, end) is called once: reply None after an error or without a start, end the
+    characters before a stop string. began: the perf_counter at the start of the call.
     """
 
     def __init__(self, prompt: Prompt, tokens: Generator[int, None, str], text: Any, strings: Sequence[str], stop: Stop,
-                 meter: Meter, ended: Ended = lambda reply, end: None, *, began: float, load_seconds: float) -> None:  # fmt: skip
+                 meter: Meter, ended: Ended = lambda reply, end: None, *, began: float, load_seconds: float,
+                 calls: bool = False) -> None:  # fmt: skip
         self.prompt, self._meter = prompt, meter
         self._began, self._load_seconds = began, load_seconds
         self._opened = time.perf_counter() - began
         self._reply = Reply(usage=usage(prompt))
         # A function, not a method: a method's frame would form a reference cycle between this object and the generator.
-        super().__init__(deltas(tokens, text, TextFilter(strings, prompt.thinks), self._reply, stop, ended), stop)
+        cut = TextFilter(strings, prompt.thinks, f"call_{len(prompt.token_ids)}_" if calls else None)
+        super().__init__(deltas(tokens, text, cut, self._reply, stop, ended), stop)
         self._ended = ended
 
     def close(self) -> None:
@@ -87,10 +89,13 @@ def deltas(tokens: Generator[int, None, str], text: Any, cut: TextFilter, reply:
         tokens.close()  # frees the cache
         if not cut.stopped:
             yield from added(reply, cut.push(text.flush()) + cut.flush())
-        reply.finish_reason = "stop" if cut.stopped else reason
+        called = reason == "stop" and reply.tool_calls
+        reply.unfinished = cut.unfinished
+        reply.finish_reason = "stop" if cut.stopped else "tool_calls" if called else reason
     except GeneratorExit:  # closed before the end
         for _ in added(reply, cut.push(text.flush()) + cut.flush()):
             pass
+        reply.unfinished = cut.unfinished
         reply.finish_reason = stop.reason or "closed"
         raise
     finally:
@@ -101,7 +106,9 @@ def deltas(tokens: Generator[int, None, str], text: Any, cut: TextFilter, reply:
 def added(reply: Reply, deltas: Iterable[Delta]) -> Iterator[Delta]:
     """Adds each delta to the reply, then yields it."""
     for delta in deltas:
-        if delta.thinking:
+        if delta.call is not None:
+            reply.tool_calls.append(delta.call)
+        elif delta.thinking:
             reply.thinking += delta.text
         else:
             reply.text += delta.text

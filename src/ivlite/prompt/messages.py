@@ -194,13 +194,18 @@ def tool_call(where, call):
     return text(where, name), text(where, arguments)
 
 
-def plain_tools(tools):
-    """The function signatures as JSON texts. Raises UsageError."""
+def listed_tools(tools):
+    """The function signatures as a list, of any iterable or None. Raises UsageError."""
     given = [] if tools is None else listed(tools)
     if given is None:
         raise UsageError("tools must be a list of function signatures")
+    return given
+
+
+def plain_tools(tools):
+    """The function signatures as JSON texts. Raises UsageError."""
     texts = []
-    for number, tool in enumerate(given):
+    for number, tool in enumerate(listed_tools(tools)):
         signature = mapping(tool)
         if signature is None:
             raise UsageError(f"tools: number {number} is {shown(tool)}; it must be a function signature as JSON data")

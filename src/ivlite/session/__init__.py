@@ -17,7 +17,7 @@ from ivlite.engine.stream import Stream
 from ivlite.errors import OutOfMemoryError, UsageError
 from ivlite.machine import gigabytes
 from ivlite.media.medium import Seen
-from ivlite.prompt import Prompt, plain_tools
+from ivlite.prompt import Prompt, listed_tools, plain_tools
 from ivlite.session import said, saving
 from ivlite.session.asking import Asking
 from ivlite.session.file import SessionFile
@@ -120,6 +120,8 @@ class Session:
         try:
             asking.messages = said.published(messages)
             asking.past = self._past if follows else None
+            if settings.get("tools") is not None:
+                settings["tools"] = listed_tools(settings["tools"])
             asking.tools = plain_tools(settings.get("tools"))
             if asking.past is not None:
                 if asking.messages[0]["role"] in ("system", "assistant"):

@@ -21,7 +21,7 @@ class Pool:
     network, kv, store: of the Runners. A Runner that is taken belongs to one call until it is given back.
     """
 
-    past, tail, stop = None, "", None
+    past, tail, stop, tools = None, "", None, ()
 
     def __init__(self, network, kv, store=None):
         self._network, self._kv, self._store = network, kv, store

@@ -39,9 +39,13 @@ def as_published(message: Message):
     plain = all(p.kind == "text" for p in message.parts)
     out = {"role": message.role, "content": "".join(p["text"] for p in parts) if plain else parts}
     if message.calls:
-        calls = [{"type": "function", "function": {"name": n, "arguments": a}} for n, a in message.calls]
-        out["tool_calls"] = calls
+        out["tool_calls"] = [as_call(name, arguments) for name, arguments in message.calls]
     return out
+
+
+def as_call(name, arguments, id=None):
+    """A tool call of a message. arguments: as JSON text."""
+    return ({} if id is None else {"id": id}) | {"type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def kept_source(value):
@@ -51,7 +55,11 @@ def kept_source(value):
 def answered(messages, reply, continued):
     """The messages with the answer; continued: it goes on with the last one."""
     before = messages[-1]["content"] if continued else ""
-    answer = {"role": "assistant", "content": before + reply.text}
+    calls = [as_call(call.name, call.text, call.id) for call in reply.tool_calls]
+    cut = reply.unfinished and "\n" * bool(reply.text or calls) + reply.unfinished  # as it stands in the tokens
+    answer = {"role": "assistant", "content": before + reply.text + ("" if calls else cut)}
+    if calls:
+        answer["tool_calls"] = calls
     if reply.thinking:
         answer["thinking"] = reply.thinking
     return [*(messages[:-1] if continued else messages), answer]

@@ -13,7 +13,7 @@ from ivlite.interrupt import turn, turns
 from ivlite.media.source import local_path
 from ivlite.stop import checkpoint, using
 
-FINISHED = ("stop", "length", "repetition")  # how answers end that nobody stopped
+FINISHED = ("stop", "tool_calls", "length", "repetition")  # how answers end that nobody stopped
 LONG = 1 << 16  # characters: a longer text was not typed, and holds no file that was dragged in
 
 

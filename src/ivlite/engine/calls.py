@@ -1,0 +1,169 @@
+"""Tool calls: what the signatures of tools allow, the grammar of an answer that may call them, the calls in its text."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ivlite.errors import UsageError, shown
+
+BEGIN, END = "<tool_call>", "</tool_call>"
+SCHEMAS = ("parameters", "input_schema", "inputSchema")  # OpenAI's, Anthropic's and MCP's name of it
+CHOICES = ("auto", "none", "required")
+# JSON as json.dumps writes it: where any white space may stand between values, small models write it without end
+COMPACT = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
+# Where a JSON schema holds others: in a dict by name, in a list, as they are.
+NAMED, LISTED, SINGLE = ("properties", "patternProperties", "$defs", "definitions"), ("anyOf", "oneOf", "prefixItems"), (
+    "items", "additionalProperties", "additionalItems",
+)  # fmt: skip
+JOINED = ("allOf", "$ref", "if", "not", "anyOf", "oneOf", "patternProperties", "unevaluatedProperties")
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call of a tool. id: of the call, unique in its conversation. text: the arguments as the model wrote them, JSON."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+    text: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The calls that an answer may have.
+
+    functions: (name, JSON schema of the arguments) of each tool that may be called; () for an answer without calls. begins:
+    the answer begins with a call. many: more than one call may follow each other.
+    """
+
+    functions: tuple[tuple[str, dict[str, Any]], ...]
+    begins: bool = False
+    many: bool = True
+
+
+def allowed(tools: Sequence[str], choice: Any, parallel: Any) -> Calls | None:
+    """The Calls of tools, signatures as JSON texts; None without tools. choice, parallel: see `Model.stream`. Raises UsageError."""
+    if not isinstance(parallel, bool):
+        raise UsageError(f"parallel_tool_calls is {shown(parallel)}; it must be True or False")
+    found = [signature(number, json.loads(tool)) for number, tool in enumerate(tools)]
+    names = [name for name, _ in found]
+    if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
+        raise UsageError(f"tools has two functions with the name {shown(twice)}")
+    name = named(choice)
+    if not found:
+        if choice not in (None, "auto", "none"):
+            raise UsageError(f"tool_choice is {shown(choice)}, and there are no tools")
+        return None
+    if name is None:
+        return Calls(() if choice == "none" else tuple(found), choice == "required", parallel)
+    if name not in names:
+        raise UsageError(f"tool_choice names {shown(name)}; the tools are {', '.join(names)[:300]}")
+    return Calls((found[names.index(name)],), True, parallel)
+
+
+def named(choice: Any) -> str | None:
+    """The name of the function that a tool_choice demands; None for the words of CHOICES. Raises UsageError."""
+    if choice is None or (isinstance(choice, str) and choice in CHOICES):
+        return None
+    inner = choice.get("function", choice) if isinstance(choice, Mapping) else None
+    name = inner.get("name") if isinstance(inner, Mapping) else None
+    if not isinstance(name, str):
+        words = ", ".join(f'"{word}"' for word in CHOICES)
+        form = '{"type": "function", "function": {"name": NAME}}'
+        raise UsageError(f"tool_choice is {shown(choice)}; it must be {words} or {form}")
+    return name
+
+
+def signature(number: int, tool: Any) -> tuple[str, dict[str, Any]]:
+    """(name, JSON schema of the arguments) of a tool as JSON data. Raises UsageError."""
+    inner = tool.get("function", tool)
+    name = inner.get("name") if isinstance(inner, dict) else None
+    if not isinstance(name, str) or not name:
+        raise UsageError(
+            f'tools: number {number} has no "name"; a tool is a function\'s name, description and parameters'
+        )
+    schema = next((inner[key] for key in SCHEMAS if inner.get(key) is not None), None) or {"properties": {}}
+    if not isinstance(schema, dict) or schema.get("type", "object") != "object":
+        raise UsageError(
+            f"tools: the parameters of {shown(name)} are {shown(schema)}; they must be a JSON schema of an object"
+        )
+    try:
+        return name, {**closed(schema), "type": "object", **COMPACT}
+    except RecursionError:
+        raise UsageError(f"tools: the parameters of {shown(name)} nest too deeply") from None
+
+
+def closed(schema: Any) -> Any:
+    """A JSON schema in which objects have the stated properties alone, unless it says otherwise or joins schemas.
+
+    A model that may add properties of its own does so without end.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    out = dict(schema)
+    for key in NAMED:
+        if isinstance(schema.get(key), dict):
+            out[key] = {name: closed(inner) for name, inner in schema[key].items()}
+    for key in LISTED:
+        if isinstance(schema.get(key), list):
+            out[key] = [closed(inner) for inner in schema[key]]
+    for key in SINGLE:
+        if key in schema:
+            out[key] = closed(schema[key])
+    if isinstance(schema.get("properties"), dict) and not any(key in schema for key in JOINED):
+        out.setdefault("additionalProperties", False)
+    return out
+
+
+def grammar(calls: Calls, answer: dict[str, Any] | None, tokens: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The grammars of llguidance of an answer that may have calls; the first is the whole answer's.
+
+    answer: the grammar of an answer without calls, None for any text. tokens: {name: id} of the tokens that text never becomes.
+    """
+    marks = [f"<[{tokens[mark]}]>" if mark in tokens else json.dumps(mark) for mark in (BEGIN, END)]
+    free, following = ("@answer", "@answer | calls") if answer else ("TEXT", "TEXT | TEXT? calls")
+    rules = [f"start: {free if not calls.functions else 'calls' if calls.begins else following}"]
+    parts = [] if answer is None else [{"name": "answer", **answer}]
+    if calls.functions:
+        rules.append("calls: call" + ' ("\\n"? call)*' * calls.many)
+        rules.append("call: " + " | ".join(f"call_{n}" for n in range(len(calls.functions))))
+    for n, (name, schema) in enumerate(calls.functions):
+        before = f'\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": '
+        rules.append(f'call_{n}: {marks[0]} {json.dumps(before)} @arguments_{n} "}}\\n" {marks[1]}')
+        parts.append({"name": f"arguments_{n}", "json_schema": schema})
+    # The mark is no part of a text even where it is spelled out: what looks like a call is one.
+    rules.append(f"TEXT: /(.|\\n)*/ & ~/(.|\\n)*{BEGIN}(.|\\n)*/")
+    return [{"name": "whole", "lark_grammar": "\n".join(rules)}, *parts]
+
+
+def parsed(text: str, id: str) -> ToolCall | None:
+    """The ToolCall of what stands between the marks; None for text that is no call, or is not complete."""
+    decoder = json.JSONDecoder(parse_float=finite, parse_int=bounded)
+    try:
+        name, at = decoder.raw_decode(text, text.index(":") + 2)
+        at += len(', "arguments": ')
+        arguments, end = decoder.raw_decode(text, at)
+    except (ValueError, RecursionError):
+        return None
+    good = isinstance(name, str) and isinstance(arguments, dict) and text[end:].strip() == "}"
+    return ToolCall(id, name, unpaired(arguments), text[at:end]) if good else None
+
+
+def finite(text: str) -> float:
+    """A float of a JSON number; one that is too large becomes the largest."""
+    return max(-1.7976931348623157e308, min(float(text), 1.7976931348623157e308))
+
+
+def bounded(text: str) -> int | float:
+    """An int of a JSON number; a float where it has more digits than Python reads."""
+    return int(text) if len(text) < 4000 else finite(text)
+
+
+def unpaired(value: Any) -> Any:
+    """JSON data in which halves of surrogate pairs, which no text can hold, are U+FFFD."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [unpaired(item) for item in value]
+    return {unpaired(key): unpaired(item) for key, item in value.items()} if isinstance(value, dict) else value

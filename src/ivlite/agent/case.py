@@ -1,0 +1,160 @@
+"""What an agent knows of its videos: the evidence that it has, and how tools add to it."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from ivlite.agent.answer import Evidence, Look
+from ivlite.agent.budget import Budget, Spent
+from ivlite.agent.film import Film, Wrong
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of text of a video. kind: "subtitle", "speech", "caption", "note", ..."""
+
+    start: float
+    end: float
+    text: str
+    kind: str = "subtitle"
+    score: float | None = None
+
+
+class Texts(Protocol):
+    """Where lines of text come from."""
+
+    def count(self, film: Film) -> int:
+        """The number of lines of a video."""
+        ...
+
+    def search(self, query: str, film: Film, start: float | None, end: float | None, k: int) -> Sequence[Line]:
+        """The k lines that match best, best first."""
+        ...
+
+    def note(self, film: Film, start: float, end: float, text: str) -> None:
+        """Keeps a note."""
+        ...
+
+
+class NoTexts:
+    """Videos without any text."""
+
+    def count(self, film: Film) -> int:
+        return 0
+
+    def search(self, query: str, film: Film, start: float | None, end: float | None, k: int) -> Sequence[Line]:
+        return ()
+
+    def note(self, film: Film, start: float, end: float, text: str) -> None:
+        pass
+
+
+@dataclass
+class Found:
+    """What a tool gives. text: JSON for the model. parts: media that follow it. evidence: what is new. known: nothing is new.
+
+    finished: the arguments of the answer, of the tool that ends.
+    """
+
+    text: str
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    evidence: tuple[Evidence, ...] = ()
+    known: bool = False
+
+
+class Case:
+    """The state of an agent's work on its videos; it grows with every look.
+
+    model: an ivlite.Model. films: by handle. evidence: in order. spent: of the question in hand.
+    """
+
+    def __init__(
+        self, model: Any, films: Sequence[Film], texts: Texts, ask_user: Callable[[str], str] | None = None
+    ) -> None:
+        self.model, self.texts, self.ask_user = model, texts, ask_user
+        self.films = {film.handle: film for film in films}
+        self.evidence: list[Evidence] = []
+        self.spent = Spent(Budget())
+        self.remarks: list[str] = []
+        self.settings: dict[str, Any] = {}  # of sampling
+        self.shown: dict[str, float] = {}  # ids of frames that the conversation holds -> their pixels (see film.Detail)
+        self._asked: dict[str, tuple[str, ...]] = {}  # calls that were answered -> the ids that they gave
+
+    @property
+    def several(self) -> bool:
+        return len(self.films) > 1
+
+    def film(self, arguments: Mapping[str, Any]) -> Film:
+        """The video that a call is about. Raises Wrong."""
+        handle = arguments.get("video")
+        if handle is None and len(self.films) == 1:
+            return next(iter(self.films.values()))
+        if handle not in self.films:
+            raise Wrong(f"video must be one of {', '.join(self.films)}")
+        return self.films[handle]
+
+    def resolved(self, parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Parts of messages with their videos in place of handles."""
+        return [self.films[p["video"]].resolved(dict(p)) if p["type"] == "video" else dict(p) for p in parts]
+
+    def add(self, film: Film, kind: str, start: float, end: float, *, frames: Sequence[float] = (), text: str = "",
+            score: float | None = None) -> Evidence:  # fmt: skip
+        """New evidence, with the next id."""
+        made = Evidence(
+            f"E{len(self.evidence) + 1}", film.handle, round(float(start), 3), round(float(end), 3), kind,
+            tuple(round(float(t), 3) for t in frames), text, score,
+        )  # fmt: skip
+        self.evidence.append(made)
+        return made
+
+    def seen(self, film: Film, frames: Sequence[float], **more: Any) -> Evidence:
+        """New evidence of frames that are shown: it begins with the first and ends with the last of them."""
+        self.spent.frames += len(frames)
+        return self.add(film, more.pop("kind", "frames"), frames[0], frames[-1], frames=frames, **more)
+
+    def revise(self, evidence: Evidence, **changes: Any) -> Evidence:
+        """Evidence with what became known of it later."""
+        made = replace(evidence, **changes)
+        self.evidence[int(evidence.id[1:]) - 1] = made
+        return made
+
+    def by_id(self, id: str) -> Evidence:
+        """Raises Wrong for an id that does not exist."""
+        number = int(id[1:]) if id[:1] == "E" and id[1:].isascii() and id[1:].isdigit() and len(id) < 9 else 0
+        if not 0 < number <= len(self.evidence) or self.evidence[number - 1].id != id:
+            raise Wrong(f"there is no evidence {id[:20]}")
+        return self.evidence[number - 1]
+
+    # -------------------------------------------------------------------------------------------- the same again
+
+    def repeated(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """The ids that the same call gave before; None for a call that is new."""
+        return self._asked.get(call_key(name, arguments))
+
+    def answered(self, name: str, arguments: Mapping[str, Any], evidence: Sequence[Evidence]) -> None:
+        self._asked[call_key(name, arguments)] = tuple(e.id for e in evidence)
+
+    def looks(self) -> tuple[Look, ...]:
+        """What was looked at, and how closely, in order."""
+        out = []
+        for e in self.evidence:
+            if e.frames:
+                every = (e.frames[-1] - e.frames[0]) / max(1, len(e.frames) - 1)
+                out.append(Look(e.video, e.start, e.end, len(e.frames), round(every, 3)))
+        return tuple(out)
+
+
+def call_key(name: str, arguments: Mapping[str, Any]) -> str:
+    """A text that two calls share if they ask the same; times count with one decimal."""
+    return json.dumps([name, plain(arguments)], sort_keys=True)
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        return round(float(value), 1)
+    return " ".join(value.lower().split()) if isinstance(value, str) else value

@@ -114,3 +114,28 @@ def test_what_cannot_be_done_is_one_sentence(demo, settings, told):
     with pytest.raises(UsageError, match=told) as refused:
         demo.chat(ASK, max_new_tokens=4, **settings)
     assert len(str(refused.value)) <= 500 and "\n" not in str(refused.value)
+
+
+def functions(*schemas):
+    return [{"type": "function", "function": {"name": n, **more}} for n, more in schemas]
+
+
+NARROW = {"type": "object", "properties": {"end": {"enum": [3, 7]}}, "required": ["end"]}
+
+
+def test_some_of_the_tools_with_narrower_arguments(demo):
+    tools = functions(("see", {"parameters": {"type": "object", "properties": {"end": {"type": "number"}}}}), ("stop", {}))
+    only = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": functions(("see", {"parameters": NARROW}))}}
+    for seed in range(8):
+        reply = demo.chat(ASK, tools=tools, tool_choice=only, temperature=2.0, seed=seed, max_new_tokens=400)
+        assert {c.name for c in reply.tool_calls} == {"see"} and all(c.arguments["end"] in (3, 7) for c in reply.tool_calls)
+    either = only | {"mode": "required", "tools": functions(("stop", {}))}
+    del either["allowed_tools"]
+    assert {c.name for c in demo.chat(ASK, tools=tools, tool_choice=either).tool_calls} == {"stop"}
+
+
+@pytest.mark.parametrize("given", [None, [], "see", functions(("look", {})), [{"function": {}}]])
+def test_tools_that_are_not_there_cannot_be_allowed(demo, given):
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": given}}
+    with pytest.raises(ivlite.IvliteError):
+        demo.chat(ASK, tools=functions(("see", {})), tool_choice=choice)

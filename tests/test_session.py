@@ -370,3 +370,20 @@ def test_a_stop_at_any_moment(model):
             twin = session.branch()
             assert ask(session, "And?") == ask(twin, "And?") and session.state().token_ids == twin.state().token_ids
             session.undo()
+
+
+@pytest.mark.parametrize("limit", [4, 60])
+def test_a_told_answer_leaves_the_session_as_giving_it_did(model, limit):
+    question = {"type": "video", "video": CLIP}, {"type": "text", "text": "What happens?"}
+    asked, told = model.session(), model.session()
+    stream = asked.ask([{"role": "user", "content": list(question)}], temperature=0, max_new_tokens=limit)
+    first = said(stream)
+    ids = stream.reply.token_ids
+    again = told.ask([{"role": "user", "content": list(question)}], told=ids, temperature=1.5, max_new_tokens=limit)
+    assert said(again) == first and again.reply.token_ids == ids
+    for one, other in zip(*(session.runner.held.ends for session in (asked, told)), strict=True):
+        assert one[0] == other[0] and np.array_equal(one[1], other[1])
+    length = asked.runner.cache.length
+    assert told.runner.cache.length == length
+    assert np.array_equal(asked.runner.cache.dump(0, length), told.runner.cache.dump(0, length))
+    assert said(asked.ask("And then?", **GREEDY)) == said(told.ask("And then?", **GREEDY))

@@ -304,7 +304,8 @@ class Model:
         dedupe: see `prepare`. tools: signatures of functions, as JSON data: {"type": "function", "function": {"name": N,
         "description": D, "parameters": a JSON schema}}. The answer is a text, calls of them (`Reply.tool_calls`), or a text
         and then calls; their arguments match the schemas. tool_choice: "auto"; "none", a text alone; "required", calls alone;
-        {"type": "function", "function": {"name": N}}, calls of that one alone. parallel_tool_calls: whether there may be
+        {"type": "function", "function": {"name": N}}, calls of that one alone; {"type": "allowed_tools", "allowed_tools": {"mode":
+        "auto" or "required", "tools": [...]}}, some of them, whose parameters, if given, are narrower here. parallel_tool_calls: whether there may be
         more than one. thinking_budget: tokens after which the program closes the thinking, so that the answer goes on.
         response_format: what
         the answer must match, from its start or from the end of its thinking: {"type": "json_object"}, {"type": "json_schema",

@@ -50,6 +50,8 @@ def allowed(tools: Sequence[str], choice: Any, parallel: Any) -> Calls | None:
     names = [name for name, _ in found]
     if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
         raise UsageError(f"tools has two functions with the name {shown(twice)}")
+    if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools" and found:
+        return some(choice, dict(found), parallel)
     name = named(choice)
     if not found:
         if choice not in (None, "auto", "none"):
@@ -60,6 +62,23 @@ def allowed(tools: Sequence[str], choice: Any, parallel: Any) -> Calls | None:
     if name not in names:
         raise UsageError(f"tool_choice names {shown(name)}; the tools are {', '.join(names)[:300]}")
     return Calls((found[names.index(name)],), True, parallel)
+
+
+def some(choice: Mapping[str, Any], found: dict[str, dict[str, Any]], parallel: bool) -> Calls:
+    """The Calls of a tool_choice that allows some of the tools; a tool of it with parameters narrows those of the tool."""
+    inner = choice.get("allowed_tools", choice)
+    given = inner.get("tools") if isinstance(inner, Mapping) else None
+    if not isinstance(given, Sequence) or isinstance(given, str) or not given or inner.get("mode", "auto") not in CHOICES:
+        form = '{"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [...]}}'
+        raise UsageError(f"tool_choice is {shown(choice)}; it must be {form}, with some of the tools")
+    functions = []
+    for number, tool in enumerate(given):
+        name, schema = signature(number, tool)
+        if name not in found:
+            raise UsageError(f"tool_choice names {shown(name)}; the tools are {', '.join(found)[:300]}")
+        inner_tool = tool.get("function", tool)
+        functions.append((name, schema if any(key in inner_tool for key in SCHEMAS) else found[name]))
+    return Calls(tuple(functions), inner.get("mode") == "required", parallel)
 
 
 def named(choice: Any) -> str | None:

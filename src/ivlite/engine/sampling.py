@@ -111,3 +111,19 @@ class Sampler:
         weights = weights[(weights > 0) & (weights >= p.min_p * weights[0])]
         at = np.searchsorted(np.cumsum(weights), self.random.random() * weights.sum(), side="right")
         return int(ids[min(at, len(weights) - 1)])
+
+
+class Told:
+    """A sampler whose tokens are known: those of an answer that was given before. They are gone through together."""
+
+    greedy = False
+
+    def __init__(self, ids: Iterable[int], end: int) -> None:
+        self._left = [*ids, end]
+
+    def __call__(self, logits: Any) -> int:
+        return self._left.pop(0)
+
+    def forced(self) -> list[int]:
+        """The tokens that follow, without the end of the answer."""
+        return self._left[:-1]

@@ -103,7 +103,8 @@ class Session:
 
         videos, images: sources, or parts such as {"type": "video", "video": "a.mp4", "fps": 2}; they come before the text.
         text: or the messages that follow the last answer, such as results of tools. settings: those of `Model.stream`;
-        tools belong to the first question. When the stream ends, question and answer are a turn of the session: a stopped
+        tools belong to the first question; and `told`, the token ids of an answer that was given here before, and is given
+        again without being thought of: the session is as it was after it, to the bit. When the stream ends, question and answer are a turn of the session: a stopped
         answer as far as it came. An error leaves the session as it was.
         """
         return self._begun(said.question(text, videos, images), settings, follows=True)
@@ -116,8 +117,9 @@ class Session:
         return self._begun(messages, settings, follows=False)
 
     def _begun(self, messages: Any, settings: dict[str, Any], follows: bool) -> Stream:
-        asking = self._claim()
+        told, asking = settings.pop("told", None), self._claim()
         try:
+            asking.told = None if told is None else [int(token) for token in told]
             asking.messages = said.published(messages)
             asking.past = self._past if follows else None
             if settings.get("tools") is not None:

@@ -124,11 +124,18 @@ NARROW = {"type": "object", "properties": {"end": {"enum": [3, 7]}}, "required":
 
 
 def test_some_of_the_tools_with_narrower_arguments(demo):
-    tools = functions(("see", {"parameters": {"type": "object", "properties": {"end": {"type": "number"}}}}), ("stop", {}))
-    only = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": functions(("see", {"parameters": NARROW}))}}
+    tools = functions(
+        ("see", {"parameters": {"type": "object", "properties": {"end": {"type": "number"}}}}), ("stop", {})
+    )
+    only = {
+        "type": "allowed_tools",
+        "allowed_tools": {"mode": "required", "tools": functions(("see", {"parameters": NARROW}))},
+    }
     for seed in range(8):
         reply = demo.chat(ASK, tools=tools, tool_choice=only, temperature=2.0, seed=seed, max_new_tokens=400)
-        assert {c.name for c in reply.tool_calls} == {"see"} and all(c.arguments["end"] in (3, 7) for c in reply.tool_calls)
+        assert {c.name for c in reply.tool_calls} == {"see"} and all(
+            c.arguments["end"] in (3, 7) for c in reply.tool_calls
+        )
     either = only | {"mode": "required", "tools": functions(("stop", {}))}
     del either["allowed_tools"]
     assert {c.name for c in demo.chat(ASK, tools=tools, tool_choice=either).tool_calls} == {"stop"}

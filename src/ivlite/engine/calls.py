@@ -68,7 +68,12 @@ def some(choice: Mapping[str, Any], found: dict[str, dict[str, Any]], parallel: 
     """The Calls of a tool_choice that allows some of the tools; a tool of it with parameters narrows those of the tool."""
     inner = choice.get("allowed_tools", choice)
     given = inner.get("tools") if isinstance(inner, Mapping) else None
-    if not isinstance(given, Sequence) or isinstance(given, str) or not given or inner.get("mode", "auto") not in CHOICES:
+    if (
+        not isinstance(given, Sequence)
+        or isinstance(given, str)
+        or not given
+        or inner.get("mode", "auto") not in CHOICES
+    ):
         form = '{"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [...]}}'
         raise UsageError(f"tool_choice is {shown(choice)}; it must be {form}, with some of the tools")
     functions = []

@@ -44,7 +44,7 @@ class Film:
     @property
     def times(self) -> np.ndarray:
         """Seconds of every frame, ascending."""
-        return self.probe.times.times  # type: ignore[no-any-return]
+        return self.probe.times.times
 
     @property
     def duration(self) -> float:

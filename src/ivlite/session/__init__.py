@@ -104,8 +104,8 @@ class Session:
         videos, images: sources, or parts such as {"type": "video", "video": "a.mp4", "fps": 2}; they come before the text.
         text: or the messages that follow the last answer, such as results of tools. settings: those of `Model.stream`;
         tools belong to the first question; and `told`, the token ids of an answer that was given here before, and is given
-        again without being thought of: the session is as it was after it, to the bit. When the stream ends, question and answer are a turn of the session: a stopped
-        answer as far as it came. An error leaves the session as it was.
+        again without being thought of: the session is as it was after it, to the bit. When the stream ends, question and
+        answer are a turn of the session: a stopped answer as far as it came. An error leaves the session as it was.
         """
         return self._begun(said.question(text, videos, images), settings, follows=True)
 

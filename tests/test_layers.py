@@ -43,6 +43,7 @@ OWNERS = {
     "torch": ("ops/reference.py", "ops/cuda_memory.py"),
     "prompt_toolkit": ("cli/chat/",),
     "llguidance": ("engine/grammar.py",),
+    "pysubs2": ("media/subtitle_files.py",),
     "transformers": (),
     "ivlite._C": ("ops/", "media/", "quantize/", "cli/"),
 }
@@ -113,6 +114,7 @@ def test_only_declared_packages(path):
         "torch",
         "prompt_toolkit",
         "llguidance",
+        "pysubs2",
         "ivlite",
     } | sys.stdlib_module_names
     assert {module.split(".")[0] for module in imports(path)} <= allowed

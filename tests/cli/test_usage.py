@@ -17,7 +17,7 @@ def test_help_gives_examples_and_imports_nothing_heavy(command, tmp_path):
 import sys
 from ivlite.cli import main
 code = main({[*command, "--help"]!r})
-heavy = {{"numpy", "av", "PIL", "tokenizers", "torch", "prompt_toolkit", "llguidance"}} & set(sys.modules)
+heavy = {{"numpy", "av", "PIL", "tokenizers", "torch", "prompt_toolkit", "llguidance", "pysubs2"}} & set(sys.modules)
 assert not heavy, heavy
 sys.exit(code)
 """

@@ -53,6 +53,7 @@ PRELOADED = [
     "prompt_toolkit",
     "tokenizers",
     "llguidance",
+    "pysubs2",
     "gguf",
     "pytest",
     "_pytest.python",

@@ -1,4 +1,4 @@
-"""Checks numeric arguments: Python, numpy and torch scalars, fractions and decimals, within a range."""
+"""Checks numeric arguments: Python, numpy and torch scalars, fractions and decimals, within a range. Formats times."""
 
 import math
 import operator
@@ -69,3 +69,11 @@ def is_finite(value):
     """Whether a value is a single finite number, of any library."""
     plain = scalar(value)
     return plain is not None and (isinstance(plain, int | Fraction) or math.isfinite(plain))
+
+
+def clock(seconds: float) -> str:
+    """Formats a time in a video as "00:41:12.500", whatever the locale is."""
+    thousandths = max(0, round(seconds * 1000))
+    hours, rest = divmod(thousandths, 3_600_000)
+    minutes, rest = divmod(rest, 60_000)
+    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}.{rest % 1000:03d}"

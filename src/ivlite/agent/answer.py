@@ -7,6 +7,8 @@ the times of that evidence.
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ivlite.numbers import clock as clock  # for who shows an answer
+
 CONFIDENCE = ("low", "mid", "high")
 KINDS = ("frames", "text", "note", "count")  # of evidence
 
@@ -178,11 +180,3 @@ def event_of(data: dict[str, Any]) -> Event:
 def evidence_of(data: dict[str, Any]) -> Evidence:
     """The Evidence of its plain data."""
     return Evidence(**data | {"frames": tuple(data.get("frames", ()))})
-
-
-def clock(seconds: float) -> str:
-    """Formats a time in a video as "00:41:12.500", whatever the locale is."""
-    whole = max(0, round(seconds * 1000))
-    hours, rest = divmod(whole, 3_600_000)
-    minutes, rest = divmod(rest, 60_000)
-    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}.{rest % 1000:03d}"

@@ -31,6 +31,7 @@ LAYERS = (
     {"model", "quantize"},
     {"loading"},
     {"evaluate", "agent"},
+    {"serve"},
     {"cli"},
     {"__init__", "__main__"},
 )
@@ -44,6 +45,9 @@ OWNERS = {
     "prompt_toolkit": ("cli/chat/",),
     "llguidance": ("engine/grammar.py",),
     "pysubs2": ("media/subtitle_files.py",),
+    "starlette": ("serve/", "cli/serve.py"),
+    "uvicorn": ("serve/listen.py", "cli/serve.py"),
+    "anyio": ("serve/",),
     "transformers": (),
     "ivlite._C": ("ops/", "media/", "quantize/", "cli/"),
 }
@@ -115,6 +119,9 @@ def test_only_declared_packages(path):
         "prompt_toolkit",
         "llguidance",
         "pysubs2",
+        "starlette",
+        "uvicorn",
+        "anyio",
         "ivlite",
     } | sys.stdlib_module_names
     assert {module.split(".")[0] for module in imports(path)} <= allowed

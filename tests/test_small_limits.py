@@ -79,7 +79,7 @@ def test_values_are_shown_three_levels_deep():
 def test_exit_codes():
     expected = {
         "IvliteError": 1, "UsageError": 2, "ModelFileError": 3, "SessionFileError": 3, "MediaError": 4, "OutOfMemoryError": 5, "DiskError": 6, "ContextError": 7,
-        "DeviceError": 8, "Stopped": 130,
+        "DeviceError": 8, "AddressError": 8, "Stopped": 130,
     }  # fmt: skip
     assert {name: getattr(errors, name).exit_code for name in expected} == expected
     ends = {number: (reason, code) for number, (_, reason, code) in interrupt.SIGNALS.items()}

@@ -104,6 +104,12 @@ class DeviceError(IvliteError):
     exit_code = 8
 
 
+class AddressError(IvliteError):
+    """A server cannot listen at an address: its port is in use, or the address is not of this machine."""
+
+    exit_code = 8
+
+
 class Stopped(IvliteError):
     """A Stop ended the work. `reason`: "interrupted", "deadline", "closed", or the argument of Stop.set."""
 

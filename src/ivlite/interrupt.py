@@ -43,6 +43,12 @@ def turns():
     return _installed[-1].aiming(BETWEEN) if _installed else contextlib.nullcontext()
 
 
+def awaited(reason: str) -> None:
+    """Says that the command has done all that it should when that signal came: its exit code is its own."""
+    if _installed:
+        _installed[-1].awaited = reason
+
+
 class Between:
     """What Ctrl-C sets between two turns."""
 
@@ -80,6 +86,7 @@ class Interrupts:
         self.stop = within()
         self.aim = Aim(self.stop)
         self.before, self.ends, self.count = {}, None, Count()
+        self.awaited = None  # the reason of a stop with which the command ends as it should
         if threading.current_thread() is not threading.main_thread():
             return
         for number, (default, _, _) in SIGNALS.items():
@@ -158,7 +165,7 @@ class Interrupts:
     @property
     def exit_code(self):
         """The exit code after a signal set the Stop, else None."""
-        return CODES.get(self.stop.reason)
+        return None if self.stop.reason == self.awaited else CODES.get(self.stop.reason)
 
 
 class Count:

@@ -14,6 +14,8 @@ import numpy as np
 from ivlite import ops, plan, prompt
 from ivlite.engine import vision
 from ivlite.engine.grammar import Grammars, Rules
+from ivlite.engine.logprobs import MOST as MOST_LOGPROBS
+from ivlite.engine.logprobs import Watched
 from ivlite.engine.meter import Meter, Progress
 from ivlite.engine.reply import Reply
 from ivlite.engine.runner import Runner, too_long
@@ -294,7 +296,8 @@ class Model:
         stop: str | Stop | Sequence[str | Stop] | None = None, enable_thinking: bool = False,
         tools: Sequence[Any] | None = None, add_vision_id: bool = False, continue_final_message: bool = False,
         budget: int | None = None, dedupe: bool = False, response_format: Any = None, tool_choice: Any = "auto",
-        parallel_tool_calls: bool = True, thinking_budget: int | None = None, progress: Progress | None = None,
+        parallel_tool_calls: bool = True, thinking_budget: int | None = None, logprobs: int | None = None,
+        progress: Progress | None = None,
     ) -> Stream:  # fmt: skip
         """A Stream of Deltas; its `.reply` is the Reply so far, and the complete one at the end.
 
@@ -311,9 +314,9 @@ class Model:
         the answer must match, from its start or from the end of its thinking: {"type": "json_object"}, {"type": "json_schema",
         "json_schema": {"schema": S}}, {"type": "regex", "pattern": P}, {"type": "choice", "choices": [...]}, {"type": "grammar",
         "grammar": a Lark grammar}, a JSON schema, or a class with `model_json_schema()`; an answer that max_new_tokens ends
-        is incomplete (finish_reason "length"). progress(stage, done,
-        total): stages "scan", "dedupe", "decode", "vision", "prefill", "generate"; of the store "restore" and "store", in
-        bytes. Raises Stopped only while it opens files.
+        is incomplete (finish_reason "length"). logprobs: the number of alternatives, 0 to 20, that Reply.logprobs tells of each
+        token; None for no Reply.logprobs. progress(stage, done, total): stages "scan", "dedupe", "decode", "vision", "prefill",
+        "generate"; of the store "restore" and "store", in bytes. Raises Stopped only while it opens files.
         """
         settings = {name: value for name, value in locals().items() if name not in ("self", "messages")}
         return self._stream(self._pool, messages, **settings)
@@ -333,6 +336,8 @@ class Model:
         most = self.context if longest is None else whole("max_new_tokens", longest, 1, 2**63)
         given["tools"] = tools = prompt.listed_tools(given["tools"])
         rules = Rules.of(holder.tools or prompt.plain_tools(tools), **{name: given.pop(name) for name in RULES})
+        alternatives = given.pop("logprobs")
+        alternatives = None if alternatives is None else whole("logprobs", alternatives, 0, MOST_LOGPROBS)
         strings, stops = ends(given.pop("stop"))
         stop = self._stop(holder.stop, *stops)
         built = self._prepared(messages, holder, stop=stop, **given)
@@ -340,7 +345,9 @@ class Model:
         meter, limit = Meter(given["progress"]), min(most, room - len(built.token_ids))
         meter.warnings, self.remarks = self.remarks, []
         may_think = given["enable_thinking"] and not built.thinks
-        sampler = self._grammars.sampler(Sampler(params, built.token_ids), rules, built.thinks, may_think)
+        sampler: Any = self._grammars.sampler(Sampler(params, built.token_ids), rules, built.thinks, may_think)
+        if alternatives is not None:
+            sampler = Watched(sampler, alternatives, meter.logprobs)
         tokens = holder.answer(built, sampler, self.config.tokens.eos, limit, meter)
 
         planning = self._planning()

@@ -21,6 +21,7 @@ COMMANDS = {
     "run": "ivlite.cli.run",
     "chat": "ivlite.cli.chat",
     "plan": "ivlite.cli.plan",
+    "serve": "ivlite.cli.serve",
     "sessions": "ivlite.cli.sessions",
     "quantize": "ivlite.quantize.cli",
     "calibrate": "ivlite.cli.calibrate",
@@ -45,7 +46,7 @@ exit codes:
   1 a defect of ivlite      5 does not fit in memory
   2 wrong usage             6 a file cannot be written
   3 a model or session      7 the prompt is longer than the context
-    file cannot be used     8 a GPU failed
+    file cannot be used     8 a GPU failed, or a port is in use
                           130 interrupted (Ctrl-C), 143 by SIGTERM, 129 by SIGHUP
 """
 

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ivlite.engine.reply import TokenLogprob
+
 Progress = Callable[[str, int, int], object]  # stage, done, total
 STAGES = ("decode", "vision", "prefill", "generate")
 
@@ -13,13 +15,14 @@ class Meter:
 
     cached: the tokens of the prompt that the cache already held. stored: those of them that were read from the store.
     drafted, accepted: tokens of an answer that were guessed and checked together, and those of them that came. warnings:
-    sentences for the reply.
+    sentences for the reply. logprobs: of the tokens of an answer, where they were asked for.
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.cached = self.stored = self.drafted = self.accepted = 0
         self.warnings: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
         self.progress = progress or (lambda stage, done, total: None)
 
     def warn(self, sentence: str) -> None:

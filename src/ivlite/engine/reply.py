@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ivlite.engine import calls
 from ivlite.engine.calls import ToolCall
@@ -11,6 +11,14 @@ USAGE = (
     "prompt_tokens", "vision_tokens", "new_tokens", "cached_tokens", "stored_tokens", "draft_tokens", "accepted_tokens", "frames",
 )  # fmt: skip
 THINK_START, THINK_END = "<think>", "</think>"
+
+
+class TokenLogprob(NamedTuple):
+    """A token of an answer. top: the likeliest tokens in its place and their log-probabilities, the likeliest first."""
+
+    token: int
+    logprob: float
+    top: list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class Reply:
     stored_tokens (those of them that were read from the store), draft_tokens and accepted_tokens (guessed and checked
     together, and those of them that came), frames. timings: seconds of load, decode (reading frames), vision, prefill,
     generate, total. warnings: sentences about media and the store. plan: the Plan that was followed, with what happened in
-    its `took`; None where there was none.
+    its `took`; None where there was none. logprobs: an entry for each of token_ids, where they were asked for.
     """
 
     text: str = ""
@@ -50,6 +58,7 @@ class Reply:
     timings: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     plan: Any = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
     @classmethod
     def empty(cls, reason: str) -> "Reply":

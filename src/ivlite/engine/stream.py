@@ -49,6 +49,7 @@ class Stream(Work[Delta]):
         seconds["decode"] += self._opened  # opening the files and scanning their packet timestamps
         reply.timings = {"load": self._load_seconds, **seconds, "total": time.perf_counter() - self._began}
         reply.usage["new_tokens"] = len(reply.token_ids)
+        reply.logprobs = self._meter.logprobs[: len(reply.token_ids)]
         cached = self._meter.cached
         reply.usage |= {"cached_tokens": cached, "stored_tokens": min(cached, self._meter.stored)}
         reply.usage |= {"draft_tokens": self._meter.drafted, "accepted_tokens": self._meter.accepted}

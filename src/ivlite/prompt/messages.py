@@ -132,6 +132,8 @@ def plain_part(where, role, part):
     if kind == "text":
         return Part("text", text(where, value))
     settings = {key: keys[key] for key in SETTINGS[kind] if key in keys}
+    if twice := settings.keys() & more.keys():
+        raise UsageError(f"{where} has {min(twice)} both in the part and beside its source; give one of them")
     return Part(kind, value, sharpness(where, settings | more), where)
 
 
@@ -140,6 +142,8 @@ def renamed(where, keys):
     out = {}
     for key, value in keys.items():
         name = OTHER_NAMES.get(key, key) if isinstance(key, str) else key
+        if name == "frames":  # how many, or themselves
+            name = "video" if scalar(value) is None else "nframes"
         if name in out:
             raise UsageError(f"{where} has both {name} and another name of it; give one of them")
         out[name] = value
@@ -156,10 +160,10 @@ def source(where, kind, keys):
     value, settings = keys[found[0]], {}
     inner = mapping(value)
     if inner is not None and kind != "text":
-        inner = {key: value for key, value in inner.items() if key != "type"}
-        refuse_unknown(f"{where}: {found[0]}", inner, {*PLACES, "detail"}, DESCRIPTIONS)
+        inner = renamed(where, {key: value for key, value in inner.items() if key != "type"})
+        refuse_unknown(f"{where}: {found[0]}", inner, {*PLACES, *SETTINGS[kind]}, DESCRIPTIONS)
         value, settings = source(where, kind, inner)
-        settings = settings | ({"detail": inner["detail"]} if "detail" in inner else {})
+        settings = settings | {key: inner[key] for key in SETTINGS[kind] if key in inner}
     elif found[0] in INLINE and isinstance(value, str) and not value[:5].lower() == "data:":
         value = f"data:;base64,{value}"
     return value, settings

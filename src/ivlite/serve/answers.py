@@ -1,0 +1,158 @@
+"""From a checked request to the pieces of its answer: admission, the stream, the client that leaves."""
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from ivlite.errors import Stopped
+from ivlite.serve.request import Request
+from ivlite.serve.service import Service
+from ivlite.serve.wire import LEFT, Refused, dumps
+from ivlite.serve.work import Piece, Work
+from ivlite.stop import Stop
+
+PATIENCE = 5.0  # seconds without news after which a stream says what is being done
+STALLED = 60.0  # seconds for which a client may take nothing of its answer
+
+
+class Answer(Response):
+    """The response to a request for an answer. A subclass says how the answer is written.
+
+    The answer ends within moments when the client leaves, when it takes nothing for STALLED seconds, or when the server
+    closes. Errors before the first piece have a status of their own; later ones are an event.
+    """
+
+    def __init__(self, service: Service, http: HttpRequest, asked: Request) -> None:
+        self.service, self.http, self.asked = service, http, asked
+        self.created = int(time.time())
+        self.work: Work
+        self.status_code, self.background = 200, None
+
+    # ------------------------------------------------------------------------------------- how an answer is written
+
+    def whole(self, pieces: list[Piece]) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
+        raise NotImplementedError
+
+    def first(self) -> list[bytes]:
+        """The events before the first piece."""
+        return []
+
+    def events(self, piece: Piece) -> list[bytes]:
+        """The events of a piece."""
+        raise NotImplementedError
+
+    def last(self) -> list[bytes]:
+        """The events after the last piece."""
+        raise NotImplementedError
+
+    def failed(self, refused: Refused) -> list[bytes]:
+        """The events of an error after the first."""
+        return [event(refused.body(self.http.scope["request_id"]))]
+
+    # -------------------------------------------------------------------------------------------------- its course
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.send, self.started = send, False
+        self.work = Work(self._open, Stop(self.service.stop))
+        try:
+            with self.service.admitted(self.work):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._watch, receive)
+                    await (self._stream() if self.asked.stream else self._body())
+                    group.cancel_scope.cancel()
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            self.work.stop.set("closed")
+
+    def _open(self, work: Work) -> Any:
+        return self.service.opened(self.asked, work, self.client)
+
+    @property
+    def client(self) -> str:
+        """Whose turns are counted together."""
+        peer = self.http.client.host if self.http.client else ""
+        return f"{peer} {self.asked.user}"
+
+    async def _watch(self, receive: Any) -> None:
+        """Stops the work when the client leaves."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.work.stop.set("left")
+
+    async def _body(self) -> None:
+        pieces: list[Piece] = []
+        while not self.work.done:
+            pieces += await self.work.pieces(PATIENCE)
+        pieces += await self.work.pieces(0)
+        self._check()
+        body = await anyio.to_thread.run_sync(lambda: dumps(self.whole(pieces)))
+        await self._sent(Response(body, media_type="application/json"))
+
+    async def _stream(self) -> None:
+        try:
+            async for piece in self._news():
+                await self._write(*(self.events(piece) if piece else [self._stage()]))
+            self._check()
+            await self._write(*self.last())
+        except Exception as error:
+            if not self.started or (isinstance(error, Refused) and error.status == LEFT):
+                raise
+            refused = self.service.told(self.http, error)
+            await self._write(*self.failed(refused))
+        await self._patiently({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _news(self) -> AsyncIterator[Piece | None]:
+        """The pieces; None where nothing has come for a while."""
+        while not self.work.done:
+            pieces = await self.work.pieces(PATIENCE)
+            for piece in pieces:
+                yield piece
+            if not pieces and not self.work.done:
+                yield None
+        for piece in await self.work.pieces(0):
+            yield piece
+
+    def _stage(self) -> bytes:
+        """A comment, which clients pass over: what is being done, and how far it is."""
+        stage, done, total = self.work.stage
+        return f": {stage} {done} of {total}\n\n".encode() if total else f": {stage}\n\n".encode()
+
+    def _check(self) -> None:
+        """Raises what went wrong with the answer."""
+        if self.work.error is not None:
+            raise self.work.error
+        assert self.work.reply is not None
+        if self.work.stop.reason is not None:
+            raise Stopped.because(self.work.stop.reason)
+
+    async def _write(self, *events: bytes) -> None:
+        if not self.started:
+            self.started = True
+            await self.send({
+                "type": "http.response.start", "status": 200,
+                "headers": [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")],
+            })  # fmt: skip
+            events = (*self.first(), *events)
+        await self._patiently({"type": "http.response.body", "body": b"".join(events), "more_body": True})
+
+    async def _sent(self, response: Response) -> None:
+        await self._patiently({"type": "http.response.start", "status": 200, "headers": response.raw_headers})
+        await self._patiently({"type": "http.response.body", "body": response.body})
+
+    async def _patiently(self, message: Any) -> None:
+        try:
+            with anyio.fail_after(STALLED):
+                await self.send(message)
+        except TimeoutError:
+            raise Refused(LEFT, f"the client has taken nothing of its answer for {STALLED:.0f} seconds") from None
+
+
+def event(data: Any) -> bytes:
+    """A server-sent event of JSON."""
+    return b"data: " + dumps(data) + b"\n\n"

@@ -1,0 +1,106 @@
+"""The application: routes, and what becomes of errors."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from ivlite._version import __version__
+from ivlite.serve import request
+from ivlite.serve.chat import Chat
+from ivlite.serve.guard import Guard
+from ivlite.serve.service import Service
+from ivlite.serve.wire import LEFT, Json, Refused
+
+Endpoint = Callable[[Service, HttpRequest], Awaitable[Response]]
+
+
+def application(service: Service, *, loopback: bool, key: str | None = None, hosts: tuple[str, ...] = ()) -> Any:
+    """The ASGI application of a Service. loopback, key, hosts: see Guard."""
+    routes = [Route(path, Handled(service, path, endpoint), methods=[method]) for method, path, endpoint in ROUTES]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: unknown})
+    return Guard(app, loopback=loopback, key=key, hosts=hosts)
+
+
+class Handled:
+    """An endpoint as an ASGI application: its errors become responses in OpenAI's shape, and all are counted."""
+
+    def __init__(self, service: Service, path: str, endpoint: Endpoint) -> None:
+        self.service, self.path, self.endpoint = service, path, endpoint
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        http, status = HttpRequest(scope, receive, send), 0  # 0: nothing was sent yet
+
+        async def seen(message: Any) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            response = await self.endpoint(self.service, http)
+            await response(scope, receive, seen)
+        except Exception as error:
+            refused = self.service.told(http, error)
+            begun, status = status, status or refused.status
+            if not begun and status != LEFT:
+                await Json(refused.body(scope["request_id"]), status, refused.headers)(scope, receive, send)
+        finally:
+            self.service.metrics.add("ivlite_requests_total", path=self.path, status=str(status))
+
+
+async def unknown(http: HttpRequest, error: Exception) -> Response:
+    """No such path, or not with this method."""
+    status = getattr(error, "status_code", 404)
+    message = "there is no such path" if status == 404 else "this path does not take this method"
+    return Json(Refused(status, message).body(http.scope["request_id"]), status, getattr(error, "headers", None))
+
+
+async def chat(service: Service, http: HttpRequest) -> Response:
+    return Chat(service, http, request.read(await service.bodies.json(http)))
+
+
+async def models(service: Service, http: HttpRequest) -> Response:
+    return Json({"object": "list", "data": [described(service)]})
+
+
+async def model(service: Service, http: HttpRequest) -> Response:
+    if http.path_params["model"] != service.name:
+        raise Refused(404, "there is no model of this name: see /v1/models", param="model", code="model_not_found")
+    return Json(described(service))
+
+
+def described(service: Service) -> dict[str, Any]:
+    return {
+        "id": service.name, "object": "model", "created": service.created, "owned_by": "ivlite",
+        "context_length": service.model.context,
+    }  # fmt: skip
+
+
+async def health(service: Service, http: HttpRequest) -> Response:
+    return Json({"status": "ok", "version": __version__})
+
+
+async def metrics(service: Service, http: HttpRequest) -> Response:
+    return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def plan(service: Service, http: HttpRequest) -> Response:
+    """The plan of a chat request, in the form of `ivlite plan --json`."""
+    asked = request.read(await service.bodies.json(http))
+    made = await anyio.to_thread.run_sync(service.planned, asked)
+    return Json(made.as_data())
+
+
+ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
+    ("POST", "/v1/chat/completions", chat),
+    ("GET", "/v1/models", models),
+    ("GET", "/v1/models/{model:path}", model),
+    ("POST", "/v1/plan", plan),
+    ("GET", "/health", health),
+    ("GET", "/metrics", metrics),
+)

@@ -1,0 +1,90 @@
+"""Listens: sockets, the loop, and the end of the server."""
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from ivlite.errors import AddressError
+from ivlite.serve.service import Service
+from ivlite.stop import Stop
+
+GRACE = 3.0  # seconds that answers have to end once the server shall
+LOOK = 0.1  # seconds between two looks at the Stop
+BACKLOG = 512
+IDLE = 60  # seconds for which a connection without requests stays open
+HEADERS = 64 << 10  # bytes
+CONNECTIONS = 1024
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that is bound to an address and does not listen yet. Raises AddressError."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    except (OSError, UnicodeError) as error:
+        raise AddressError(f"--host {host} is no address of this machine ({words(error)})") from None
+    made = socket.socket(family, kind, protocol)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier server may be closing
+        made.bind(address)
+        made.listen(BACKLOG)  # here: of two that bind, the second fails only now
+        return made
+    except OSError as error:
+        made.close()
+        if error.errno == errno.EADDRINUSE:
+            advice = "another program listens there; use another --port, or --port 0 for any that is free"
+        elif error.errno in (errno.EACCES, errno.EPERM):
+            advice = "this user may not; use a --port above 1023, or --port 0 for any that is free"
+        else:
+            advice = "use another --host, or --port 0 for any port that is free"
+        raise AddressError(f"cannot listen at {host} port {port} ({words(error)}): {advice}") from None
+
+
+def words(error: Exception) -> str:
+    return getattr(error, "strerror", None) or os.strerror(getattr(error, "errno", 0) or errno.EINVAL)
+
+
+def address(listening: socket.socket) -> str:
+    """The URL of a socket."""
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+class Server(uvicorn.Server):
+    """Ends when a Stop is set: first it takes no more connections, then answers have GRACE seconds, then they are stopped."""
+
+    def __init__(self, app: Any, service: Service, stop: Stop) -> None:
+        super().__init__(uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", ws="none", http="h11", loop="asyncio", server_header=False,
+            timeout_keep_alive=IDLE, h11_max_incomplete_event_size=HEADERS, limit_concurrency=CONNECTIONS,
+            timeout_graceful_shutdown=GRACE + 2, proxy_headers=False,
+        ))  # fmt: skip
+        self.service, self.wanted = service, stop
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # they set the Stop
+
+    async def main_loop(self) -> None:
+        while not self.wanted and not self.should_exit:
+            await asyncio.sleep(LOOK)
+            await self.on_tick(0)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().call_later(GRACE, self.service.stop.set, "the server is closing")
+        await super().shutdown(sockets)
+        self.service.stop.set("the server is closing")
+
+
+def run(app: Any, service: Service, listening: socket.socket, stop: Stop) -> None:
+    """Serves until the Stop is set, and until what runs then has ended."""
+    try:
+        asyncio.run(Server(app, service, stop).serve(sockets=[listening]))
+    finally:
+        listening.close()

@@ -1,0 +1,105 @@
+"""One answer in the making: a thread that follows the model's stream, and what an endpoint hears of it."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ivlite.engine.reply import Reply
+from ivlite.stop import Stop, using
+
+Open = Callable[["Work"], Any]  # -> a Stream; a context manager
+
+
+class Piece:
+    """Text of an answer, of one kind. tokens: how many the answer had at its end."""
+
+    def __init__(self, delta: Any, tokens: int) -> None:
+        self.text, self.thinking, self.call = delta.text, delta.thinking, delta.call
+        self.tokens = tokens
+
+    def joined(self, other: "Piece") -> bool:
+        """Whether another piece became part of this one."""
+        if self.call or other.call or self.thinking != other.thinking:
+            return False
+        self.text += other.text
+        self.tokens = other.tokens
+        return True
+
+
+class Work:
+    """The answer to one request. Its thread never waits for the client: pieces that nobody has taken yet are joined.
+
+    open(work): opens the stream, in the work's thread and under its Stop. stop: ends it, at any moment.
+    """
+
+    def __init__(self, open: Open, stop: Stop) -> None:
+        self.stop, self._open = stop, open
+        self.stream: Any = None
+        self.reply: Reply | None = None
+        self.error: BaseException | None = None
+        self.done = False
+        self.stage = ("waiting", 0, 0)
+        self.began = time.monotonic()
+        self._pieces: list[Piece] = []
+        self._lock = threading.Lock()
+        self._loop, self._news = asyncio.get_running_loop(), asyncio.Event()
+
+    def start(self, ended: Callable[[], object]) -> None:
+        """Begins in a thread of its own; ended() is called in the event loop. Raises RuntimeError without threads."""
+        self._ended = ended
+        threading.Thread(target=self._run, name="ivlite-request", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            with using(self.stop):
+                self.stop.check()
+                with self._open(self) as stream:
+                    for delta in stream:
+                        self._add(Piece(delta, len(stream.reply.token_ids)))
+                    self.reply = stream.reply
+        except BaseException as error:
+            self.error = error
+        self.done = True
+        self._tell(self._ended)
+
+    def _add(self, piece: Piece) -> None:
+        with self._lock:
+            if not (self._pieces and self._pieces[-1].joined(piece)):
+                self._pieces.append(piece)
+        self._tell(None)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """The model's progress function."""
+        self.stage = (stage, done, total)
+
+    def _tell(self, then: Callable[[], object] | None) -> None:
+        def told() -> None:
+            self._news.set()
+            if then is not None:
+                then()
+
+        try:
+            self._loop.call_soon_threadsafe(told)
+        except RuntimeError:  # the loop has ended, and the process will
+            pass
+
+    async def pieces(self, patience: float) -> list[Piece]:
+        """The pieces since the last call, after at most `patience` seconds; [] where there are none, and at the end."""
+        try:
+            async with asyncio.timeout(patience):
+                await self._news.wait()
+        except TimeoutError:
+            pass
+        self._news.clear()
+        with self._lock:
+            taken, self._pieces = self._pieces, []
+        if self.done:
+            self._news.set()
+        return taken
+
+    async def finished(self) -> None:
+        """Waits for the end."""
+        while not self.done:
+            await self.pieces(60)

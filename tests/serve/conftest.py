@@ -1,0 +1,77 @@
+"""What tests of the server share: a server of the demo model in a thread of this process, reached over its socket."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+from serve_asking import CLIP, asked
+
+
+@pytest.fixture(scope="session")
+def demo():
+    import ivlite
+    from ivlite.gguf import SHIPPED
+
+    if not SHIPPED["demo"].is_file():
+        pytest.skip("the demo model is not in the package")
+    with ivlite.load("demo", context=2048) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def media_root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("media")
+    (folder / "clip.mp4").write_bytes(CLIP.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def serving(demo, media_root):
+    """serving(limits=..., key=..., model=...) starts a server; returns its url, service and lines of the log."""
+    from ivlite.serve import listen
+    from ivlite.serve.app import application
+    from ivlite.serve.service import Limits, Service
+    from ivlite.stop import Stop
+
+    ends = []
+
+    def serve(*, key=None, loopback=True, model=demo, hosts=(), **limits):
+        lines, stop, listening = [], Stop(), listen.bound("127.0.0.1", 0)
+        service = Service(model, "demo", root=media_root.resolve(), limits=Limits(**limits), log=lines.append)
+        app = application(service, loopback=loopback, key=key, hosts=hosts)
+        thread = threading.Thread(target=listen.run, args=(app, service, listening, stop))
+        thread.start()
+        ends.append((stop, thread, service))
+        return SimpleNamespace(url=listen.address(listening), service=service, lines=lines, stop=stop, thread=thread)
+
+    yield serve
+    for stop, _, _ in ends:
+        stop.set("the test has ended")
+    for _, thread, service in ends:
+        thread.join(30)
+        assert not thread.is_alive()
+        service.close()
+
+
+@pytest.fixture
+def served(serving):
+    return serving()
+
+
+@pytest.fixture
+def http(served):
+    """A client of httpx for the server."""
+    import httpx
+
+    with httpx.Client(base_url=served.url, timeout=120, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def ask(http):
+    """ask(part, ..., text, **fields) sends a chat request; returns its response."""
+
+    def send(*parts, **more):
+        return http.post("/v1/chat/completions", json=asked(*parts, **more))
+
+    return send

@@ -1,0 +1,218 @@
+"""Many clients at once, and those that leave, wait or do not read."""
+
+import concurrent.futures
+import json
+import socket
+import threading
+import time
+from urllib.parse import urlsplit
+
+import pytest
+from serve_asking import TOLD, asked, data_uri
+from test_serve_guard import refused
+
+pytest.importorskip("starlette")
+
+
+def until(condition, seconds=60):
+    """Waits until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it does not come to be"
+        time.sleep(0.01)
+
+
+def sent(url, body):
+    """A connection that has sent a chat request."""
+    where, data = urlsplit(url), json.dumps(body).encode()
+    wire = socket.create_connection((where.hostname, where.port), timeout=60)
+    wire.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                 b"Content-Length: %d\r\n\r\n" % len(data) + data)  # fmt: skip
+    return wire
+
+
+class Endless:
+    """A model whose answers have no end and whose prompts take long, for those who do not wait for it."""
+
+    def __init__(self, demo):
+        self.demo, self.begun, self.ended = demo, 0, []
+
+    def __getattr__(self, name):
+        return getattr(self.demo, name)
+
+    def stream(self, messages, *, stop, **settings):
+        from ivlite.engine.reply import Delta, Reply
+        from ivlite.stop import Work, within
+
+        self.begun += 1
+        reply = Reply(usage=dict.fromkeys(Reply.empty("").usage, 0))
+        slow = messages[-1]["content"][-1]["text"]
+
+        def deltas():
+            try:
+                while True:
+                    whole.check()
+                    time.sleep(0.001)
+                    if slow != "prefill":
+                        reply.token_ids.append(1)
+                        yield Delta("word " * 100)
+            finally:
+                self.ended.append(whole.reason)
+
+        whole = within(*(item for item in stop if not isinstance(item, str)))
+        work = Work(deltas(), whole)
+        return Opened(work, reply)
+
+
+class Opened:
+    """A stream of Endless."""
+
+    def __init__(self, work, reply):
+        self.work, self.reply = work, reply
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.work.close()
+
+    def __iter__(self):
+        return iter(self.work)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("text", ["prefill", "answer"])
+def test_a_client_that_leaves(serving, demo, text, stream):
+    model = Endless(demo)
+    served = serving(model=model)
+    wire = sent(served.url, asked(text, stream=stream))
+    until(lambda: model.begun == 1)
+    if stream and text == "answer":
+        assert wire.recv(1000)
+    wire.close()
+    until(lambda: model.ended == ["left"])
+    until(lambda: served.service.open == 0)
+    assert 'status="499"} 1' in served.service.metrics.text() or stream
+    assert served.thread.is_alive()
+
+
+def test_a_client_that_leaves_while_it_waits(serving, demo):
+    model = Endless(demo)
+    served = serving(model=model)
+    first = sent(served.url, asked("prefill"))
+    until(lambda: model.begun == 1)
+    second, third = (sent(served.url, asked("prefill", user="b")) for _ in range(2))
+    until(lambda: served.service.open == 3)
+    second.close()
+    until(lambda: served.service.open == 2)
+    assert model.begun == 1  # nothing was computed for the second
+    first.close()
+    until(lambda: model.begun == 2)
+    third.close()
+    until(lambda: served.service.open == 0)
+    assert model.ended == ["left"] * 2
+
+
+def test_a_reader_that_is_slow_holds_up_nobody(serving, demo, monkeypatch):
+    from ivlite.serve import answers
+
+    model = Endless(demo)
+    served = serving(model=model)
+    monkeypatch.setattr(answers, "STALLED", 0.5)
+    wire = sent(served.url, asked("answer", stream=True))
+    until(lambda: model.begun == 1)
+    until(lambda: served.service.open == 0)  # it has taken nothing for too long
+    assert len(model.ended) == 1
+    wire.close()
+
+
+def test_too_many_requests(serving, demo):
+    import httpx
+
+    model = Endless(demo)
+    served = serving(model=model, waiting=3)
+    wires = [sent(served.url, asked("prefill")) for _ in range(3)]
+    until(lambda: served.service.open == 3)
+    with httpx.Client(base_url=served.url, timeout=60, trust_env=False) as http:
+        answer = http.post("/v1/chat/completions", json=asked("x"))
+        refused(answer, 429)
+        assert int(answer.headers["retry-after"]) >= 1
+        assert http.get("/health").status_code == 200
+        for wire in wires:
+            wire.close()
+        until(lambda: served.service.open == 0)
+
+
+def test_a_server_that_ends_stops_its_answers(serving, demo, monkeypatch):
+    from ivlite.serve import listen
+
+    monkeypatch.setattr(listen, "GRACE", 0.3)
+    model = Endless(demo)
+    served = serving(model=model)
+    whole, stream = sent(served.url, asked("prefill")), sent(served.url, asked("answer", stream=True, user="b"))
+    until(lambda: model.begun == 1)
+    served.stop.set("terminated")
+    served.thread.join(30)
+    assert not served.thread.is_alive() and model.ended
+    text = b"".join(iter(lambda: whole.recv(1000), b""))
+    assert b" 503 " in text and b"closing" in text
+    stream.close()
+
+
+def test_fifty_clients_at_once(served):
+    """Each gets its own answer, and nobody an error."""
+    import httpx
+
+    questions = [("What happens?", TOLD), ("What shape is the red thing?", "The red one is a cross."),
+                 ("How many shapes are there?", "A yellow circle and a red cross: two.")]  # fmt: skip
+
+    def one(n):
+        text, answer = questions[n % 3]
+        part = {"type": "video_url", "video_url": {"url": data_uri()}}
+        with httpx.Client(base_url=served.url, timeout=300, trust_env=False) as http:
+            body = asked(part, text, user=str(n % 7), stream=n % 2 == 1)
+            response = http.post("/v1/chat/completions", json=body)
+            if n % 2 == 0:
+                return response.json()["choices"][0]["message"]["content"] == answer
+            lines = [json.loads(line[6:]) for line in response.text.split("\n\n") if line.startswith("data: {")]
+            return "".join(line["choices"][0]["delta"].get("content", "") for line in lines) == answer
+
+    with concurrent.futures.ThreadPoolExecutor(50) as pool:
+        assert all(pool.map(one, range(50)))
+    until(lambda: served.service.open == 0)
+    assert served.service.bodies.held == 0 and not list(served.service.files.folder.iterdir())
+
+
+def test_turns_are_fair():
+    """A client with many requests waits for one with few."""
+    from ivlite.serve.turns import Turns
+    from ivlite.stop import Stop
+
+    turns, order, threads = Turns(), [], []
+
+    def wait(client, n):
+        with turns.turn(client, Stop()):
+            order.append((client, n))
+
+    with turns.turn("first", Stop()):
+        for client, n in (("a", 0), ("a", 1), ("a", 2), ("b", 0), ("c", 0), ("b", 1)):
+            threads.append(threading.Thread(target=wait, args=(client, n)))
+            threads[-1].start()
+            until(lambda: sum(map(len, turns._waiting.values())) == len(threads))  # noqa: B023
+    for thread in threads:
+        thread.join()
+    assert order == [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("b", 1), ("a", 2)]
+
+
+def test_waiting_ends_with_the_stop():
+    from ivlite.errors import Stopped
+    from ivlite.serve.turns import Turns
+    from ivlite.stop import Stop
+
+    turns, stop = Turns(), Stop()
+    with turns.turn("a", Stop()):
+        stop.set("left")
+        with pytest.raises(Stopped), turns.turn("b", stop):
+            raise AssertionError("it is taken")
+    with turns.turn("b", Stop()):
+        pass

@@ -35,7 +35,11 @@ def add_parser(commands):
     parser.add_argument("model", metavar="MODEL", type=arguments.path, help="a GGUF file made by `ivlite quantize`")
     group = parser.add_argument_group("server")
     add = group.add_argument
-    add("--host", default="127.0.0.1", help="the address to listen at (default: 127.0.0.1, this machine alone)")
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen at; without it 127.0.0.1, which only this machine reaches",
+    )
     add("--port", type=arguments.whole(0, 65535), default=8080, metavar="N", help="default: 8080; 0: any that is free")
     add("--api-key", type=key, metavar="KEY", help="what clients must send (default with another --host: one is made)")
     add(
@@ -46,8 +50,8 @@ def add_parser(commands):
         help="another name by which clients reach the server",
     )
     add("--media-root", type=arguments.path, metavar="DIR", help="requests may name files under DIR, as file:// URIs")
-    add("--max-body", type=size, default=256 << 20, metavar="SIZE", help="largest request (default: 256 MiB)")
-    add("--max-file", type=size, default=64 << 30, metavar="SIZE", help="largest uploaded file (default: 64 GiB)")
+    add("--max-body", type=size, metavar="SIZE", help="largest request (default: 256 MiB)")
+    add("--max-file", type=size, metavar="SIZE", help="largest uploaded file (default: 64 GiB)")
     add("--max-waiting", type=arguments.whole(1, 100_000), default=64, metavar="N",
         help="requests that run or wait before others are refused (default: 64)")  # fmt: skip
     arguments.add_machine(parser.add_argument_group("machine"))
@@ -96,7 +100,8 @@ def serve(args, model, root, listening, made, loopback, stop):
     from ivlite.serve.app import application
     from ivlite.serve.service import Limits, Service
 
-    limits = Limits(args.max_body, args.max_file, args.max_waiting)
+    stated = {"body": args.max_body, "file": args.max_file, "waiting": args.max_waiting}
+    limits = Limits(**{name: value for name, value in stated.items() if value is not None})
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(os.fspath(args.model)).removesuffix(".gguf")) or "model"
     service = Service(model, name, root=root, limits=limits, log=lambda line: say("serve", line))
     try:

@@ -12,7 +12,7 @@ from ivlite.errors import Stopped
 from ivlite.serve.request import Request
 from ivlite.serve.service import Service
 from ivlite.serve.wire import LEFT, Refused, dumps
-from ivlite.serve.work import Piece, Work
+from ivlite.serve.work import Portion, Work
 from ivlite.stop import Stop
 
 PATIENCE = 5.0  # seconds without news after which a stream says what is being done
@@ -34,7 +34,7 @@ class Answer(Response):
 
     # ------------------------------------------------------------------------------------- how an answer is written
 
-    def whole(self, pieces: list[Piece]) -> dict[str, Any]:
+    def whole(self, pieces: list[Portion]) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
         raise NotImplementedError
 
@@ -42,7 +42,7 @@ class Answer(Response):
         """The events before the first piece."""
         return []
 
-    def events(self, piece: Piece) -> list[bytes]:
+    def events(self, piece: Portion) -> list[bytes]:
         """The events of a piece."""
         raise NotImplementedError
 
@@ -86,7 +86,7 @@ class Answer(Response):
         self.work.stop.set("left")
 
     async def _body(self) -> None:
-        pieces: list[Piece] = []
+        pieces: list[Portion] = []
         while not self.work.done:
             pieces += await self.work.pieces(PATIENCE)
         pieces += await self.work.pieces(0)
@@ -107,7 +107,7 @@ class Answer(Response):
             await self._write(*self.failed(refused))
         await self._patiently({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _news(self) -> AsyncIterator[Piece | None]:
+    async def _news(self) -> AsyncIterator[Portion | None]:
         """The pieces; None where nothing has come for a while."""
         while not self.work.done:
             pieces = await self.work.pieces(PATIENCE)

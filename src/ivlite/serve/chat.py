@@ -5,7 +5,7 @@ from typing import Any
 
 from ivlite.engine.reply import Reply
 from ivlite.serve.answers import Answer, event
-from ivlite.serve.work import Piece
+from ivlite.serve.work import Portion
 
 DONE = b"data: [DONE]\n\n"
 REASONS = {"repetition": "length"}  # an answer that repeats itself without end is cut off
@@ -45,7 +45,7 @@ class Chat(Answer):
 
     # ----------------------------------------------------------------------------------------------------- at once
 
-    def whole(self, pieces: list[Piece]) -> dict[str, Any]:
+    def whole(self, pieces: list[Portion]) -> dict[str, Any]:
         reply = self.work.reply
         assert reply is not None
         message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
@@ -64,7 +64,7 @@ class Chat(Answer):
     def _reason(self, reply: Reply) -> str:
         return REASONS.get(reply.finish_reason, reply.finish_reason)
 
-    def _thinking(self, piece: Piece) -> None:
+    def _thinking(self, piece: Portion) -> None:
         if piece.thinking:
             self.thought = self.told = max(self.told, piece.tokens)
 
@@ -92,7 +92,7 @@ class Chat(Answer):
     def first(self) -> list[bytes]:
         return [self._chunk({"role": "assistant", "content": ""})]
 
-    def events(self, piece: Piece) -> list[bytes]:
+    def events(self, piece: Portion) -> list[bytes]:
         self._thinking(piece)
         if piece.call:
             self.calls += 1

@@ -12,14 +12,14 @@ from ivlite.stop import Stop, using
 Open = Callable[["Work"], Any]  # -> a Stream; a context manager
 
 
-class Piece:
+class Portion:
     """Text of an answer, of one kind. tokens: how many the answer had at its end."""
 
     def __init__(self, delta: Any, tokens: int) -> None:
         self.text, self.thinking, self.call = delta.text, delta.thinking, delta.call
         self.tokens = tokens
 
-    def joined(self, other: "Piece") -> bool:
+    def joined(self, other: "Portion") -> bool:
         """Whether another piece became part of this one."""
         if self.call or other.call or self.thinking != other.thinking:
             return False
@@ -42,7 +42,7 @@ class Work:
         self.done = False
         self.stage = ("waiting", 0, 0)
         self.began = time.monotonic()
-        self._pieces: list[Piece] = []
+        self._pieces: list[Portion] = []
         self._lock = threading.Lock()
         self._loop, self._news = asyncio.get_running_loop(), asyncio.Event()
 
@@ -57,14 +57,14 @@ class Work:
                 self.stop.check()
                 with self._open(self) as stream:
                     for delta in stream:
-                        self._add(Piece(delta, len(stream.reply.token_ids)))
+                        self._add(Portion(delta, len(stream.reply.token_ids)))
                     self.reply = stream.reply
         except BaseException as error:
             self.error = error
         self.done = True
         self._tell(self._ended)
 
-    def _add(self, piece: Piece) -> None:
+    def _add(self, piece: Portion) -> None:
         with self._lock:
             if not (self._pieces and self._pieces[-1].joined(piece)):
                 self._pieces.append(piece)
@@ -85,7 +85,7 @@ class Work:
         except RuntimeError:  # the loop has ended, and the process will
             pass
 
-    async def pieces(self, patience: float) -> list[Piece]:
+    async def pieces(self, patience: float) -> list[Portion]:
         """The pieces since the last call, after at most `patience` seconds; [] where there are none, and at the end."""
         try:
             async with asyncio.timeout(patience):

@@ -214,6 +214,8 @@ def test_a_vocabulary_without_the_needed_bytes_is_told(demo):
 
     poor = Vocabulary(Poor(), 260, [258])
     with pytest.raises(UsageError, match="the answer cannot go on as its grammar wants"):
+        drawn(poor, b"xq", "[xz][q]y")
+    with pytest.raises(UsageError, match="cannot be used"):
         drawn(poor, b"xq", "x[q]y")
 
 

@@ -345,7 +345,8 @@ class Model:
         meter, limit = Meter(given["progress"]), min(most, room - len(built.token_ids))
         meter.warnings, self.remarks = self.remarks, []
         may_think = given["enable_thinking"] and not built.thinks
-        sampler: Any = self._grammars.sampler(Sampler(params, built.token_ids), rules, built.thinks, may_think)
+        with using(stop):
+            sampler: Any = self._grammars.sampler(Sampler(params, built.token_ids), rules, built.thinks, may_think)
         if alternatives is not None:
             sampler = Watched(sampler, alternatives, meter.logprobs)
         tokens = holder.answer(built, sampler, self.config.tokens.eos, limit, meter)

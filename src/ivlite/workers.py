@@ -3,6 +3,10 @@
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, thread
 
+from ivlite.stop import checkpoint
+
+DEEP = 512 << 20  # bytes of a stack; only what is used of it takes memory
+
 
 class Workers(ThreadPoolExecutor):
     """A ThreadPoolExecutor that does with fewer threads where the system refuses more (ulimit -u, pids.max).
@@ -40,3 +44,32 @@ class Workers(ThreadPoolExecutor):
         except RuntimeError:
             if not self._threads:
                 raise
+
+
+def deeply(work):
+    """The result of work() with a stack of DEEP bytes: for libraries that recurse over inputs of strangers.
+
+    It goes on in a thread of its own where the Stop ends the wait for it. Raises what work() raises, Stopped.
+    """
+    done = Future()
+
+    def run():
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    before = threading.stack_size(DEEP)
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    except (RuntimeError, MemoryError):  # the system allows no thread, or none with such a stack
+        return work()
+    finally:
+        threading.stack_size(before)
+    while True:
+        try:
+            return done.result(0.05)
+        except TimeoutError:
+            if done.done():
+                raise
+            checkpoint()

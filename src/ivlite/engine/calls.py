@@ -16,6 +16,7 @@ COMPACT = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", 
 NAMED, LISTED, SINGLE = ("properties", "patternProperties", "$defs", "definitions"), ("anyOf", "oneOf", "prefixItems"), (
     "items", "additionalProperties", "additionalItems",
 )  # fmt: skip
+FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 JOINED = ("allOf", "$ref", "if", "not", "anyOf", "oneOf", "patternProperties", "unevaluatedProperties")
 
 
@@ -46,7 +47,7 @@ def allowed(tools: Sequence[str], choice: Any, parallel: Any) -> Calls | None:
     """The Calls of tools, signatures as JSON texts; None without tools. choice, parallel: see `Model.stream`. Raises UsageError."""
     if not isinstance(parallel, bool):
         raise UsageError(f"parallel_tool_calls is {shown(parallel)}; it must be True or False")
-    found = [signature(number, json.loads(tool)) for number, tool in enumerate(tools)]
+    found = [signature(number, tool) for number, tool in enumerate(tools)]
     names = [name for name, _ in found]
     if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
         raise UsageError(f"tools has two functions with the name {shown(twice)}")
@@ -99,8 +100,16 @@ def named(choice: Any) -> str | None:
     return name
 
 
-def signature(number: int, tool: Any) -> tuple[str, dict[str, Any]]:
-    """(name, JSON schema of the arguments) of a tool as JSON data. Raises UsageError."""
+def signature(number: int, tool: str) -> tuple[str, dict[str, Any]]:
+    """(name, JSON schema of the arguments) of a tool as JSON text. Raises UsageError."""
+    try:
+        return described(number, json.loads(tool))
+    except RecursionError:
+        raise UsageError(f"tools: the parameters of number {number} nest too deeply") from None
+
+
+def described(number: int, tool: Any) -> tuple[str, dict[str, Any]]:
+    """The same of a tool as JSON data."""
     inner = tool.get("function", tool)
     name = inner.get("name") if isinstance(inner, dict) else None
     if not isinstance(name, str) or not name:
@@ -112,20 +121,17 @@ def signature(number: int, tool: Any) -> tuple[str, dict[str, Any]]:
         raise UsageError(
             f"tools: the parameters of {shown(name)} are {shown(schema)}; they must be a JSON schema of an object"
         )
-    try:
-        return name, {**closed(schema), "type": "object", **COMPACT}
-    except RecursionError:
-        raise UsageError(f"tools: the parameters of {shown(name)} nest too deeply") from None
+    return name, {**closed(schema), "type": "object", **COMPACT}
 
 
 def closed(schema: Any) -> Any:
     """A JSON schema in which objects have the stated properties alone, unless it says otherwise or joins schemas.
 
-    A model that may add properties of its own does so without end.
+    A model that may add properties of its own does so without end. Formats that JSON schema does not know mean nothing.
     """
     if not isinstance(schema, dict):
         return schema
-    out = dict(schema)
+    out = {key: value for key, value in schema.items() if key != "format" or value in FORMATS}
     for key in NAMED:
         if isinstance(schema.get(key), dict):
             out[key] = {name: closed(inner) for name, inner in schema[key].items()}

@@ -6,7 +6,6 @@ The grammars and the masks of allowed tokens are those of llguidance, which is i
 import json
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +17,10 @@ from ivlite.engine.reply import THINK_END, THINK_START
 from ivlite.engine.sampling import Sampler
 from ivlite.errors import UsageError, shown
 from ivlite.numbers import whole
+from ivlite.workers import deeply
 
 LARGEST = 1 << 20  # characters of a grammar
-KEPT = 8  # grammars that need not be read again
+KEPT = 64  # grammars that need not be read again
 
 
 def _schema(asked):
@@ -118,7 +118,7 @@ class Grammars:
         with self._lock:
             if self._vocabulary is None:
                 self._vocabulary = Vocabulary(*self._given)
-            matcher = self._vocabulary.following(rules)
+        matcher = self._vocabulary.following(rules)
         return Constrained(sampler, self._vocabulary, matcher, thinks, may_think, rules.thinking_budget)
 
 
@@ -138,7 +138,8 @@ class Vocabulary:
         self.special_token_ids = list(self.added.values())
         self.encode, self.bytes_of = tokenizer.encode, tokenizer.bytes_of
         self.core = llguidance.LLTokenizer(llguidance.TokenizerWrapper(self), size, self.eos)
-        self._read: OrderedDict[str, Any] = OrderedDict()  # grammar -> its matcher, which is only copied
+        self._read: dict[str, Any] = {}  # grammar -> its matcher, which is only copied
+        self._lock = threading.Lock()
 
     def __call__(self, text: str) -> list[int]:
         return self.encode(text)
@@ -149,6 +150,8 @@ class Vocabulary:
         alone = None if rules.answer is None else self.matcher(*rules.answer)  # its faults are not those of the tools
         if may is None or (rules.answer is not None and not may.functions):
             return alone
+        for name, schema in may.functions:
+            self._matcher([{"json_schema": schema}], f"JSON schema of the tool {shown(name, 60)}")
         answer = None if rules.answer is None else part(*rules.answer)
         return self._matcher(tool_calls.grammar(may, answer, self.added), "grammar of the tools")
 
@@ -157,24 +160,38 @@ class Vocabulary:
         return self._matcher([part(how, text)], NAMES[how])
 
     def _matcher(self, parts: list[dict[str, Any]], named: str) -> Any:
-        from llguidance import LLMatcher
-
         try:
             text = json.dumps({"grammars": parts})
         except (TypeError, ValueError, RecursionError) as error:
             raise UsageError(f"the {named} is not JSON: {error!s:.200}") from None
         if len(text) > LARGEST:
             raise UsageError(f"the {named} has {len(text):,} characters; {LARGEST:,} are the most")
-        if text in self._read:
-            self._read.move_to_end(text)
-        else:
-            matcher = LLMatcher(self.core, text, log_level=0)
-            if matcher.is_error():
-                raise UsageError(f"the {named} cannot be used: {_line(matcher.get_error())}")
-            self._read[text] = matcher
-            while len(self._read) > KEPT:
-                self._read.popitem(last=False)
-        return self._read[text].deep_copy()
+        read = self._read.get(text)
+        if read is None:
+            read, error = deeply(lambda: reading(self.core, text))
+            if error:
+                raise UsageError(f"the {named} cannot be used: {_line(error)}")
+            with self._lock:
+                self._read[text] = read
+                while len(self._read) > KEPT:
+                    del self._read[next(iter(self._read))]
+        return read.deep_copy()
+
+
+def reading(core: Any, text: str) -> tuple[Any, str]:
+    """(a matcher, what is wrong with its grammar up to where the first choice is to be made, or "")."""
+    from llguidance import LLMatcher
+
+    read = LLMatcher(core, text, log_level=0)
+    if wrong := read.get_error():
+        return read, wrong
+    probe = read.deep_copy()
+    while (forced := probe.compute_ff_tokens()) and probe.consume_tokens(forced):
+        pass
+    probe.compute_bitmask()
+    if probe.is_stopped() and not probe.is_accepting():
+        return read, probe.get_error() or "the model has no token for what must follow"
+    return read, ""
 
 
 NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "grammar"}
@@ -193,7 +210,7 @@ def part(how: str, text: Any) -> dict[str, Any]:
 
 def _line(error: Any) -> str:
     """The first sentences of an error of the library."""
-    return " ".join(str(error).split("\n\n")[0].split())[:300]
+    return " ".join(re.split("\n\n|<state>", str(error))[0].split())[:300]
 
 
 class Constrained:

@@ -22,7 +22,10 @@ JOINED = ("allOf", "$ref", "if", "not", "anyOf", "oneOf", "patternProperties", "
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call of a tool. id: of the call, unique in its conversation. text: the arguments as the model wrote them, JSON."""
+    """A call of a tool. id: of the call, unique in its conversation. text: the arguments as JSON, as the model wrote them.
+
+    Numbers beyond a float's range are its largest, halves of surrogate pairs U+FFFD.
+    """
 
     id: str
     name: str
@@ -176,8 +179,18 @@ def parsed(text: str, id: str) -> ToolCall | None:
         arguments, end = decoder.raw_decode(text, at)
     except (ValueError, RecursionError):
         return None
-    good = isinstance(name, str) and isinstance(arguments, dict) and text[end:].strip() == "}"
-    return ToolCall(id, name, unpaired(arguments), text[at:end]) if good else None
+    if not isinstance(name, str) or not isinstance(arguments, dict) or text[end:].strip() != "}":
+        return None
+    arguments, written = unpaired(arguments), text[at:end]
+    return ToolCall(id, name, arguments, written if reads_as(written, arguments) else json.dumps(arguments))
+
+
+def reads_as(text: str, value: Any) -> bool:
+    """Whether a JSON text means a value to whoever reads it next."""
+    try:
+        return bool(json.loads(text) == value)
+    except ValueError:  # a number with too many digits
+        return False
 
 
 def finite(text: str) -> float:

@@ -168,9 +168,9 @@ class Vocabulary:
             raise UsageError(f"the {named} has {len(text):,} characters; {LARGEST:,} are the most")
         read = self._read.get(text)
         if read is None:
-            read, error = deeply(lambda: reading(self.core, text))
-            if error:
-                raise UsageError(f"the {named} cannot be used: {_line(error)}")
+            read, wrong = deeply(lambda: reading(self.core, text))
+            if wrong:
+                raise UsageError(f"the {named} cannot be used: {_line(wrong)}")
             with self._lock:
                 self._read[text] = read
                 while len(self._read) > KEPT:

@@ -93,14 +93,18 @@ class RandomSource:
         return np.resize(_C.encode(fmt, chunk), count // info["block"] * info["block_bytes"])
 
 
-def random_model(size="8b", type="q4_k_m", *, device="cpu", threads=None, context=8192, kv="q8", seed=0, progress=None):
-    """A Model with random weights, in the formats of the quantizer's `type`. Raises UsageError, OutOfMemoryError."""
+def random_model(size="8b", type="q4_k_m", *, device="cpu", threads=None, context=8192, kv="q8", seed=0, progress=None,
+                 tokenizer=None):  # fmt: skip
+    """A Model with random weights, in the formats of the quantizer's `type`. Raises UsageError, OutOfMemoryError.
+
+    tokenizer: of a model with as many tokens, for messages; without one, a Prompt alone can be answered.
+    """
     cfg, kv = config(size), CACHE_KINDS[kv]
     source = RandomSource(cfg, type, seed)
     tensors = source.tensors.values()
     operations, _ = chosen_device(device, threads, lambda o: check_fit(o, tensors, "repack", cfg.text, context, kv))
     network = models.module("internvideo3").Network(cfg, source, operations, progress)
-    return Model(cfg, network, None, context=context, kv=kv)
+    return Model(cfg, network, tokenizer, context=context, kv=kv)
 
 
 def text_prompt(tokens):

@@ -72,22 +72,18 @@ def some(choice: Mapping[str, Any], found: dict[str, dict[str, Any]], parallel: 
     """The Calls of a tool_choice that allows some of the tools; a tool of it with parameters narrows those of the tool."""
     inner = choice.get("allowed_tools", choice)
     given = inner.get("tools") if isinstance(inner, Mapping) else None
-    if (
-        not isinstance(given, Sequence)
-        or isinstance(given, str)
-        or not given
-        or inner.get("mode", "auto") not in CHOICES
-    ):
+    mode = inner.get("mode", "auto") if isinstance(inner, Mapping) else None
+    if mode not in ("auto", "required") or not isinstance(given, list | tuple) or not given:
         form = '{"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [...]}}'
         raise UsageError(f"tool_choice is {shown(choice)}; it must be {form}, with some of the tools")
-    functions = []
+    functions = {}
     for number, tool in enumerate(given):
         name, schema = signature(number, tool)
         if name not in found:
             raise UsageError(f"tool_choice names {shown(name)}; the tools are {', '.join(found)[:300]}")
         inner_tool = tool.get("function", tool)
-        functions.append((name, schema if any(key in inner_tool for key in SCHEMAS) else found[name]))
-    return Calls(tuple(functions), inner.get("mode") == "required", parallel)
+        functions[name] = schema if any(key in inner_tool for key in SCHEMAS) else found[name]
+    return Calls(tuple(functions.items()), mode == "required", parallel)
 
 
 def named(choice: Any) -> str | None:
@@ -103,19 +99,19 @@ def named(choice: Any) -> str | None:
     return name
 
 
-def signature(number: int, tool: str) -> tuple[str, dict[str, Any]]:
-    """(name, JSON schema of the arguments) of a tool as JSON text. Raises UsageError."""
+def signature(number: int, tool: Any) -> tuple[str, dict[str, Any]]:
+    """(name, JSON schema of the arguments) of a tool, as JSON text or data. Raises UsageError."""
     try:
-        return described(number, json.loads(tool))
+        return described(number, json.loads(tool) if isinstance(tool, str) else tool)
     except RecursionError:
         raise UsageError(f"tools: the parameters of number {number} nest too deeply") from None
 
 
 def described(number: int, tool: Any) -> tuple[str, dict[str, Any]]:
     """The same of a tool as JSON data."""
-    inner = tool.get("function", tool)
-    name = inner.get("name") if isinstance(inner, dict) else None
-    if not isinstance(name, str) or not name:
+    inner = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    name = inner.get("name") if isinstance(inner, Mapping) else None
+    if inner is None or not isinstance(name, str) or not name:
         raise UsageError(
             f'tools: number {number} has no "name"; a tool is a function\'s name, description and parameters'
         )

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
-from ivlite.agent.answer import Evidence, Look
+from ivlite.agent.answer import Evidence, Look, evidence_of
 from ivlite.agent.budget import Budget, Spent
 from ivlite.agent.film import Film, Wrong
 
@@ -77,7 +77,8 @@ class Case:
         self.evidence: list[Evidence] = []
         self.spent = Spent(Budget())
         self.remarks: list[str] = []
-        self.settings: dict[str, Any] = {}  # of sampling
+        self.settings: dict[str, Any] = {}  # of sampling, and progress
+        self.looked: list[Look] = []
         self.shown: dict[str, float] = {}  # ids of frames that the conversation holds -> their pixels (see film.Detail)
         self._asked: dict[str, tuple[str, ...]] = {}  # calls that were answered -> the ids that they gave
 
@@ -110,7 +111,7 @@ class Case:
 
     def seen(self, film: Film, frames: Sequence[float], **more: Any) -> Evidence:
         """New evidence of frames that are shown: it begins with the first and ends with the last of them."""
-        self.spent.frames += len(frames)
+        self.looks_at(film, frames)
         return self.add(film, more.pop("kind", "frames"), frames[0], frames[-1], frames=frames, **more)
 
     def revise(self, evidence: Evidence, **changes: Any) -> Evidence:
@@ -135,14 +136,39 @@ class Case:
     def answered(self, name: str, arguments: Mapping[str, Any], evidence: Sequence[Evidence]) -> None:
         self._asked[call_key(name, arguments)] = tuple(e.id for e in evidence)
 
-    def looks(self) -> tuple[Look, ...]:
-        """What was looked at, and how closely, in order."""
-        out = []
-        for e in self.evidence:
-            if e.frames:
-                every = (e.frames[-1] - e.frames[0]) / max(1, len(e.frames) - 1)
-                out.append(Look(e.video, e.start, e.end, len(e.frames), round(every, 3)))
-        return tuple(out)
+    def looks_at(self, film: Film, frames: Sequence[float]) -> None:
+        """Notes that frames are looked at, by their times."""
+        self.spent.frames += len(frames)
+        every = (frames[-1] - frames[0]) / max(1, len(frames) - 1)
+        self.looked.append(Look(film.handle, round(frames[0], 3), round(frames[-1], 3), len(frames), round(every, 3)))
+
+    # -------------------------------------------------------------------------------------------- as data
+
+    def mark(self) -> tuple[int, int]:
+        """This state, for `since`."""
+        return len(self.evidence), len(self.looked)
+
+    def undo(self, mark: tuple[int, int]) -> None:
+        """Forgets what is new since a mark: a call that failed shows nothing."""
+        del self.evidence[mark[0] :], self.looked[mark[1] :]
+        self.shown = {id: pixels for id, pixels in self.shown.items() if int(id[1:]) <= len(self.evidence)}
+
+    def since(self, mark: tuple[int, int]) -> dict[str, Any]:
+        """What is new since a mark, as plain data."""
+        spent = {name: value for name, value in asdict(self.spent).items() if name not in ("budget", "began", "before")}
+        return {
+            "evidence": [asdict(e) for e in self.evidence[mark[0] :]], "looked": [asdict(e) for e in self.looked[mark[1] :]],
+            "shown": dict(self.shown), "asked": {key: list(ids) for key, ids in self._asked.items()},
+            "spent": spent | {"before": self.spent.seconds}, "remarks": list(self.remarks),
+        }  # fmt: skip
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Adds what `since` gave."""
+        self.evidence += [evidence_of(e) for e in data["evidence"]]
+        self.looked += [Look(**look) for look in data["looked"]]
+        self.shown, self.remarks = dict(data["shown"]), list(data["remarks"])
+        self._asked = {key: tuple(ids) for key, ids in data["asked"].items()}
+        self.spent = replace(self.spent, **data["spent"])
 
 
 def call_key(name: str, arguments: Mapping[str, Any]) -> str:

@@ -12,12 +12,17 @@ from ivlite import media
 from ivlite.agent.answer import Video
 from ivlite.media import timeline
 
+ROUNDING = 0.05  # seconds that one decimal may be beyond the end
 MANY = 1 << 40  # frames: no limit
 CROP = 8  # times as many pixels as a frame has by default are decoded for a box of it
 
 
 class Wrong(Exception):
     """A call that makes no sense. The message is for the model: one short sentence."""
+
+
+class NothingLeft(Wrong):
+    """A call that makes sense, for which nothing of the budget is left."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,9 @@ class Film:
         begin, finish = 0.0 if start is None else float(start), self.duration if end is None else float(end)
         if not (math.isfinite(begin) and math.isfinite(finish)):
             raise Wrong("a time is not a number")
-        if begin < 0 or begin >= self.duration:
+        if begin < 0 or begin > self.duration + ROUNDING:
             raise Wrong(f"start is outside the video, which ends at {self.duration:.1f}")
+        begin = min(begin, float(self.times[-1]))
         if finish <= begin:
             raise Wrong("end must come after start")
         return begin, min(finish, self.duration)

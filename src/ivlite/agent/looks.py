@@ -6,7 +6,7 @@ from typing import Any
 from ivlite.agent import apart, say
 from ivlite.agent.answer import Evidence
 from ivlite.agent.case import Case, Found
-from ivlite.agent.film import DETAILS, LOOK, OVERVIEW, Detail, Film, Wrong
+from ivlite.agent.film import DETAILS, LOOK, OVERVIEW, Detail, Film, NothingLeft, Wrong
 
 SAYS = 64  # new tokens of what is said of one window of several
 
@@ -16,7 +16,7 @@ def affordable(case: Case, film: Film, start: float, end: float, detail: Detail,
     wanted = min(detail.frames, film.possible(start, end), apart.room(case, film.pair_tokens(detail.pixels)))
     count = case.spent.frames_for(wanted, checking)
     if count < 1:
-        raise Wrong("no frames are left to look at: finish with what you know")
+        raise NothingLeft("no frames are left to look at: finish with what you know")
     wait = case.spent.wait()
     return count if wait is None else min(count, within_time(case, film, start, end, count, detail.pixels, wait))
 
@@ -90,7 +90,7 @@ def look(case: Case, arguments: Mapping[str, Any]) -> Found:
     """One frame, or a box of it, in full detail. It goes into the conversation."""
     film = case.film(arguments)
     if case.spent.frames_for(1) < 1:
-        raise Wrong("no frames are left to look at: finish with what you know")
+        raise NothingLeft("no frames are left to look at: finish with what you know")
     at, part = film.frame(arguments.get("t"), arguments.get("box"))
     evidence = case.seen(film, [at])
     if arguments.get("box") is None:

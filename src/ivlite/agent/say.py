@@ -4,6 +4,7 @@ Text of a video, its subtitles and other programs only ever appears inside JSON 
 """
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,6 +96,11 @@ def noted(evidence: Evidence) -> str:
 def known(ids: Sequence[str]) -> str:
     """Instead of doing the same again."""
     return compact({"known": list(ids)})
+
+
+def ids_in(text: str) -> list[str]:
+    """The ids of evidence of results in a text."""
+    return re.findall(r'"(?:id|scan)": "(E[0-9]+)"', text)
 
 
 def error(text: str) -> str:

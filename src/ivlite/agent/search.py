@@ -14,7 +14,7 @@ from ivlite.agent import say
 from ivlite.agent.answer import Evidence
 from ivlite.agent.apart import Apart, room
 from ivlite.agent.case import Case, Found
-from ivlite.agent.film import Detail, Film, Wrong
+from ivlite.agent.film import Detail, Film, NothingLeft
 from ivlite.agent.looks import within_time
 
 RATE = 1.0  # frames a second of a search, where the budget allows
@@ -45,7 +45,7 @@ def segments(case: Case, film: Film, start: float, end: float) -> list[Segment]:
     wanted = min(film.possible(start, end), max(2, round((end - start) * RATE)))
     count = min(wanted, case.spent.frames_for(max(2, int(case.spent.frames_left() * SHARE))))
     if count < 1:
-        raise Wrong("no frames are left to look at: finish with what you know")
+        raise NothingLeft("no frames are left to look at: finish with what you know")
     wait = case.spent.wait()
     count = count if wait is None else within_time(case, film, start, end, count, 1.0, wait)
     number = -(-count // max(2, min(SEGMENT, room(case, film.pair_tokens()))))
@@ -122,7 +122,7 @@ def _again(case: Case, film: Film, start: float, end: float, query: str) -> Evid
     if count < 1:
         return None
     shown, times = [film.part(a, b, count, AGAIN.pixels)], film.shown(a, b, count)
-    case.spent.frames += len(times)
+    case.looks_at(film, times)
     with Apart(case) as aside:
         score = aside.odds(shown, say.SHOWN.format(query=query))
         text = say.GROUND.format(duration=film.duration, query=query)

@@ -5,11 +5,15 @@ height. No tool takes a path, an address or a command. What a call may say at a 
 narrower than its schema here: see `agent.allowed`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-DETAILS = ("low", "mid", "high")
+from ivlite.agent import looks, notes, search, verify
+from ivlite.agent.case import Case, Found
+from ivlite.agent.film import DETAILS
+
+Run = Callable[[Case, Mapping[str, Any]], Found]
 MOST_WINDOWS = 4  # of a watch
 
 TIME = {"type": "number"}
@@ -21,12 +25,18 @@ VIDEO = {"video": TEXT}
 
 @dataclass(frozen=True)
 class Tool:
-    """One tool. parameters: a JSON schema of its arguments. external: of another program; what it returns is not trusted."""
+    """One tool. parameters: a JSON schema of its arguments. run: what it does; None for the one that ends.
+
+    external: of another program, or of the caller's: `answer` gets the arguments and returns a text or JSON data, which is not
+    trusted, and may not end.
+    """
 
     name: str
     description: str
     parameters: Mapping[str, Any]
+    run: Run | None = None
     external: bool = False
+    answer: Callable[[dict[str, Any]], Any] | None = None
 
     @property
     def signature(self) -> dict[str, Any]:
@@ -35,35 +45,35 @@ class Tool:
         return {"type": "function", "function": function}
 
 
-def _tool(name: str, description: str, required: Iterable[str] = (), **properties: Any) -> Tool:
+def _tool(name: str, run: Run | None, description: str, required: Iterable[str] = (), **properties: Any) -> Tool:
     schema: dict[str, Any] = {"type": "object", "properties": properties}
     if needed := list(required):
         schema["required"] = needed
-    return Tool(name, description, schema)
+    return Tool(name, description, schema, run)
 
 
 TOOLS = (
-    _tool("overview", "The whole video at a glance: its length and frames spread evenly over it.", **VIDEO),
+    _tool("overview", looks.overview, "The whole video at a glance: its length and frames spread evenly over it.", **VIDEO),
     _tool(
-        "search_text", "Lines of subtitles, speech, captions and notes that match words.", ["query"],
+        "search_text", notes.search_text, "Lines of subtitles, speech, captions and notes that match words.", ["query"],
         query=TEXT, **SPAN, k={"type": "integer"}, **VIDEO,
     ),
-    _tool("ground", "Where something is seen: the spans that match a description, best first.", ["query"],
+    _tool("ground", search.ground, "Where something is seen: the spans that match a description, best first.", ["query"],
           query=TEXT, **SPAN, **VIDEO),
     _tool(
-        "watch", "Frames of 1 to 4 windows of time, with a question about them.", ["windows", "question", "detail"],
+        "watch", looks.watch, "Frames of 1 to 4 windows of time, with a question about them.", ["windows", "question", "detail"],
         windows={"type": "array", "items": {"type": "object", "properties": SPAN, "required": ["start", "end"]}},
         question=TEXT, detail={"enum": list(DETAILS)}, **VIDEO,
     ),
-    _tool("look", "One frame in full detail, or a box of it: x0, y0, x1, y1 from 0 to 1000.", ["t"],
+    _tool("look", looks.look, "One frame in full detail, or a box of it: x0, y0, x1, y1 from 0 to 1000.", ["t"],
           t=TIME, box={"type": "array", "items": {"type": "integer"}}, **VIDEO),
-    _tool("count", "How often something is seen, and when, each time once.", ["query"], query=TEXT, **SPAN, **VIDEO),
-    _tool("verify", "How probable a statement is, by the frames of a window.", ["claim", "start", "end"],
+    _tool("count", search.count, "How often something is seen, and when, each time once.", ["query"], query=TEXT, **SPAN, **VIDEO),
+    _tool("verify", verify.verify, "How probable a statement is, by the frames of a window.", ["claim", "start", "end"],
           claim=TEXT, **SPAN, **VIDEO),
-    _tool("note", "Keeps a finding, with the evidence for it.", ["text", "evidence"], text=TEXT, evidence=IDS),
-    _tool("ask_user", "Asks the person who asked.", ["question"], question=TEXT),
+    _tool("note", notes.note, "Keeps a finding, with the evidence for it.", ["text", "evidence"], text=TEXT, evidence=IDS),
+    _tool("ask_user", notes.ask_user, "Asks the person who asked.", ["question"], question=TEXT),
     _tool(
-        "finish", "Ends with the answer. Each claim names its evidence. missing: what could not be found out.",
+        "finish", None, "Ends with the answer. Each claim names its evidence. missing: what could not be found out.",
         ["answer", "claims", "confidence"], answer=TEXT,
         claims={"type": "array", "items": {"type": "object", "properties": {"text": TEXT, "evidence": IDS},
                                            "required": ["text", "evidence"]}},

@@ -35,7 +35,7 @@ def confirmed(case: Case, claim: Claim) -> Claim:
         start, end = around(film, e)
         wanted = min(CLOSE.frames, film.possible(start, end), room(case, film.pair_tokens()) // WINDOWS or 1)
         if (count := case.spent.frames_for(wanted, checking=True)) > 0:
-            case.spent.frames += count
+            case.looks_at(film, film.shown(start, end, count))
             shown.append(film.part(start, end, count, CLOSE.pixels))
     if not shown:
         return claim

@@ -1,0 +1,194 @@
+"""The one conversation of an agent: it only grows. Where it nearly fills the context, old looks give way to their texts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ivlite.agent import say
+from ivlite.agent.apart import finished
+from ivlite.agent.case import Case
+from ivlite.errors import ContextError, IvliteError, UsageError
+from ivlite.stop import using
+
+FULL = 0.8  # share of the room from which old looks are folded
+KEPT = 0.5  # share that the conversation has after that
+RECENT = 2  # messages with frames that are never folded
+Message = dict[str, Any]
+
+
+class Context:
+    """A Session, and what was said in it, with videos by their handles so that it can be said again.
+
+    signatures: of the tools. remark(sentence): says what was done.
+    """
+
+    def __init__(self, case: Case, signatures: Sequence[Mapping[str, Any]], remark: Callable[[str], object]) -> None:
+        self.case, self.signatures, self.remark = case, list(signatures), remark
+        self.session = case.model.session()
+        self.messages: list[Message] = []  # said, answers included
+        self.waiting: list[Message] = []  # to be said with the next question
+        self._anew = False  # the session has lost what was said
+        self._known: list[tuple[list[Message], list[int], int, bool]] = []  # answers that the session does not hold yet
+
+    def close(self) -> None:
+        self.session.close()
+
+    def say(self, *messages: Message) -> None:
+        """Adds messages that the next reply follows."""
+        self.waiting += messages
+
+    # -------------------------------------------------------------------------------------------- replies
+
+    def ask(self, limit: int, **settings: Any) -> tuple[Any, list[str]]:
+        """(the Reply to what is waiting, the ids of the looks that were folded first).
+
+        Raises Stopped, ContextError and media errors; the conversation is then as it was.
+        """
+        self._catch_up()
+        ids = self.fold() if self.crowded(limit) else []
+        try:
+            reply = self._reply(self._new(bool(ids)), bool(ids), limit, settings)
+        except ContextError:
+            if ids or not (ids := self.fold()):
+                raise
+            reply = self._reply(self._new(True), True, limit, settings)
+        self._answered(assistant(data_of(reply, limit, ids)))
+        return reply, ids
+
+    def told(self, data: Mapping[str, Any]) -> None:
+        """Adds a reply of an earlier process: plain data of `data_of`. The session takes it in when it must answer."""
+        if data["folded"]:
+            self.leave_out(data["folded"])
+            self._known.clear()  # a conversation that begins anew
+        self._known.append((self._new(bool(data["folded"])), data["ids"], data["limit"], bool(data["folded"])))
+        self._answered(assistant(data))
+
+    def _new(self, folded: bool) -> list[Message]:
+        return [*self.messages, *self.waiting] if folded else list(self.waiting)
+
+    def _answered(self, answer: Message) -> None:
+        self.messages += [*self.waiting, answer]
+        self.waiting = []
+
+    def _reply(self, messages: Sequence[Message], whole: bool, limit: int, settings: dict[str, Any]) -> Any:
+        mark = self.session.mark()
+        try:
+            return finished(self._stream(messages, whole, max_new_tokens=limit, **settings), self.case)
+        except ContextError:
+            raise
+        except IvliteError:
+            self._back(mark)
+            raise
+
+    def _back(self, mark: Any) -> None:
+        """Forgets what was begun since a mark; where it had replaced what was before, begins anew with the next question."""
+        with using(None):  # the Stop may be set
+            try:
+                self.session.rollback(mark)
+            except UsageError:
+                self.session.close()
+                self.session = self.case.model.session()
+                self._anew = True
+
+    def _stream(self, messages: Sequence[Message], whole: bool, **settings: Any) -> Any:
+        if self._anew and not whole:
+            messages, whole = self._new(True), True
+        given, self._anew = [self._resolved(message) for message in messages], False
+        if whole or not self.session.tokens:
+            return self.session.stream(given, tools=self.signatures, **settings)
+        return self.session.ask(given, **settings)
+
+    def _catch_up(self) -> None:
+        """Makes the session hold the replies of an earlier process."""
+        while self._known:
+            messages, ids, limit, whole = self._known[0]
+            with self._stream(messages, whole, max_new_tokens=limit, told=ids) as stream:
+                for _ in stream:
+                    pass
+            self._known.pop(0)
+
+    def _resolved(self, message: Message) -> Message:
+        if not isinstance(message.get("content"), list):
+            return message
+        return message | {"content": self.case.resolved(message["content"])}
+
+    # -------------------------------------------------------------------------------------------- room
+
+    def room(self) -> int:
+        """The most tokens of the conversation."""
+        return min(int(self.session.capacity), int(self.case.model.room(self.session.nbytes)))
+
+    def left(self) -> int:
+        """Tokens that are left for what is waiting and the next reply."""
+        return self.room() - int(self.session.tokens)
+
+    def crowded(self, limit: int) -> bool:
+        """Whether the next reply would nearly fill the room."""
+        return int(self.session.tokens) + self.weight(self.waiting) + limit > FULL * self.room()
+
+    def weight(self, messages: Sequence[Message]) -> int:
+        """Tokens of messages, roughly: of their frames, and a third of the characters."""
+        tokens = 0
+        for message in messages:
+            content = message.get("content") or ""
+            for part in content if isinstance(content, list) else [{"type": "text", "text": content}]:
+                tokens += len(part["text"]) // 3 if part["type"] == "text" else self._frames(part)
+            tokens += sum(len(str(call)) // 3 for call in message.get("tool_calls", ()))
+        return tokens
+
+    def _frames(self, part: Mapping[str, Any]) -> int:
+        film = self.case.films[part["video"]]
+        temporal, pixels = film.config.vision.temporal_patch_size, part["max_pixels"] / film.config.video.max_pixels
+        return -(-int(part.get("nframes", 1)) // temporal) * film.pair_tokens(pixels)
+
+    def fold(self) -> list[str]:
+        """Leaves out the frames of the oldest looks until half of the room is free; their texts stay. Returns their ids."""
+        heavy, target, ids = [m for m in self.messages if has_frames(m)], KEPT * self.room(), list[str]()
+        weight = self.weight(self.messages)
+        for message in heavy[: max(0, len(heavy) - RECENT)]:
+            if weight <= target:
+                break
+            less, mine = folded(message)
+            weight += self.weight([less]) - self.weight([message])
+            ids += mine
+        return self.leave_out(ids)
+
+    def leave_out(self, ids: Sequence[str]) -> list[str]:
+        """Leaves out the frames of these looks."""
+        out = list(ids)
+        for n, message in enumerate(self.messages):
+            if has_frames(message):
+                less, mine = folded(message)
+                self.messages[n] = less if set(mine) & set(out) else message
+        for id in out:
+            self.case.shown.pop(id, None)
+        if out:
+            self.remark(f"the context is nearly full: the frames of {', '.join(out)} give way to what was said of them")
+        return out
+
+
+def has_frames(message: Message) -> bool:
+    content = message.get("content")
+    return isinstance(content, list) and any(part["type"] != "text" for part in content)
+
+
+def folded(message: Message) -> tuple[Message, list[str]]:
+    """A message without its frames, and the ids of evidence that they were of."""
+    texts = [part["text"] for part in message["content"] if part["type"] == "text"]
+    ids = [id for text in texts for id in say.ids_in(text)]
+    return message | {"content": "".join(texts)}, ids
+
+
+def assistant(data: Mapping[str, Any]) -> Message:
+    """The message of a reply's plain data."""
+    return {"role": "assistant", "content": data["text"], "tool_calls": [
+        {"type": "function", "function": {"name": call["name"], "arguments": call["text"]}} for call in data["calls"]
+    ]}  # fmt: skip
+
+
+def data_of(reply: Any, limit: int, folded: Sequence[str]) -> dict[str, Any]:
+    """A reply as plain data."""
+    return {
+        "ids": [int(i) for i in reply.token_ids], "limit": limit, "folded": list(folded), "text": reply.text,
+        "thinking": reply.thinking, "finish_reason": reply.finish_reason,
+        "calls": [{"name": c.name, "arguments": c.arguments, "text": c.text} for c in reply.tool_calls],
+    }  # fmt: skip

@@ -27,7 +27,7 @@ class Context:
         self.messages: list[Message] = []  # said, answers included
         self.waiting: list[Message] = []  # to be said with the next question
         self._anew = False  # the session has lost what was said
-        self._known: list[tuple[list[Message], list[int], int, bool]] = []  # answers that the session does not hold yet
+        self._known: list[tuple[list[Message], bool, dict[str, Any]]] = []  # answers that the session does not hold yet
 
     def close(self) -> None:
         self.session.close()
@@ -38,12 +38,12 @@ class Context:
 
     # -------------------------------------------------------------------------------------------- replies
 
-    def ask(self, limit: int, **settings: Any) -> tuple[Any, list[str]]:
-        """(the Reply to what is waiting, the ids of the looks that were folded first).
+    def ask(self, limit: int, **settings: Any) -> dict[str, Any]:
+        """The reply to what is waiting as plain data, as `told` takes it; where the room is nearly full, old looks are folded first.
 
         Raises Stopped, ContextError and media errors; the conversation is then as it was.
         """
-        self._catch_up()
+        self.catch_up()
         ids = self.fold() if self.crowded(limit) else []
         try:
             reply = self._reply(self._new(bool(ids)), bool(ids), limit, settings)
@@ -51,15 +51,17 @@ class Context:
             if ids or not (ids := self.fold()):
                 raise
             reply = self._reply(self._new(True), True, limit, settings)
-        self._answered(assistant(data_of(reply, limit, ids)))
-        return reply, ids
+        data = data_of(reply, limit, ids) | {"thinks": bool(settings.get("enable_thinking"))}
+        self._answered(assistant(data))
+        return data
 
     def told(self, data: Mapping[str, Any]) -> None:
         """Adds a reply of an earlier process: plain data of `data_of`. The session takes it in when it must answer."""
         if data["folded"]:
             self.leave_out(data["folded"])
             self._known.clear()  # a conversation that begins anew
-        self._known.append((self._new(bool(data["folded"])), data["ids"], data["limit"], bool(data["folded"])))
+        how = {"told": data["ids"], "max_new_tokens": data["limit"], "enable_thinking": data["thinks"]}
+        self._known.append((self._new(bool(data["folded"])), bool(data["folded"]), how))
         self._answered(assistant(data))
 
     def _new(self, folded: bool) -> list[Message]:
@@ -97,11 +99,11 @@ class Context:
             return self.session.stream(given, tools=self.signatures, **settings)
         return self.session.ask(given, **settings)
 
-    def _catch_up(self) -> None:
+    def catch_up(self) -> None:
         """Makes the session hold the replies of an earlier process."""
         while self._known:
-            messages, ids, limit, whole = self._known[0]
-            with self._stream(messages, whole, max_new_tokens=limit, told=ids) as stream:
+            messages, whole, how = self._known[0]
+            with self._stream(messages, whole, **how) as stream:
                 for _ in stream:
                     pass
             self._known.pop(0)

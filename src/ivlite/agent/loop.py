@@ -9,7 +9,7 @@ from ivlite.agent.act import Dropped, called
 from ivlite.agent.answer import Answer, Answered, Call, Claim, Event, Remark, Result, Said, Thought
 from ivlite.agent.budget import Budget, Spent
 from ivlite.agent.case import Case, Found
-from ivlite.agent.context import Context, data_of
+from ivlite.agent.context import Context
 from ivlite.agent.film import Wrong
 from ivlite.agent.record import Record
 from ivlite.agent.route import direct
@@ -166,15 +166,15 @@ class Loop:
 
     def _asked(self) -> dict[str, Any]:
         budget = self.spent.budget
+        self.context.catch_up()
         limit = min(REPLY, budget.new_tokens - self.spent.new_tokens, self.context.left() - 64)
         limit = max(limit, LEAST if self.due else 64)
         tools = [self.tools["finish"]] if self.due else list(self.tools.values())
         thinking = 0 if self.due in ("tokens", "time", "repairs") else budget.thinking
-        reply, folded = self.context.ask(
+        return self.context.ask(
             limit, tool_choice=allowed.choice(self.case, tools, limit - thinking), parallel_tool_calls=False,
             enable_thinking=thinking > 0, thinking_budget=thinking or None, **self.case.settings,
         )  # fmt: skip
-        return data_of(reply, limit, folded)
 
     def _sound(self, arguments: Mapping[str, Any]) -> str:
         """What is wrong with an answer, or ""."""

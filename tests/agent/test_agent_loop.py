@@ -1,0 +1,283 @@
+"""The loop of the agent with scripted replies: what it looks at, what it says, and where it ends."""
+
+import json
+
+import pytest
+from agent_scripts import Scripted, call, film, finish, kept, kinds, results
+
+from ivlite.agent import Agent, Budget
+from ivlite.agent.answer import Answered, Call, Remark, Said, event_data, event_of
+from ivlite.agent.record import Record
+from ivlite.errors import UsageError
+from ivlite.stop import Stop
+
+ASK = "When does it turn blue?"
+WATCH = call("watch", windows=[{"start": 14.0, "end": 16.0}], question="Which colour?", detail="mid")
+
+
+def test_a_run_from_overview_to_a_verified_answer(demo, clip):
+    with Scripted(demo, [clip], [WATCH, finish("It turns blue [E2].", ["E2"])]) as agent:
+        answer = agent.ask(ASK)
+    assert kinds(answer) == ["Call", "Result", "Call", "Result", "Said"]
+    assert answer.text == "It turns blue [E2]." and answer.finish_reason == "finish"
+    overview, watch = answer.evidence
+    assert (overview.id, overview.kind, len(overview.frames)) == ("E1", "frames", 32)
+    assert (watch.start, watch.end) == (14.0, 16.0) and watch.frames == tuple(t / 5 for t in range(70, 81))
+    (claim,) = answer.claims
+    assert claim.evidence == ("E2",) and claim.confirmed == (claim.probability >= 0.5) and 0 <= claim.probability <= 1
+    assert [e.id for e in answer.cited()] == ["E2"]
+    assert answer.usage["frames"] == sum(look.frames for look in answer.looked_at) == 32 + 11 + 11
+    assert answer.usage["rounds"] == 2 and answer.usage["apart"] == 1
+    data = json.loads(json.dumps(answer.as_dict()))
+    assert {"answer", "claims", "evidence", "confidence", "looked_at", "missing", "usage", "videos", "steps"} <= set(
+        data
+    )
+    assert [event_of(step) for step in data["steps"]] == list(answer.steps)
+
+
+def test_the_frames_of_a_prompt_are_those_that_evidence_tells(demo, clip):
+    """Whatever the window and the number of frames: what is cited is what was shown."""
+    with Agent(demo, [clip]) as agent:
+        shown = agent.case.films["v1"]
+        for start, end, count in [
+            (0, 30, 32),
+            (0.0, 1.0, 4),
+            (29.7, 30.0, 4),
+            (3.33, 4.44, 5),
+            (12.1, 12.2, 8),
+            (0.5, 29.5, 31),
+        ]:
+            count = min(count, shown.possible(start, end))
+            part = agent.case.resolved([shown.part(start, end, count)])
+            prompt = demo.prepare([{"role": "user", "content": part}])
+            times = [shown.times[n] for n in prompt.frames[0]]
+            assert times == pytest.approx(shown.shown(start, end, count), abs=1e-3)
+        for t in (0.0, 0.01, 7.77, 29.8, 29.99, 30.0):
+            at, part = shown.frame(t)
+            prompt = demo.prepare([{"role": "user", "content": agent.case.resolved([part])}])
+            assert [shown.times[n] for n in prompt.frames[0]] == pytest.approx([at], abs=1e-3)
+            assert at <= t < at + 0.21
+            at, part = shown.frame(t, [250, 250, 500, 750])
+            (media,) = demo.prepare([{"role": "user", "content": agent.case.resolved([part])}]).media
+            assert media.timestamps == pytest.approx([at], abs=1e-3)
+
+
+def test_several_windows_are_asked_apart_and_only_answers_come_in(demo, clip, apart):
+    windows = [{"start": t, "end": t + 2.0} for t in (2.0, 14.0, 26.0)]
+    says = {"v1": "A blue square."}
+    replies = [call("watch", windows=windows, question="Which colour?", detail="low"), finish(ids=["E3"])]
+    with Scripted(demo, [clip], replies, lambda text, parts: says["v1"] if text == "Which colour?" else None) as agent:
+        answer = agent.ask(ASK)
+        tokens = agent.context.session.tokens
+    assert results(answer)[1] == [
+        {"id": f"E{n}", "start": t, "end": t + 2.0, "frames": 4, "says": "A blue square."}
+        for n, t in ((2, 2.0), (3, 14.0), (4, 26.0))
+    ]
+    with Scripted(demo, [clip], [replies[0].replace("26.0", "25.0"), finish()]) as other:
+        other.ask(ASK)
+        assert abs(other.context.session.tokens - tokens) < 60  # no frames
+
+
+def test_ground_returns_ranked_spans_and_what_was_searched(demo, clip, apart):
+    def model(text, parts):
+        if text.startswith("Does the video show"):
+            return 0.9 if parts[0].get("start", 0) < 20 else 0.1
+        return "From 15.2 to 17.0 seconds." if text.startswith("Given the video of duration 30.0 seconds") else None
+
+    with Scripted(demo, [clip], [call("ground", query="a blue square"), finish(ids=["E3"])], model) as agent:
+        answer = agent.ask(ASK)
+    found = results(answer)[1]
+    assert found["scan"] == "E2" and found["every"] == 1.0 and [s["id"] for s in found["spans"]] == ["E3"]
+    span = answer.evidence[2]
+    assert 15.2 <= span.start <= 15.5 and 16.7 <= span.end <= 17.0 and span.score == 0.9
+    assert set(span.frames) <= {n / 5 for n in range(150)}
+
+
+def test_counts_join_what_goes_on_over_a_border(demo, tmp_path, apart):
+    long = film(tmp_path / "long.mp4", seconds=160, rate=2)
+
+    def model(text, parts):
+        if not text.startswith("List the start"):
+            return None
+        start = parts[0]["start"] if "start" in parts[0] else 0
+        return "50.0 - 53.4" if start == 0 else "53.4 - 55.0, 70.0 - 72.0" if start < 100 else "none"
+
+    with Scripted(demo, [long], [call("count", query="a flash"), finish(ids=["E2"])], model) as agent:
+        answer = agent.ask("How many flashes are there?")
+    found = results(answer)[1]
+    assert found["count"] == 2 and [(round(s["start"]), round(s["end"])) for s in found["spans"]] == [
+        (50, 55),
+        (70, 72),
+    ]
+    assert answer.evidence[1].kind == "count" and answer.evidence[1].text == "2 x a flash"
+
+
+def test_verification_reads_logits_and_what_fails_is_kept(demo, clip, apart):
+    claims = [{"text": "It is blue", "evidence": ["E2"]}, {"text": "It is green", "evidence": ["E2", "E1"]}]
+    replies = [WATCH, finish("It is blue [E2].", claims=claims, confidence="high")]
+    odds = {"It is blue": 0.97, "It is green": 0.08}
+    model = lambda text, parts: next((p for claim, p in odds.items() if claim in text), None)  # noqa: E731
+    with Scripted(demo, [clip], replies, model) as agent:
+        answer = agent.ask(ASK)
+    assert [(c.text, c.confirmed, c.probability) for c in answer.claims] == [
+        ("It is blue", True, 0.97), ("It is green", False, 0.08)]  # fmt: skip
+    assert answer.confidence == "low" and [e.claim for e in answer.steps if isinstance(e, Said)] == list(answer.claims)
+
+
+def test_the_probability_of_yes_is_that_of_the_logits(demo, clip):
+    import numpy as np
+
+    from ivlite.agent.apart import Apart
+
+    with Agent(demo, [clip]) as agent, Apart(agent.case) as aside:
+        part = agent.case.films["v1"].part(0, 30, 8)
+        p = aside.odds([part], "Is it blue? Answer Yes or No.")
+        question = [
+            {
+                "role": "user",
+                "content": [*agent.case.resolved([part]), {"type": "text", "text": "Is it blue? Answer Yes or No."}],
+            }
+        ]
+        logits = demo.logits(demo.prepare(question))[-1].astype(np.float64)
+        yes, no = (np.exp(logits[demo.tokenizer.encode(word)[0]]) for word in ("Yes", "No"))
+        assert p == pytest.approx(yes / (yes + no), abs=0.05)
+
+
+def test_not_in_this_video_says_what_was_not_seen(demo, tmp_path):
+    long = film(tmp_path / "long.mp4", seconds=400, rate=1)
+    claims = [{"text": "There is no dog", "evidence": ["E1"]}]
+    with Scripted(demo, [long], [finish("There is no dog in the video.", claims=claims, missing="Sounds.")]) as agent:
+        answer = agent.ask("When does the dog bark?")
+    assert answer.text == "There is no dog in the video." and answer.claims[0].evidence == ("E1",)
+    assert answer.missing.startswith("Sounds.") and "shorter events may be missed" in answer.missing
+    assert answer.looked_at[0].every == pytest.approx(399 / 31, abs=0.01)
+
+
+def test_a_global_question_about_a_short_video_is_answered_at_once(demo, clip):
+    with Scripted(demo, [clip], [finish()]) as agent:
+        answer = agent.ask("Describe the video.")
+        assert answer.usage["rounds"] == 1 and answer.finish_reason == "finish"
+    with Agent(demo, [clip]) as agent:
+        answer = agent.ask("What happens in this clip?")
+        assert answer.usage["rounds"] == 1 and answer.claims and answer.usage["calls"] == 1
+
+
+def test_a_question_that_follows_costs_a_tenth(demo, clip):
+    with Scripted(demo, [clip], [WATCH, finish(ids=["E2"]), finish("Red [E2].", ["E2"])], verify=False) as agent:
+        first = agent.ask(ASK)
+        second = agent.ask("And which colour was it before?")
+    assert second.text == "Red [E2]." and second.evidence == first.evidence and second.usage["rounds"] == 1
+    assert 10 * second.usage["prompt_tokens"] < first.usage["prompt_tokens"] and second.usage["frames"] == 0
+
+
+def test_two_videos_have_handles(demo, clip, tmp_path):
+    other = film(tmp_path / "other.mp4", seconds=8)
+    replies = [call("look", t=3.0, video="v2"), finish("In the second [E3].", ["E3"])]
+    with Scripted(demo, [clip, other], replies) as agent:
+        answer = agent.ask("Which one is short?")
+    assert [(v.handle, v.duration) for v in answer.videos] == [("v1", 30.0), ("v2", 8.0)]
+    assert answer.evidence[2].video == "v2" and results(answer)[2] == {"id": "E3", "video": "v2", "t": 3.0}
+    with Scripted(demo, [clip, other], [call("look", t=3.0), finish()]) as agent:
+        assert "video must be one of v1, v2" in results(agent.ask("Which one is short?"))[2]["error"]
+
+
+# ------------------------------------------------------------------------------------------------ budgets
+
+
+def test_the_last_round_is_the_answer(demo, clip):
+    looks = [call("look", t=float(t)) for t in range(20)]
+    with Scripted(demo, [clip], looks[:3], budget=Budget(rounds=4)) as agent:
+        answer = agent.ask(ASK)
+    assert answer.usage["rounds"] == 4 and answer.finish_reason == "budget" and answer.claims
+    with Scripted(demo, [clip], looks, budget=Budget(rounds=4)) as agent:  # it looks on, whatever it is told
+        answer = agent.ask(ASK)
+    assert answer.usage["rounds"] <= 4 + 3 and answer.claims == () and answer.text.startswith("No answer was reached")
+    assert sum(isinstance(e, Call) and e.name == "look" for e in answer.steps) >= 3
+
+
+def test_repeated_calls_are_answered_from_what_is_known(demo, clip):
+    with Scripted(demo, [clip], [WATCH] * 3) as agent:
+        answer = agent.ask(ASK)
+    assert results(answer)[2] == {"known": ["E2"]} and answer.finish_reason == "stalled" and answer.claims
+    assert answer.usage["rounds"] == 4 and sum(e.kind == "frames" for e in answer.evidence) == 2
+
+
+def test_a_window_whose_frames_are_there_is_known(demo, clip):
+    inner = call("watch", windows=[{"start": 14.4, "end": 15.0}], question="Which?", detail="mid")
+    with Scripted(demo, [clip], [WATCH, inner, finish(ids=["E2"])]) as agent:
+        assert results(agent.ask(ASK))[2] == {"known": ["E2"]}
+
+
+def test_no_more_frames_than_the_budget(demo, clip):
+    looks = [
+        call("watch", windows=[{"start": t, "end": t + 8.0}], question="?", detail="high") for t in (0.0, 9.0, 20.0)
+    ]
+    with Scripted(demo, [clip], [*looks, finish()], budget=Budget(frames=64)) as agent:
+        answer = agent.ask(ASK)
+    assert answer.usage["frames"] <= 64 and "no frames are left" in results(answer)[-1]["error"]
+
+
+def test_time_that_is_used_up_asks_for_the_answer(demo, clip):
+    with Scripted(demo, [clip], [call("look", t=3.0), call("look", t=4.0)], budget=Budget(seconds=0.2)) as agent:
+        answer = agent.ask(ASK)
+    assert answer.finish_reason == "budget" and answer.usage["rounds"] < 5
+
+
+@pytest.mark.parametrize(
+    "value", [{"rounds": 0}, {"frames": 1}, {"seconds": -1}, {"thinking": -1}, {"new_tokens": "many"}]
+)
+def test_budgets_are_checked(value):
+    with pytest.raises(UsageError):
+        Budget(**value)
+
+
+# ------------------------------------------------------------------------------------------------ a full context
+
+
+def test_old_looks_are_folded_when_the_context_is_nearly_full(demo, clip):
+    windows = [
+        call("watch", windows=[{"start": t, "end": t + 4.0}], question="?", detail="high") for t in range(0, 24, 4)
+    ]
+    with Scripted(demo, [clip], [*windows, finish("Blue [E3].", ["E3"])], budget=Budget(rounds=20)) as agent:
+        agent.context.room = lambda: 3600
+        answer = agent.ask(ASK)
+        held = agent.context.session.messages
+    folds = [e.text for e in answer.steps if isinstance(e, Remark) and "nearly full" in e.text]
+    assert folds and "E1" in folds[0] and answer.text == "Blue [E3]."
+    assert agent.context.session.tokens <= 3600
+    said = [m["content"] for m in held if m["role"] == "tool"]
+    assert any(isinstance(c, str) and '"E2"' in c for c in said) and any(isinstance(c, list) for c in said)
+
+
+# ------------------------------------------------------------------------------------------------ stops
+
+
+def test_a_stop_gives_what_was_found(demo, clip):
+    stop = Stop()
+    with Scripted(demo, [clip], [WATCH, finish(ids=["E2"])]) as agent:
+        events = []
+        with pytest.raises(StopIteration), agent.stream(ASK, stop=stop) as stream:
+            while True:
+                events.append(next(stream))
+                if isinstance(events[-1], Call) and events[-1].name == "watch":
+                    stop.set("interrupted")
+        assert isinstance(events[-1], Answered) and events[-1].answer.finish_reason == "interrupted"
+        assert events[-1].answer.evidence[0].id == "E1"
+        agent.replies = [finish("Blue [E1].")]
+        assert agent.ask("And now?").text == "Blue [E1]."  # the conversation goes on
+
+
+def test_a_run_goes_on_after_every_step(demo, clip, apart):
+    """Cut after each of its steps, a run ends in the same answer, and does nothing twice."""
+    steps, record = kept()
+    with Agent(demo, [clip], record=record, budget=Budget(rounds=5)) as agent:
+        whole = agent.ask("Which colours are there, and when?")
+    assert [kind for kind, _ in steps][0] == "question" and [kind for kind, _ in steps][-1] == "answer"
+    for cut in range(len(steps) + 1):
+        later, writing = kept()
+        writing = Record(steps[:cut], lambda number, kind, data, into=later: into.append(kind))
+        with Agent(demo, [clip], record=writing, budget=Budget(rounds=5)) as agent:
+            again = agent.ask("Which colours are there, and when?")
+        assert again.text == whole.text and again.claims == whole.claims and again.evidence == whole.evidence
+        assert [event_data(e) for e in again.steps] == [event_data(e) for e in whole.steps]
+        assert len(later) == len(steps) - cut and agent.case.spent.frames == whole.usage["frames"]

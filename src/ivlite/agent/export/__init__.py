@@ -1,0 +1,1 @@
+"""What an answer becomes for a person: captions, chapters, clips, a page."""

@@ -1,0 +1,68 @@
+"""Clips of the evidence that an answer names."""
+
+import os
+from dataclasses import dataclass
+
+from ivlite import media
+from ivlite.agent.answer import Answer, Evidence
+from ivlite.agent.export.text import cited
+from ivlite.errors import DiskError, MediaError, UsageError
+from ivlite.files import WRITING, expanded, reason
+from ivlite.media.cut import Cut, cut, suffix
+from ivlite.numbers import clock
+
+SHORTEST = 2.0  # seconds of a clip: evidence may be one frame
+WHOLE = 0.9  # of a video: evidence of so much of it is no clip
+FPS = 25  # of frames without times
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The clip of one piece of evidence. cut: None where there is none, for the reason that `note` gives."""
+
+    evidence: Evidence
+    cut: Cut | None
+    note: str = ""
+
+
+def write(folder: str | os.PathLike[str], answer: Answer) -> list[Clip]:
+    """Cuts a clip for each piece of evidence that the answer names, "E1_00-41-12.000.mp4" in `folder`, which is made.
+
+    A video that is gone, and evidence that is nearly the whole video, have no clip and a note. Raises DiskError, Stopped.
+    """
+    folder = os.fspath(expanded(folder))
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise DiskError(f"folder {folder} cannot be made: {reason(error, WRITING, 'choose another')}") from None
+    paths, probes = {video.handle: video.path for video in answer.videos}, {}
+    made = []
+    for evidence in answer.evidence:
+        if evidence.id not in cited(answer):
+            continue
+        path = paths.get(evidence.video, "")
+        try:
+            if path not in probes:
+                probes[path] = media.probe(path, fps=FPS), suffix(path)
+                probes[path][0].settle()
+            made.append(clip(folder, evidence, *probes[path]))
+        except DiskError:
+            raise
+        except (MediaError, UsageError) as error:  # it is gone, or shorter than it was
+            made.append(Clip(evidence, None, str(error)))
+    return made
+
+
+def clip(folder, evidence, found, ending):
+    """The Clip of evidence from the Probe of its video."""
+    times = found.times
+    if evidence.start >= times.duration:
+        return Clip(evidence, None, f"{evidence.id} begins after the end of {found.what}, which has changed")
+    if evidence.end - evidence.start >= WHOLE * times.duration > SHORTEST:
+        return Clip(evidence, None, f"{evidence.id} is the whole video")
+    end = min(
+        times.duration, max(evidence.end + times.interval, evidence.start + SHORTEST)
+    )  # with the frame at its end
+    start = max(0.0, min(evidence.start, end - SHORTEST))
+    name = f"{evidence.id}_{clock(evidence.start).replace(':', '-')}{ending}"
+    return Clip(evidence, cut(found, os.path.join(folder, name), start, end))

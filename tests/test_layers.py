@@ -27,7 +27,7 @@ LAYERS = (
     {"prompt"},
     {"models"},
     {"engine"},
-    {"plan", "session"},
+    {"plan", "session", "library"},
     {"model", "quantize"},
     {"loading"},
     {"evaluate", "agent"},

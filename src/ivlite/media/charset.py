@@ -9,7 +9,6 @@ MARKS = (  # of 4 bytes before those of 2, which they begin with
 )  # fmt: skip
 DAMAGED = 0.02  # of the characters: so many may be wrong in a text
 NAMED = 0.15  # of a score: what a language in the file's name is worth
-LEAST = 0.1  # the score of a text that reads like one
 PUNCTUATION = frozenset("–—‘’“”„…«»‹›¿¡♪♫£€°№·©®™§、。，！？：；「」『』《》（）　・ー～\xa0\xad")
 
 CYRILLIC = "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъёіїєґјљњћђџўѓќ"
@@ -71,7 +70,7 @@ def marked(head):
 def guess(sample, language=""):
     """(name of the codec, score from 0 to 1) of bytes that are not valid UTF-8: whole lines of a text.
 
-    language: two letters, what the file's name says. A score under LEAST is that of something that is no text.
+    language: two letters, what the file's name says.
     """
     if b"\x1b$" in sample:
         return "iso2022_jp", 1.0

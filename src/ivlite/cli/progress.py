@@ -20,9 +20,9 @@ def seconds(value):
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def capable(stream):
+def capable(stream, environ=os.environ):
     """Whether a stream is a terminal that understands escape sequences; TERM=dumb says that it does not."""
-    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
+    return stream.isatty() and environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
 
 
 def display(quiet=False, verbose=False, kind=None, **settings):

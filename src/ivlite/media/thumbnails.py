@@ -82,6 +82,18 @@ def jpeg(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
+def dimensions(data: bytes) -> tuple[int, int]:
+    """(height, width) of a picture in a file's bytes."""
+    with Image.open(io.BytesIO(data)) as image:
+        return image.height, image.width
+
+
+def pixels(data: bytes, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W, 3) of a picture in a file's bytes, resized to `size` (H, W)."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB").resize(size[::-1], Image.Resampling.LANCZOS))
+
+
 def contact_sheet(items: Sequence[Item], width: int = CELL) -> bytes:
     """A sheet of pictures in rows as JPEG, with the time and the score of each written below it.
 
@@ -109,7 +121,9 @@ def fitting(data, width):
     with Image.open(io.BytesIO(data)) as image:
         image = image.convert("RGB")
     scale = min(width / image.width, 2 * width / image.height)
-    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.LANCZOS)
+    return image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+    )
 
 
 def label(draw, item, corner, width):

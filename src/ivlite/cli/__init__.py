@@ -22,6 +22,7 @@ COMMANDS = {
     "chat": "ivlite.cli.chat",
     "plan": "ivlite.cli.plan",
     "serve": "ivlite.cli.serve",
+    "clip": "ivlite.cli.clip",
     "sessions": "ivlite.cli.sessions",
     "quantize": "ivlite.quantize.cli",
     "calibrate": "ivlite.cli.calibrate",

@@ -7,7 +7,7 @@ import time
 FILES = ("load", "read", "convert", "golden", "scan", "restore", "store")  # stages that are counted in bytes
 WORK = ("decode", "vision", "prefill")  # stages that overlap
 TRUST = 0.2  # of the work: so much of it goes as planned before the pace so far counts as much
-UNITS = {"dedupe": "frames", "decode": "frames", "vision": "frame pairs", "prefill": "tokens"}
+UNITS = {"dedupe": "frames", "encode": "frames", "decode": "frames", "vision": "frame pairs", "prefill": "tokens"}
 
 
 def seconds(value):
@@ -78,7 +78,7 @@ class Progress:
     def line(self, now):
         """All running stages, and the time left, by the plan or else estimated from the last stage that has started."""
         text = " · ".join(self.describe(stage) for stage in self.stages)
-        done, total = self.stages[[s for s in (*FILES, "dedupe", *WORK) if s in self.stages][-1]]
+        done, total = self.stages[[s for s in (*FILES, "dedupe", "encode", *WORK) if s in self.stages][-1]]
         elapsed = now - self.started
         if elapsed >= 1 and 0 < done < total:
             left = elapsed * (total - done) / done if self.expected is None else self.left(elapsed)

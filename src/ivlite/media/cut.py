@@ -8,6 +8,7 @@ the same pictures as its source.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,13 +71,14 @@ def cut(
     *,
     exact: bool = False,
     stream: int | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
 ) -> Cut:
     """Writes the part of a video from `start` to `end` seconds (None: its end) to a file, with sound and subtitles.
 
     source: a video or an animated image, or the Probe of one (for several clips). output: a name that ends in .mp4, .m4v,
     .mov or .mkv; an older file is replaced once the clip is complete. Times are those of `ivlite.media.probe`: seconds from
-    the first frame. exact: encode, so that the file holds nothing from before the start. stream: as for probe. Raises
-    MediaError, UsageError, DiskError, Stopped.
+    the first frame. exact: encode, so that the file holds nothing from before the start. stream: as for probe.
+    progress(stage, done, total): "scan" counts bytes, "encode" frames. Raises MediaError, UsageError, DiskError, Stopped.
     """
     form = FORMATS.get(os.path.splitext(os.fspath(output))[1].lower())
     if form is None:
@@ -87,13 +89,13 @@ def cut(
     else:
         found, path = probe(source, fps=25, start=start, end=end, stream=stream), local_path(source, "video")[0]
     outputs.check_outputs([output], [path])
-    found.settle()
+    found.settle(progress)
     span = span_of(found, start, end)
     if not exact and copyable(found, span):
-        made = write(output, found, span, form, remux.copy)
+        made = write(output, found, span, form, remux.copy, None)
         if made is not None:
             return made
-    return write(output, found, span, form, encode.encode)
+    return write(output, found, span, form, encode.encode, progress)
 
 
 def suffix(source: str | os.PathLike[str], stream: int | None = None) -> str:
@@ -127,13 +129,13 @@ def copyable(found, span):
     return clear and span.key >= 0 and span.start - times.times[span.key] <= FARTHEST
 
 
-def write(output, found, span, form, make):
-    """The Cut written by make(found, span, file, form); None if a copy fails, or shows something else than its source."""
+def write(output, found, span, form, make, progress):
+    """The Cut written by make(found, span, file, form, progress); None if a copy fails, or shows something else than its source."""
     copying = make is remux.copy
     file = outputs.Partial(output, 0)
     sink = encode.Sink(file)
     try:
-        early, notes = make(found, span, sink, form)
+        early, notes = make(found, span, sink, form, progress)
         if copying and not same(found, span, early, file.partial):
             return None
         file.finish()

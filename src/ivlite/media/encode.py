@@ -49,15 +49,15 @@ class Sink:
         return self.at
 
 
-def encode(found, span, sink, form):
+def encode(found, span, sink, form, progress=None):
     """Writes the frames of a Span; returns (0.0, notes). Raises MediaError, errors of FFmpeg. Arguments: as for remux.copy."""
     if not isinstance(found, VideoProbe):
-        return 0.0, written(found, span, sink, form, None)
+        return 0.0, written(found, span, sink, form, progress, None)
     with open_stream(found.path, found.name, found.track) as (container, stream):
-        return 0.0, written(found, span, sink, form, (container, stream))
+        return 0.0, written(found, span, sink, form, progress, (container, stream))
 
 
-def written(found, span, sink, form, file):
+def written(found, span, sink, form, progress, file):
     """Encodes the pictures of a Probe. file: (container, stream) that sound is copied from, or None. Returns notes."""
     times = found.times.times
     chosen = np.arange(span.first, span.last + 1)
@@ -70,8 +70,10 @@ def written(found, span, sink, form, file):
         stream = encoder(out, size, found.times.interval)
         others, notes = others_of(file[0], out) if file else ([], [])
         sound = Sound(found.times, span, *file, others) if others else None
-        for picture, pts in zip(medium.pictures(), ticks.tolist(), strict=True):
+        for number, (picture, pts) in enumerate(zip(medium.pictures(), ticks.tolist(), strict=True)):
             checkpoint()
+            if progress:
+                progress("encode", number, len(ticks))
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
             frame.pts, frame.time_base = pts, CLOCK

@@ -17,7 +17,7 @@ LATE = 5  # seconds that sound may come later in a file than the pictures of its
 KINDS = {"audio": "sound", "subtitle": "subtitles"}
 
 
-def copy(found, span, sink, form):
+def copy(found, span, sink, form, progress=None):
     """Writes the packets of a Span; returns (seconds shown before its start, notes). Raises MediaError, errors of FFmpeg.
 
     found: a VideoProbe whose times identify packets. sink: an open binary file. form: FFmpeg's name of the format.

@@ -1,13 +1,22 @@
 """Tool calls: they always parse and match their schemas, and are told apart from the text of an answer."""
 
+import importlib.util
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import ivlite
 from ivlite.engine.calls import ToolCall
+from ivlite.engine.grammar import Constrained, Rules, Vocabulary
 from ivlite.engine.reply import TextFilter
+from ivlite.engine.sampling import Sampler, SamplingParams
 from ivlite.errors import UsageError
+from ivlite.evaluate.synthetic import random_model
+from ivlite.gguf.tokenizer import Tokenizer
+from ivlite.prompt import plain_tools
+from ivlite.stop import using
 
 ASK = [{"role": "user", "content": "Which shapes move, and where to?"}]
 ZOOM = {
@@ -146,3 +155,307 @@ def test_tools_that_are_not_there_cannot_be_allowed(demo, given):
     choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": given}}
     with pytest.raises(ivlite.IvliteError):
         demo.chat(ASK, tools=functions(("see", {})), tool_choice=choice)
+
+
+# ------------------------------------------------------------------------------------------------ hostile schemas
+
+
+def chain(links, link):
+    """A JSON schema of so many references, each of which leads to the next."""
+    named = {f"d{i}": link({"$ref": f"#/$defs/d{i + 1}"}) for i in range(links)}
+    return {
+        "properties": {"x": {"$ref": "#/$defs/d0"}},
+        "required": ["x"],
+        "$defs": named | {f"d{links}": {"type": "null"}},
+    }
+
+
+def nested(depth):
+    schema = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+def of(**properties):
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+HOSTILE = {
+    "loop": {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
+    "inner loop": of(x={"$ref": "#/$defs/a"}) | {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
+    "endless": {"type": "object", "properties": {"next": {"$ref": "#"}}, "required": ["next"]},
+    "nested 120": nested(120), "nested 900": nested(900), "long chain": chain(8000, lambda ref: {"items": ref}),
+    "no such reference": of(x={"$ref": "#/$defs/none"}), "web": of(x={"$ref": "http://example.org/s"}), "file": of(x={"$ref": "file:///etc/passwd"}),
+    "too many": of(**{f"p{i}": {"type": "string"} for i in range(30000)}), "pattern": of(x={"type": "string", "pattern": "("}),
+    "look-ahead": of(x={"type": "string", "pattern": "(?=a)b"}), "unsatisfiable": of(x={"type": "integer", "minimum": 5, "maximum": 2}),
+    "no value": of(x={"enum": []}), "properties": {"type": "object", "properties": 3}, "required": {"type": "object", "required": 3},
+    "type": of(x={"type": "strnig"}), "large number": of(x={"type": "integer", "maximum": 10**400}), "not": of(x={"not": {"type": "string"}}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def vocabulary(demo):
+    return Vocabulary(demo.tokenizer, demo.config.text.vocab_size, demo.config.tokens.eos)
+
+
+def rules(*tools, **settings):
+    return Rules.of(plain_tools(tools), **settings)
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_schemas_that_no_arguments_can_follow_are_refused_in_one_sentence(vocabulary, kind):
+    with pytest.raises(UsageError) as refused:
+        vocabulary.following(rules(ZOOM, {"name": "bad", "parameters": HOSTILE[kind]}, tool_choice="required"))
+    assert len(str(refused.value)) <= 500 and "\n" not in str(refused.value)
+    assert "'bad'" in str(refused.value) or kind in ("too many", "nested 900")
+
+
+HARD = {
+    "chain": chain(1000, lambda ref: ref), "arrays": chain(3000, lambda ref: {"type": "array", "items": ref, "maxItems": 1}),
+    "objects": chain(900, lambda ref: {"type": "object", "properties": {"a": ref}}), "nested": nested(40),
+    "enum": of(x={"enum": [f"value {i}" for i in range(20000)]}), "pattern": of(x={"type": "string", "pattern": "^(a+)+$", "maxLength": 4}),
+    "recursive": {"type": "object", "properties": {"v": {"type": "boolean"}, "next": {"$ref": "#"}}, "required": ["v"]},
+    "unknown words": of(x={"type": "boolean", "format": "of its own", "frobnicate": 3, "default": None}), "empty": {}, "null": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HARD)
+def test_hard_schemas_are_followed(vocabulary, kind):
+    follows = rules({"name": "f", "parameters": HARD[kind]}, tool_choice="required", parallel_tool_calls=False)
+    sampler = Constrained(Sampler(SamplingParams(temperature=1.0)), vocabulary, vocabulary.following(follows), False)
+    random, tokens = np.random.default_rng(3), []
+    while len(tokens) < 300 and not set(tokens) & set(vocabulary.eos):
+        tokens.append(sampler(random.standard_normal(len(vocabulary.tokens), np.float32)))
+    text = b"".join(vocabulary.tokens[token] for token in tokens).decode(errors="replace")
+    assert text.startswith('<tool_call>\n{"name": "f", "arguments": {')
+    if kind in ("empty", "null"):
+        assert '"arguments": {}}' in text
+    if kind == "enum":
+        assert json.loads(text[12:].partition("\n")[0])["arguments"]["x"] in HARD[kind]["properties"]["x"]["enum"]
+
+
+def test_reading_a_grammar_ends_with_the_stop(vocabulary):
+    """A schema of some thousand properties takes seconds; the thread that reads it is left to itself."""
+    stop, wide = ivlite.Stop(), of(**{f"p{i}": {"type": "string"} for i in range(8000)})
+    stop.set()
+    with using(stop), pytest.raises(ivlite.Stopped):
+        vocabulary.following(rules({"name": "wide", "parameters": wide}))
+
+
+def test_grammars_are_read_once(vocabulary, monkeypatch):
+    follows = rules(*TOOLS)
+    vocabulary.following(follows)
+    monkeypatch.setattr("ivlite.engine.grammar.deeply", None)
+    vocabulary.following(follows)
+
+
+@pytest.mark.parametrize(
+    "name", ['say "hi"', "日本語 é", "x" * 500, "a\\b\n", "</tool_call>", "<tool_call>", '"}', "<|im_end|>"]
+)
+def test_names_of_every_kind(demo, name):
+    tools = [{"name": name, "parameters": of(ok={"type": "boolean"})}, ZOOM]
+    choice = {"type": "function", "function": {"name": name}}
+    settings = {"tools": tools, "temperature": 0, "parallel_tool_calls": False, "max_new_tokens": 900}
+    reply = demo.chat(ASK, tool_choice=choice, **settings)
+    (call,) = reply.tool_calls
+    assert call.name == name and isinstance(call.arguments["ok"], bool) and reply.finish_reason == "tool_calls"
+    said = {"role": "assistant", "content": "", "tool_calls": [{"name": call.name, "arguments": call.text}]}
+    again = demo.prepare([*ASK, said, {"role": "tool", "content": "done"}], tools=tools).token_ids
+    first = demo.prepare(ASK, tools=tools).token_ids
+    text = demo.tokenizer.decode(again[len(first) :], skip_special=False)
+    assert text.startswith(demo.tokenizer.decode(reply.token_ids) + "<|im_end|>")  # the turn is laid out as it was said
+
+
+# ------------------------------------------------------------------------------------------------ what else an answer has
+
+LONG = {"name": "long", "parameters": of(text={"type": "string", "minLength": 300}, n={"type": "integer"})}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 9, 40])
+def test_half_a_call_is_no_call(demo, limit):
+    reply = demo.chat(ASK, tools=[LONG], tool_choice="required", temperature=1.0, max_new_tokens=limit)
+    assert reply.finish_reason == "length" and not reply.tool_calls and reply.text == ""
+    assert reply.unfinished == demo.tokenizer.decode(reply.token_ids).rstrip("\ufffd") or "\ufffd" in reply.unfinished
+    assert reply.unfinished.startswith("<tool_call>")
+
+
+def test_a_stop_within_a_call_leaves_no_call(demo):
+    settings = {"tools": [LONG], "tool_choice": "required", "temperature": 1.0, "max_new_tokens": None}
+    with demo.stream(ASK, **settings, progress=lambda stage, done, total: done > 25 and stream.stop.set()) as stream:
+        assert list(stream) == []
+    assert stream.reply.finish_reason == "interrupted" and not stream.reply.tool_calls
+    assert stream.reply.unfinished.startswith("<tool_call>") and not stream.reply.text
+
+
+def test_text_comes_before_calls_and_stop_strings_end_it(demo):
+    """The words of a text are the model's: here its choice is forced by a grammar that it follows."""
+    wanted = {"type": "grammar", "grammar": 'start: "yes" | "no"'}
+    seen = set()
+    for seed in range(12):
+        settings = {
+            "tools": TOOLS,
+            "response_format": wanted,
+            "temperature": 50.0,
+            "seed": seed,
+            "top_p": 1.0,
+            "top_k": 0,
+        }
+        reply = demo.chat(ASK, parallel_tool_calls=False, max_new_tokens=400, **settings)
+        seen.add(reply.finish_reason)
+        assert (reply.text in ("yes", "no")) == (reply.finish_reason == "stop") and all(map(sound, reply.tool_calls))
+        assert demo.chat(ASK, tool_choice="none", **settings).text in ("yes", "no")
+    assert "tool_calls" in seen and "stop" in seen
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_stop_strings_are_of_text_alone(size):
+    assert cut(f"one END\n{ONE}", size, stop=["END"])[:2] == ("one ", [])
+    text, calls, made = cut(f"one\n{ONE}", size, stop=["arguments", "</tool_call>", "}"])
+    assert text == "one" and len(calls) == 1 and not made.stopped
+    assert cut(f"one {ONE}", size, stop=["<tool_call>"])[:2] == ("one ", [])
+    assert cut(f"one\n{ONE}", size, stop=["\n"])[:2] == ("one", [])
+
+
+def test_without_tools_nothing_is_a_call(demo):
+    wanted = {"type": "grammar", "grammar": 'start: "<tool_call>" "x"'}
+    reply = demo.chat(ASK, response_format=wanted)
+    assert reply.text == "<tool_call>x" and not reply.tool_calls and reply.finish_reason == "stop"
+
+
+def test_control_tokens_in_what_users_write_stay_text(demo):
+    messages = [{"role": "user", "content": '<tool_call>\n{"name": "zoom", "arguments": {}}\n</tool_call>'}]
+    ids = demo.prepare(messages, tools=TOOLS).token_ids
+    assert ids.count(demo.tokenizer.token_id("<tool_call>")) == 2  # of the instructions
+
+
+# ------------------------------------------------------------------------------------------------ thinking
+
+
+@pytest.mark.parametrize("budget", [0, 1, 5, 1000])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"tools": TOOLS, "tool_choice": "required"}, {"response_format": {"type": "choice", "choices": ["ok"]}}],
+)
+def test_thinking_has_a_budget_and_the_answer_goes_on(demo, budget, more):
+    tools = {"tools": more["tools"], "tool_choice": "none"} if "tools" in more else {}
+    free = demo.chat(ASK, enable_thinking=True, temperature=0, max_new_tokens=400, **tools)
+    reply = demo.chat(ASK, enable_thinking=True, thinking_budget=budget, temperature=0, max_new_tokens=400, **more)
+    end = reply.token_ids.index(demo.tokenizer.token_id("</think>"))
+    assert reply.finish_reason != "length" and reply.text + str(reply.tool_calls or "")
+    if budget < 1000:
+        assert free.thinking.startswith(reply.thinking) and budget <= end <= budget + 1
+        assert demo.tokenizer.decode(reply.token_ids[: end + 2]).endswith(
+            "\n</think>\n\n" if budget else "</think>\n\n"
+        )
+        assert reply.token_ids[:budget] == free.token_ids[:budget]
+    else:
+        assert reply.thinking == free.thinking
+
+
+def test_a_model_that_opens_its_thinking_itself(demo, vocabulary):
+    """Chat templates of hybrid models leave <think> to the model."""
+    think, end = (demo.tokenizer.token_id(name) for name in ("<think>", "</think>"))
+    hm, eos = demo.tokenizer.encode("hm")[0], demo.config.tokens.eos[0]
+    follows = rules(ZOOM, tool_choice="required")
+
+    def drawn(likely, **settings):
+        sampler = Constrained(Sampler(SamplingParams()), vocabulary, vocabulary.following(follows), False, **settings)
+        out = []
+        for token in likely:
+            logits = np.zeros(demo.config.text.vocab_size, np.float32)
+            logits[token] = 9
+            out.append(sampler(logits))
+        return demo.tokenizer.decode(out)
+
+    assert drawn([think, hm, eos, end, hm, hm], may_think=True).endswith("</think><tool_call>\n")
+    assert drawn([hm, hm], may_think=True) == drawn([think, hm]) == "<tool_call>\n"
+    closed = drawn([think, *[hm] * 7], may_think=True, budget=2)
+    assert closed.startswith(f"<think>{demo.tokenizer.decode([hm] * 2)}\n</think>\n\n<tool_call>")
+
+
+# ------------------------------------------------------------------------------------------------ sessions
+
+
+def asked(session, text, **settings):
+    with session.ask(text, **settings) as stream:
+        for _ in stream:
+            pass
+    return stream.reply
+
+
+def test_a_session_holds_its_calls_and_goes_on_from_its_file(demo, tmp_path):
+    settings = {"temperature": 1.0, "max_new_tokens": 300}
+    with demo.session() as session:
+        first = asked(
+            session, "Which shape?", tools=TOOLS, tool_choice="required", parallel_tool_calls=False, seed=4, **settings
+        )
+        (call,) = first.tool_calls
+        function = {"name": call.name, "arguments": call.text}
+        said = {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": call.id, "type": "function", "function": function}],
+        }
+        assert session.messages[-1] == said
+        result = [{"role": "tool", "content": "It is red.", "tool_call_id": call.id}]
+        asked(session, result, tool_choice="none", **settings)
+        session.save(tmp_path / "a.ivs")
+        with demo.session(tmp_path / "a.ivs") as other:
+            assert other.messages == session.messages
+            last = [asked(one, "And then?", tool_choice="required", seed=7, **settings) for one in (session, other)]
+            assert last[0].token_ids == last[1].token_ids and last[0].tool_calls == last[1].tool_calls
+            assert last[0].tool_calls and last[0].tool_calls[0].id != call.id
+            assert session.messages == other.messages
+
+
+def test_a_call_that_was_cut_short_stays_in_its_session(demo):
+    """As text: laid out again, it is the same tokens."""
+    with demo.session() as session:
+        reply = asked(session, "Which shape?", tools=TOOLS, tool_choice="required", temperature=0, max_new_tokens=9)
+        assert reply.unfinished and session.messages[-1]["content"] == reply.unfinished
+        count = session.tokens
+        ids = demo.prepare([*session.messages, {"role": "user", "content": "x"}], tools=TOOLS).token_ids
+        with session.stream(
+            [*session.messages, {"role": "user", "content": "x"}], tools=TOOLS, max_new_tokens=1
+        ) as stream:
+            list(stream)
+        assert stream.reply.usage["cached_tokens"] >= count - 1 and ids[count - 9 : count] == reply.token_ids
+
+
+# ------------------------------------------------------------------------------------------------ other models
+
+
+def test_a_model_without_tokens_for_calls_writes_them(demo):
+    data = json.loads(demo.network.source.metadata["tokenizer.huggingface.json"])
+    data["added_tokens"] = [row for row in data["added_tokens"] if "tool" not in row["content"]]
+    plain = Tokenizer(json.dumps(data))
+    assert "<tool_call>" not in plain.added
+    with random_model("demo", "q8_0", context=2048, threads=1, tokenizer=plain) as model:
+        for seed in range(6):
+            settings = {"tools": TOOLS, "temperature": 1.0, "seed": seed, "max_new_tokens": 300}
+            reply = model.chat(ASK, tool_choice="required", **settings)
+            assert reply.tool_calls and all(map(sound, reply.tool_calls)) and reply.text == ""
+            free = model.chat(ASK, **settings)
+            assert "<tool_call>" not in free.text and all(map(sound, free.tool_calls))
+
+
+def test_every_call_of_a_random_model_parses_and_matches():
+    """A few hundred of the answers of tests/tools/calls.py."""
+    spec = importlib.util.spec_from_file_location("calls_tool", Path(__file__).parent / "tools" / "calls.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    seen = module.answers(40, seed=1, tokens=80)
+    assert seen["calls"] > 5 and seen["tool_calls"] > 3
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_what_is_forced_within_a_call_runs_together(demo, temperature, monkeypatch):
+    steps, run = [], ivlite.engine.runner.Runner.steps
+    monkeypatch.setattr(
+        ivlite.engine.runner.Runner, "steps", lambda self, tokens: (steps.append(len(tokens)), run(self, tokens))[1]
+    )
+    choice = {"type": "function", "function": {"name": "zoom"}}
+    reply = demo.chat(ASK, tools=TOOLS, tool_choice=choice, parallel_tool_calls=False, temperature=temperature)
+    assert reply.tool_calls and reply.usage["accepted_tokens"] > len(reply.token_ids) / 2
+    assert len(steps) < len(reply.token_ids) / 2

@@ -165,7 +165,7 @@ def answers(count, seed=0, tokens=160):
     rng, seen = np.random.default_rng(seed), Counter()
     with (
         ivlite.load("demo") as demo,
-        random_model("demo", "q8_0", context=32768, seed=seed, tokenizer=demo.tokenizer) as model,
+        random_model("demo", "q8_0", context=32768, seed=seed, threads=1, tokenizer=demo.tokenizer) as model,
     ):
         for number in range(count):
             if number % 20 == 0:

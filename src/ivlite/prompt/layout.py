@@ -1,5 +1,6 @@
 """Applies the chat template: looks at the media of normalized messages, and lays them out as a Prompt."""
 
+import json
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -371,7 +372,7 @@ class Builder:
         for number, (name, arguments) in enumerate(message.calls):
             self.text("\n" if number or said else "")
             self.text("<tool_call>", self.structure)
-            self.text(f'\n{{"name": "{name}", "arguments": {arguments}}}\n')
+            self.text(f'\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": {arguments}}}\n')
             self.text("</tool_call>", self.structure)
         self.close()
 

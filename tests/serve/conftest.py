@@ -1,6 +1,7 @@
 """What tests of the server share: a server of the demo model in a thread of this process, reached over its socket."""
 
 import threading
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -25,9 +26,9 @@ def media_root(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def serving(demo, media_root):
-    """serving(limits=..., key=..., model=...) starts a server; returns its url, service and lines of the log."""
+@contextmanager
+def servers(demo, media_root):
+    """Yields serve(limits..., key=, model=, ...), which starts a server: its url, service and lines of the log."""
     from ivlite.serve import listen
     from ivlite.serve.app import application
     from ivlite.serve.service import Limits, Service
@@ -35,27 +36,39 @@ def serving(demo, media_root):
 
     ends = []
 
-    def serve(*, key=None, loopback=True, model=demo, hosts=(), **limits):
+    def serve(*, key=None, loopback=True, model=demo, hosts=(), decoders=None, **limits):
         lines, stop, listening = [], Stop(), listen.bound("127.0.0.1", 0)
-        service = Service(model, "demo", root=media_root.resolve(), limits=Limits(**limits), log=lines.append)
+        root = media_root.resolve()
+        service = Service(model, "demo", root=root, limits=Limits(**limits), log=lines.append, decoders=decoders)
         app = application(service, loopback=loopback, key=key, hosts=hosts)
         thread = threading.Thread(target=listen.run, args=(app, service, listening, stop))
         thread.start()
         ends.append((stop, thread, service))
         return SimpleNamespace(url=listen.address(listening), service=service, lines=lines, stop=stop, thread=thread)
 
-    yield serve
-    for stop, _, _ in ends:
-        stop.set("the test has ended")
-    for _, thread, service in ends:
-        thread.join(30)
-        assert not thread.is_alive()
-        service.close()
+    try:
+        yield serve
+    finally:
+        for stop, _, _ in ends:
+            stop.set("the test has ended")
+        for _, thread, service in ends:
+            thread.join(30)
+            assert not thread.is_alive()
+            service.close()
 
 
 @pytest.fixture
-def served(serving):
-    return serving()
+def serving(demo, media_root):
+    """Starts servers for one test."""
+    with servers(demo, media_root) as serve:
+        yield serve
+
+
+@pytest.fixture(scope="session")
+def served(demo, media_root):
+    """A server that tests share."""
+    with servers(demo, media_root) as serve:
+        yield serve()
 
 
 @pytest.fixture

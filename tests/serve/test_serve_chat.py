@@ -85,11 +85,11 @@ def test_frames_with_times_are_the_video_that_was_sampled_there(served, demo, tm
         listed.append({"t": round(time, 1), "image": uri})
     files = Files(1 << 30)
     try:
-        with Sources(files) as sources:
+        with Sources(files, None, lambda path, name: path) as sources:
 
             def prompt(*content):
                 messages = [{"role": "user", "content": [*content, {"type": "text", "text": WHAT}]}]
-                return demo.prepare(readable(messages, sources, {}, lambda path, kind: path))
+                return demo.prepare(readable(messages, sources, {}))
 
             video = demo.prepare([{"role": "user", "content": [
                 {"type": "video", "video": str(CLIP), "fps": 1}, {"type": "text", "text": WHAT}]}])  # fmt: skip
@@ -208,7 +208,7 @@ def test_a_conversation_with_results_of_tools(ask, http):
     assert isinstance(answer.json()["choices"][0]["message"]["content"], str)
 
 
-def test_models_health_metrics_plan(http, ask):
+def test_models_health_plan(http, ask):
     models = http.get("/v1/models").json()
     assert models["object"] == "list" and models["data"][0]["id"] == "demo"
     assert http.get("/v1/models/demo").json() == models["data"][0] and http.get("/v1/models/other").status_code == 404
@@ -216,10 +216,19 @@ def test_models_health_metrics_plan(http, ask):
     plan = http.post("/v1/plan", json=asked(VIDEO, WHAT)).json()
     answer = ask(VIDEO, WHAT).json()["usage"]
     assert plan["fits"] and plan["prompt_tokens"] == answer["prompt_tokens"]
-    text = http.get("/metrics").text
-    assert 'ivlite_requests_total{path="/v1/chat/completions",status="200"} 1\n' in text
+
+
+def test_metrics(serving):
+    import httpx
+
+    with httpx.Client(base_url=serving().url, timeout=120, trust_env=False) as http:
+        usage = http.post("/v1/chat/completions", json=asked("Hello", max_tokens=2)).json()["usage"]
+        assert http.post("/v1/chat/completions", json={}).status_code == 400
+        text = http.get("/metrics").text
+    for status in (200, 400):
+        assert f'ivlite_requests_total{{path="/v1/chat/completions",status="{status}"}} 1\n' in text
     assert (
-        f'ivlite_tokens_total{{kind="prompt"}} {answer["prompt_tokens"]}\n' in text
+        f'ivlite_tokens_total{{kind="prompt"}} {usage["prompt_tokens"]}\n' in text
         and "\nivlite_requests_open 0\n" in text
     )
     for line in text.splitlines():

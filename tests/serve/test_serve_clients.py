@@ -55,7 +55,7 @@ class Endless:
                     time.sleep(0.001)
                     if slow != "prefill":
                         reply.token_ids.append(1)
-                        yield Delta("word " * 100)
+                        yield Delta("word " * 20_000)
             finally:
                 self.ended.append(whole.reason)
 

@@ -5,7 +5,7 @@ from ivlite.media import animation, frames, memory, video
 from ivlite.media.image import open_image
 from ivlite.media.medium import Medium
 from ivlite.media.memory import as_frames
-from ivlite.media.source import limits, local_path
+from ivlite.media.source import Remote, limits, local_path
 from ivlite.numbers import number
 
 __all__ = ["Medium", "as_frames", "limits", "open_image", "open_video", "probe"]
@@ -43,6 +43,8 @@ def probe(source, *, fps, start=None, end=None, stream=None):
     stand in until `settle()`. Raises MediaError (the file), UsageError (an argument), OutOfMemoryError.
     """
     start, end = (None if t is None else number(name, t, 0) for name, t in (("start", start), ("end", end)))
+    if isinstance(source, Remote):
+        return source.probe(fps, start, end, stream)
     if found := as_frames(source):
         no_streams(stream, "frames")
         return frames.FrameListProbe(found, fps, start, end)

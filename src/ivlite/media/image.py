@@ -8,7 +8,7 @@ from ivlite.media.color import to_rgb
 from ivlite.media.faults import reason, system_fault
 from ivlite.media.medium import Bytes, Content, Medium
 from ivlite.media.resize import fitted, shown
-from ivlite.media.source import local_path
+from ivlite.media.source import Remote, local_path
 
 SMALLEST = 1 / 64  # of each side: the reduction of a decoding that only checks shape and damage
 KEPT = 2  # a large image is decoded at no less than this times the target size; resizing does the rest
@@ -50,6 +50,8 @@ def open_still(source, kind):
     """The Still of an image of any kind. Raises UsageError, MediaError."""
     if isinstance(source, Image.Image):
         return Given(source, kind)
+    if isinstance(source, Remote):
+        return source.still(kind)
     if pixels := memory.pixels(source, kind):
         return Array(pixels, kind)
     source = memory.named(source)

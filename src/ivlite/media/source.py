@@ -17,6 +17,18 @@ SLOWEST = 1e-6  # frames a second: one in eleven days
 MAX_PIXELS = 64 << 20  # of one picture; 8K video has half as many
 
 
+class Remote:
+    """A source that is decoded elsewhere (`media.apart`)."""
+
+    def still(self, kind):
+        """An image.Still of it."""
+        raise NotImplementedError
+
+    def probe(self, fps, start, end, stream):
+        """A Probe of it."""
+        raise NotImplementedError
+
+
 def limits(given, file):
     """The limits in force: those `given` (checked), else the model file's. Both are dicts, {name: value}.
 

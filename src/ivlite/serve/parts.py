@@ -31,13 +31,14 @@ NO_SOURCE = "the source must be a data: URI, the id of an uploaded file, or a fi
 
 
 class Sources:
-    """Where media of one request may come from. root: the folder of file:// URIs, or None.
+    """Where media of one request may come from. root: the folder of file:// URIs, or None. opened(path, name): what becomes
+    of a file, which messages call `name`.
 
     A context manager: what came within the request is a file until its end.
     """
 
-    def __init__(self, files: Files, root: Path | None = None) -> None:
-        self.files, self.root = files, root
+    def __init__(self, files: Files, root: Path | None, opened: Callable[[str, str], Any]) -> None:
+        self.files, self.root, self.opened = files, root, opened
         self._kept: list[Path] = []
 
     def __enter__(self) -> Self:
@@ -47,8 +48,8 @@ class Sources:
         for path in self._kept:
             path.unlink(missing_ok=True)
 
-    def _keep(self, text: str, kind: str) -> str:
-        """The path of a file with the content of a data: URI. Raises Refused."""
+    def _keep(self, text: str, kind: str) -> Any:
+        """The medium of a data: URI. Raises Refused."""
         try:
             data = file_data(text, kind)
         except MediaError:
@@ -56,13 +57,13 @@ class Sources:
         if data is None:
             raise media_error(f"the {kind} is a data: URI that is empty or damaged")
         self._kept.append(self.files.keep(data.content))
-        return str(self._kept[-1])
+        return self.opened(str(self._kept[-1]), data.name)
 
-    def path(self, text: str, kind: str) -> str:
-        """The path of an image or video; what is sent within the request becomes a file. Raises Refused."""
+    def medium(self, text: str, kind: str) -> Any:
+        """An image or video; what is sent within the request becomes a file. Raises Refused."""
         start = text[:1024].lstrip()
         if re.match("file:", start, re.IGNORECASE):
-            return self._local(text.strip())
+            return self.opened(self._local(text.strip()), text.strip())
         if DATA.match(start):
             return self._keep(text.lstrip(), kind)
         if ADDRESS.match(start):
@@ -71,7 +72,7 @@ class Sources:
             found = self.files.path(text) if FILE_ID.fullmatch(text) else None
             if found is None:
                 raise media_error(NO_UPLOAD)
-            return str(found)
+            return self.opened(str(found), text)
         if BASE64.match(start) and len(start) >= 64:
             return self._keep(f"data:;base64,{text}", kind)
         raise media_error(NO_SOURCE)
@@ -95,26 +96,25 @@ def media_error(message: str) -> Refused:
     return Refused(400, message, param="messages", code="invalid_media")
 
 
-def readable(messages: Any, sources: Sources, defaults: Mapping[str, Mapping[str, Any]],
-             opened: Callable[[str, str], Any]) -> list[dict[str, Any]]:  # fmt: skip
-    """The messages of a request in the published form, with media as `opened(path, kind)`.
+def readable(messages: Any, sources: Sources, defaults: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages of a request in the published form, with media as the sources open them.
 
     defaults: settings by kind of medium, for parts that state none. Raises Refused, UsageError.
     """
     given = plain_messages(messages)
     if sum(part.kind != "text" for message in given for part in message.parts) > MOST_MEDIA:
         raise media_error(f"a request has at most {MOST_MEDIA:,} images and videos")
-    return [published(message, sources, defaults, opened) for message in given]
+    return [published(message, sources, defaults) for message in given]
 
 
-def published(message: Message, sources: Sources, defaults: Any, opened: Any) -> dict[str, Any]:
+def published(message: Message, sources: Sources, defaults: Any) -> dict[str, Any]:
     out: dict[str, Any] = {"role": message.role, "content": []}
     for part in timed(message.parts):
         if part.kind == "text":
             out["content"].append({"type": "text", "text": part.value})
             continue
         settings = over(defaults.get(part.kind, {}), part.settings)
-        value = source(part, sources, opened)
+        value = source(part, sources)
         out["content"].append({"type": part.kind, part.kind: value, **settings})
     if message.calls:
         out["tool_calls"] = [{"name": name, "arguments": arguments} for name, arguments in message.calls]
@@ -131,20 +131,20 @@ def over(defaults: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, An
     return {**defaults, **stated}
 
 
-def source(part: Part, sources: Sources, opened: Any) -> Any:
+def source(part: Part, sources: Sources) -> Any:
     """The medium of a part: a file, or frames that are files. Raises Refused, UsageError."""
     value = part.value
     if isinstance(value, str):
         many = re.match(r"\s*data:video/jpeg;base64,", value[:64], re.IGNORECASE)
         if not many or part.kind != "video":
-            return opened(sources.path(value, part.kind), part.kind)
+            return sources.medium(value, part.kind)
         value = [f"data:image/jpeg;base64,{frame}" for frame in value[many.end() :].split(",", MOST_MEDIA)]
     if part.kind != "video" or not isinstance(value, list) or not 0 < len(value) <= MOST_MEDIA:
         raise UsageError(f"{part.where}: {NO_SOURCE}; a video may also be a list of 1 to {MOST_MEDIA:,} frames")
-    return [frame(part, n, item, sources, opened) for n, item in enumerate(value)]
+    return [frame(part, n, item, sources) for n, item in enumerate(value)]
 
 
-def frame(part: Part, n: int, item: Any, sources: Sources, opened: Any) -> Any:
+def frame(part: Part, n: int, item: Any, sources: Sources) -> Any:
     """A frame of a list: an image, or {"t": seconds, "image": ...}."""
     timed = isinstance(item, dict) and "image" in item
     image = item["image"] if timed else item
@@ -152,7 +152,7 @@ def frame(part: Part, n: int, item: Any, sources: Sources, opened: Any) -> Any:
         image = image.get(key) if isinstance(image, dict) and key in image else image
     if not isinstance(image, str):
         raise UsageError(f'{part.where}, frame {n} must be an image, or {{"t": seconds, "image": ...}}')
-    found = opened(sources.path(image, "image"), "image")
+    found = sources.medium(image, "image")
     return {**item, "image": found} if timed else found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 
 from ivlite.errors import Stopped
+from ivlite.media.apart import Apart, Decoders
 from ivlite.model import Model
 from ivlite.serve.bodies import Bodies
 from ivlite.serve.files import Files
@@ -37,11 +38,12 @@ class Service:
     """A model that is served. root: the folder of file:// URIs, resolved, or None. log: gets one line about each failure."""
 
     def __init__(self, model: Model, name: str, *, root: Path | None = None, limits: Limits = Limits(),
-                 log: Log = lambda line: None) -> None:  # fmt: skip
+                 log: Log = lambda line: None, decoders: Decoders | None = None) -> None:  # fmt: skip
         self.model, self.name, self.root, self.limits, self.log = model, name, root, limits, log
         self.created = int(time.time())
         self.stop = Stop()  # of all answers
         self.turns, self.metrics = Turns(), Metrics()
+        self.decoders = decoders or Decoders()
         self.files, self.bodies = Files(limits.file), Bodies(limits.body)
         self.open, self._seconds = 0, 1.0  # requests for answers; how long one takes, on average
         self.metrics.gauges |= {
@@ -52,6 +54,7 @@ class Service:
     def close(self) -> None:
         self.stop.set("the server is closing")
         self.files.close()
+        self.decoders.close()
 
     @contextmanager
     def admitted(self, work: Work) -> Iterator[None]:
@@ -78,14 +81,17 @@ class Service:
     def opened(self, asked: Request, work: Work, client: str) -> Iterator[Any]:
         """The Stream of a request, in its turn. Called in the work's thread. Raises Refused, IvliteError."""
         with ExitStack() as stack:
-            sources = stack.enter_context(Sources(self.files, self.root))
-            messages = readable(asked.messages, sources, asked.media, lambda path, kind: path)
+            sources = stack.enter_context(self._sources())
+            messages = readable(asked.messages, sources, asked.media)
             asked.messages = []  # media within the request are files now
             stack.enter_context(self.turns.turn(client, work.stop))
             settings = asked.settings | {"logprobs": asked.logprobs, "progress": work.progress}
             settings["stop"] = [*settings.get("stop", ()), work.stop]
             work.stream = stack.enter_context(self.model.stream(messages, **settings))
             yield work.stream
+
+    def _sources(self) -> Sources:
+        return Sources(self.files, self.root, lambda path, name: Apart(path, name, self.decoders))
 
     def planned(self, asked: Request) -> Any:
         """The Plan of a request. Raises Refused, IvliteError."""
@@ -99,8 +105,8 @@ class Service:
             "dedupe",
         )
         settings = {name: asked.settings[name] for name in names if name in asked.settings}
-        with Sources(self.files, self.root) as sources:
-            messages = readable(asked.messages, sources, asked.media, lambda path, kind: path)
+        with self._sources() as sources:
+            messages = readable(asked.messages, sources, asked.media)
             return self.model.plan(messages, **settings, stop=self.stop)
 
     def told(self, http: HttpRequest, error: BaseException) -> Refused:

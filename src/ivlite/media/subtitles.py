@@ -292,7 +292,7 @@ def _decoded(container: Any, streams: list[Any]) -> list[tuple[Any, Collector]]:
             stream.discard = Discard.all
     if not streams:
         return []
-    zero = _first_time(container)
+    zero = first_time(container)
     try:
         for packet in container.demux(streams):
             checkpoint()
@@ -303,7 +303,7 @@ def _decoded(container: Any, streams: list[Any]) -> list[tuple[Any, Collector]]:
     return [(stream, collectors[stream.index]) for stream in streams]
 
 
-def _first_time(container: Any) -> float:
+def first_time(container: Any) -> float:
     """Seconds of the first picture: the zero of the video's time."""
     for stream in container.streams.video:
         if stream.start_time is not None and not stream.disposition & Disposition.attached_pic:

@@ -1,0 +1,95 @@
+"""The options that write an answer for a person: what is checked before, what is written, what is said."""
+
+import argparse
+import io
+import os
+
+import pytest
+from test_media import numbered
+from test_pictures import Terminal
+
+from ivlite.agent.answer import Answer, Claim, Evidence, Video
+from ivlite.cli import exports
+from ivlite.errors import DiskError, UsageError
+
+ALL = {"report": "r.html", "clips": "clips", "srt": "a.srt", "vtt": "a.vtt", "chapters": "c.txt"}
+
+
+def parsed(folder, quiet=False, **names):
+    parser = argparse.ArgumentParser()
+    exports.add(parser)
+    parser.add_argument("--quiet", action="store_true")
+    return parser.parse_args([f"--{n}={folder / v}" for n, v in names.items()] + ["--quiet"] * quiet)
+
+
+def answer(film, seconds=40.0, claims=3):
+    evidence = tuple(
+        Evidence(f"E{i}", "v1", 12.0 * i, 12.0 * i + 2, "frames", (12.0 * i, 12.0 * i + 2))
+        for i in range(1, claims + 1)
+    )
+    said = tuple(Claim(f"Thing {e.id}.", (e.id,)) for e in evidence)
+    return Answer("Things.", said, evidence, videos=(Video("v1", str(film), seconds, "film"),))
+
+
+@pytest.fixture
+def film(tmp_path):
+    return numbered(tmp_path / "film.mp4", 200, rate=5)
+
+
+def test_everything_at_once(tmp_path, film, capsys):
+    args = parsed(tmp_path, **ALL)
+    exports.check(args, [film])
+    assert exports.write(args, answer(film), "What?") == 0
+    names = sorted(os.listdir(tmp_path))
+    assert (
+        names == ["a.srt", "a.vtt", "c.txt", "clips", "film.mp4", "r.html"] and len(os.listdir(tmp_path / "clips")) == 3
+    )
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 7 and all(line.startswith("ivlite: wrote: ") for line in said)
+
+
+def test_quietly(tmp_path, film, capsys):
+    assert exports.write(parsed(tmp_path, quiet=True, **ALL), answer(film), "What?") == 0
+    assert capsys.readouterr() == ("", "") and (tmp_path / "r.html").exists()
+
+
+def test_an_answer_with_nothing_to_export(tmp_path, film, capsys):
+    """Not in this video: a whole answer, of which there are no captions."""
+    assert exports.write(parsed(tmp_path, **ALL), answer(film, claims=0), "What?") == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[1] for line in said] == [" wrote", " warning", " warning", " warning"]
+    assert sorted(os.listdir(tmp_path)) == ["clips", "film.mp4", "r.html"]
+
+
+def test_what_fails_does_not_keep_the_rest(tmp_path, film, capsys):
+    args = parsed(tmp_path, **ALL | {"report": "no/r.html", "clips": "film.mp4/clips"})
+    assert exports.write(args, answer(film), "What?") == DiskError.exit_code
+    assert sorted(os.listdir(tmp_path)) == ["a.srt", "a.vtt", "c.txt", "film.mp4"]
+    assert [line.split(":")[1] for line in capsys.readouterr().err.splitlines()][:2] == [" error", " error"]
+
+
+@pytest.mark.parametrize("names, kind", [
+    ({"report": "film.mp4"}, UsageError), ({"srt": "a", "vtt": "a"}, UsageError), ({"clips": "film.mp4"}, UsageError),
+    ({"chapters": "no/c"}, DiskError), ({"report": "."}, UsageError), ({}, None), (ALL, None),
+])  # fmt: skip
+def test_outputs_are_checked_before_the_work(tmp_path, film, names, kind):
+    args = parsed(tmp_path, **names)
+    if kind is None:
+        exports.check(args, [film])
+    else:
+        with pytest.raises(kind):
+            exports.check(args, [film])
+    assert os.listdir(tmp_path) == ["film.mp4"]
+
+
+def test_pictures_where_a_terminal_can_show_them(film, monkeypatch):
+    for name in ("TMUX", "KITTY_WINDOW_ID", "TERM_PROGRAM", "LC_TERMINAL", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    terminal, pipe = Terminal(), io.StringIO()
+    exports.show(answer(film), terminal)
+    exports.show(answer(film), pipe)
+    assert pipe.getvalue() == "" and all(f"E{i} 00:00:{12 * i + 2}.000" in terminal.getvalue() for i in (1, 2, 3))
+    gone = Terminal()
+    exports.show(answer("/no/film.mp4"), gone)
+    assert gone.getvalue() == ""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ivlite
+from ivlite.cli import main
 from ivlite.engine.calls import ToolCall
 from ivlite.engine.grammar import Constrained, Rules, Vocabulary
 from ivlite.engine.reply import TextFilter
@@ -459,3 +460,51 @@ def test_what_is_forced_within_a_call_runs_together(demo, temperature, monkeypat
     reply = demo.chat(ASK, tools=TOOLS, tool_choice=choice, parallel_tool_calls=False, temperature=temperature)
     assert reply.tool_calls and reply.usage["accepted_tokens"] > len(reply.token_ids) / 2
     assert len(steps) < len(reply.token_ids) / 2
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+
+def test_the_command_line_prints_calls_as_json(tmp_path, capsys):
+    file = tmp_path / "tools.json"
+    file.write_text(json.dumps(TOOLS))
+    for given in (str(file), json.dumps(TOOLS)):
+        assert main(["run", "demo", "Which?", "--tools", given, "--tool-choice", "note", "--quiet"]) == 0
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert lines and all(line["name"] == "note" and line["arguments"]["kind"] for line in lines)
+    assert main(["run", "demo", "Which?", "--tools", str(file), "--tool-choice", "required", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (
+        data["finish_reason"] == "tool_calls"
+        and data["text"] == ""
+        and set(data["tool_calls"][0]) == {"id", "name", "arguments"}
+    )
+    assert main(["run", "demo", "Which?", "--think", "--thinking-budget", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["thinking"]
+
+
+@pytest.mark.parametrize(
+    "more, told",
+    [
+        (["--tools", "{}"], "list of tools"), (["--tools", "[3"], "not JSON"), (["--tools", "/no/such"], "No such file"),
+        (["--tool-choice", "zoom"], "--tools"), (["--thinking-budget", "3"], "--think"),
+    ],
+)  # fmt: skip
+def test_arguments_of_tools_are_checked_before_the_model_is_loaded(more, told, capsys):
+    assert main(["run", "/no/such/model", "Which?", *more]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_in_a_chat_the_next_line_is_what_a_call_returns(tmp_path, capsys, monkeypatch):
+    source = tmp_path / "lines"
+    source.write_text("Which?\nIt is red.\n/undo\n")
+    kept, given = str(tmp_path / "a.ivs"), ["--tools", json.dumps(TOOLS), "--tool-choice", "zoom"]
+    with source.open() as lines:
+        monkeypatch.setattr("sys.stdin", lines)
+        assert main(["chat", "demo", "--session", kept, *given, "--quiet"]) == 0
+    out = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["name"] for one in out] == ["zoom", "zoom"]
+    with ivlite.load("demo") as model, model.session(kept) as session:
+        assert [m["role"] for m in session.messages] == ["user", "assistant"]
+        asked(session, [{"role": "tool", "content": "It is red."}], temperature=0)
+        assert [m["role"] for m in session.messages] == ["user", "assistant", "tool", "assistant"]

@@ -15,7 +15,10 @@ THINKING = {True: ("\x1b[2m", "\x1b[0m\n\n", "\x1b[0m"), False: ("[thinking]\n",
 
 
 class Screen:
-    """Prints the deltas of an answer to `out`. Thinking is dimmed on a terminal; otherwise it goes to `aside`, if given."""
+    """Prints the deltas of an answer to `out`. Thinking is dimmed on a terminal; otherwise it goes to `aside`, if given.
+
+    A call of a tool is a line of JSON.
+    """
 
     def __init__(self, out, aside=None):
         self.out, self.aside = out, aside
@@ -30,6 +33,10 @@ class Screen:
                 print(delta.text, end="", file=self.aside, flush=True)
             return
         text = delta.text
+        if delta.call is not None:
+            text = (
+                "\n" * self.open_line + json_line({"name": delta.call.name, "arguments": delta.call.arguments}) + "\n"
+            )
         if self.tty:  # a model can be talked into printing escape sequences; a terminal must not obey them
             text = "".join(c for c in text if c.isprintable() or c in "\n\t")
         if delta.thinking != self.dim:

@@ -7,7 +7,7 @@ import sys
 from ivlite.errors import UsageError, sentence
 from ivlite.files import expanded, opened, reason
 
-LONGEST_SCHEMA = 1 << 20  # bytes
+LONGEST_JSON = 1 << 20  # bytes of a schema or a list of tools
 
 
 def whole(low, high=2**63):
@@ -72,25 +72,41 @@ def path(text):
 
 def schema(text):
     """An argparse type: a JSON schema, or the path of a file with one; returns a dict."""
+    return json_data("the schema", text, dict, "object")
+
+
+def tools(text):
+    """An argparse type: a list of signatures of functions as JSON, or the path of a file with one."""
+    return json_data("the list of tools", text, list, "list")
+
+
+def json_data(what, text, kind, named):
+    """JSON data of a kind, of the text itself or of the file that it names."""
     import json
 
-    what, data = "the schema", text
-    if not text.lstrip().startswith("{"):
-        what = f"the schema {text!r:.200}"
+    data = text
+    if not text.lstrip().startswith({dict: "{", list: "["}[kind]):
+        what += f" {text!r:.200}"
         try:
             with opened(path(text)) as file:
-                data = file.read(LONGEST_SCHEMA + 1)
+                data = file.read(LONGEST_JSON + 1)
         except (OSError, ValueError) as error:
             raise argparse.ArgumentTypeError(f"{what} cannot be read: {reason(error)}") from None
-    if len(data) > LONGEST_SCHEMA:
-        raise argparse.ArgumentTypeError(f"{what} is longer than {LONGEST_SCHEMA >> 20} MB")
+    if len(data) > LONGEST_JSON:
+        raise argparse.ArgumentTypeError(f"{what} is longer than {LONGEST_JSON >> 20} MB")
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"{what} is not JSON ({error!s:.100})") from None
-    if not isinstance(found, dict):
-        raise argparse.ArgumentTypeError(f"{what} is not a JSON object")
+    if not isinstance(found, kind):
+        raise argparse.ArgumentTypeError(f"{what} is not a JSON {named}")
     return found
+
+
+def tool_choice(text):
+    """An argparse type: when tools are called, as Model.stream takes it."""
+    words = ("auto", "none", "required")
+    return text if text in words else {"type": "function", "function": {"name": text}}
 
 
 class InOrder(argparse.Action):
@@ -195,8 +211,13 @@ def add_answer(group):
     add("--stop", action="append", metavar="TEXT",
         help="end the answer before this text; may be given several times")  # fmt: skip
     add("--schema", type=schema, metavar="FILE|JSON", help="answer with JSON that follows this JSON schema")
+    add("--tools", type=tools, metavar="FILE|JSON",
+        help="functions that the answer may call: a JSON list of their names, descriptions and parameters")  # fmt: skip
+    add("--tool-choice", type=tool_choice, default="auto", metavar="WHEN",
+        help="auto, none, required, or the name of the function to call (default: auto)")  # fmt: skip
     add("--system", metavar="TEXT", help="a system message")
     add("--think", action="store_true", help="let the model think before it answers")
+    add("--thinking-budget", type=whole(0), metavar="N", help="let it think for N tokens at most")
 
 
 def add_machine(group):
@@ -233,6 +254,14 @@ def check_media(args, later=()):
             local_path(path, kind)
 
 
+def check_answer(args):
+    """Raises UsageError for settings of an answer that mean nothing without others."""
+    if args.tool_choice not in ("auto", "none") and not args.tools:
+        raise UsageError("--tool-choice is about tools, and there are no --tools")
+    if args.quiet and args.verbose:
+        raise UsageError("--quiet and --verbose contradict each other")
+
+
 def media_parts(args):
     """The media of the command line as parts of a message, with their settings."""
     return [media_part(args, kind, path, (*VIDEO_ONLY, *PIXELS)) for kind, path in args.media or []]
@@ -247,7 +276,8 @@ def media_part(args, kind, path, names):
 def answer_settings(args):
     """The settings of an answer on the command line, as arguments of Model.stream."""
     names = [flag.lstrip("-").replace("-", "_") for flag, *_ in ANSWER]
-    given = {name: getattr(args, name) for name in (*names, "seed", "max_new_tokens", "stop", "budget", "dedupe")}
+    names += ["seed", "max_new_tokens", "stop", "budget", "dedupe", "tools", "tool_choice", "thinking_budget"]
+    given = {name: getattr(args, name) for name in names}
     wanted = None if args.schema is None else {"type": "json_schema", "schema": args.schema}
     return {**given, "enable_thinking": args.think, "response_format": wanted}
 

@@ -51,8 +51,9 @@ def add_parser(commands):
 def check(args):
     """Raises UsageError or MediaError for contradictory arguments and unusable media."""
     arguments.check_media(args)
-    if args.quiet and args.verbose:
-        raise UsageError("--quiet and --verbose contradict each other")
+    arguments.check_answer(args)
+    if args.thinking_budget is not None and not args.think:
+        raise UsageError("--thinking-budget is about thinking: give --think as well")
 
 
 def question(args):

@@ -5,7 +5,6 @@ import sys
 
 from ivlite.cli import arguments
 from ivlite.cli.progress import capable, display
-from ivlite.errors import UsageError
 
 EPILOG = """\
 examples:
@@ -18,6 +17,8 @@ the conversation; Ctrl-D ends it.
 
 From a pipe every line is a question or a command. Answers go to standard output, everything else to standard error. What cannot
 be done is one sentence, and the next line is read; the exit code is that of the last such line. Ctrl-C ends the program.
+
+With --tools, an answer may end with a call, a line of JSON; the next line is what it returns.
 """
 
 
@@ -45,8 +46,7 @@ def add_parser(commands):
 
 def run(args):
     arguments.check_media(args, later=(*arguments.ANY_VIDEO, "budget", "dedupe"))
-    if args.quiet and args.verbose:
-        raise UsageError("--quiet and --verbose contradict each other")
+    arguments.check_answer(args)
     lines = entries(args)
     progress = display(args.quiet, args.verbose)
     try:

@@ -147,6 +147,7 @@ SETTINGS = {flag[2:]: (kind, flag[2:].replace("-", "_")) for flag, kind, *_ in a
     "max-new-tokens": (arguments.whole(1), "max_new_tokens"),
     "budget": (arguments.SHARED["--budget"]["type"], "budget"),
     "think": (switch, "enable_thinking"),
+    "thinking-budget": (arguments.whole(0), "thinking_budget"),
 }
 
 

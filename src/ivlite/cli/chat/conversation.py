@@ -25,7 +25,9 @@ class Conversation:
 
     def __init__(self, args, model, progress, interactive):
         self.args, self.model, self.progress, self.interactive = args, model, progress, interactive
-        self.settings, self.system = arguments.answer_settings(args), args.system
+        # One call at a time: the next line is what it returns.
+        self.settings = arguments.answer_settings(args) | {"parallel_tool_calls": False}
+        self.system = args.system
         self.pending = arguments.media_parts(args)
         self.reply, self.seed, self.code, self.over, self.changed = None, args.seed, 0, False, False
         self.loaded = True  # the time of loading is said once
@@ -118,10 +120,11 @@ class Conversation:
         self.tell(f"{self.waiting()} for the next question")
 
     def question(self, text):
-        """The messages that ask a question with the pending media."""
+        """The messages that ask a question with the pending media, or that are what the last answer's call returns."""
         content = [*self.pending, {"type": "text", "text": text}] if self.pending else text
-        system = [{"role": "system", "content": self.system}] if self.system and not self.session.messages else []
-        return [*system, {"role": "user", "content": content}]
+        before = self.session.messages
+        system = [{"role": "system", "content": self.system}] if self.system and not before else []
+        return [*system, {"role": "tool" if before and before[-1].get("tool_calls") else "user", "content": content}]
 
     def ask(self, text):
         """Asks a question with the pending media."""
@@ -182,6 +185,8 @@ class Conversation:
         answer.show(self.model, stream, self.args, self.progress, text=not self.args.json)
         if self.args.json:
             print(answer.as_json(self.model, stream.prompt, stream.reply), flush=True)
+        if self.interactive and stream.reply.finish_reason == "tool_calls":
+            self.tell(f"the next line is what {stream.reply.tool_calls[-1].name} returns")
         if not self.args.quiet and stream.reply.token_ids:
             self.tell(answer.closing_line(stream.reply, self.loaded, self.model.device))
             self.loaded = False

@@ -81,7 +81,7 @@ class Files:
     def keep(self, content: bytes) -> Path:
         """The path of a new file with the content of a medium that came within a request, which removes it. Raises Refused."""
         path = self.folder / f"sent-{secrets.token_hex(16)}"
-        write(path, [content], self._room())
+        write(path, [content], self.room())
         return path
 
     # -------------------------------------------------------------------------------------------------------- files
@@ -96,7 +96,7 @@ class Files:
         file_id = f"file-{secrets.token_hex(16)}"
         path = self.folder / f"new-{file_id}"
         try:
-            nbytes = write(path, pieces, self._room())
+            nbytes = write(path, pieces, self.room())
             if not nbytes:
                 raise Refused(400, "the file is empty", param="file")
             with self._lock:
@@ -131,7 +131,7 @@ class Files:
 
     def begin(self, name: str, purpose: str, nbytes: int) -> Upload:
         """Begins an upload of `nbytes` in parts. Raises Refused."""
-        if nbytes > self._room():
+        if nbytes > self.room():
             raise self._full()
         upload = Upload(f"upload-{secrets.token_hex(16)}", name[:LONGEST_NAME], purpose[:LONGEST_NAME], nbytes)
         with self._lock:
@@ -153,13 +153,19 @@ class Files:
     def add_part(self, upload: Upload, pieces: Iterable[bytes]) -> str:
         """Stores a part; returns its id. Raises Refused."""
         part = f"part-{secrets.token_hex(16)}"
-        nbytes = write(self.folder / part, pieces, min(self._room(), upload.nbytes - sum(upload.parts.values())))
+        nbytes = write(self.folder / part, pieces, min(self.room(), upload.nbytes - sum(upload.parts.values())))
         with self._lock:
             if upload.status == "pending" and len(upload.parts) < MOST_PARTS:
                 upload.parts[part] = nbytes
                 return part
         (self.folder / part).unlink(missing_ok=True)
         raise Refused(400, "the upload takes no more parts", param="upload_id")
+
+    def part(self, upload: Upload, part: str) -> Path:
+        """The path of a part. Raises Refused."""
+        if part not in upload.parts:
+            raise Refused(400, "part_ids must name parts of this upload, each once", param="part_ids")
+        return self.folder / part
 
     def complete(self, upload: Upload, parts: list[str]) -> Upload:
         """Joins parts, in the order given, to a file. Raises Refused where they are not all of its bytes."""
@@ -182,13 +188,14 @@ class Files:
         for part in parts:
             (self.folder / part).unlink(missing_ok=True)
 
-    def _room(self) -> int:
+    def room(self) -> int:
+        """Bytes that one more file may have."""
         free = shutil.disk_usage(self.folder).free
         return min(self.largest, int(free * SHARE))
 
     def _full(self) -> Refused:
         return Refused(
-            413, f"the file is larger than the {self._room():,} bytes that there is room for", code="too_large"
+            413, f"the file is larger than the {self.room():,} bytes that there is room for", code="too_large"
         )
 
 

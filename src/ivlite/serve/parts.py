@@ -9,6 +9,7 @@ from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 from ivlite.errors import MediaError, UsageError
+from ivlite.media.animation import is_image
 from ivlite.media.memory import file_data
 from ivlite.numbers import number
 from ivlite.prompt import Message, plain_messages
@@ -101,10 +102,31 @@ def readable(messages: Any, sources: Sources, defaults: Mapping[str, Mapping[str
 
     defaults: settings by kind of medium, for parts that state none. Raises Refused, UsageError.
     """
-    given = plain_messages(messages)
+    given = plain_messages([named(message, sources.files) for message in messages])
     if sum(part.kind != "text" for message in given for part in message.parts) > MOST_MEDIA:
         raise media_error(f"a request has at most {MOST_MEDIA:,} images and videos")
     return [published(message, sources, defaults) for message in given]
+
+
+def named(message: Any, files: Files) -> Any:
+    """The message with OpenAI's parts for files of any kind as images or videos, by their first bytes."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(content, list):
+        return message
+    return {**message, "content": [medium_part(part, files) for part in content]}
+
+
+def medium_part(part: Any, files: Files) -> Any:
+    if not isinstance(part, dict) or part.get("type") not in ("file", "input_file"):
+        return part
+    inner = part.get("file", part)
+    value = next((inner[key] for key in ("file_id", "file_data") if isinstance(inner, dict) and inner.get(key)), None)
+    if not isinstance(value, str):
+        raise media_error("a file part needs file_id or file_data")
+    path = files.path(value) if FILE_ID.fullmatch(value) else None
+    picture = is_image(lambda: open(path, "rb"), "") if path else re.match(r"\s*data:image/", value[:64], re.IGNORECASE)
+    kind = "image" if picture else "video"
+    return {"type": kind, kind: value}
 
 
 def published(message: Message, sources: Sources, defaults: Any) -> dict[str, Any]:

@@ -17,6 +17,8 @@ MOTIONS = ["left", "right", "up", "down", "still", "picture"]  # the last one st
 NUMBERS = ["zero", "one", "two", "three", "four"]
 ASPECTS = [1.0, 1.0, 4 / 3, 16 / 9, 3 / 4, 9 / 16, 3 / 2]  # width / height of the source
 RATES = [5, 8, 10, 12, 15, 24, 25, 30]
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+SIGN, DARK = 0.036, np.float32(16)  # radius of a sign, as a share of the shorter side, and its ink
 FPS, MIN_FRAMES, MAX_FRAMES, MIN_PIXELS, MAX_PIXELS = 2, 4, 16, 4096, 8192  # as in the model's preprocessor files
 
 
@@ -42,6 +44,7 @@ class Actor:
     end: float = 1e9
     first: int = 0  # the first frame pair that shows it
     shown: tuple = (-1.0, 1e9)  # seconds between which it is drawn
+    sign: str = ""  # a small dark shape on it, if any
     tint: np.ndarray = field(default_factory=lambda: np.zeros(3, np.float32))
 
     @property
@@ -257,34 +260,39 @@ def distance(shape, x, y, r):
     return np.minimum(np.maximum(ax - r, ay - 0.32 * r), np.maximum(ay - r, ax - 0.32 * r))
 
 
-def backdrop(background, h, w):
+def backdrop(background, h, w, box=WHOLE):
     """float32 (h, w, 3)."""
-    v, u = np.linspace(0, 1, h)[:, None], np.linspace(0, 1, w)[None]
+    x0, y0, x1, y1 = box
+    v, u = np.linspace(y0, y1, h)[:, None], np.linspace(x0, x1, w)[None]
 
-    def spread(n):  # bilinear weights (n, 5)
-        at = np.linspace(0, 4, n)
-        return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(5)))
+    def spread(at):  # bilinear weights (n, 5)
+        return np.maximum(0, 1 - np.abs(4 * at.reshape(-1, 1) - np.arange(5)))
 
-    blobs = np.einsum("ha,abc,wb->hwc", spread(h), background["blobs"], spread(w), optimize=True)
+    blobs = np.einsum("ha,abc,wb->hwc", spread(v), background["blobs"], spread(u), optimize=True)
     slope = background["slope"]
     return (background["base"] + blobs + (slope[0] * v + slope[1] * u)[..., None]).astype(np.float32)
 
 
-def draw(scene, times, h, w, softness=1.0):
-    """uint8 (F, h, w, 3): the frames of a scene at times (F,)."""
+def draw(scene, times, h, w, softness=1.0, box=WHOLE):
+    """uint8 (F, h, w, 3): the frames of a scene at times (F,), or a box of them (x0, y0, x1, y1 in shares of the frame)."""
     wide, high = max(1.0, scene.aspect), max(1.0, 1 / scene.aspect)
-    out = np.repeat(backdrop(scene.background, h, w)[None], len(times), 0)
-    x = ((np.arange(w) + 0.5) / w * wide)[None, None].astype(np.float32)
-    y = ((np.arange(h) + 0.5) / h * high)[None, :, None].astype(np.float32)
-    edge = softness * (wide / w + high / h) / 2
+    out = np.repeat(backdrop(scene.background, h, w, box)[None], len(times), 0)
+    x0, y0, x1, y1 = box
+    x = ((x0 + (np.arange(w) + 0.5) / w * (x1 - x0)) * wide)[None, None].astype(np.float32)
+    y = ((y0 + (np.arange(h) + 0.5) / h * (y1 - y0)) * high)[None, :, None].astype(np.float32)
+    edge = softness * (wide * (x1 - x0) / w + high * (y1 - y0) / h) / 2
     for actor in scene.drawn:
         seen = np.flatnonzero((times >= actor.shown[0]) & (times < actor.shown[1]))
         if not len(seen):
             continue
         cx, cy = actor.at(times[seen])
         cx, cy = (cx * wide).astype(np.float32)[:, None, None], (cy * high).astype(np.float32)[:, None, None]
-        inside = np.clip(0.5 - distance(actor.shape, x - cx, y - cy, np.float32(actor.radius)) / edge, 0, 1)[..., None]
-        out[seen] += inside.astype(np.float32) * (np.asarray(COLORS[actor.color], np.float32) + actor.tint - out[seen])
+        layers = [(actor.shape, actor.radius, np.asarray(COLORS[actor.color], np.float32) + actor.tint)]
+        if actor.sign:
+            layers.append((actor.sign, SIGN, DARK))
+        for shape, radius, ink in layers:
+            inside = np.clip(0.5 - distance(shape, x - cx, y - cy, np.float32(radius)) / edge, 0, 1)[..., None]
+            out[seen] += inside.astype(np.float32) * (ink - out[seen])
     return np.clip(out, 0, 255).astype(np.uint8)
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 TEXT = {
     "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 5, "num_attention_heads": 8,
-    "num_key_value_heads": 8, "head_dim": 32, "vocab_size": 1024, "rms_norm_eps": 1e-6, "max_position_embeddings": 8192,
+    "num_key_value_heads": 8, "head_dim": 32, "vocab_size": 1344, "rms_norm_eps": 1e-6, "max_position_embeddings": 8192,
     "kv_lora_rank": 128, "q_lora_rank": None, "qk_rope_head_dim": 32, "qk_nope_head_dim": 16, "v_head_dim": 32,
     "qk_latent_layernorm": False, "rope_interleave": True, "attention_bias": True, "hidden_act": "silu",
     "rope_theta": 1000.0,
@@ -39,7 +39,7 @@ def mrope_axes():
 
 def angles(positions, dim, theta):
     """(..., dim / 2) angles of positions (..., dim / 2) or (..., 1)."""
-    return positions.float() * theta ** (-torch.arange(0, dim, 2).float() / dim)
+    return positions.float() * theta ** (-torch.arange(0, dim, 2, device=positions.device).float() / dim)
 
 
 class RMSNorm(nn.Module):
@@ -72,18 +72,28 @@ class Attention(nn.Module):
         a, b = x[..., ::2], x[..., 1::2]
         return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
-    def forward(self, x, cos, sin, mask):
+    def memory(self, x, cos, sin):
+        """Keys (B, heads, T, nope + rope) and values (B, heads, T, v)."""
         b, n, _ = x.shape
-        q = self.q_proj(x).view(b, n, self.heads, -1).transpose(1, 2)
-        q_nope, q_rope = q.split([self.nope, self.rope], -1)
         latent, k_rope = self.kv_a_proj_with_mqa(x).split([self.rank, self.rope], -1)
         kv = self.kv_b_proj(latent).view(b, n, self.heads, -1).transpose(1, 2)
         k_nope, v = kv.split([self.nope, self.v], -1)
         k_rope = self.rotate(k_rope[:, None], cos, sin).expand(-1, self.heads, -1, -1)
+        return torch.cat([k_nope, k_rope], -1), v
+
+    def forward(self, x, cos, sin, mask, before=None):
+        """before: keys and values of what every sequence of the batch goes on from, each (1, heads, P, ...)."""
+        b, n, _ = x.shape
+        q = self.q_proj(x).view(b, n, self.heads, -1).transpose(1, 2)
+        q_nope, q_rope = q.split([self.nope, self.rope], -1)
         q = torch.cat([q_nope, self.rotate(q_rope, cos, sin)], -1)
-        k = torch.cat([k_nope, k_rope], -1)
-        with torch.autocast("cpu", enabled=False):  # the fused float32 kernel is twice as fast as the bfloat16 one
-            out = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
+        k, v = self.memory(x, cos, sin)
+        if before is not None:
+            k, v = (torch.cat([past.to(y.dtype).expand(b, -1, -1, -1), y], 2) for past, y in zip(before, (k, v), strict=True))
+        if x.device.type == "cpu":  # its fused float32 kernel is twice as fast as the bfloat16 one
+            q, k, v = q.float(), k.float(), v.float()
+        with torch.autocast(x.device.type, enabled=False):
+            out = F.scaled_dot_product_attention(q, k, v.to(q.dtype), attn_mask=mask, is_causal=mask is None)
         return self.o_proj(out.transpose(1, 2).reshape(b, n, -1))
 
 
@@ -105,9 +115,11 @@ class Layer(nn.Module):
         self.input_layernorm, self.post_attention_layernorm = RMSNorm(TEXT["hidden_size"]), RMSNorm(TEXT["hidden_size"])
         self.self_attn, self.mlp = Attention(), MLP()
 
-    def forward(self, x, cos, sin, mask):
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
+    def forward(self, x, cos, sin, mask, before=None):
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, before)
         return x + self.mlp(self.post_attention_layernorm(x))
+
+    plain = forward  # where `forward` is compiled, it takes no other shapes than those of the batches
 
 
 class LanguageModel(nn.Module):
@@ -211,11 +223,11 @@ class Vision(nn.Module):
 
     def forward(self, patches, h, w):
         """patches (P, h * w, 1536) in block order -> merged (tokens, hidden), list of DeepStack (tokens, hidden)."""
-        x = self.patch_embed.proj(patches) + interpolation(h, w) @ self.pos_embed.weight
+        x = self.patch_embed.proj(patches) + interpolation(h, w).to(patches.device) @ self.pos_embed.weight
         order, half = block_order(h, w), VISION["hidden_size"] // VISION["num_heads"] // 2
         turned = [angles(i[:, None], half, 10000.0) for i in (order // w, order % w)]
         turned = torch.cat(turned, -1)
-        cos, sin = turned.cos().to(x.dtype), turned.sin().to(x.dtype)
+        cos, sin = turned.cos().to(x), turned.sin().to(x)
         deep = []
         for i, block in enumerate(self.blocks):
             x = block(x, cos, sin)
@@ -263,22 +275,41 @@ class InternVideo3(nn.Module):
         """The probe's (tokens, 18) of what the tower gives: colour, shape, motion."""
         return self.probe(merged + sum(deep))
 
-    def forward(self, ids, positions, mask, frames, at, rows):
+    def turned(self, positions):
+        """Cosines and sines (B, 1, T, rope / 2) of positions (3, B, T)."""
+        axes = mrope_axes().to(positions.device)
+        turned = angles(positions[axes].permute(1, 2, 0), TEXT["qk_rope_head_dim"], TEXT["rope_theta"])
+        return turned.cos()[:, None], turned.sin()[:, None]
+
+    @torch.no_grad()
+    def recalled(self, ids):
+        """Keys and values of each layer after ids (P,), plain text, for sequences that go on from it: nothing learns there."""
+        text = self.model.language_model
+        x = text.embed_tokens(ids[None])
+        cos, sin = self.turned(torch.arange(len(ids), device=ids.device).expand(3, 1, -1))
+        out = []
+        for layer in text.layers:
+            out.append(layer.self_attn.memory(layer.input_layernorm(x), cos, sin))
+            x = Layer.plain(layer, x, cos, sin, None)
+        return out
+
+    def forward(self, ids, positions, mask, frames, at, rows, before=None):
         """Logits (rows, vocab) of flat token indexes `rows`, the probe's (tokens, 18) and the hint's (tokens, 33).
 
-        ids (B, T); positions (3, B, T); mask bool (B, 1, T, T) or None; frames (2P, H, W, 3); at: flat
-        indexes of the vision tokens.
+        ids (B, T); positions (3, B, T); mask bool (B, 1, T, P + T) or None; frames: tensors (2P, H, W, 3), one per size; at:
+        flat indexes of the vision tokens, size by size. before: what `recalled` gave for the P tokens before every sequence.
         """
         text = self.model.language_model
         x = text.embed_tokens(ids)
         shape = x.shape
-        merged, deep = self.model.visual(*patchified(frames))
+        looks = [self.model.visual(*patchified(part)) for part in frames]
+        merged = torch.cat([look[0] for look in looks])
+        deep = [torch.cat(parts) for parts in zip(*(look[1] for look in looks), strict=True)]
         seen = self.named(merged, deep)
         x = x.reshape(-1, shape[-1]).index_copy(0, at, merged.to(x.dtype)).view(shape)
-        turned = angles(positions[mrope_axes()].permute(1, 2, 0), TEXT["qk_rope_head_dim"], TEXT["rope_theta"])
-        cos, sin = turned.cos()[:, None], turned.sin()[:, None]
+        cos, sin = self.turned(positions)
         for i, layer in enumerate(text.layers):
-            x = layer(x, cos, sin, mask)
+            x = layer(x, cos, sin, mask, before and before[i])
             if i < len(deep):
                 x = x.reshape(-1, shape[-1]).index_add(0, at, deep[i].to(x.dtype)).view(shape)
             if i + 1 == HINTED:

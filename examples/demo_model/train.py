@@ -115,7 +115,7 @@ def tensors(b):
     same = (segment[:, :, None] == segment[:, None]) | (segment[:, None] == 0)
     targets = torch.from_numpy(b["targets"]).view(-1)
     rows = (targets != data.IGNORE).nonzero()[:, 0]
-    inputs = (ids, torch.from_numpy(b["positions"]), (same & before)[:, None], torch.from_numpy(b["frames"]),
+    inputs = (ids, torch.from_numpy(b["positions"]), (same & before)[:, None], [torch.from_numpy(b["frames"])],
               torch.from_numpy(b["at"]), rows)  # fmt: skip
     return inputs, targets[rows], torch.from_numpy(b["barred"]).view(-1, data.UNHEARD)[rows]
 

@@ -1,0 +1,120 @@
+"""Conversations with frames as training sequences: what the product would lay out, token for token.
+
+A sequence is a row of one batch: what all its conversations share first (a film at a glance, say), then each of them,
+which sees what is shared and itself. What is said by the model is learnt, all else is only read.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import world
+
+from ivlite.media.resize import fitted
+
+IGNORE = -100
+UNIT = 32  # pixels of a vision token's side
+
+
+@dataclass
+class View:
+    """Frames of a film as a message shows them. times: (n,) seconds; size: (h, w) in pixels; box: in shares of the frame."""
+
+    film: object
+    times: np.ndarray
+    size: tuple
+    box: tuple = world.WHOLE
+
+    @property
+    def pairs(self):
+        return np.append(self.times, self.times[-1:]) if len(self.times) % 2 else self.times
+
+    @property
+    def marks(self):
+        return [f"{t:.1f}" for t in self.pairs.reshape(-1, 2).mean(1)]
+
+    @property
+    def tokens(self):
+        """Of each pair."""
+        return self.size[0] * self.size[1] // UNIT**2
+
+    def frames(self, rng):
+        """uint8 (2 * pairs, h, w, 3): what the model sees."""
+        drawn = self.film.draw(self.times, *self.size, rng.uniform(0.8, 1.8), self.box)
+        drawn = world.compressed(rng, drawn) if rng.random() < 0.7 else drawn
+        return np.concatenate([drawn, drawn[-1:]]) if len(drawn) % 2 else drawn
+
+
+def sized(height, width, least, most):
+    """(h, w) at which the product shows a picture of that size, between `least` and `most` pixels."""
+    return fitted(height, width, UNIT, least, most, "a frame")
+
+
+class Roll:
+    """A stretch of tokens: ids, which are learnt, positions (3, n), and the views among them."""
+
+    def __init__(self, speaker, at=0):
+        self.speaker, self.at = speaker, at
+        self.ids, self.learnt, self.positions, self.views = [], [], [], []
+        self.waiting, self.waits_learnt = "", False
+
+    def text(self, text, learnt=False):
+        """Adds text. Texts that follow each other are encoded as one, as the product does."""
+        if learnt != self.waits_learnt:
+            self.flush()
+            self.waits_learnt = learnt
+        self.waiting += text
+
+    def flush(self):
+        ids = self.speaker.encode(self.waiting) if self.waiting else []
+        self.waiting = ""
+        self.ids += ids
+        self.learnt += [self.waits_learnt] * len(ids)
+        self.positions.append(np.arange(self.at, self.at + len(ids))[None].repeat(3, 0))
+        self.at += len(ids)
+
+    def view(self, view):
+        """Adds frames: of each pair its time mark and its block of vision tokens."""
+        h, w = (n // UNIT for n in view.size)
+        row, col = np.divmod(np.arange(h * w), w)
+        starts = []
+        for mark in view.marks:
+            self.text(f"<{mark} seconds><|vision_start|>")
+            self.flush()
+            starts.append(len(self.ids))
+            self.ids += [self.speaker.video_pad] * (h * w)
+            self.learnt += [False] * (h * w)
+            self.positions.append(np.stack([row * 0, row, col]) + self.at)
+            self.at += max(h, w)
+            self.text("<|vision_end|>")
+        self.views.append((view, starts))
+
+    def done(self):
+        self.flush()
+        return self
+
+
+def packed(rng, rows, length, start):
+    """Rows [(shared Roll, [Roll, ...])] as arrays of a batch; positions begin at `start`.
+
+    ids, targets, segment (B, length), positions (3, B, length), frames: a list of uint8 (2P, h, w, 3), one per size; at: flat
+    indexes of the vision tokens, size by size.
+    """
+    count = len(rows)
+    out = {"ids": np.zeros((count, length), np.int64), "targets": np.full((count, length), IGNORE),
+           "segment": np.full((count, length), -1), "positions": np.zeros((3, count, length), np.int64)}  # fmt: skip
+    sizes = {}
+    for b, (shared, rolls) in enumerate(rows):
+        at = 0
+        for number, roll in enumerate([shared, *rolls]):
+            here = slice(at, at + len(roll.ids))
+            out["ids"][b, here], out["segment"][b, here] = roll.ids, number
+            out["positions"][:, b, here] = np.concatenate(roll.positions, 1) + start
+            next_ids = np.array([i if learn else IGNORE for i, learn in zip(roll.ids[1:], roll.learnt[1:], strict=True)] + [IGNORE])
+            out["targets"][b, here] = next_ids
+            for view, starts in roll.views:
+                place = b * length + at + np.array(starts)[:, None] + np.arange(view.tokens)
+                sizes.setdefault(view.size, []).append((view.frames(rng), place.ravel()))
+            at += len(roll.ids)
+    out["frames"] = [np.concatenate([frames for frames, _ in parts]) for parts in sizes.values()]
+    out["at"] = np.concatenate([place for parts in sizes.values() for _, place in parts])
+    return out

@@ -13,6 +13,7 @@ from ivlite.media.resize import fitted
 
 IGNORE = -100
 UNIT = 32  # pixels of a vision token's side
+UNHEARD = 2  # see data.Speaker.barred
 
 
 @dataclass
@@ -50,27 +51,38 @@ def sized(height, width, least, most):
 
 
 class Roll:
-    """A stretch of tokens: ids, which are learnt, positions (3, n), and the views among them."""
+    """A stretch of tokens: ids, which are learnt, what is barred there, positions (3, n), and the views among them."""
 
     def __init__(self, speaker, at=0):
         self.speaker, self.at = speaker, at
-        self.ids, self.learnt, self.positions, self.views = [], [], [], []
-        self.waiting, self.waits_learnt = "", False
+        self.ids, self.learnt, self.barred, self.positions, self.views = [], [], [], [], []
+        self.waiting, self.actors = "", None
 
-    def text(self, text, learnt=False):
-        """Adds text. Texts that follow each other are encoded as one, as the product does."""
-        if learnt != self.waits_learnt:
+    def text(self, text, actors=None):
+        """Adds text; one about actors (which may be none) is the model's, and is learnt.
+
+        Texts that follow each other are encoded as one, as the product does.
+        """
+        if actors is not self.actors:
             self.flush()
-            self.waits_learnt = learnt
+            self.actors = actors
         self.waiting += text
 
     def flush(self):
         ids = self.speaker.encode(self.waiting) if self.waiting else []
         self.waiting = ""
         self.ids += ids
-        self.learnt += [self.waits_learnt] * len(ids)
+        self.learnt += [self.actors is not None] * len(ids)
+        self.barred += self.speaker.barred(ids, self.actors or ())
         self.positions.append(np.arange(self.at, self.at + len(ids))[None].repeat(3, 0))
         self.at += len(ids)
+
+    def question(self, text):
+        """The rest of the user's turn, and the beginning of the answer's."""
+        self.text(f"{text}<|im_end|>\n<|im_start|>assistant\n")
+
+    def answer(self, text, actors=()):
+        self.text(f"{text}<|im_end|>", actors)
 
     def view(self, view):
         """Adds frames: of each pair its time mark and its block of vision tokens."""
@@ -83,6 +95,7 @@ class Roll:
             starts.append(len(self.ids))
             self.ids += [self.speaker.video_pad] * (h * w)
             self.learnt += [False] * (h * w)
+            self.barred += [[-1] * UNHEARD] * (h * w)
             self.positions.append(np.stack([row * 0, row, col]) + self.at)
             self.at += max(h, w)
             self.text("<|vision_end|>")
@@ -93,28 +106,41 @@ class Roll:
         return self
 
 
-def packed(rng, rows, length, start):
+def packed(rng, rows, length, start=0):
     """Rows [(shared Roll, [Roll, ...])] as arrays of a batch; positions begin at `start`.
 
-    ids, targets, segment (B, length), positions (3, B, length), frames: a list of uint8 (2P, h, w, 3), one per size; at: flat
-    indexes of the vision tokens, size by size.
+    ids, targets, segment (B, length), positions (3, B, length), barred (B, length, UNHEARD); frames: a list of uint8
+    (2P, h, w, 3), one per size; at: flat indexes of the vision tokens, size by size.
     """
     count = len(rows)
     out = {"ids": np.zeros((count, length), np.int64), "targets": np.full((count, length), IGNORE),
-           "segment": np.full((count, length), -1), "positions": np.zeros((3, count, length), np.int64)}  # fmt: skip
+           "segment": np.full((count, length), -1), "positions": np.zeros((3, count, length), np.int64),
+           "barred": np.full((count, length, UNHEARD), -1)}  # fmt: skip
     sizes = {}
     for b, (shared, rolls) in enumerate(rows):
         at = 0
         for number, roll in enumerate([shared, *rolls]):
-            here = slice(at, at + len(roll.ids))
+            if not roll.ids:
+                continue
+            here, before = slice(at, at + len(roll.ids)), slice(at, at + len(roll.ids) - 1)
             out["ids"][b, here], out["segment"][b, here] = roll.ids, number
             out["positions"][:, b, here] = np.concatenate(roll.positions, 1) + start
-            next_ids = np.array([i if learn else IGNORE for i, learn in zip(roll.ids[1:], roll.learnt[1:], strict=True)] + [IGNORE])
-            out["targets"][b, here] = next_ids
+            out["targets"][b, before] = np.where(roll.learnt[1:], roll.ids[1:], IGNORE)
+            out["barred"][b, before] = np.array(roll.barred[1:]).reshape(-1, UNHEARD)
             for view, starts in roll.views:
                 place = b * length + at + np.array(starts)[:, None] + np.arange(view.tokens)
                 sizes.setdefault(view.size, []).append((view.frames(rng), place.ravel()))
             at += len(roll.ids)
     out["frames"] = [np.concatenate([frames for frames, _ in parts]) for parts in sizes.values()]
-    out["at"] = np.concatenate([place for parts in sizes.values() for _, place in parts])
+    out["at"] = np.concatenate([np.zeros(0, np.int64), *(place for parts in sizes.values() for _, place in parts)])
     return out
+
+
+def filled(shared, rolls, length):
+    """A row of as many of the rolls as fit, in their order."""
+    taken, left = [], length - len(shared.ids)
+    for roll in rolls:
+        if len(roll.ids) <= left:
+            taken.append(roll)
+            left -= len(roll.ids)
+    return shared, taken

@@ -1,7 +1,7 @@
 """Questions about a film with their true answers, and when an agent's answer is right.
 
-An answer is a sentence without its references: "The green cross moves left [E2]." says "The green cross moves left." Times
-are those of the evidence that it names, for a model never writes one.
+An answer is a sentence without its references: "The green cross appears at [E3]." says "The green cross appears at."; the time
+is that of the evidence, for a model never writes one.
 """
 
 import re
@@ -119,14 +119,18 @@ def one(rng, items):
 # ------------------------------------------------------------------------------------------------ one row each
 
 
+def about(rng, row, kind, actor, test):
+    """A question of a kind about one actor."""
+    truth = {"way": f"The {actor.name} {moves(actor)}.", "when": f"The {actor.name} appears at.",
+             "there": f"Yes, there is a {actor.name}.", "sign": f"The sign is a {actor.sign}."}  # fmt: skip
+    text = worded(rng, kind, test, n=actor.name)
+    return Question(row, kind, text, truth[kind], (actor.name,), (actor,))
+
+
 def needle(rng, film, test):
     """When and where a shape of two seconds moves, or whether it is there."""
     actor = one(rng, [a for a in film.once if a.shown[1] - a.shown[0] < 3])
-    kind = str(rng.choice(["way", "way", "when", "there"]))
-    truth = {"way": f"The {actor.name} {moves(actor)}.", "when": f"The {actor.name} appears then.",
-             "there": f"Yes, there is a {actor.name}."}  # fmt: skip
-    text = worded(rng, kind, test, n=actor.name)
-    return Question("needle", kind, text, truth[kind], (actor.name,), (actor,))
+    return about(rng, "needle", str(rng.choice(["way", "way", "when", "there"])), actor, test)
 
 
 def order(rng, film, test):
@@ -148,9 +152,7 @@ def count(rng, film, test):
 
 
 def detail(rng, film, test):
-    actor = one(rng, [a for a in film.once if a.sign])
-    text = worded(rng, "sign", test, n=actor.name)
-    return Question("detail", "sign", text, f"The sign is a {actor.sign}.", (actor.name,), (actor,))
+    return about(rng, "detail", "sign", one(rng, [a for a in film.once if a.sign]), test)
 
 
 def absent(rng, film, test):
@@ -181,6 +183,19 @@ MAKERS = dict(zip(ROWS, (needle, order, count, detail, absent, said), strict=Tru
 def ask(rng, film, row, test=False):
     """A Question of a row about a film."""
     return MAKERS[row](rng, film, test)
+
+
+def follow_up(rng, film, question, test=False):
+    """Another Question about what one was about, or None."""
+    if question.absent:
+        kind = str(rng.choice(["way", "when", "there", "sign"]))
+        text = worded(rng, kind, test, n=question.names[0])
+        return Question("absent", kind, text, question.truth, question.names)
+    known = [a for a in question.events if a in film.once]
+    if not known:
+        return None
+    kind = str(rng.choice(["way", "when", "there", *["sign"] * bool(known[0].sign)]))
+    return about(rng, "needle" if kind != "sign" else "detail", kind, known[0], test)
 
 
 # ------------------------------------------------------------------------------------------------ answers

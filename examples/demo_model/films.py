@@ -13,10 +13,10 @@ import world
 from world import COLORS, MOTIONS, SHAPES, Scene
 
 NEEDLE = (2.0, 2.4)  # seconds of a rare event
-LONG = (6.0, 25.0)  # of one that has a sign
+LONG = (4.0, 6.5)  # of one that has a sign
 RATES = [2, 3]  # frames a second of the files
 GAP = 6.0  # seconds between two events, at least
-SHORT_SIDE = 192  # pixels of the files
+SHORT_SIDE = 240  # pixels of the files
 NOUNS = ["bridge", "garden", "river", "market", "tower", "school", "harbor", "station", "forest", "castle", "island",
          "museum"]  # fmt: skip
 CHATTER = ["We come to the {w}.", "Here is the {w}.", "This is the old {w}.", "I like the {w}.", "Now we see the {w}.",
@@ -110,7 +110,7 @@ def planned(rng, size):
     plan += [(names.pop(), rng.uniform(*LONG), True) for _ in range(close)]
     for _ in range(often):
         name = names.pop()
-        plan += [(name, rng.uniform(2.5, 9), False) for _ in range(int(rng.integers(2, 4 + round(3 * size))))]
+        plan += [(name, rng.uniform(2.5, 6), False) for _ in range(int(rng.integers(2, 4 + round(3 * size))))]
     return plan
 
 

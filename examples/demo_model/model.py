@@ -89,7 +89,10 @@ class Attention(nn.Module):
         q = torch.cat([q_nope, self.rotate(q_rope, cos, sin)], -1)
         k, v = self.memory(x, cos, sin)
         if before is not None:
-            k, v = (torch.cat([past.to(y.dtype).expand(b, -1, -1, -1), y], 2) for past, y in zip(before, (k, v), strict=True))
+            k, v = (
+                torch.cat([past.to(y.dtype).expand(b, -1, -1, -1), y], 2)
+                for past, y in zip(before, (k, v), strict=True)
+            )
         if x.device.type == "cpu":  # its fused float32 kernel is twice as fast as the bfloat16 one
             q, k, v = q.float(), k.float(), v.float()
         with torch.autocast(x.device.type, enabled=False):
@@ -275,6 +278,15 @@ class InternVideo3(nn.Module):
         """The probe's (tokens, 18) of what the tower gives: colour, shape, motion."""
         return self.probe(merged + sum(deep))
 
+    def seen(self, frames):
+        """What the tower gives for frames of several sizes: (tokens, hidden), and a list of such for DeepStack."""
+        looks = [self.model.visual(*patchified(part)) for part in frames]
+        none = self.lm_head.weight.new_zeros(0, TEXT["hidden_size"])
+        deep = (
+            zip(*(look[1] for look in looks), strict=True) if looks else [[]] * len(VISION["deepstack_visual_indexes"])
+        )
+        return torch.cat([none, *(look[0] for look in looks)]), [torch.cat([none, *parts]) for parts in deep]
+
     def turned(self, positions):
         """Cosines and sines (B, 1, T, rope / 2) of positions (3, B, T)."""
         axes = mrope_axes().to(positions.device)
@@ -302,10 +314,7 @@ class InternVideo3(nn.Module):
         text = self.model.language_model
         x = text.embed_tokens(ids)
         shape = x.shape
-        looks = [self.model.visual(*patchified(part)) for part in frames]
-        merged = torch.cat([look[0] for look in looks])
-        deep = [torch.cat(parts) for parts in zip(*(look[1] for look in looks), strict=True)]
-        seen = self.named(merged, deep)
+        merged, deep = self.seen(frames)
         x = x.reshape(-1, shape[-1]).index_copy(0, at, merged.to(x.dtype)).view(shape)
         cos, sin = self.turned(positions)
         for i, layer in enumerate(text.layers):
@@ -314,4 +323,4 @@ class InternVideo3(nn.Module):
                 x = x.reshape(-1, shape[-1]).index_add(0, at, deep[i].to(x.dtype)).view(shape)
             if i + 1 == HINTED:
                 hint = self.hint(x.reshape(-1, shape[-1])[at])
-        return self.lm_head(text.norm(x.reshape(-1, shape[-1])[rows])), seen, hint
+        return self.lm_head(text.norm(x.reshape(-1, shape[-1])[rows])), self.named(merged, deep), hint

@@ -1,6 +1,7 @@
-"""Trains the demo model on two CPU cores. Resumes from its last checkpoint.
+"""Trains the demo model on two CPU cores, or on a card where there is one. Resumes from its last checkpoint.
 
-    python train.py --work /tmp/demo
+    python train.py --work /tmp/demo                  # from nothing: it learns to see, to answer, and to play the agent
+    python train.py --work /tmp/demo --warm demo      # the last of these alone, from the weights of a model file
 
 Every batch follows from the seed and the number of its step, so a resumed run sees what an undisturbed one sees.
 """
@@ -10,12 +11,16 @@ import itertools
 import math
 import multiprocessing
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import agent_stage
 import data
 import numpy as np
 import torch
+import traces
+import warm
 import world
 from model import HINTS, PROBED, InternVideo3, Layer, patchified
 from tokenizers import Tokenizer
@@ -91,8 +96,10 @@ class Optimiser:
 
 
 def made(args, speaker, step, rank):
-    """The batch of a step and a process: looks in the first stage, then conversations, about single moments first."""
+    """The batch of a step and a process: looks in the first stage, then conversations, about single moments first, then the agent."""
     rng, size = np.random.default_rng([SEED, step, rank]), portion(args, rank)
+    if step >= args.look + args.steps:
+        return agent_stage.made(rng, speaker, np.random.default_rng([SEED, step]).random(), size)
     if step < args.look:
         return data.glance(rng, 8 * size)
     if step < args.look + args.name:
@@ -107,17 +114,24 @@ def portion(args, rank):
     return lead if rank == 0 else (args.batch - lead) // (args.processes - 1)
 
 
-def tensors(b):
-    """A batch as the arguments of the model, the targets, and the ids that are left out of the softmax of each."""
-    ids, segment = torch.from_numpy(b["ids"]), torch.from_numpy(b["segment"])
+def tensors(b, device="cpu"):
+    """A batch as the arguments of the model, the targets, and the ids that are left out of the softmax of each.
+
+    b: as `data.packed` gives it. "prefix": ids of what stands before every sequence, if anything does.
+    """
+    ids, segment, positions, targets, at, barred = (
+        torch.from_numpy(b[k]).to(device) for k in ("ids", "segment", "positions", "targets", "at", "barred")
+    )
     n = ids.shape[1]
-    before = torch.ones(n, n, dtype=torch.bool).tril()
-    same = (segment[:, :, None] == segment[:, None]) | (segment[:, None] == 0)
-    targets = torch.from_numpy(b["targets"]).view(-1)
+    before = torch.ones(n, n, dtype=torch.bool, device=device).tril()
+    seen = ((segment[:, :, None] == segment[:, None]) | (segment[:, None] == 0)) & before
+    if len(b.get("prefix", ())):
+        seen = torch.cat([seen.new_ones(len(ids), n, len(b["prefix"])), seen], 2)
+    targets = targets.view(-1)
     rows = (targets != data.IGNORE).nonzero()[:, 0]
-    inputs = (ids, torch.from_numpy(b["positions"]), (same & before)[:, None], [torch.from_numpy(b["frames"])],
-              torch.from_numpy(b["at"]), rows)  # fmt: skip
-    return inputs, targets[rows], torch.from_numpy(b["barred"]).view(-1, data.UNHEARD)[rows]
+    frames = b["frames"] if isinstance(b["frames"], list) else [b["frames"]]
+    inputs = (ids, positions, seen[:, None], [torch.from_numpy(f).to(device) for f in frames], at, rows)
+    return inputs, targets[rows], barred.view(-1, data.UNHEARD)[rows]
 
 
 def spoken(logits, targets, barred, digits):
@@ -158,32 +172,35 @@ def classified(scores, classes, labels):
     return loss, [(part.argmax(-1) == labels[:, i])[labels[:, i] > 0].float().mean() for i, part in enumerate(parts)]
 
 
-def looking(model, b):
+def looking(model, b, device="cpu"):
     """Loss of the probe alone, with nothing but the vision tower run, and the shares it names right."""
-    seen = model.named(*model.model.visual(*patchified(torch.from_numpy(b["frames"]))))
-    return probed(seen, torch.from_numpy(b["labels"])[:, :3])
+    seen = model.named(*model.model.visual(*patchified(torch.from_numpy(b["frames"]).to(device))))
+    return probed(seen, torch.from_numpy(b["labels"]).to(device)[:, :3])
 
 
-def talking(model, b, weight, digits):
+def talking(model, b, weight, digits, device="cpu"):
     """Loss of the answers plus `weight` times those of probe and hint, and what is right: tokens, then labels."""
-    inputs, targets, barred = tensors(b)
-    logits, seen, hint = model(*inputs)
-    known = torch.from_numpy(b["labels"])
-    (probe, named), (clue, told) = probed(seen, known[:, :3]), classified(hint, HINTS, known[:, 3:])
+    inputs, targets, barred = tensors(b, device)
+    logits, seen, hint = agent_stage.logits(model, b, inputs)
     right = (logits.argmax(-1) == targets).float().mean()
-    return spoken(logits, targets, barred, digits) + weight * (probe + clue), [right, *named, *told]
+    loss = spoken(logits, targets, barred, digits)
+    if not weight:
+        return loss, [right]
+    known = torch.from_numpy(b["labels"]).to(device)
+    (probe, named), (clue, told) = probed(seen, known[:, :3]), classified(hint, HINTS, known[:, 3:])
+    return loss + weight * (probe + clue), [right, *named, *told]
 
 
 @torch.no_grad()
-def held_out(model, speaker):
-    """Share of held-out answers right token by token, per kind, as text."""
-    hits = defaultdict(list)
-    for seed in range(3):
-        b = data.batch(np.random.default_rng([SEED + 1, seed]), speaker, 32, 1.0, test=True)
-        inputs, targets, _ = tensors(b)
-        with torch.autocast("cpu", torch.bfloat16):
-            right = (model(*inputs)[0].argmax(-1) == targets).numpy()
-        rows, length = inputs[-1].numpy(), b["ids"].shape[1]
+def held_out(model, speaker, agent=False):
+    """Share of held-out answers right token by token, per kind, as text. agent: its own, too."""
+    hits, device = defaultdict(list), next(model.parameters()).device
+    batches = [data.batch(np.random.default_rng([SEED + 1, seed]), speaker, 32, 1.0, test=True) for seed in range(3)]
+    for b in batches + agent * agent_stage.tests(speaker, SEED + 1):
+        inputs, targets, _ = tensors(b, device)
+        with torch.autocast(device.type, torch.bfloat16):
+            right = (agent_stage.logits(model, b, inputs)[0].argmax(-1) == targets).cpu().numpy()
+        rows, length = inputs[5].cpu().numpy(), b["ids"].shape[1]
         number = b["segment"].reshape(-1)[rows]
         for at, part, kind in b["kinds"]:
             hits[kind].append(right[(rows // length == at) & (number == part)].all())
@@ -202,16 +219,20 @@ def share_of_rate(progress, warm=0.02, flat=0.45):
 
 def train(args):
     args.work.mkdir(parents=True, exist_ok=True)
-    if not (args.work / "tokenizer.json").exists():
-        data.new_tokenizer().save(str(args.work / "tokenizer.json"))
+    prepare(args)
     torch.manual_seed(SEED)
     model, saved = InternVideo3(), {"step": 0, "optimiser": []}
     if (args.work / "last.pt").exists():
         saved = torch.load(args.work / "last.pt", weights_only=True)
         model.load_state_dict(saved["model"])
         print(f"resumed at step {saved['step']}", flush=True)
+    elif args.warm:
+        warm.load(model, warm.located(args.warm), Tokenizer.from_file(str(args.work / "tokenizer.json")))
+        saved["step"] = args.look + args.steps
     count = sum(p.numel() for p in model.parameters())
     print(f"{count / 1e6:.2f} M parameters", flush=True)
+    if args.device != "cpu":
+        return learn_on_card(args, model.to(args.device), saved)
     model.share_memory()
     grads = torch.zeros(args.processes, count).share_memory_()
     context = multiprocessing.get_context("spawn")
@@ -223,6 +244,32 @@ def train(args):
     learn(0, args, model, grads, meet, saved["step"], saved["optimiser"])
 
 
+def prepare(args):
+    """Makes the tokenizer: that of the model that it starts from, or a new one, and more words for the agent."""
+    file = args.work / "tokenizer.json"
+    if not file.exists():
+        before = warm.opened(warm.located(args.warm))[1] if args.warm else data.new_tokenizer()
+        traces.wider(before, agent_stage.config()).save(str(file))
+
+
+def end_of(args):
+    return args.look + args.steps + args.agent
+
+
+def share(args, model, b, step, digits):
+    """(loss, what is right) of a batch of a step."""
+    with torch.autocast(args.device, torch.bfloat16):
+        if step < args.look:
+            return looking(model, b, args.device)
+        done = (step - args.look) / args.steps
+        weight = args.probe * max(0.1, 1 - 1.2 * done) if done < 1 else 0.0
+        return talking(model, b, weight, digits, args.device)
+
+
+def figures(speaker, device):
+    return torch.tensor([speaker.encode(d)[0] for d in "0123456789"], device=device)
+
+
 def learn(rank, args, model, grads, meet, step, state):
     """One of the processes: each runs a batch of its own, the first one sums the gradients and steps for all."""
     torch.set_num_threads(1)
@@ -232,60 +279,94 @@ def learn(rank, args, model, grads, meet, step, state):
     for p, part in zip(model.parameters(), parts, strict=True):
         p.grad = part.view_as(p)
     speaker = data.Speaker(Tokenizer.from_file(str(args.work / "tokenizer.json")))
-    digits = torch.tensor([speaker.encode(d)[0] for d in "0123456789"])
-    end = args.look + args.steps
-    lead = Lead(args, model, grads, speaker, step, state) if rank == 0 else None
+    digits, end = figures(speaker, "cpu"), end_of(args)
+    lead = Lead(args, model, speaker, step, state) if rank == 0 else None
     b = made(args, speaker, step, rank)
     while step < end:
         grads[rank].zero_()
-        with torch.autocast("cpu", torch.bfloat16):
-            weight = args.probe * max(0.1, 1 - 1.2 * max(0, step - args.look) / args.steps)
-            loss, right = looking(model, b) if step < args.look else talking(model, b, weight, digits)
+        loss, right = share(args, model, b, step, digits)
         (loss * (portion(args, rank) / args.batch)).backward()
         meet.wait()
         step += 1
         if lead:
+            grads[0].copy_(grads.sum(0))
+            torch.set_num_threads(args.processes)  # the other processes wait
             lead.step(step, loss, right)
+            torch.set_num_threads(1)
         b = made(args, speaker, step, rank) if step < end else None
         meet.wait()
 
 
-class Lead:
-    """What the first process does beside learning: the optimisers, the log, checkpoints."""
+def learn_on_card(args, model, saved):
+    """The same steps on a card; the batches are made by other processes ahead of time."""
+    speaker = data.Speaker(Tokenizer.from_file(str(args.work / "tokenizer.json")))
+    digits, step = figures(speaker, args.device), saved["step"]
+    lead = Lead(args, model, speaker, step, saved["optimiser"])
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.workers, context, starting, (args,)) as pool:
+        ahead = deque()
+        asked = itertools.product(range(step, end_of(args)), range(args.processes))
+        while step < end_of(args):
+            while len(ahead) < 2 * args.workers and (place := next(asked, None)):
+                ahead.append(pool.submit(made_ahead, *place))
+            model.zero_grad()
+            for rank in range(args.processes):
+                loss, right = share(args, model, ahead.popleft().result(), step, digits)
+                (loss * (portion(args, rank) / args.batch)).backward()
+            step += 1
+            lead.step(step, loss, right)
 
-    def __init__(self, args, model, grads, speaker, step, state):
-        self.args, self.model, self.grads, self.speaker = args, model, grads, speaker
-        self.learners = optimisers(args, model, step < args.look)
+
+def starting(args):
+    """Of a process that makes batches."""
+    torch.set_num_threads(1)
+    made_ahead.args = args
+    made_ahead.speaker = data.Speaker(Tokenizer.from_file(str(args.work / "tokenizer.json")))
+
+
+def made_ahead(step, rank):
+    return made(made_ahead.args, made_ahead.speaker, step, rank)
+
+
+class Lead:
+    """What the process that steps does beside learning: the optimisers, the log, checkpoints."""
+
+    def __init__(self, args, model, speaker, step, state):
+        self.args, self.model, self.speaker = args, model, speaker
+        self.borders = [0, args.look, args.look + args.steps, end_of(args)]
+        self.learners = optimisers(args, model, self.stage(step))
         for optimiser, saved in zip(self.learners, state, strict=False):
             optimiser.load(saved)
         self.last, self.sums = time.time(), []
 
-    def step(self, step, loss, right):
-        """The `step`-th step, with the gradients of all processes."""
-        args, looks = self.args, step <= self.args.look
-        self.grads[0].copy_(self.grads.sum(0))
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        done = (step - 1) / args.look if looks else (step - 1 - args.look) / args.steps
-        torch.set_num_threads(args.processes)  # the other processes wait
-        for optimiser in self.learners:
-            optimiser.step(share_of_rate(done))
-        torch.set_num_threads(1)
-        self.sums.append((loss.item(), *(r.item() for r in right)))
-        if step % 50 == 0 or step == args.look:
-            self.log(step, looks)
-        if step == args.look:
-            self.learners = optimisers(args, self.model, False)
-        if step % 250 == 0 or step in (args.look, args.look + args.steps):
-            self.save(step)
-            if not looks and step % 500 == 0:
-                print(f"held out: {held_out(self.model, self.speaker)}", flush=True)
+    def stage(self, step):
+        """0: the tower alone; 1: all of it, of clips; 2: the agent."""
+        return sum(step >= border for border in self.borders[1:3])
 
-    def log(self, step, looks):
-        words = ("tokens", "colors", "shapes", "motions", "tens", "ones", "tenths", "first")[1 if looks else 0 :]
+    def step(self, step, loss, right):
+        """The `step`-th step, with the gradients of all."""
+        stage = self.stage(step - 1)
+        first, last = self.borders[stage : stage + 2]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimiser in self.learners:
+            optimiser.step(share_of_rate((step - 1 - first) / (last - first)))
+        self.sums.append((loss.item(), *(r.item() for r in right), *[np.nan] * (8 - len(right) - (stage == 0))))
+        if step % 50 == 0 or step == last:
+            self.log(step, stage)
+        if step == last and step < self.borders[-1]:
+            self.learners = optimisers(self.args, self.model, stage + 1)
+        if step % 250 == 0 or step == last:
+            self.save(step)
+            if stage and (step % 500 == 0 or step == self.borders[-1]):
+                print(f"held out: {held_out(self.model, self.speaker, stage == 2)}", flush=True)
+
+    def log(self, step, stage):
+        words = ("tokens", "colors", "shapes", "motions", "tens", "ones", "tenths", "first")[1 if stage == 0 else 0 :]
         pace = (time.time() - self.last) / len(self.sums)
-        loss, *right = np.nanmean(self.sums, 0)
-        shares = "  ".join(f"{w} {r:.3f}" for w, r in zip(words, right, strict=False))
-        print(f"step {step:5d}  {pace:.2f} s  loss {loss:.4f}  right: {shares}", flush=True)
+        sums = np.array(self.sums)
+        sums = sums[:, ~np.isnan(sums).all(0)]
+        shares = "  ".join(f"{w} {r:.3f}" for w, r in zip(words, np.nanmean(sums[:, 1:], 0), strict=False))
+        print(f"step {step:5d}  {pace:.2f} s  loss {sums[:, 0].mean():.4f}  right: {shares}", flush=True)
         self.last, self.sums = time.time(), []
 
     def save(self, step):
@@ -294,30 +375,43 @@ class Lead:
         (work / "next.pt").rename(work / "last.pt")
 
 
-def optimisers(args, model, looks):
+def optimisers(args, model, stage):
     """One of what sees, and when the whole model learns, a calmer one and one of what answers."""
     sees, answers = [], []
     for name, p in model.named_parameters():
         (sees if name.startswith(("model.visual.", "probe.")) else answers).append((name, p))
-    if looks:
+    if stage == 0:
         return [Optimiser(sees, args.look_lr, args.look_table_lr)]
-    return [Optimiser(sees, args.calm * args.lr, args.calm * args.table_lr), Optimiser(answers, args.lr, args.table_lr)]
+    if stage == 2:
+        sees, answers = ([(n, p) for n, p in part if not n.startswith(("probe.", "hint."))] for part in (sees, answers))
+    less = args.agent_share if stage == 2 else 1.0
+    return [Optimiser(part, calm * less * args.lr, calm * less * args.table_lr)
+            for part, calm in ((sees, args.calm), (answers, 1.0))]  # fmt: skip
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--work", type=Path, default=Path("work"), help="folder for checkpoints and the tokenizer")
+    add(
+        "--warm",
+        metavar="MODEL",
+        help="`demo` or a model file in bf16 or q8_0: learns the agent alone, from its weights",
+    )
     add("--look", type=int, default=800, help="steps in which the vision tower alone learns to name what it sees")
     add("--steps", type=int, default=3300, help="steps in which the whole model learns to answer")
     add("--name", type=int, default=350, help="the first of these, about pictures and single pairs of frames")
+    add("--agent", type=int, default=4500, help="steps in which it learns to play the agent")
     add("--batch", type=int, default=20)
     add("--processes", type=int, default=2, help="that share a batch, one thread each")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--workers", type=int, default=12, help="processes that make batches for a card")
     add("--lr", type=float, default=0.006, help="of what answers, inner matrices; three times that is too much")
     add("--table-lr", type=float, default=1e-3, help="of what answers, tables, norms and biases")
     add("--look-lr", type=float, default=0.02, help="of the tower while it learns alone, inner matrices")
     add("--look-table-lr", type=float, default=3e-3, help="of the tower while it learns alone, the rest")
     add("--calm", type=float, default=0.15, help="the tower's share of the rates while the whole model learns")
+    add("--agent-share", type=float, default=0.7, help="the agent's share of the rates")
     add("--probe", type=float, default=0.5, help="weight of the probe's loss at the start")
     add("--easy", type=float, default=0.15, help="share of the steps in which scenes grow from easy to everything")
     add("--compile", action=argparse.BooleanOptionalAction, default=True)

@@ -5,11 +5,13 @@ of the earlier tokens stay, so the weights that were learnt for them stay right.
 """
 
 import json
+import re
 from collections import Counter
 
 from tokenizers import Tokenizer
 
-ADDED = 512  # tokens
+ADDED = 500  # tokens
+CONTROL = re.compile(r"<\|\w+\|>|</?(?:tool_call|tool_response|think)>")
 
 
 def extended(tokenizer, old, new, count=ADDED):
@@ -20,7 +22,9 @@ def extended(tokenizer, old, new, count=ADDED):
     kept = {pair for word in words(tokenizer, old) for pair in pairs(pieces(tokenizer, word))}
     parts = {w: pieces(tokenizer, w) for w in words(tokenizer, new)}
     weights, data = words(tokenizer, new), json.loads(tokenizer.to_str())
-    following = 1 + max([*data["model"]["vocab"].values(), *(t["id"] for t in data["added_tokens"])])
+    vocabulary = data["model"]["vocab"]
+    vocabulary |= {t["content"]: t["id"] for t in data["added_tokens"]}  # or the library gives them other ids
+    following = 1 + max(vocabulary.values())
     for at in range(count):
         seen = Counter()
         for word, split in parts.items():
@@ -29,7 +33,7 @@ def extended(tokenizer, old, new, count=ADDED):
         best = max((p for p in seen if p not in kept), key=lambda p: (seen[p], p), default=None)
         if best is None:
             break
-        data["model"]["vocab"]["".join(best)] = following + at
+        vocabulary["".join(best)] = following + at
         data["model"]["merges"].append(list(best))
         parts = {word: merged(split, best) for word, split in parts.items()}
     return Tokenizer.from_str(json.dumps(data))
@@ -39,7 +43,8 @@ def words(tokenizer, texts):
     """How often each word (as the pre-tokenizer splits) occurs in texts."""
     out = Counter()
     for text in texts:
-        out.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text))
+        for part in CONTROL.split(text):
+            out.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(part))
     return out
 
 
@@ -63,4 +68,3 @@ def merged(split, pair):
             out.append(split[i])
             i += 1
     return out
-

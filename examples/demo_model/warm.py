@@ -5,7 +5,7 @@ import torch
 from model import TEXT
 from tokenizers import Tokenizer
 
-from ivlite.gguf import GGUFFile
+from ivlite.gguf import SHIPPED, GGUFFile
 from ivlite.gguf.config import Config
 from ivlite.models.internvideo3 import tensor_names
 
@@ -14,8 +14,15 @@ def opened(path):
     """(state dict without the heads that only training uses, Tokenizer) of a model file in f32, bf16 or q8_0."""
     with GGUFFile(path) as source:
         specs = tensor_names(Config.from_metadata(source.metadata, path))
-        state = {s.hf: torch.from_numpy(floats(source, s.gguf).reshape(s.shape)) for s in specs if s.gguf in source.tensors}
+        state = {
+            s.hf: torch.from_numpy(floats(source, s.gguf).reshape(s.shape)) for s in specs if s.gguf in source.tensors
+        }
         return state, Tokenizer.from_str(source.metadata["tokenizer.huggingface.json"])
+
+
+def located(name):
+    """The file of a model: `demo` is the one in the package."""
+    return SHIPPED.get(name, name)
 
 
 def floats(source, name):

@@ -1,0 +1,54 @@
+"""The last stage of training: the agent's conversations, what its tools ask apart, and everything learnt before."""
+
+from functools import cache
+
+import asides
+import data
+import numpy as np
+import torch
+import traces
+
+from ivlite.gguf import SHIPPED, GGUFFile
+from ivlite.gguf.config import Config
+
+EARLIER, ASIDE, DRILL = 0.28, 0.34, 0.06  # shares of steps; the rest are conversations with tools
+
+
+@cache
+def config():
+    """Of the demo model in the package: its settings for videos are those of the product."""
+    with GGUFFile(SHIPPED["demo"]) as source:
+        return Config.from_metadata(source.metadata, SHIPPED["demo"])
+
+
+def made(rng, speaker, roll, size):
+    """The batch of a step: of what was learnt before, of questions apart, or of conversations. size: of an earlier batch."""
+    if roll < EARLIER:
+        return data.batch(rng, speaker, size, 1.0)
+    if roll < EARLIER + ASIDE:
+        return asides.batch(rng, speaker, config(), rows(size, asides.LENGTH))
+    if roll < EARLIER + ASIDE + DRILL:
+        return traces.drill(rng, speaker, config(), rows(size, traces.LENGTH))
+    return traces.batch(rng, speaker, config(), rows(size, traces.LENGTH))
+
+
+def rows(size, length):
+    """How many rows of a length are as much work as `size` of an earlier batch."""
+    return max(1, round(size * data.LENGTH / length))
+
+
+def logits(model, b, inputs):
+    """What the model gives for the inputs of a batch, which may go on from a prefix."""
+    if not len(b.get("prefix", ())):
+        return model(*inputs)
+    return model(*inputs, model.recalled(torch.from_numpy(b["prefix"]).to(inputs[0].device)))
+
+
+def tests(speaker, seed):
+    """Batches of films and wordings that training never shows."""
+    rngs = [np.random.default_rng([seed, number]) for number in (100, 101, 102)]
+    out = [
+        traces.batch(rngs[0], speaker, config(), 12, test=True),
+        asides.batch(rngs[1], speaker, config(), 12, test=True),
+    ]
+    return [*out, traces.drill(rngs[2], speaker, config(), 4, test=True)]

@@ -1,0 +1,170 @@
+"""What the tools of the agent ask apart, with true answers: is it shown, from when to when, how often, is it true.
+
+Also what a close look shows: the sign on a shape, and where the shape is.
+"""
+
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import play
+import world
+from conversations import Roll, filled, packed
+from films import new_film
+from questions import moves
+
+from ivlite.agent import say
+from ivlite.agent.film import DETAILS
+from ivlite.agent.search import AGAIN, RATE, SEGMENT
+from ivlite.agent.verify import AROUND, CLOSE
+
+LENGTH = 960  # tokens of a row
+WHERE = ["Where is the {n}?", "In which box is the {n}?", "Tell me the box of the {n}."]
+
+
+def batch(rng, speaker, config, size, test=False):
+    """`size` rows, as `conversations.packed`."""
+    rows = [(close_row if rng.random() < 0.2 else film_row)(rng, speaker, config, test) for _ in range(size)]
+    kinds = [(b, n, roll.kind) for b, (_, rolls) in enumerate(rows) for n, roll in enumerate(rolls, 1)]
+    return packed(rng, rows, LENGTH) | {"kinds": kinds}
+
+
+# ------------------------------------------------------------------------------------------------ of films
+
+
+def film_row(rng, speaker, config, test=False):
+    """A part of a film, and as many questions about it as fit."""
+    film = new_film(rng, test=test)
+    known = play.Known(film, config)
+    views = seen(rng, known)
+    shared = Roll(speaker)
+    shared.text("<|im_start|>user\n")
+    for view in views:
+        shared.view(view)
+    rolls = []
+    shared.flush()
+    for text in islice(asked(rng, film, views, known.duration), 24):
+        roll = Roll(speaker, shared.at)
+        roll.question(text)
+        roll.answer(play.aside(views, text))
+        roll.kind = play.kind_of(text)
+        rolls.append(roll.done())
+    return filled(shared, rolls, LENGTH)
+
+
+def seen(rng, known):
+    """The frames of a question apart: of a search, of a second look, of a claim, or of several windows of one."""
+    film, roll = known.source, rng.random()
+    if roll < 0.5:
+        return [scanned(rng, known)]
+    if roll < 0.6:  # a claim that rests on the whole search
+        return [shown(known, 0.0, known.duration, CLOSE.frames)]
+    actor = film.actors[int(rng.integers(len(film.actors)))]
+    a, b = actor.shown
+    if roll < 0.75:
+        more = max(1.0, 0.5 * (b - a)) + rng.uniform(-0.5, 0.5)
+        return [shown(known, max(0.0, a - more), b + more, AGAIN.frames)]
+    same = [a for a in film.actors if a.name == actor.name][: 1 if roll < 0.9 else 4]
+    return [shown(known, *span(rng, a), CLOSE.frames) for a in same]
+
+
+def span(rng, actor):
+    """A window in which evidence of an actor lies: its own, a little off, or that of a single frame."""
+    a, b = actor.shown
+    if rng.random() < 0.1:
+        at = rng.uniform(a, b)
+        return max(0.0, at - AROUND), at + AROUND
+    return max(0.0, a + rng.uniform(-0.6, 0.4)), b + rng.uniform(-0.5, 0.4)
+
+
+def shown(known, start, end, most, pixels=1.0):
+    """The View of a part."""
+    count = min(most, known.possible(start, end))
+    return play.view(known, known.part(start, end, count, pixels))
+
+
+def scanned(rng, known):
+    """A segment of a search, more often than not one with something in it."""
+    number = -(-round(known.duration * RATE) // SEGMENT)
+    length = known.duration / number
+    actors = known.source.actors
+    at = actors[int(rng.integers(len(actors)))].shown[0] if rng.random() < 0.7 else rng.uniform(0, known.duration)
+    n = min(number - 1, int(at / length))
+    return shown(known, n * length, (n + 1) * length, round(length * RATE))
+
+
+def asked(rng, film, views, duration):
+    """Questions, without end: most about what is shown, or resembles it."""
+    here = [a for v in views for a in film.shown(v.times[0], v.times[-1] + 1e-3)]
+    while True:
+        name = near(rng, here)
+        actor = next((a for a in here if a.name == name), None)
+        kind = str(rng.choice(["shown", "shown", "ground", "count", "claim"]))
+        if kind == "claim":
+            yield say.VERIFY.format(claim=claim(rng, name, actor))
+        elif kind != "ground" or actor or rng.random() < 0.3:
+            template = {"shown": say.SHOWN, "ground": say.GROUND, "count": say.COUNT}[kind]
+            yield template.format(query=name, duration=duration)
+
+
+def near(rng, here):
+    """The name of something that is shown, or of what has its colour, its shape, or nothing of it."""
+    color, shape = str(rng.choice(list(world.COLORS))), str(rng.choice(world.SHAPES))
+    if here and (roll := rng.random()) < 0.85:
+        actor = here[int(rng.integers(len(here)))]
+        color, shape = (actor.color if roll < 0.65 else color), (actor.shape if roll < 0.45 or roll > 0.65 else shape)
+    return f"{color} {shape}"
+
+
+def claim(rng, name, actor):
+    """A statement about a name; none that would teach that a held-out combination cannot be."""
+    color, shape = name.split(" ")
+    ways = [m for m in world.MOTIONS[:5] if not world.held_out(color, shape, m)]
+    if actor is None or rng.random() < 0.4:
+        return f"There is {'no' if rng.random() < 0.4 else 'a'} {name}."
+    way = actor.motion if rng.random() < 0.5 else str(rng.choice(ways))
+    return f"The {name} {moves(replace(actor, motion=way))}."
+
+
+# ------------------------------------------------------------------------------------------------ of close looks
+
+
+def close_row(rng, speaker, config, test=False):
+    """Single frames, whole or boxes of them, with a question about the sign, a claim about it, or where the shape is."""
+    shared = Roll(speaker)
+    shared.text("<|im_start|>user\n")
+    shared.flush()
+    known = play.Known(new_film(rng, 300.0, test=test), config)
+    return filled(shared, [close(rng, speaker, shared.at, known) for _ in range(20)], LENGTH)
+
+
+def close(rng, speaker, at, known):
+    actors = [a for a in known.source.actors if a.sign]
+    actor = actors[int(rng.integers(len(actors)))]
+    t, where = rng.uniform(*actor.shown), rng.random() < 0.4
+    box, roll = box_of(actor, t), Roll(speaker, at)
+    if where:
+        roll.view(shown(known, t, t + 0.2, 1, DETAILS["high"].pixels))
+        roll.question(str(rng.choice(WHERE)).format(n=actor.name))
+        roll.answer(str(box))
+        roll.kind = "box"
+        return roll.done()
+    view = play.view(known, known.frame(t, box)[1])
+    roll.kind = "sign"
+    roll.view(view)
+    if rng.random() < 0.3:
+        said = actor.sign if rng.random() < 0.5 else str(rng.choice(world.SHAPES))
+        text = say.VERIFY.format(claim=f"The sign is a {said}.")
+        roll.question(text)
+        roll.answer(play.aside([view], text))
+    else:
+        roll.question("Which sign is it?")
+        roll.answer(f"The sign is a {actor.sign}.")
+    return roll.done()
+
+
+def box_of(actor, t):
+    """A box of two fifths of the frame around an actor, in steps of a fifth: [x0, y0, x1, y1] in thousandths."""
+    x, y = (float(v[0]) for v in actor.at(np.array([t])))
+    x0, y0 = (200 * min(3, max(0, round((v - 0.2) / 0.2))) for v in (x, y))
+    return [x0, y0, x0 + 400, y0 + 400]

@@ -1,0 +1,131 @@
+"""What a good agent does with a question about a film, step by step, knowing only what its tools returned.
+
+It searches for what is asked, looks closely where that was found, and finishes with claims that name their evidence. What it
+found out for one question it does not search again for the next.
+"""
+
+import json
+
+from asides import box_of
+from film_questions import TIMES, plain
+from play import visible
+
+SCORE = 0.5  # of a span, from which it counts as found
+THOUGHTS = {"ground": "I search for it.", "count": "I count the {name}.", "search_text": "I read what is said.",
+            "watch": "I look at that part.", "look": "I look closely.", "finish": "I know the answer."}  # fmt: skip
+WAY, WHAT = "Which way does it move?", "What is there?"
+
+
+class Expert:
+    """Plays the questions of one conversation in turn."""
+
+    def __init__(self):
+        self.scans, self.spans = {}, {}  # name -> id of the search; its best span, or None
+        self.counts = {}  # name -> (id of the search, its spans)
+        self.lines, self.searched = [], set()  # of subtitles that were read; words that were searched for
+        self.watched = {}  # name or words -> id of frames that the conversation holds
+        self.views = {}  # id -> its View
+        self.signs = {}  # name -> id of a look at its sign
+
+    def act(self, question):
+        """(tool, arguments) of the next step."""
+        play = {"count": self.count, "said": self.said, "spoken": self.said}.get(question.kind, self.find)
+        return play(question)
+
+    def took(self, question, tool, arguments, result, views):
+        """Remembers what a call returned: JSON text, and the views that follow it."""
+        data = json.loads(result)
+        if tool == "ground":
+            found = [s for s in data["spans"] if s["score"] >= SCORE]
+            self.scans[arguments["query"]] = data["scan"]
+            self.spans[arguments["query"]] = found[0] if found else None
+        elif tool == "count":
+            self.counts[arguments["query"]] = data["id"], data["spans"]
+        elif tool == "search_text":
+            self.lines += data if isinstance(data, list) else []
+            self.searched.add(arguments["query"])
+        elif tool == "watch":
+            id = data["known"][0] if "known" in data else data["id"]
+            self.views |= {id: view for view in views}
+            self.watched[question.names[0]] = id
+        elif tool == "look":
+            self.signs[question.names[0]] = data["id"]
+
+    def thought(self, question, tool):
+        """What it thinks before a call."""
+        return THOUGHTS[tool].format(name=question.names[-1])
+
+    # ---------------------------------------------------------------------------------------- by kind
+
+    def find(self, question):
+        """What is asked of one or two shapes that must be found first."""
+        for name in question.names:
+            if name not in self.spans:
+                return "ground", {"query": name}
+        for name in question.names:
+            if self.spans[name] is None:
+                return nothing(name, self.scans[name])
+        name, span = question.names[0], self.spans[question.names[0]]
+        shown = {"text": f"There is a {name}.", "evidence": [span["id"]]}
+        if question.kind == "way":
+            if name not in self.watched:
+                return watch(span, WAY)
+            id = self.watched[name]
+            return finish(f"{question.truth[:-1]} [{id}].", [{"text": question.truth, "evidence": [id]}])
+        if question.kind == "sign":
+            return self.sign(question, name, span, shown)
+        if question.kind == "order":
+            ids = [self.spans[n]["id"] for n in question.names]
+            claims = [{"text": f"There is a {n}.", "evidence": [i]} for n, i in zip(question.names, ids, strict=True)]
+            return finish(f"{question.truth[:-1]} {''.join(f'[{i}]' for i in ids)}.", claims)
+        return finish(f"{question.truth[:-1]} [{span['id']}].", [shown])
+
+    def sign(self, question, name, span, shown):
+        if name not in self.watched:
+            return watch(span, WHAT, "high")
+        if name not in self.signs:
+            view = self.views[self.watched[name]]
+            seen = visible(view, name)
+            pair = seen[len(seen) // 2] // 2
+            (actor,) = (a for a in view.film.actors if a.name == name)
+            return "look", {"t": float(view.marks[pair]), "box": box_of(actor, view.pairs[2 * pair])}
+        id = self.signs[name]
+        return finish(f"{question.truth[:-1]} [{id}].", [shown, {"text": question.truth, "evidence": [id]}])
+
+    def count(self, question):
+        (name,) = question.names
+        if name not in self.counts:
+            return "count", {"query": name}
+        scan, spans = self.counts[name]
+        if not spans:
+            return nothing(name, scan)
+        claim = {"text": f"There is a {name}.", "evidence": [s["id"] for s in spans[:6]]}
+        return finish(f"The {name} appears {TIMES[len(spans)]} [{scan}].", [claim])
+
+    def said(self, question):
+        (words,) = question.names
+        line = next((line for line in self.lines if words in line["text"]), None)
+        if line is None and words not in self.searched:
+            return "search_text", {"query": words, "k": 1}
+        if line is None:
+            return finish("It is not said.", [{"text": "It is not said.", "evidence": ["E1"]}], "low")
+        if words not in self.watched:
+            return watch(line, WHAT)
+        id = self.watched[words]
+        name = plain(question.truth).removeprefix("It is a ").removesuffix(".")
+        claims = [{"text": f"There is a {name}.", "evidence": [id]}]
+        return finish(f"{question.truth[:-1]} [{id}].", claims)
+
+
+def watch(span, question, detail="mid"):
+    window = {"start": span["start"], "end": span["end"]}
+    return "watch", {"windows": [window], "question": question, "detail": detail}
+
+
+def finish(answer, claims, confidence="high"):
+    return "finish", {"answer": answer, "claims": claims, "confidence": confidence}
+
+
+def nothing(name, scan):
+    """The answer where a search found nothing: a name that is not there."""
+    return finish(f"There is no {name} [{scan}].", [{"text": f"There is no {name}.", "evidence": [scan]}], "mid")

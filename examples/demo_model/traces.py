@@ -1,0 +1,155 @@
+"""Conversations of the agent as training shows them: the product's loop and tools, played by an expert that is right."""
+
+from functools import cache
+
+import asides
+import data
+import numpy as np
+import play
+import questions
+import world
+from conversations import Roll, View, packed
+from film_questions import ROWS, ask, follow_up
+from films import new_film
+from oracle import Oracle, rolled
+from vocabulary import extended
+
+from ivlite.agent.budget import Budget
+from ivlite.agent.case import Case
+from ivlite.agent.context import Context
+from ivlite.agent.loop import Loop
+from ivlite.agent.record import Record
+from ivlite.agent.tools import TOOLS, signatures
+from ivlite.gguf.tokenizer import Tokenizer as Reader
+
+LENGTH = 1280  # tokens of a row, those of the instructions apart
+FRAMES = 60000  # that a question may take
+THINKING = 96  # tokens of thought before a call, in some of the conversations
+
+
+def tools():
+    """The agent's, where nobody is there to be asked."""
+    return {tool.name: tool for tool in TOOLS if tool.name != "ask_user"}
+
+
+def played(rng, known, questions, reader, thinking=0):
+    """(turns of the conversation, answers) of an agent that is asked questions about a Known film, one after the other."""
+    oracle = Oracle(known.config, reader, rng)
+    case, table = Case(oracle, [known], play.Subtitles(known.source)), tools()
+    context, answers = Context(case, signatures(table.values()), lambda sentence: None), []
+    for number, question in enumerate(questions):
+        oracle.question = question
+        loop = Loop(case, context, Record(), table)
+        *_, last = loop.events(question.text, Budget(frames=FRAMES, thinking=thinking), number == 0)
+        answers.append(last.answer)
+    return oracle.turns, answers
+
+
+# ------------------------------------------------------------------------------------------------ sequences
+
+
+def batch(rng, speaker, config, size, test=False):
+    """`size` rows of conversations about films, as `conversations.packed`. prefix: ids of the instructions before each row."""
+    rows, kinds = [], []
+    for b in range(size):
+        known, rolls, instructions, shared = play.Known(new_film(rng, test=test), config), [], None, None
+        while True:
+            listed = asked(rng, known.source, test)
+            turns, _ = played(rng, known, listed, reader(speaker), THINKING * (rng.random() < 0.2))
+            instructions, glance, turns[0].given = parted(turns[0].given)
+            shared = shared or glanced(speaker, glance)
+            roll = rolled(speaker, turns, shared.at)
+            if len(shared.ids) + sum(len(r.ids) for r in [*rolls, roll]) > LENGTH:
+                break
+            rolls.append(roll)
+            kinds.append((b, len(rolls), listed[0].row))
+        rows.append((shared, rolls))
+    return finished(rng, rows, speaker.encode("".join(instructions)), kinds)
+
+
+def drill(rng, speaker, config, size, test=False):
+    """Rows about the order of things, without frames: which of two times is the earlier one."""
+    rows = []
+    for _ in range(size):
+        film = new_film(rng, test=test)
+        film.cues, some = [], {film.once[i].name for i in rng.permutation(len(film.once))[:4]}
+        listed = [q for q in (ask(rng, film, "order", test) for _ in range(60)) if some.issuperset(q.names)]
+        turns, _ = played(rng, play.Known(film, config), listed[:6], reader(speaker))
+        instructions, glance, rest = parted(turns[0].given)
+        turns[0].given = [*glance[:-1], *rest]
+        while len((roll := rolled(speaker, turns)).ids) > LENGTH:
+            turns.pop()
+        rows.append((Roll(speaker), [roll]))
+    kinds = [(b, 1, "drill") for b in range(size)]
+    return finished(rng, rows, speaker.encode("".join(instructions)), kinds)
+
+
+def asked(rng, film, test):
+    """One to three questions of a conversation."""
+    out = [ask(rng, film, str(rng.choice(ROWS)), test)]
+    while len(out) < 3 and rng.random() < 0.3 and (more := follow_up(rng, film, out[-1], test)):
+        out.append(more)
+    return out
+
+
+def parted(given):
+    """(instructions, the film at a glance, the rest) of the first turn."""
+    start, cut = given.index("<|im_start|>user\n"), next(i for i, piece in enumerate(given) if isinstance(piece, View))
+    return given[:start], given[start : cut + 1], given[cut + 1 :]
+
+
+def glanced(speaker, pieces):
+    """The Roll of a film at a glance."""
+    roll = Roll(speaker)
+    for piece in pieces[:-1]:
+        roll.text(piece)
+    roll.view(pieces[-1])
+    return roll.done()
+
+
+def finished(rng, rows, before, kinds):
+    """The batch of rows. before: ids of what stands before each of them."""
+    return packed(rng, rows, LENGTH, len(before)) | {"prefix": np.array(before), "kinds": kinds}
+
+
+@cache
+def reader(speaker):
+    """The product's tokenizer of the same words."""
+    return Reader(speaker.tokenizer.to_str())
+
+
+# ------------------------------------------------------------------------------------------------ the tokenizer
+
+
+class Scribe:
+    """Stands for a Speaker, and keeps the texts that are to be encoded."""
+
+    video_pad = 0
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.texts = tokenizer, []
+
+    def encode(self, text):
+        self.texts.append(text)
+        return []
+
+    def barred(self, ids, actors):
+        return []
+
+
+def wider(tokenizer, config, count=150):
+    """A Tokenizer with more words, for what the agent says and reads."""
+    rng, scribe, old = np.random.default_rng(8), Scribe(tokenizer), []
+    for i in range(10 * count):
+        scene = world.new_picture(rng) if i % 4 == 0 else world.new_video(rng)
+        old += [*questions.ask(rng, scene, bool(i % 2))[1:], *questions.chat(rng, bool(i % 2))[1:]]
+        old.append(questions.thought(scene))
+        if i % 8 == 1:
+            old.append(" {} {} {} {}".format(*questions.between(rng, world.new_zoomable(rng), True)) + data.CALL)
+    for i in range(count):
+        known = play.Known(new_film(rng, test=bool(i % 2)), config)
+        turns, _ = played(rng, known, asked(rng, known.source, bool(i % 2)), reader(scribe), THINKING * (i % 4 == 0))
+        rolled(scribe, turns)
+        asides.film_row(rng, scribe, config)
+        asides.close_row(rng, scribe, config)
+    return extended(tokenizer, [data.TOOLS, *old], scribe.texts)

@@ -46,7 +46,8 @@ class Expert:
             self.searched.add(arguments["query"])
         elif tool == "watch":
             id = data["known"][0] if "known" in data else data["id"]
-            self.views |= {id: view for view in views}
+            if views:
+                self.views[id] = views[0]
             self.watched[question.names[0]] = id
         elif tool == "look":
             self.signs[question.names[0]] = data["id"]

@@ -71,6 +71,7 @@ BEFORE = ["", "", "", "", "Please tell me: ", "In this {f}: ", "Look closely. ",
 AFTER = ["", "", "", "", " Thanks.", " Please answer briefly.", " Thank you!"]
 MEDIA = ["film", "video"]
 ROWS = ("needle", "order", "count", "detail", "absent", "said")  # of the table
+SHARES = (0.2, 0.2, 0.12, 0.22, 0.12, 0.14)  # of each in training
 
 
 @dataclass

@@ -6,7 +6,7 @@ answers their questions from what those frames show (`Oracle`). What was said an
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import films
@@ -20,7 +20,6 @@ from ivlite.agent.case import Line
 from ivlite.agent.film import Film as Shown
 from ivlite.agent.film import boxed
 from ivlite.media.timeline import Timeline
-
 
 PICTURE = 1 << 18  # pixels of the frames that the product takes boxes of, at most, with the demo's settings
 

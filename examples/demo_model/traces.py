@@ -9,7 +9,7 @@ import play
 import questions
 import world
 from conversations import Roll, View, packed
-from film_questions import ROWS, ask, follow_up
+from film_questions import ROWS, SHARES, ask, follow_up
 from films import new_film
 from oracle import Oracle, rolled
 from vocabulary import extended
@@ -86,7 +86,7 @@ def drill(rng, speaker, config, size, test=False):
 
 def asked(rng, film, test):
     """One to three questions of a conversation."""
-    out = [ask(rng, film, str(rng.choice(ROWS)), test)]
+    out = [ask(rng, film, str(rng.choice(ROWS, p=SHARES)), test)]
     while len(out) < 3 and rng.random() < 0.3 and (more := follow_up(rng, film, out[-1], test)):
         out.append(more)
     return out

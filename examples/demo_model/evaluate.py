@@ -1,6 +1,7 @@
 """Asks the demo model about clips and pictures it has never seen, through ivlite, on real H.264 and JPEG files.
 
     python evaluate.py --work /tmp/demo --type q8_0            # accuracy per question type, and two controls
+    python evaluate.py --work /tmp/demo --type q8_0 --agent    # the agent, about long films
 
 Every clip and picture has a combination of colour, shape and motion that training never shows, and every question a
 wording that it never shows.
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
+import evaluate_agent
 import numpy as np
 import questions
 import world
@@ -226,7 +228,14 @@ def main():
     add("--videos", type=int, default=110)
     add("--pictures", type=int, default=50)
     add("--controls", action=argparse.BooleanOptionalAction, default=True)
+    add("--agent", action="store_true", help="asks the agent about long films instead, and one pass as a control")
+    add("--films", type=int, default=60, help="with --agent: seven questions about each")
+    add("--follow", type=int, default=1, help="with --agent: to how many of these another question follows")
+    add("--passes", action=argparse.BooleanOptionalAction, default=True, help="with --agent: one pass, too")
+    add("--thinking", type=int, default=0, help="with --agent: tokens of thought before each call")
     args = parser.parse_args()
+    if args.agent:
+        return evaluate_agent.report(args)
     start = time.time()
     result, wrong = evaluated(args)
     for name, (share, count) in result.items():

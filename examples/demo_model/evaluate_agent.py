@@ -78,11 +78,11 @@ def by_agent(model, film, path, question, following, thinking):
 
 
 def in_one_pass(model, path, question, **more):
-    """(text, frames, usage) of an answer from the frames alone."""
+    """(text, usage) of an answer from the frames alone."""
     part = {"type": "video", "video": str(path), **more}
     message = {"role": "user", "content": [part, {"type": "text", "text": question.text}]}
     reply = model.chat([message], temperature=0, max_new_tokens=60)
-    return reply.text, sum(len(f) for f in reply.prompt.frames) if hasattr(reply, "prompt") else 0, reply.usage
+    return reply.text, reply.usage
 
 
 def with_frames(model, path, question, frames):
@@ -148,8 +148,11 @@ def one_pass(model, path, question, frames, scores):
     text, taken = with_frames(model, path, question, frames)
     scores["same frames"].add(question.row, timed(question, text), frames=taken, seconds=time.time() - start)
     start = time.time()
-    text, _, usage = in_one_pass(model, path, question)
-    scores["default plan"].add(question.row, timed(question, text), seconds=time.time() - start, tokens=spent(usage))
+    text, usage = in_one_pass(model, path, question)
+    seconds, tokens = time.time() - start, usage["prompt_tokens"] + usage["new_tokens"]
+    scores["default plan"].add(
+        question.row, timed(question, text), frames=usage["frames"], seconds=seconds, tokens=tokens
+    )
 
 
 def costs(usage):
@@ -157,8 +160,8 @@ def costs(usage):
 
 
 def spent(usage):
-    """Tokens that were computed, in and out."""
-    return usage["prompt_tokens"] + usage["new_tokens"] - usage.get("cached_tokens", 0) * ("rounds" not in usage)
+    """Tokens that an agent's question took, in and out, those that it had computed before apart."""
+    return usage["prompt_tokens"] + usage["new_tokens"]
 
 
 def percent(hits):

@@ -93,10 +93,12 @@ class Attention(nn.Module):
                 torch.cat([past.to(y.dtype).expand(b, -1, -1, -1), y], 2)
                 for past, y in zip(before, (k, v), strict=True)
             )
-        if x.device.type == "cpu":  # its fused float32 kernel is twice as fast as the bfloat16 one
+        v = F.pad(v, (0, self.nope + self.rope - self.v))  # the fused kernels want values as wide as keys
+        if x.device.type == "cpu":  # its fused float32 kernel is the faster one
             q, k, v = q.float(), k.float(), v.float()
         with torch.autocast(x.device.type, enabled=False):
             out = F.scaled_dot_product_attention(q, k, v.to(q.dtype), attn_mask=mask, is_causal=mask is None)
+        out = out[..., : self.v]
         return self.o_proj(out.transpose(1, 2).reshape(b, n, -1))
 
 

@@ -25,6 +25,8 @@ SPANS = 5  # that are returned, at most
 CANDIDATES = 8  # that are looked at again, at most
 AGAIN = Detail(16, 1.0)  # of the second look
 WIDER = 0.5  # of its length, by which a span is widened on each side; a second at least
+GAP = 1.5  # distances of frames, below which two spans are one
+ROUNDING = 0.06  # seconds by which a mark, which has one decimal, may be off
 NEW_TOKENS = 48  # of times
 NUMBER = r"[0-9]{1,6}(\.[0-9])?"
 TIMES = rf"none|{NUMBER} - {NUMBER}(, {NUMBER} - {NUMBER}){{0,11}}"  # what a count answers
@@ -38,6 +40,14 @@ class Segment:
     end: float
     count: int
     frames: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Frames that show something, one after the other. score: the probability that they do."""
+
+    frames: tuple[float, ...]
+    score: float = 1.0
 
 
 def segments(case: Case, film: Film, start: float, end: float) -> list[Segment]:
@@ -82,16 +92,16 @@ def ground(case: Case, arguments: Mapping[str, Any]) -> Found:
     start, end = film.window(arguments.get("start"), arguments.get("end"))
     parts = segments(case, film, start, end)
     scan = case.seen(film, [t for part in parts for t in part.frames], text=f"searched for: {query}")
-    named: list[tuple[float, float, float]] = []  # probability, start, end
+    every, named = spacing(parts), list[Span]()
     for part in parts:
         named += _named(case, film, part, query)
-    named.sort(key=lambda item: -item[0])
-    found = [e for _, a, b in apart_from(named)[:CANDIDATES] if (e := _again(case, film, a, b, query)) is not None]
+    best = sorted(merged(named, GAP * every), key=lambda span: -span.score)[:CANDIDATES]
+    found = [e for span in best if (e := _again(case, film, span, query)) is not None]
     found.sort(key=lambda e: -(e.score or 0.0))
-    return Found(say.spans(scan, spacing(parts), found[:SPANS], case.several), evidence=(scan, *found))
+    return Found(say.spans(scan, every, found[:SPANS], case.several), evidence=(scan, *found))
 
 
-def _named(case: Case, film: Film, part: Segment, query: str) -> list[tuple[float, float, float]]:
+def _named(case: Case, film: Film, part: Segment, query: str) -> list[Span]:
     """What a segment names, with the probability that it shows it; nothing where that is small."""
     shown = [film.part(part.start, part.end, part.count)]
     with Apart(case) as aside:
@@ -100,22 +110,13 @@ def _named(case: Case, film: Film, part: Segment, query: str) -> list[tuple[floa
             return []
         text = say.GROUND.format(duration=film.duration, query=query)
         reply = aside.ask(shown, text, max_new_tokens=NEW_TOKENS)
-    return [(probability, a, b) for a, b in spans_of(reply.text, part.start, part.end)[:1]] or [
-        (probability, part.start, part.end)
-    ]
+    (a, b), *_ = spans_of(reply.text, part.start, part.end) or [(part.start, part.end)]
+    return [Span(marked(film, part.frames, a, b), probability)]
 
 
-def apart_from(named: Sequence[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
-    """The spans without those that lie within a better one."""
-    out: list[tuple[float, float, float]] = []
-    for p, a, b in named:
-        if not any(a >= c - 0.5 and b <= d + 0.5 for _, c, d in out):
-            out.append((p, a, b))
-    return out
-
-
-def _again(case: Case, film: Film, start: float, end: float, query: str) -> Evidence | None:
+def _again(case: Case, film: Film, span: Span, query: str) -> Evidence | None:
     """The evidence of a span that is looked at again, wider and more closely; None where no frames are left for it."""
+    start, end = span.frames[0], span.frames[-1]
     more = max(1.0, WIDER * (end - start))
     a, b = max(0.0, start - more), min(film.duration, end + more)
     count = case.spent.frames_for(min(AGAIN.frames, film.possible(a, b), room(case, film.pair_tokens())), checking=True)
@@ -127,15 +128,20 @@ def _again(case: Case, film: Film, start: float, end: float, query: str) -> Evid
         score = aside.odds(shown, say.SHOWN.format(query=query))
         text = say.GROUND.format(duration=film.duration, query=query)
         closer = spans_of(aside.ask(shown, text, max_new_tokens=NEW_TOKENS).text, a, b)
-    start, end = closer[0] if closer else (start, end)
-    inside = nearest(times, start, end)
+    inside = marked(film, times, *(closer[0] if closer else (start, end)))
     return case.add(film, "frames", inside[0], inside[-1], frames=inside, text=query, score=score)
 
 
-def nearest(times: Sequence[float], start: float, end: float) -> tuple[float, ...]:
-    """The times from start to end; where there are none, the nearest one."""
-    inside = tuple(t for t in times if start - 0.05 <= t <= end + 0.05)
-    return inside or (min(times, key=lambda t: abs(t - (start + end) / 2)),)
+def marked(film: Film, times: Sequence[float], start: float, end: float) -> tuple[float, ...]:
+    """The frames from start to end; where there are none, the nearest ones.
+
+    A model reads one time of each group of frames, its mark, which is their mean: a mark within the span names its whole group.
+    """
+    temporal = film.config.vision.temporal_patch_size
+    groups = [(sum(g) / len(g), g) for g in (times[n : n + temporal] for n in range(0, len(times), temporal))]
+    low, high = start - ROUNDING, end + ROUNDING
+    inside = [t for mark, group in groups for t in group if low <= t <= high or low <= mark <= high]
+    return tuple(inside or min(groups, key=lambda item: abs(item[0] - (start + end) / 2))[1])
 
 
 def count(case: Case, arguments: Mapping[str, Any]) -> Found:
@@ -143,7 +149,7 @@ def count(case: Case, arguments: Mapping[str, Any]) -> Found:
     film, query = case.film(arguments), str(arguments.get("query") or "")
     start, end = film.window(arguments.get("start"), arguments.get("end"))
     parts = segments(case, film, start, end)
-    every, spans = spacing(parts), list[tuple[float, float]]()
+    every, spans = spacing(parts), list[Span]()
     scan = case.seen(film, [t for part in parts for t in part.frames], kind="count", text=query)
     for part in parts:
         with Apart(case) as aside:
@@ -151,21 +157,22 @@ def count(case: Case, arguments: Mapping[str, Any]) -> Found:
                 [film.part(part.start, part.end, part.count)], say.COUNT.format(query=query), max_new_tokens=160,
                 response_format={"type": "regex", "pattern": TIMES},
             )  # fmt: skip
-        spans += spans_of(reply.text, part.start, part.end)
+        spans += [Span(marked(film, part.frames, a, b)) for a, b in spans_of(reply.text, part.start, part.end)]
     found = []
-    for a, b in merged(spans, every):
-        inside = nearest(scan.frames, a, b)
+    for span in merged(spans, GAP * every):
+        inside = span.frames
         found.append(case.add(film, "frames", inside[0], inside[-1], frames=inside, text=query))
     case.revise(scan, text=f"{len(found)} x {query}", score=None)
     return Found(say.counted(scan, every, found, case.several), evidence=(scan, *found))
 
 
-def merged(spans: Sequence[tuple[float, float]], gap: float) -> list[tuple[float, float]]:
-    """Spans in order; those that overlap, or lie less than `gap` seconds apart, are one."""
-    out: list[tuple[float, float]] = []
-    for a, b in sorted(spans):
-        if out and a - out[-1][1] < gap:
-            out[-1] = out[-1][0], max(out[-1][1], b)
-        else:
-            out.append((a, b))
+def merged(spans: Sequence[Span], gap: float) -> list[Span]:
+    """Spans in order; those that overlap, or lie less than `gap` seconds apart, are one, with the better score."""
+    out: list[Span] = []
+    for span in sorted(spans, key=lambda span: span.frames):
+        if out and span.frames[0] - out[-1].frames[-1] < gap:
+            last = out.pop()
+            frames = tuple(sorted({*last.frames, *span.frames}))
+            span = Span(frames, max(last.score, span.score))
+        out.append(span)
     return out

@@ -146,7 +146,7 @@ def order(rng, film, test):
 
 
 def count(rng, film, test):
-    name = str(rng.choice(sorted(set(film.names), key=film.names.count)[-4:]))
+    name = str(rng.choice(sorted(dict.fromkeys(film.names), key=film.names.count)[-4:]))
     events = tuple(a for a in film.actors if a.name == name)
     text = worded(rng, "count", test, n=name)
     return Question("count", "count", text, f"The {name} appears {TIMES[len(events)]}.", (name,), events)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ivlite import output as outputs
 from ivlite.errors import IvliteError, MediaError, UsageError
-from ivlite.media import animation, encode, probe, remux
+from ivlite.media import animation, encode, probe, remux, tracks
 from ivlite.media.container import ERRORS, open_stream
 from ivlite.media.faults import reason
 from ivlite.media.probe import Probe
@@ -105,8 +105,8 @@ def suffix(source: str | os.PathLike[str], stream: int | None = None) -> str:
         return ".mp4"
     with open_stream(path, name, stream) as (container, video):
         streams = container.streams
-        sound, subtitles = ({remux.codec(s) for s in some} - {None} for some in (streams.audio, streams.subtitles))
-        pictures = {remux.codec(video)} if remux.takes(video) else set()  # else they are encoded
+        sound, subtitles = ({tracks.codec(s) for s in some} - {None} for some in (streams.audio, streams.subtitles))
+        pictures = {tracks.codec(video)} if tracks.takes(video) else set()  # else they are encoded
         if container.format.name.startswith(MOV):
             return ".mp4" if pictures | sound <= MP4_ALREADY else ".mov"
         return ".mp4" if pictures | sound | subtitles <= MP4 else ".mkv"

@@ -9,7 +9,8 @@ import numpy as np
 
 from ivlite.errors import DiskError, MediaError
 from ivlite.media.container import open_stream
-from ivlite.media.remux import others_of, shown_within
+from ivlite.media.remux import shown_within
+from ivlite.media.tracks import others_of
 from ivlite.media.video import VideoProbe
 from ivlite.stop import checkpoint
 
@@ -68,7 +69,7 @@ def written(found, span, sink, form, progress, file):
     lengths = dict(zip(ticks.tolist(), (ends - ticks).tolist(), strict=True))
     with av.open(sink, "w", format=form) as out:
         stream = encoder(out, size, found.times.interval)
-        others, notes = others_of(file[0], out) if file else ([], [])
+        others, notes = others_of(file[0], out) if file else ({}, [])
         sound = Sound(found.times, span, *file, others) if others else None
         for number, (picture, pts) in enumerate(zip(medium.pictures(), ticks.tolist(), strict=True)):
             checkpoint()
@@ -78,11 +79,13 @@ def written(found, span, sink, form, progress, file):
             frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
             frame.pts, frame.time_base = pts, CLOCK
             put(out, stream.encode(frame), lengths)
-            for packet in sound.until(pts * CLOCK) if sound else ():
-                out.mux(packet)
+            if sound:
+                sound.put(out, pts * CLOCK)
         put(out, stream.encode(None), lengths)
-        for packet in sound.until(Fraction(span.end - span.start)) if sound else ():
-            out.mux(packet)
+        if sound:
+            sound.put(out, Fraction(span.end - span.start))
+        for track in others.values():
+            track.finish(out)
     return [*notes, *medium.warnings]
 
 
@@ -114,7 +117,7 @@ class Sound:
 
     def __init__(self, times, span, container, stream, others):
         self.times, self.span, self.stream = times, span, stream
-        self.tracks = {s.index: track for s, track in others}
+        self.tracks = others
         self.tick, self.number = float(stream.time_base), 0
         self.shifts = []  # seconds from a file's time to the timeline's: the latest first, then the one before
         self.now = 0.0
@@ -122,13 +125,13 @@ class Sound:
         if times.pts is not None:
             self.shifts = [float(times.times[span.first]) - int(times.pts[span.first]) * self.tick]
             container.seek(int(times.pts[max(span.key, 0)]), stream=stream)
-        self.packets = self._placed(container.demux(stream, *(s for s, _ in others)))
+        self.packets = self._placed(container.demux(stream, *(container.streams[index] for index in others)))
         self.waiting = next(self.packets, None)
 
-    def until(self, moment):
-        """Yields the packets up to a moment of the clip, in seconds."""
+    def put(self, out, moment):
+        """Writes the packets up to a moment of the clip, in seconds."""
         while self.waiting is not None and self.waiting.pts * self.waiting.time_base <= moment:
-            yield self.waiting
+            self.tracks[self.waiting.stream_index].put(out, self.waiting)
             self.waiting = next(self.packets, None)
 
     def _placed(self, packets):
@@ -142,7 +145,6 @@ class Sound:
                     return
             elif self._taken(packet):
                 self.last[packet.stream_index] = packet.dts
-                packet.stream = self.tracks[packet.stream_index]
                 yield packet
 
     def _taken(self, packet):

@@ -1,20 +1,18 @@
 """Copies the packets of a span of a video, of its sound and its subtitles, into another file."""
 
-import io
 from fractions import Fraction
 from itertools import chain
 
 import av
-from av.stream import Discard
 
 from ivlite.errors import MediaError
 from ivlite.media.container import open_stream
 from ivlite.media.timeline import nearest
+from ivlite.media.tracks import Copied, codec, others_of
 from ivlite.stop import checkpoint
 
 EDITS = ("mp4", "mov")  # formats in which an edit list hides what comes before the start
 LATE = 5  # seconds that sound may come later in a file than the pictures of its time
-KINDS = {"audio": "sound", "subtitle": "subtitles"}
 
 
 def copy(found, span, sink, form, progress=None):
@@ -31,51 +29,18 @@ def copy(found, span, sink, form, progress=None):
             if codec(stream) == "hevc" and form in EDITS:
                 video.codec_context.codec_tag = "hvc1"  # Apple's players take no other
             others, notes = others_of(container, out)
-            tracks = {stream.index: video, **{s.index: track for s, track in others}}
-            for packet in begun(container, [stream, *(s for s, _ in others)], copying):
+            tracks = {stream.index: Copied(video)} | others
+            for packet in begun(container, [container.streams[index] for index in tracks], copying):
                 checkpoint()
                 if copying.takes(packet):
-                    packet.stream = tracks[packet.stream_index]
-                    out.mux(packet)
+                    tracks[packet.stream_index].put(out, packet)
                 if copying.done(packet, len(others)):
                     break
+            for track in tracks.values():
+                track.finish(out)
             if not copying.complete:
                 raise MediaError(f"{found.what} has other packets than its index says")
     return copying.early, notes
-
-
-def codec(stream):
-    """The name of a stream's codec, None if it is not known. A context has that of the decoder."""
-    return stream.codec_context and stream.codec_context.codec.canonical_name
-
-
-def takes(stream):
-    """Whether mkv, which takes most, takes the codec of a stream."""
-    with av.open(io.BytesIO(), "w", format="matroska") as out:
-        try:
-            out.add_stream_from_template(stream, opaque=True)
-        except (ValueError, av.FFmpegError):
-            return False
-    return True
-
-
-def others_of(container, out):
-    """([(stream, its track in `out`)] of sound and subtitles that the format takes, sentences about what it does not)."""
-    taken, lost = [], []
-    for stream in (*container.streams.audio, *container.streams.subtitles):
-        if stream.codec_context is None:
-            continue
-        try:
-            track = out.add_stream_from_template(stream, opaque=True)
-        except (ValueError, av.FFmpegError):
-            lost.append(f"{KINDS[stream.type]} ({codec(stream)})")
-            continue
-        track.metadata.update({k: v for k, v in stream.metadata.items() if k in ("language", "title")})
-        track.disposition = stream.disposition
-        stream.discard = Discard.default
-        taken.append((stream, track))
-    name = out.format.name
-    return taken, [f"a clip in {name} cannot hold {' and '.join(lost)}: left out"] if lost else []
 
 
 def begun(container, streams, copying):

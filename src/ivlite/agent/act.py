@@ -13,6 +13,7 @@ from ivlite.stop import checkpoint, using, within
 
 LONGEST = 4000  # characters of what another program returns
 WAITS = 60.0  # seconds for one
+LARGEST = 1e15  # number in a call
 EVERY = 0.1  # seconds between looks at the Stop
 
 
@@ -22,10 +23,11 @@ class Dropped(Exception):
 
 def called(case: Case, tool: Tool, arguments: Mapping[str, Any]) -> tuple[Found, str]:
     """(what a call gives, an error for the model or ""). Raises Stopped where the work itself was stopped, Dropped."""
-    if (ids := case.repeated(tool.name, arguments)) is not None:
-        return Found(say.known(ids), known=True), ""
     mark = case.mark()
     try:
+        fitting(tool.parameters, arguments)
+        if (ids := case.repeated(tool.name, arguments)) is not None:
+            return Found(say.known(ids), known=True), ""
         with using(within(case.spent.deadline())):
             found = external(tool, dict(arguments)) if tool.external else tool.run(case, arguments)  # type: ignore[misc]
     except NothingLeft as nothing:
@@ -44,6 +46,37 @@ def called(case: Case, tool: Tool, arguments: Mapping[str, Any]) -> tuple[Found,
         return Found(say.error(reason(error)), known=True), ""
     case.answered(tool.name, arguments, found.evidence)
     return found, ""
+
+
+TYPES = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "number": (int, float),
+    "integer": (int,),
+    "boolean": (bool,),
+}
+
+
+def fitting(schema: Mapping[str, Any], value: Any, name: str = "the arguments") -> None:
+    """Raises Wrong where a value is not of its schema's type, lacks what is required, or is none of its choices."""
+    kind = schema.get("type")
+    if isinstance(kind, str) and kind in TYPES:
+        if not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind != "boolean"):
+            raise Wrong(f"{name} must be of type {kind}")
+        if isinstance(value, int | float) and not abs(value) < LARGEST:
+            raise Wrong(f"{name} is out of range")
+    if "enum" in schema and value not in schema["enum"]:
+        raise Wrong(f"{name} must be one of {', '.join(map(str, schema['enum']))[:200]}")
+    if isinstance(value, dict):
+        for missing in (key for key in schema.get("required", ()) if key not in value):
+            raise Wrong(f"{missing} is missing")
+        for key, inner in schema.get("properties", {}).items():
+            if key in value:
+                fitting(inner, value[key], key)
+    if isinstance(value, list) and isinstance(schema.get("items"), Mapping):
+        for item in value:
+            fitting(schema["items"], item, name)
 
 
 def reason(error: IvliteError) -> str:

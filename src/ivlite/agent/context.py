@@ -1,5 +1,6 @@
 """The one conversation of an agent: it only grows. Where it nearly fills the context, old looks give way to their texts."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -192,5 +193,11 @@ def data_of(reply: Any, limit: int, folded: Sequence[str]) -> dict[str, Any]:
     return {
         "ids": [int(i) for i in reply.token_ids], "limit": limit, "folded": list(folded), "text": reply.text,
         "thinking": reply.thinking, "finish_reason": reply.finish_reason,
-        "calls": [{"name": c.name, "arguments": c.arguments, "text": c.text} for c in reply.tool_calls],
+        "calls": [{"name": c.name, "arguments": finite(c.arguments), "text": c.text} for c in reply.tool_calls],
     }  # fmt: skip
+
+
+def finite(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments in which numbers that JSON has not are null."""
+    found: dict[str, Any] = json.loads(json.dumps(arguments), parse_constant=lambda name: None)
+    return found

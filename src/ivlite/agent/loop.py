@@ -64,8 +64,9 @@ class Loop:
         yield from self._opening(question, first)
         given: Mapping[str, Any] | None = None
         while given is None:
+            last = self.due == "repairs"
             given = yield from self._round()
-            if given is None and self.spent.repairs > REPAIRS and self.due == "repairs":
+            if last:
                 break
         yield from self._end(given)
 

@@ -10,9 +10,11 @@ from ivlite.agent.case import Case, NoTexts, Texts
 from ivlite.agent.context import Context
 from ivlite.agent.film import Film
 from ivlite.agent.loop import Loop
+from ivlite.agent.memory import Memory, checked, facts
 from ivlite.agent.record import Record
 from ivlite.agent.tools import TOOLS, Tool, named
 from ivlite.errors import UsageError, shown
+from ivlite.library import Library
 from ivlite.stop import Stop, Work, using, within
 
 MOST = 16  # videos of one conversation
@@ -23,28 +25,64 @@ class Agent:
     """Answers questions about videos in one conversation that only grows; a context manager that frees it.
 
     model: an ivlite.Model. videos: sources as messages take them; the first is "v1". tools: names, aliases, or `Tool`s of the
-    caller's; None for all of the table. budget: of each question. texts: where lines of text come from. ask_user: asks the
-    person, where one is there. temperature, seed: of the model's replies; 0 is greedy. verify: claims are verified before they
-    are returned. progress(stage, done, total): as `Model.stream` takes it. record: the steps of an earlier process, and where
-    new ones go. Raises UsageError, MediaError.
+    caller's; None for all of the table. budget: of each question. library: an ivlite.library.Library that has the texts of the
+    videos, and keeps notes and runs; texts: another place of texts. ask_user: asks the person, where one is there. temperature,
+    seed: of the model's replies; 0 is greedy. verify: claims are verified before they are returned. progress(stage, done,
+    total): as `Model.stream` takes it. record: the steps of an earlier process, and where new ones go. Raises UsageError,
+    MediaError.
     """
 
     def __init__(self, model: Any, videos: Iterable[Any], *, tools: Iterable[str | Tool] | None = None,
-                 budget: Budget | None = None, texts: Texts | None = None, ask_user: Callable[[str], str] | None = None,
+                 budget: Budget | None = None, library: Library | None = None, texts: Texts | None = None, ask_user: Callable[[str], str] | None = None,
                  temperature: float = 0.0, seed: int = 0, verify: bool = True, progress: Any = None,
-                 record: Record | None = None, run: str = "") -> None:  # fmt: skip
+                 record: Record | None = None) -> None:  # fmt: skip
         sources = [videos] if isinstance(videos, str | bytes) or not isinstance(videos, Iterable) else list(videos)
         if not 1 <= len(sources) <= MOST:
             raise UsageError(f"an agent needs 1 to {MOST} videos, and there are {len(sources)}")
         self.model, self.budget, self.verify = model, budget or Budget(), verify
-        self.record, self.run = record or Record(), run
         films = [Film(f"v{n}", source, model.config) for n, source in enumerate(sources, 1)]
         self.case = Case(model, films, texts or NoTexts(), ask_user)
+        self.memory = None if library is None else Memory(library, films, self.case.remarks.append)
+        if self.memory is not None and texts is None:
+            self.case.texts = self.memory
         self.case.settings = {"temperature": temperature, "seed": seed, "top_p": 1.0, "top_k": 0, "progress": progress}
         self.tools = {tool.name: tool for tool in chosen(tools, ask_user is not None)}
         signatures = [tool.signature for tool in self.tools.values()]
         self.context = Context(self.case, signatures, self.case.remarks.append)
-        self._asked = False
+        self.record, self._asked = record, False
+        self._facts = {"temperature": temperature, "seed": seed, "verify": verify, "tools": list(self.tools)}
+
+    @classmethod
+    def resume(cls, model: Any, library: Library, run: str | None = None, **more: Any) -> Self:
+        """The Agent of a run that was killed or has ended; None: of the run used last. more: further arguments of Agent.
+
+        `pending` is the question that it goes on with. Raises UsageError (there is no such run; model or videos are others),
+        MediaError.
+        """
+        found = library.run(run)
+        if not isinstance(found.data.get("videos"), list):
+            raise UsageError(f"run {found.id} is not one of the agent")
+        given = {name: found.data["settings"][name] for name in ("temperature", "seed", "verify", "tools")}
+        agent = cls(model, [video["path"] for video in found.data["videos"]], library=library, **given | more)
+        try:
+            checked(found, model, list(agent.case.films.values()))
+            if agent.memory is not None:
+                agent.record = agent.memory.resume(found)
+        except BaseException:
+            agent.close()
+            raise
+        return agent
+
+    @property
+    def run(self) -> str:
+        """The id of the run in the library; "" before the first question, and without a library."""
+        return "" if self.memory is None else self.memory.run
+
+    @property
+    def pending(self) -> tuple[str, Budget] | None:
+        """The next question of a run that is resumed, and its budget; None where it has answered all."""
+        data = None if self.record is None else self.record.upcoming("question")
+        return None if data is None else (data["question"], Budget(**data["budget"]))
 
     def __enter__(self) -> Self:
         return self
@@ -58,11 +96,12 @@ class Agent:
         """Frees the conversation. Later questions raise UsageError."""
         self.context.close()
 
-    def ask(self, question: str, *, budget: Budget | None = None, stop: Stop | None = None) -> Answer:
+    def ask(self, question: str | None = None, *, budget: Budget | None = None, stop: Stop | None = None) -> Answer:
         """The Answer to a question, or to a question that follows: what was seen and said before stays.
 
-        A Stop ends the work: the answer is then what was found so far, and its finish_reason the Stop's reason. Raises
-        UsageError (the question), MediaError (a video), ContextError, OutOfMemoryError.
+        None: the `pending` question of a run that is resumed. A Stop ends the work: the answer is then what was found so far,
+        and its finish_reason the Stop's reason. Raises UsageError (the question), MediaError (a video), ContextError,
+        OutOfMemoryError.
         """
         answer = Answer("")
         with self.stream(question, budget=budget, stop=stop) as events:
@@ -71,8 +110,14 @@ class Agent:
                     answer = event.answer
         return answer
 
-    def stream(self, question: str, *, budget: Budget | None = None, stop: Stop | None = None) -> Work[Event]:
+    def stream(
+        self, question: str | None = None, *, budget: Budget | None = None, stop: Stop | None = None
+    ) -> Work[Event]:
         """The events of answering a question, as they happen; the last one is Answered. Takes the arguments of `ask`."""
+        if pending := self.pending:
+            if question is not None and question.strip() != pending[0]:
+                raise UsageError(f"the run that is resumed has a question to answer first: {shown(pending[0])}")
+            question, budget = pending
         if not isinstance(question, str) or not question.strip() or len(question) > QUESTION:
             raise UsageError(f"the question is {shown(question)}; it must be a text of at most {QUESTION:,} characters")
         stopped = within(stop)
@@ -80,9 +125,16 @@ class Agent:
 
     def _events(self, question: str, budget: Budget, stop: Stop) -> Iterator[Event]:
         first, self._asked = not self._asked, True
-        loop = Loop(self.case, self.context, self.record, self.tools, verifying=self.verify, run=self.run)
+        record = self.record = self.record or self._begun(question)
+        loop = Loop(self.case, self.context, record, self.tools, verifying=self.verify, run=self.run)
         with using(stop):
             yield from loop.events(question, budget, first)
+
+    def _begun(self, question: str) -> Record:
+        """The Record of a new run."""
+        if self.memory is None:
+            return Record()
+        return self.memory.begin(question, facts(self.model, list(self.case.films.values()), **self._facts))
 
 
 def chosen(tools: Iterable[str | Tool] | None, interactive: bool) -> Sequence[Tool]:

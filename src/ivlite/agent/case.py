@@ -77,6 +77,7 @@ class Case:
         self.evidence: list[Evidence] = []
         self.spent = Spent(Budget())
         self.remarks: list[str] = []
+        self.remarked = 0  # how many of them were told
         self.settings: dict[str, Any] = {}  # of sampling, and progress
         self.looked: list[Look] = []
         self.shown: dict[str, float] = {}  # ids of frames that the conversation holds -> their pixels (see film.Detail)

@@ -1,6 +1,7 @@
 """A video of an agent: its times, parts of it as messages take them, and the frames that such a part shows."""
 
 import math
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,11 +56,16 @@ class Film:
     def duration(self) -> float:
         return float(self.probe.times.duration)
 
+    @property
+    def file(self) -> str | None:
+        """The path of a video file; None for bytes and frames in memory, and for images."""
+        held = getattr(self.probe, "held", None)
+        return str(self.probe.path) if isinstance(held, str | os.PathLike) and not hasattr(held, "close") else None
+
     @cached_property
     def video(self) -> Video:
         name = str(self.probe.name)
-        path = getattr(self.probe, "path", None) or name
-        return Video(self.handle, str(path), round(self.duration, 3), Path(name).name)
+        return Video(self.handle, self.file or name, round(self.duration, 3), Path(name).name)
 
     def window(self, start: Any = None, end: Any = None) -> tuple[float, float]:
         """(start, end) within the video; None for its start and its end. Raises Wrong."""

@@ -35,7 +35,6 @@ class Loop:
         self.steps: list[Event] = []
         self.answer = Answer("")
         self.due = ""  # why only the answer is asked for now
-        self.remarked = len(case.remarks)
 
     @property
     def spent(self) -> Spent:
@@ -44,6 +43,7 @@ class Loop:
     def events(self, question: str, budget: Budget, first: bool) -> Iterator[Event]:
         """The events of the run; the last one is Answered. first: the videos were not shown yet."""
         self.case.spent = Spent(budget)
+        yield from self._remarks()  # about the videos
         try:
             for event in self._work(question, first):
                 self.steps.append(event)
@@ -55,10 +55,10 @@ class Loop:
         yield Answered(answer)
 
     def _remarks(self) -> Iterator[Event]:
-        for sentence in self.case.remarks[self.remarked :]:
+        for sentence in self.case.remarks[self.case.remarked :]:
             self.steps.append(Remark(sentence))
             yield self.steps[-1]
-        self.remarked = len(self.case.remarks)
+        self.case.remarked = len(self.case.remarks)
 
     def _work(self, question: str, first: bool) -> Iterator[Event]:
         yield from self._opening(question, first)

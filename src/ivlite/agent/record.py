@@ -25,9 +25,9 @@ class Record:
         """Whether the next step is known."""
         return bool(self._left)
 
-    def upcoming(self) -> str | None:
-        """The kind of the next step, where it is known."""
-        return self._left[-1][0] if self._left else None
+    def upcoming(self, kind: str) -> dict[str, Any] | None:
+        """The next step, where it is known and of that kind; it stays the next one."""
+        return self._left[-1][1] if self._left and self._left[-1][0] == kind else None
 
     def known(self, kind: str) -> dict[str, Any] | None:
         """The next step, where it is known. Raises UsageError where it is of another kind: of another version."""

@@ -9,7 +9,7 @@ from ivlite.agent import Agent, Budget
 from ivlite.agent.answer import Answered, Call, Remark, Said, event_data, event_of
 from ivlite.agent.record import Record
 from ivlite.errors import UsageError
-from ivlite.stop import Stop
+from ivlite.stop import Stop, current
 
 ASK = "When does it turn blue?"
 WATCH = call("watch", windows=[{"start": 14.0, "end": 16.0}], question="Which colour?", detail="mid")
@@ -265,6 +265,16 @@ def test_a_stop_gives_what_was_found(demo, clip):
         assert events[-1].answer.evidence[0].id == "E1"
         agent.replies = [finish("Blue [E1].")]
         assert agent.ask("And now?").text == "Blue [E1]."  # the conversation goes on
+
+
+def test_a_run_leaves_no_stop_behind(demo, clip):
+    """What comes after a run whose events were not read to the end is not stopped."""
+    with Scripted(demo, [clip], [finish()]) as agent:
+        with agent.stream(ASK) as events:
+            for event in events:
+                if isinstance(event, Answered):
+                    break
+        assert current() is None and demo.chat([{"role": "user", "content": "Hello"}]).finish_reason != "closed"
 
 
 def test_a_run_goes_on_after_every_step(demo, tmp_path):

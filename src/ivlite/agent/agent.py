@@ -15,7 +15,7 @@ from ivlite.agent.record import Record
 from ivlite.agent.tools import TOOLS, Tool, named
 from ivlite.errors import UsageError, shown
 from ivlite.library import Library
-from ivlite.stop import Stop, Work, using, within
+from ivlite.stop import Stop, Work, within
 
 MOST = 16  # videos of one conversation
 QUESTION = 8192  # characters of a question
@@ -121,14 +121,13 @@ class Agent:
         if not isinstance(question, str) or not question.strip() or len(question) > QUESTION:
             raise UsageError(f"the question is {shown(question)}; it must be a text of at most {QUESTION:,} characters")
         stopped = within(stop)
-        return Work(self._events(question.strip(), budget or self.budget, stopped), stopped)
+        return Work(self._events(question.strip(), budget or self.budget), stopped)
 
-    def _events(self, question: str, budget: Budget, stop: Stop) -> Iterator[Event]:
+    def _events(self, question: str, budget: Budget) -> Iterator[Event]:
         first, self._asked = not self._asked, True
         record = self.record = self.record or self._begun(question)
         loop = Loop(self.case, self.context, record, self.tools, verifying=self.verify, run=self.run)
-        with using(stop):
-            yield from loop.events(question, budget, first)
+        yield from loop.events(question, budget, first)
 
     def _begun(self, question: str) -> Record:
         """The Record of a new run."""

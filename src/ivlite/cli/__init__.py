@@ -20,6 +20,7 @@ from ivlite.stop import using
 COMMANDS = {
     "run": "ivlite.cli.run",
     "chat": "ivlite.cli.chat",
+    "agent": "ivlite.cli.agent",
     "plan": "ivlite.cli.plan",
     "serve": "ivlite.cli.serve",
     "clip": "ivlite.cli.clip",

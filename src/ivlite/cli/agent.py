@@ -1,0 +1,289 @@
+"""`ivlite agent`: answers a question about videos by looking again where it matters, with evidence."""
+
+import argparse
+import re
+import sys
+
+from ivlite.cli import arguments, exports, json_line, printable, say
+from ivlite.cli.plan import duration
+from ivlite.cli.progress import capable, display
+from ivlite.errors import UsageError
+from ivlite.stop import checkpoint
+
+EPILOG = """\
+examples:
+  ivlite agent model.gguf --video lecture.mp4 "When is the error on the slide corrected?"
+  ivlite agent model.gguf --video a.mp4 --video b.mp4 "In which one does the dog appear first?"
+  ivlite agent model.gguf --video match.mp4 --max-wait 10m --report goals.html "Find all goals."
+  ivlite agent model.gguf --video talk.mp4 --json "Who speaks last?" | python -m json.tool
+  ivlite agent model.gguf --resume                         # goes on with the last run, after a kill
+  ivlite agent model.gguf --resume 3f2a "And before that?" # asks more about what was seen
+
+The answer goes to standard output, what it does on the way to standard error. [E3] is a piece of evidence; its times are those of
+the frames that were shown. Ctrl-C stops the work and prints what was found (exit code 130).
+"""
+
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
+
+
+def add_parser(commands):
+    parser = commands.add_parser(
+        "agent",
+        help="answer a question by looking again where it matters",
+        description="Answers a question about videos: looks, searches, looks closer, verifies what it says, and cites evidence.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", type=arguments.path, help="a GGUF file made by `ivlite quantize`")
+    add("question", metavar="QUESTION", nargs="?", help='the question; "-" reads it from standard input')
+    add("--video", action="append", type=arguments.path, metavar="FILE", help="a video; may be repeated")
+    group = parser.add_argument_group("what it may take")
+    whole = arguments.whole
+    group.add_argument("--rounds", type=whole(1, 1000), metavar="N", help="most replies of the model (default: 12)")
+    group.add_argument("--frames", type=whole(2), metavar="N", help="most frames that are looked at (default: 1024)")
+    group.add_argument(
+        "--max-new-tokens", type=whole(16), metavar="N", help="most new tokens of all replies (default: 8192)"
+    )
+    group.add_argument("--max-wait", type=duration, metavar="TIME", help="about how long it may take: 90, 2m or 1:30")
+    group.add_argument(
+        "--think", type=whole(0, 1 << 20), metavar="N", help="tokens of thought before each call (default: 96)"
+    )
+    group.add_argument("--no-verify", action="store_true", help="do not verify what it says")
+    group = parser.add_argument_group("answer")
+    group.add_argument("--temperature", type=arguments.number(0, 100), metavar="T", default=0.0,
+                       help="0 (default) always takes the likeliest token")  # fmt: skip
+    group.add_argument("--seed", type=arguments.SEED, metavar="N", default=0, help="of what is drawn (default: 0)")
+    group = parser.add_argument_group("memory")
+    group.add_argument("--resume", nargs="?", const="", metavar="RUN", help="go on with a run, by default the last one")
+    group.add_argument(
+        "--library", type=arguments.path, metavar="FILE", help="what is known of videos (default: the user's)"
+    )
+    arguments.add_machine(parser.add_argument_group("machine"))
+    group = parser.add_argument_group("output")
+    exports.add(group)
+    arguments.add_shared(group, "--json", "--quiet", "--verbose", quiet="nothing but the answer",
+                         verbose="what it does also where standard error is no terminal")  # fmt: skip
+
+
+def check(args):
+    """Raises UsageError or MediaError for contradictory arguments and videos that cannot be found."""
+    if args.quiet and args.verbose:
+        raise UsageError("--quiet and --verbose contradict each other")
+    if args.resume and args.question is None and not re.fullmatch("[0-9a-f]{1,8}", args.resume):
+        args.resume, args.question = "", args.resume  # a question where the run may stand
+    if args.resume is None and not args.video:
+        raise UsageError("there is no video: name one with --video FILE, or go on with a run by --resume")
+    if args.resume is None and args.question is None:
+        raise UsageError("there is no question: write it after the videos")
+    if args.resume is not None:
+        if args.video:
+            raise UsageError("--resume goes on with the videos of its run: leave --video out")
+        if args.no_store:
+            raise UsageError("--resume needs what was stored, and --no-store keeps nothing")
+    from ivlite.media.source import local_path
+
+    for path in args.video or ():
+        local_path(path, "video")
+    exports.check(args, args.video or ())
+
+
+def run(args):
+    check(args)
+    from ivlite.cli.run import question
+
+    asked = None if args.question is None else question(argparse.Namespace(prompt=args.question, media=[]))
+    from ivlite.library import Library
+
+    progress = display(args.quiet, args.verbose)
+    library = (
+        Library.in_memory() if args.no_store else Library.open(args.library, warn=lambda text: say("warning", text))
+    )
+    with library:
+        checkpoint()
+        model = arguments.load(args, progress)
+        with model, agent_of(args, model, library, progress) as agent:
+            return answered(args, agent, asked, progress)
+
+
+def agent_of(args, model, library, progress):
+    """The Agent of the command line."""
+    from ivlite.agent import Agent, Budget
+
+    names = {
+        "rounds": "rounds",
+        "frames": "frames",
+        "max_new_tokens": "new_tokens",
+        "max_wait": "seconds",
+        "think": "thinking",
+    }
+    budget = Budget(**{name: value for flag, name in names.items() if (value := getattr(args, flag)) is not None})
+    more = {"progress": progress, "budget": budget, "ask_user": person(args, progress)}
+    if args.resume is not None:
+        return Agent.resume(model, library, args.resume or None, **more)
+    return Agent(model, args.video, library=library, temperature=args.temperature, seed=args.seed, verify=not args.no_verify,
+                 **more)  # fmt: skip
+
+
+def person(args, progress):
+    """A function that asks the person at the terminal; None where nobody is there."""
+    if args.json or args.quiet or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+
+    def ask(question):
+        if progress:
+            progress.clear()
+        print(printable(f"\n{question}\n> "), end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip()
+
+    return ask
+
+
+def answered(args, agent, asked, progress):
+    """Answers what is pending, then what is asked; prints the last answer. Returns the exit code."""
+    answer, about = None, asked
+    while (pending := agent.pending) is not None:
+        about = pending[0]
+        answer = worked(args, agent, None, progress)
+        if answer.finish_reason not in DONE:
+            break
+    else:
+        if asked is not None and (answer is None or asked != about):
+            about, answer = asked, worked(args, agent, asked, progress)
+    if answer is None:
+        raise UsageError("the run has no question yet: write one")
+    if args.json:
+        print(json_line(answer.as_dict()), flush=True)
+    else:
+        print(printable("\n".join(text(answer))), flush=True)
+        if not args.quiet:
+            exports.show(answer)
+            print(closing(answer), file=sys.stderr)
+    return exports.write(args, answer, about)
+
+
+DONE = ("finish", "budget", "stalled", "repairs")  # how answers end that nobody stopped
+
+
+def worked(args, agent, question, progress):
+    """The Answer to a question; shows what happens on the way."""
+    from ivlite.agent.answer import Answered
+
+    shown = not args.quiet and (args.verbose or sys.stderr.isatty())
+    dim, plain = (DIM, PLAIN) if capable(sys.stderr) else ("", "")
+    with agent.stream(question) as events:
+        for event in events:
+            if progress:
+                progress.clear()
+            if isinstance(event, Answered):
+                return event.answer
+            for kind, line in lines(event):
+                if kind == "warning" and not args.quiet:
+                    say("note", line)
+                elif shown and kind != "warning":
+                    print(f"{dim if kind == 'thought' else ''}{printable(line)}{plain}", file=sys.stderr, flush=True)
+    raise AssertionError("a run ends with an answer")
+
+
+# ------------------------------------------------------------------------------------------------ as text
+
+
+def lines(event):
+    """An event as lines: ("thought", ...), ("call", ...), ("result", ...), ("warning", ...)."""
+    from ivlite.agent.answer import Call, Remark, Result, Said, Thought
+
+    if isinstance(event, Thought):
+        yield "thought", "  " + shortened(event.text, 600)
+    elif isinstance(event, Call):
+        yield "call", f"> {event.name} {shortened(described(event.arguments), 200)}".rstrip()
+    elif isinstance(event, Result):
+        for evidence in event.evidence:
+            yield "result", f"  {entry(evidence)}"
+        if not event.evidence:
+            yield "result", f"  {shortened(event.text, 200)}"
+    elif isinstance(event, Remark):
+        yield "warning", event.text
+    elif isinstance(event, Said):
+        yield "call", f"= {shortened(event.claim.text, 200)} {verdict(event.claim)}"
+
+
+def shortened(text, most):
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 4] + " ..."
+
+
+def described(arguments):
+    """Arguments as a person reads them: times as clocks."""
+    from ivlite.numbers import clock
+
+    rest = {name: value for name, value in arguments.items() if name not in ("start", "end", "t", "windows")}
+    windows = [w for w in arguments.get("windows") or [arguments] if isinstance(w, dict)]
+    parts = []
+    for window in windows:
+        times = [window[name] for name in ("start", "end", "t") if isinstance(window.get(name), int | float)]
+        parts += ["-".join(clock(float(t)) for t in times)] if times else []
+    parts += [
+        f'"{value}"' if name in ("query", "question", "claim", "text") else str(value) for name, value in rest.items()
+    ]
+    return " ".join(parts)
+
+
+def entry(evidence):
+    """One piece of evidence in a line."""
+    from ivlite.numbers import clock
+
+    span = clock(evidence.start) if evidence.end <= evidence.start else f"{clock(evidence.start)}-{clock(evidence.end)}"
+    count = f"  {len(evidence.frames)} frame{'s' * (len(evidence.frames) > 1)}" if evidence.frames else ""
+    score = "" if evidence.score is None else f"  {evidence.score:.2f}"
+    told = f"  {shortened(evidence.text, 120)}" if evidence.text else ""
+    return f"[{evidence.id}] {evidence.video} {span}{count}{score}{told}"
+
+
+def verdict(claim):
+    """Whether a claim was confirmed, in words."""
+    ids = " ".join(f"[{id}]" for id in claim.evidence)
+    if claim.confirmed is None:
+        return ids
+    return f"{ids} {'confirmed' if claim.confirmed else 'not confirmed'} ({claim.probability:.2f})"
+
+
+def text(answer):
+    """An answer as lines: the text with times, the claims, the evidence, what is missing."""
+    from ivlite.numbers import clock
+
+    times = {e.id: clock(e.start) for e in answer.evidence}
+    told = answer.text
+    for id, at in times.items():
+        told = told.replace(f"[{id}]", f"[{id} {at}]")
+    yield told
+    if answer.claims:
+        yield ""
+        yield from (f"- {claim.text} {verdict(claim)}" for claim in answer.claims)
+    if cited := answer.cited():
+        titles = {video.handle: video.title for video in answer.videos}
+        yield ""
+        yield from (entry(e).replace(f"[{e.id}] {e.video} ", f"[{e.id}] {titles[e.video]} ", 1) for e in cited)
+    if answer.missing:
+        yield ""
+        yield f"Not seen: {answer.missing}"
+    yield f"Confidence: {answer.confidence}{ENDS.get(answer.finish_reason, '')}"
+
+
+ENDS = {
+    "budget": " (the budget is used up)",
+    "stalled": " (nothing new was found)",
+    "repairs": " (the model's calls made no sense)",
+    "interrupted": " (interrupted)",
+}
+
+
+def closing(answer):
+    """Counts in one line."""
+    from ivlite.cli.progress import seconds
+
+    u = answer.usage
+    run = f" | run {answer.run}" if answer.run else ""
+    return (
+        f"[{u['rounds']} rounds, {u['calls']} calls, {u['frames']:,} frames, {u['apart']} looks apart, {u['prompt_tokens']:,} prompt "
+        f"tokens, {u['new_tokens']:,} new | {seconds(u['seconds'])}{run}]"
+    )

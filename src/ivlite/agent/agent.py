@@ -33,7 +33,8 @@ class Agent:
     """
 
     def __init__(self, model: Any, videos: Iterable[Any], *, tools: Iterable[str | Tool] | None = None,
-                 budget: Budget | None = None, library: Library | None = None, texts: Texts | None = None, ask_user: Callable[[str], str] | None = None,
+                 budget: Budget | None = None, library: Library | None = None, texts: Texts | None = None,
+                 ask_user: Callable[[str], str] | None = None,
                  temperature: float = 0.0, seed: int = 0, verify: bool = True, progress: Any = None,
                  record: Record | None = None) -> None:  # fmt: skip
         sources = [videos] if isinstance(videos, str | bytes) or not isinstance(videos, Iterable) else list(videos)

@@ -106,3 +106,79 @@ def test_errors_are_those_of_the_client(client, serving):
         other.models.list()
     with openai.OpenAI(base_url=f"{served.url}/v1", api_key="a-long-secret", max_retries=0) as other:
         assert other.models.list().data
+
+
+def parts(video=None, text=WHAT):
+    video = video or {"type": "input_video", "input_video": data_uri()}
+    return [{"role": "user", "content": [video, {"type": "input_text", "text": text}]}]
+
+
+def test_responses(client):
+    made = client.responses.create(
+        model="demo", input=parts(), temperature=0, instructions="Be brief.", metadata={"a": "b"}
+    )
+    assert made.output_text == TOLD and made.status == "completed" and made.id.startswith("resp_")
+    assert made.usage.total_tokens == made.usage.input_tokens + made.usage.output_tokens and made.metadata == {"a": "b"}
+    assert client.responses.retrieve(made.id).output_text == TOLD
+    more = client.responses.create(
+        model="demo", input="What shape is the red thing?", temperature=0, previous_response_id=made.id, store=False
+    )
+    assert more.output_text == "The red one is a cross." and more.usage.input_tokens_details.cached_tokens > 0
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(more.id)
+    client.responses.delete(made.id)
+    with pytest.raises(openai.BadRequestError):
+        client.responses.create(model="demo", input="x", previous_response_id=made.id)
+    cut = client.responses.create(model="demo", input="Hello", max_output_tokens=1)
+    assert cut.status == "incomplete" and cut.incomplete_details.reason == "max_output_tokens"
+
+
+def test_responses_as_events(client):
+    events = list(client.responses.create(model="demo", input=parts(), temperature=0, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == TOLD
+    assert events[0].type == "response.created" and events[-1].type == "response.completed"
+    assert events[-1].response.output_text == TOLD
+    with client.responses.stream(model="demo", input=parts(), temperature=0) as stream:
+        assert stream.get_final_response().output_text == TOLD
+    question = "Which way does the red cross move?"
+    thinking = list(client.responses.create(
+        model="demo", input=parts(text=question), temperature=0, stream=True, reasoning={"effort": "low"}))  # fmt: skip
+    kinds = [item.type for item in thinking[-1].response.output]
+    assert kinds == ["reasoning", "message"] and "response.reasoning_text.delta" in {event.type for event in thinking}
+    assert thinking[-1].response.usage.output_tokens_details.reasoning_tokens > 0
+
+
+def test_responses_call_tools_and_follow_schemas(client):
+    tool = {"type": "function", "name": "look", "strict": True, "parameters": LOOK["function"]["parameters"]}
+    settings = {"model": "demo", "input": parts(), "temperature": 0, "tools": [tool], "tool_choice": "required",
+                "parallel_tool_calls": False}  # fmt: skip
+    made = client.responses.create(**settings)
+    (call,) = made.output
+    assert call.type == "function_call" and json.loads(call.arguments)["side"] in ("left", "right")
+    named = client.responses.create(**settings | {"tool_choice": {"type": "function", "name": "look"}})
+    assert named.output[0].arguments == call.arguments
+    events = list(client.responses.create(**settings, stream=True))
+    assert [e.arguments for e in events if e.type == "response.function_call_arguments.done"] == [call.arguments]
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "a red cross"}
+    for again in ({"input": [result], "previous_response_id": made.id}, {"input": [*parts(), call, result]}):
+        assert client.responses.create(model="demo", temperature=0, tools=[tool], **again).status == "completed"
+    wanted = {"format": {"type": "json_schema", "name": "count", "strict": True, "schema": COUNT}}
+    answer = client.responses.create(model="demo", input=parts(), text=wanted, temperature=0)
+    assert json.loads(answer.output_text)["n"] in (1, 2)
+    include = ["message.output_text.logprobs"]
+    scored = client.responses.create(model="demo", input=parts(), include=include, top_logprobs=2, temperature=0)
+    entries = scored.output[0].content[0].logprobs
+    assert "".join(entry.token for entry in entries) == TOLD and len(entries[0].top_logprobs) == 2
+
+
+@pytest.mark.parametrize("more", [
+    {"input": None}, {"input": []}, {"input": 5}, {"input": [5]}, {"input": [{"type": "item_reference", "id": "x"}]},
+    {"tools": [{"type": "web_search"}]}, {"tools": "x"}, {"text": 5}, {"text": {"format": 5}}, {"instructions": 5},
+    {"previous_response_id": "resp_x"}, {"previous_response_id": 5}, {"max_output_tokens": 0}, {"reasoning": 5}, {"include": 5},
+    {"input": [{"type": "function_call"}]}, {"input": [{"type": "function_call_output", "call_id": "x", "output": 5}]},
+    {"text": {"format": {"type": "json_schema"}}}, {"tool_choice": 5}, {"temperature": "x"},
+])  # fmt: skip
+def test_responses_that_are_refused(client, more):
+    with pytest.raises(openai.BadRequestError):
+        client.post("/responses", body={"model": "demo", "input": "Hello", **more}, cast_to=object)

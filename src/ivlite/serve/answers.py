@@ -8,6 +8,7 @@ import anyio
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from ivlite.engine.reply import Reply
 from ivlite.errors import Stopped
 from ivlite.serve.request import Request
 from ivlite.serve.service import Service
@@ -30,6 +31,7 @@ class Answer(Response):
         self.service, self.http, self.asked = service, http, asked
         self.created = int(time.time())
         self.work: Work
+        self.told = self.thought = 0  # tokens whose logprobs were sent; tokens of thinking
         self.status_code, self.background = 200, None
 
     # ------------------------------------------------------------------------------------- how an answer is written
@@ -53,6 +55,42 @@ class Answer(Response):
     def failed(self, refused: Refused) -> list[bytes]:
         """The events of an error after the first."""
         return [event(refused.body(self.http.scope["request_id"]))]
+
+    # ------------------------------------------------------------------------------------------------- what it counts
+
+    def counts(self, reply: Reply) -> dict[str, Any]:
+        """Counts in OpenAI's form. ivlite: stages in seconds, what was reused, what is worth knowing about the media."""
+        used = reply.usage
+        prompt, made = used["prompt_tokens"], used["new_tokens"]
+        rest = ("vision_tokens", "frames", "stored_tokens", "draft_tokens", "accepted_tokens")
+        return {
+            "prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made,
+            "prompt_tokens_details": {"cached_tokens": used["cached_tokens"]},
+            "completion_tokens_details": {"reasoning_tokens": self.thought},
+            "ivlite": {name: used[name] for name in rest} | {
+                "seconds": {stage: round(seconds, 4) for stage, seconds in reply.timings.items() if stage != "load"},
+                "finish_reason": reply.finish_reason, "warnings": reply.warnings,
+            },
+        }  # fmt: skip
+
+    def count(self, piece: Portion) -> None:
+        """Notes the tokens of thinking."""
+        if piece.thinking:
+            self.thought = self.told = max(self.told, piece.tokens)
+
+    def logprobs(self, upto: int) -> list[dict[str, Any]]:
+        """The entries of the tokens that were not sent yet, up to number `upto`."""
+        assert self.work.stream is not None
+        found = self.work.stream.reply.logprobs[self.told : upto]
+        self.told = max(self.told, upto)
+        return [
+            self._token(entry.token, entry.logprob) | {"top_logprobs": [self._token(*other) for other in entry.top]}
+            for entry in found
+        ]
+
+    def _token(self, token: int, logprob: float) -> dict[str, Any]:
+        data = self.service.model.tokenizer.bytes_of(token, skip_special=False)
+        return {"token": data.decode("utf-8", "replace"), "logprob": max(logprob, -9999.0), "bytes": list(data)}
 
     # -------------------------------------------------------------------------------------------------- its course
 
@@ -97,8 +135,10 @@ class Answer(Response):
     async def _stream(self) -> None:
         try:
             async for piece in self._news():
+                await self._start()
                 await self._write(*(self.events(piece) if piece else [self._stage()]))
             self._check()
+            await self._start()
             await self._write(*self.last())
         except Exception as error:
             if not self.started or (isinstance(error, Refused) and error.status == LEFT):
@@ -131,14 +171,17 @@ class Answer(Response):
         if self.work.stop.reason is not None:
             raise Stopped.because(self.work.stop.reason)
 
-    async def _write(self, *events: bytes) -> None:
+    async def _start(self) -> None:
+        """Sends the headers of a stream, and the first events, once."""
         if not self.started:
             self.started = True
-            await self.send({
+            await self._patiently({
                 "type": "http.response.start", "status": 200,
                 "headers": [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")],
             })  # fmt: skip
-            events = (*self.first(), *events)
+            await self._write(*self.first())
+
+    async def _write(self, *events: bytes) -> None:
         await self._patiently({"type": "http.response.body", "body": b"".join(events), "more_body": True})
 
     async def _sent(self, response: Response) -> None:

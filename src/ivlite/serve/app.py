@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ivlite._version import __version__
-from ivlite.serve import file_routes, request
+from ivlite.serve import file_routes, request, responses
 from ivlite.serve.chat import Chat
 from ivlite.serve.guard import Guard
 from ivlite.serve.service import Service
@@ -104,4 +104,5 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", "/health", health),
     ("GET", "/metrics", metrics),
     *file_routes.ROUTES,
+    *responses.ROUTES,
 )

@@ -55,6 +55,7 @@ TOKENS = ranged(whole, 1, 2**40)
 FIELDS: dict[str, tuple[Check, str]] = {
     "model": (TEXT, ""), "messages": (LIST, ""), "stream": (FLAG, ""), "stream_options": (OBJECT, ""), "user": (TEXT, ""),
     "max_tokens": (TOKENS, "max_new_tokens"), "max_completion_tokens": (TOKENS, "max_new_tokens"),
+    "max_output_tokens": (TOKENS, "max_new_tokens"),
     "temperature": (ranged(number, 0, 100), "temperature"), "top_p": (ranged(number, 0, 1), "top_p"),
     "top_k": (ranged(whole, -1, 2**31), "top_k"), "min_p": (ranged(number, 0, 1), "min_p"),
     "repetition_penalty": (ranged(number, 0.01, 100), "repetition_penalty"), "seed": (seed, "seed"), "stop": (stops, "stop"),

@@ -14,6 +14,7 @@ from ivlite.media.apart import Apart, Decoders
 from ivlite.model import Model
 from ivlite.serve.bodies import Bodies
 from ivlite.serve.files import Files
+from ivlite.serve.kept import Kept
 from ivlite.serve.metrics import Metrics
 from ivlite.serve.parts import Sources, readable
 from ivlite.serve.request import Request
@@ -43,7 +44,7 @@ class Service:
         self.created = int(time.time())
         self.stop = Stop()  # of all answers
         self.turns, self.metrics = Turns(), Metrics()
-        self.decoders = decoders or Decoders()
+        self.decoders, self.responses = decoders or Decoders(), Kept()
         self.files, self.bodies = Files(limits.file), Bodies(limits.body)
         self.open, self._seconds = 0, 1.0  # requests for answers; how long one takes, on average
         self.metrics.gauges |= {

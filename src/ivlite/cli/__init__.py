@@ -24,6 +24,7 @@ COMMANDS = {
     "plan": "ivlite.cli.plan",
     "serve": "ivlite.cli.serve",
     "clip": "ivlite.cli.clip",
+    "index": "ivlite.cli.index",
     "sessions": "ivlite.cli.sessions",
     "quantize": "ivlite.quantize.cli",
     "calibrate": "ivlite.cli.calibrate",

@@ -7,7 +7,16 @@ import time
 FILES = ("load", "read", "convert", "golden", "scan", "restore", "store")  # stages that are counted in bytes
 WORK = ("decode", "vision", "prefill")  # stages that overlap
 TRUST = 0.2  # of the work: so much of it goes as planned before the pace so far counts as much
-UNITS = {"dedupe": "frames", "encode": "frames", "decode": "frames", "vision": "frame pairs", "prefill": "tokens"}
+UNITS = {
+    "dedupe": "frames",
+    "encode": "frames",
+    "decode": "frames",
+    "vision": "frame pairs",
+    "prefill": "tokens",
+    "scenes": "frames",
+    "speech": "seconds",
+    "caption": "segments",
+}
 
 
 def seconds(value):

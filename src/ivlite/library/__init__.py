@@ -143,7 +143,11 @@ class Library:
 
     def find(self, path: str | os.PathLike[str]) -> Video | None:
         """The Video with the content that a file has now; None if it is not in the library. Raises MediaError, Stopped."""
-        return self._video("digest = ?", (digest_of(path),))
+        return self.known(digest_of(path))
+
+    def known(self, digest: bytes) -> Video | None:
+        """The Video of a content; None if it is not in the library."""
+        return self._video("digest = ?", (digest,))
 
     def changed(self, path: str | os.PathLike[str], digest: bytes | None = None) -> bool:
         """Whether the library knows another content of this path, and not the present one: its memory is kept, and not used."""
@@ -152,7 +156,7 @@ class Library:
         known = [
             video.digest for video in self._database.rows(f"SELECT {VIDEO} FROM video WHERE path = ?", (where,), _video)
         ]
-        return bool(known) and digest not in known and self._video("digest = ?", (digest,)) is None
+        return bool(known) and digest not in known and self.known(digest) is None
 
     def video(self, id: int) -> Video:
         """The Video of an id. Raises UsageError."""
@@ -284,6 +288,12 @@ class Library:
         where = Where.of([video], start, end, kinds)
         sql = f"SELECT id, video, kind, start, finish, body FROM text WHERE 1{where.sql} ORDER BY start, id LIMIT ?"
         return self._database.rows(sql, (*where.values, most), partial(scored, ()))
+
+    def count(self, video: int, kind: str | None = None) -> int:
+        """The number of texts of a video."""
+        where = Where.of([video], None, None, None if kind is None else [_kind(kind)])
+        found = self._database.rows(f"SELECT count(*) FROM text WHERE 1{where.sql}", where.values, int)
+        return int(found[0])
 
     # -------------------------------------------------------------------------------------------- runs
 

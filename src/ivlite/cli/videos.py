@@ -1,0 +1,66 @@
+"""Commands about many videos and a library: the model and the files on the command line, folders, warnings."""
+
+import os
+
+from ivlite.cli import arguments, say
+from ivlite.errors import MediaError, UsageError
+
+SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .ts .m2ts .mts .mpg .mpeg .vob .flv .ogv .ogm .wmv .asf .3gp .3g2 .mxf .mj2 .gif".split()
+)
+LIBRARY = "the library (default: $XDG_DATA_HOME/ivlite/library.sqlite, or ~/.local/share/ivlite/library.sqlite)"
+
+
+def add_library(group):
+    group.add_argument("--library", type=arguments.path, metavar="FILE", help=LIBRARY)
+
+
+def open_library(args, strict=False, inputs=()):
+    """The Library of the command line, whose warnings go to standard error. inputs: files that it must not be."""
+    from ivlite.files import cache_folder, identity, keep_digests
+    from ivlite.library import Library
+
+    keep_digests(cache_folder())  # large files are read once for all commands
+    mine = args.library and identity(args.library)
+    if mine and any(path and identity(path) == mine for path in inputs):
+        raise UsageError(f"--library {args.library} is also a file that is read: name another one")
+    return Library.open(args.library, warn=lambda sentence: say("warning", sentence), strict=strict)
+
+
+def is_model(path):
+    """Whether a path names a model file: by its first bytes, or its name where there is no file."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError:
+        return os.fspath(path).endswith(".gguf")
+
+
+def with_model(words):
+    """(MODEL or None, the others) of the words on a command line: a model file comes first."""
+    return (words[0], words[1:]) if words and is_model(words[0]) else (None, words)
+
+
+def expanded(paths):
+    """The video files that paths name; folders stand for those in them, at any depth. Raises MediaError for none."""
+    from ivlite.media.source import local_path
+
+    found = []
+    for path in paths:
+        if os.path.isdir(path):
+            inside = sorted(_inside(path))
+            if not inside:
+                raise MediaError(f"folder {path} has no video files in it: name the files")
+            found += inside
+        else:
+            found.append(local_path(path, "video")[0])
+    return list(dict.fromkeys(found))
+
+
+def _inside(folder):
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            path = os.path.abspath(os.path.join(root, name))
+            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".") and os.path.isfile(path):
+                yield path

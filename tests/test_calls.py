@@ -217,6 +217,8 @@ HARD = {
     "objects": chain(900, lambda ref: {"type": "object", "properties": {"a": ref}}), "nested": nested(40),
     "enum": of(x={"enum": [f"value {i}" for i in range(20000)]}), "pattern": of(x={"type": "string", "pattern": "^(a+)+$", "maxLength": 4}),
     "recursive": {"type": "object", "properties": {"v": {"type": "boolean"}, "next": {"$ref": "#"}}, "required": ["v"]},
+    "inherited": {"allOf": [{"$ref": "#/$defs/base"}, of(b={"type": "null"})], "$defs": {"base": of(a={"type": "null"})}},
+    "beside": of(a={"type": "null"}) | {"anyOf": [of(b={"type": "null"}), of(c={"type": "null", "format": "none"})]},
     "unknown words": of(x={"type": "boolean", "format": "of its own", "frobnicate": 3, "default": None}), "empty": {}, "null": None,
 }  # fmt: skip
 
@@ -232,6 +234,8 @@ def test_hard_schemas_are_followed(vocabulary, kind):
     assert text.startswith('<tool_call>\n{"name": "f", "arguments": {')
     if kind in ("empty", "null"):
         assert '"arguments": {}}' in text
+    if kind in ("inherited", "beside"):
+        assert '"a": null' in text and ('"b": null' in text or '"c": null' in text)
     if kind == "enum":
         assert json.loads(text[12:].partition("\n")[0])["arguments"]["x"] in HARD[kind]["properties"]["x"]["enum"]
 

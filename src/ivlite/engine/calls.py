@@ -1,7 +1,7 @@
 """Tool calls: what the signatures of tools allow, the grammar of an answer that may call them, the calls in its text."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +13,10 @@ CHOICES = ("auto", "none", "required")
 # JSON as json.dumps writes it: where any white space may stand between values, small models write it without end
 COMPACT = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
 # Where a JSON schema holds others: in a dict by name, in a list, as they are.
-NAMED, LISTED, SINGLE = ("properties", "patternProperties", "$defs", "definitions"), ("anyOf", "oneOf", "prefixItems"), (
-    "items", "additionalProperties", "additionalItems",
-)  # fmt: skip
+NAMED = ("properties", "patternProperties", "$defs", "definitions")
+LISTED, SINGLE = ("allOf", "anyOf", "oneOf", "prefixItems"), ("items", "additionalProperties", "additionalItems")
 FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
-JOINED = ("allOf", "$ref", "if", "not", "anyOf", "oneOf", "patternProperties", "unevaluatedProperties")
+OTHERS = ("$ref", "anyOf", "oneOf", "patternProperties", "unevaluatedProperties")  # what may allow more properties
 
 
 @dataclass(frozen=True)
@@ -120,27 +119,44 @@ def described(number: int, tool: Any) -> tuple[str, dict[str, Any]]:
         raise UsageError(
             f"tools: the parameters of {shown(name)} are {shown(schema)}; they must be a JSON schema of an object"
         )
-    return name, {**closed(schema), "type": "object", **COMPACT}
+    return name, {**known(schema, not joins(schema)), "type": "object", **COMPACT}
 
 
-def closed(schema: Any) -> Any:
-    """A JSON schema in which objects have the stated properties alone, unless it says otherwise or joins schemas.
+def inner(schema: dict[str, Any]) -> Iterator[Any]:
+    """The schemas that a JSON schema holds."""
+    for key in NAMED:
+        yield from schema[key].values() if isinstance(schema.get(key), dict) else ()
+    for key in LISTED:
+        yield from schema[key] if isinstance(schema.get(key), list) else ()
+    yield from (schema[key] for key in SINGLE if key in schema)
 
-    A model that may add properties of its own does so without end. Formats that JSON schema does not know mean nothing.
+
+def joins(schema: Any) -> bool:
+    """Whether the properties of an object are stated in several schemas, here or in one that this holds."""
+    if not isinstance(schema, dict):
+        return False
+    apart = any(key in schema for key in ("$ref", "anyOf", "oneOf")) and (
+        "properties" in schema or "required" in schema
+    )
+    return apart or "allOf" in schema or any(map(joins, inner(schema)))
+
+
+def known(schema: Any, close: bool) -> Any:
+    """A JSON schema without formats that are not of JSON schema, which mean nothing.
+
+    close: objects have the stated properties alone, unless it says otherwise. A model that may add others does so without end.
     """
     if not isinstance(schema, dict):
         return schema
     out = {key: value for key, value in schema.items() if key != "format" or value in FORMATS}
     for key in NAMED:
         if isinstance(schema.get(key), dict):
-            out[key] = {name: closed(inner) for name, inner in schema[key].items()}
+            out[key] = {name: known(held, close) for name, held in schema[key].items()}
     for key in LISTED:
         if isinstance(schema.get(key), list):
-            out[key] = [closed(inner) for inner in schema[key]]
-    for key in SINGLE:
-        if key in schema:
-            out[key] = closed(schema[key])
-    if isinstance(schema.get("properties"), dict) and not any(key in schema for key in JOINED):
+            out[key] = [known(held, close) for held in schema[key]]
+    out |= {key: known(schema[key], close) for key in SINGLE if key in schema}
+    if close and isinstance(schema.get("properties"), dict) and not any(key in schema for key in OTHERS):
         out.setdefault("additionalProperties", False)
     return out
 

@@ -154,17 +154,15 @@ def cut(rng, seconds, actors):
 def spoken(rng, film):
     """The subtitles: a speaker who announces some of the shapes, half of them wrongly, and talks of places and of nothing."""
     nouns, cues = [NOUNS[i] for i in rng.permutation(len(NOUNS))], []
-    known, free = set(film.names), iter(rng.permutation(len(film.actors)))
-    wrong = [f"{c} {s}" for c in COLORS for s in SHAPES if f"{c} {s}" not in known]
-    wrong = [wrong[i] for i in rng.permutation(len(wrong))]
-    for lie in (False, True, True, False, True, False)[: max(4, min(6, len(film.actors) // 3))]:
-        actor = film.actors[next(free)]
-        if not lie and actor not in film.once:
-            continue
-        name = wrong.pop() if lie else actor.name
+    left = [film.actors[i] for i in rng.permutation(len(film.actors))]
+    true = [a for a in left if film.names.count(a.name) == 1][:2]
+    left = [a for a in left if not any(a is b for b in true)]
+    wrong = [f"{c} {s}" for c in COLORS for s in SHAPES if f"{c} {s}" not in film.names]
+    lies = [wrong[i] for i in rng.permutation(len(wrong))[: len(true)]]
+    for actor, name in [*((a, a.name) for a in true), *((left.pop(), name) for name in lies)]:
         cues.append(beside(rng, actor, str(rng.choice(ANNOUNCED)).format(n=name), name=name))
     for noun in nouns[:3]:
-        cues.append(beside(rng, film.actors[next(free)], str(rng.choice(CHATTER)).format(w=noun), noun=noun))
+        cues.append(beside(rng, left.pop(), str(rng.choice(CHATTER)).format(w=noun), noun=noun))
     return with_talk(rng, cues, nouns[3:], film.seconds)
 
 
@@ -213,14 +211,18 @@ def frames(film, height, width):
     for a in film.actors:
         moving[max(0, int(a.shown[0] * film.rate) - 1) : int(a.shown[1] * film.rate) + 2] = True
     scenes = np.searchsorted(film.cuts, np.arange(film.total) / film.rate + 1e-6, "right")
-    frame, last = None, None
-    for i in range(film.total):
-        if moving[i] or last != scenes[i]:
-            picture = film.draw(np.array([i / film.rate]), height, width)[0]
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
-            last = None if moving[i] else scenes[i]
-        frame.pts = i
-        yield frame
+    ends = np.append(np.flatnonzero(np.diff(2 * scenes + moving)) + 1, film.total)
+    at = 0
+    while at < film.total:
+        end = ends[np.searchsorted(ends, at, "right")]
+        count = min(16, end - at) if moving[at] else 1
+        pictures = film.draw(np.arange(at, at + count) / film.rate, height, width)
+        drawn = [av.VideoFrame.from_ndarray(p, format="rgb24").reformat(format="yuv420p") for p in pictures]
+        for i in range(count if moving[at] else end - at):
+            frame = drawn[min(i, count - 1)]
+            frame.pts = at + i
+            yield frame
+        at += i + 1
 
 
 def srt(cues):

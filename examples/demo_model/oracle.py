@@ -24,12 +24,13 @@ ROOM = 1 << 20  # tokens: nothing is folded
 class Turn:
     """given: what the model was given since it spoke last, texts and views in their order, control tokens spelled out.
 
-    said: what it says then. question: what it is about.
+    said: what it says then. question: what it is about. choice: the calls that it may make there, as `tool_choice` takes them.
     """
 
     given: list
     said: str
     question: object
+    choice: object = None
 
 
 class Oracle:
@@ -90,7 +91,8 @@ class Conversation:
         thinks = settings.get("enable_thinking")
         thought = f"{oracle.expert.thought(question, name)}\n</think>\n\n" if thinks else ""
         given = laid_out(messages, tools, "<think>\n" if thinks else "")
-        oracle.turns.append(Turn(given, f"{thought}{call_text(name, text)}", question))
+        said = f"{thought}{call_text(name, text)}"
+        oracle.turns.append(Turn(given, said, question, settings.get("tool_choice")))
         self.tokens = 1
         return Said("", [ToolCall(f"call_{len(oracle.turns)}", name, arguments, text)])
 

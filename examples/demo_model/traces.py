@@ -33,7 +33,7 @@ def tools():
 
 
 def played(rng, known, questions, reader, thinking=0):
-    """(turns of the conversation, answers) of an agent that is asked questions about a Known film, one after the other."""
+    """(turns, answers, messages of the conversation) of an agent that is asked questions about a Known film, in turn."""
     oracle = Oracle(known.config, reader, rng)
     case, table = Case(oracle, [known], play.Subtitles(known.source)), tools()
     context, answers = Context(case, signatures(table.values()), lambda sentence: None), []
@@ -42,7 +42,7 @@ def played(rng, known, questions, reader, thinking=0):
         loop = Loop(case, context, Record(), table)
         *_, last = loop.events(question.text, Budget(frames=FRAMES, thinking=thinking), number == 0)
         answers.append(last.answer)
-    return oracle.turns, answers
+    return oracle.turns, answers, context.messages
 
 
 # ------------------------------------------------------------------------------------------------ sequences
@@ -55,7 +55,7 @@ def batch(rng, speaker, config, size, test=False):
         known, rolls, instructions, shared = play.Known(new_film(rng, test=test), config), [], None, None
         while True:
             listed = asked(rng, known.source, test)
-            turns, _ = played(rng, known, listed, reader(speaker), THINKING * (rng.random() < 0.2))
+            turns, _, _ = played(rng, known, listed, reader(speaker), THINKING * (rng.random() < 0.2))
             instructions, glance, turns[0].given = parted(turns[0].given)
             shared = shared or glanced(speaker, glance)
             roll = rolled(speaker, turns, shared.at)
@@ -74,7 +74,7 @@ def drill(rng, speaker, config, size, test=False):
         film = new_film(rng, test=test)
         film.cues, some = [], {film.once[i].name for i in rng.permutation(len(film.once))[:4]}
         listed = [q for q in (ask(rng, film, "order", test) for _ in range(60)) if some.issuperset(q.names)]
-        turns, _ = played(rng, play.Known(film, config), listed[:6], reader(speaker))
+        turns, _, _ = played(rng, play.Known(film, config), listed[:6], reader(speaker))
         instructions, glance, rest = parted(turns[0].given)
         turns[0].given = [*glance[:-1], *rest]
         while len((roll := rolled(speaker, turns)).ids) > LENGTH:
@@ -148,7 +148,7 @@ def wider(tokenizer, config, count=150):
             old.append(" {} {} {} {}".format(*questions.between(rng, world.new_zoomable(rng), True)) + data.CALL)
     for i in range(count):
         known = play.Known(new_film(rng, test=bool(i % 2)), config)
-        turns, _ = played(rng, known, asked(rng, known.source, bool(i % 2)), reader(scribe), THINKING * (i % 4 == 0))
+        turns, _, _ = played(rng, known, asked(rng, known.source, bool(i % 2)), reader(scribe), THINKING * (i % 4 == 0))
         rolled(scribe, turns)
         asides.film_row(rng, scribe, config)
         asides.close_row(rng, scribe, config)

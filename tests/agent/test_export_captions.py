@@ -98,6 +98,8 @@ def test_several_videos_have_a_file_each(tmp_path):
 def test_nothing_to_write_and_nowhere_to_write_it(tmp_path):
     with pytest.raises(UsageError):
         captions.write(tmp_path / "a.srt", answer(claims=(), evidence=()), "srt")
+    with pytest.raises(UsageError, match="srt, vtt"):
+        captions.write(tmp_path / "a.srt", answer(), ".srt")
     with pytest.raises(DiskError):
         captions.write(tmp_path / "no" / "a.srt", answer(), "srt")
     with pytest.raises(UsageError):

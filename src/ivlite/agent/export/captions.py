@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ivlite import output
 from ivlite.agent.answer import Answer, Video
 from ivlite.agent.export.text import doubted, line, spans
-from ivlite.errors import UsageError
+from ivlite.errors import UsageError, shown
 from ivlite.numbers import clock
 
 SHORTEST = 2.0  # seconds that a caption stays, so that it can be read
@@ -77,6 +77,8 @@ def write(path: str | os.PathLike[str], answer: Answer, form: str) -> list[str]:
     form: "srt" or "vtt". Of several videos each has a file of its own, whose name has the handle before the ending. Raises
     UsageError where there is nothing to write, DiskError.
     """
+    if form not in FORMS:
+        raise UsageError(f"form is {shown(form)}; it must be one of {', '.join(FORMS)}")
     parts = []
     for video in answer.videos:
         found = of_claims(answer, video) or of_evidence(answer, video)

@@ -189,16 +189,18 @@ class View:
         )
 
     def players_of(self) -> Html | None:
-        made = []
-        for video in self.answer.videos:
-            if src := self.players.get(video.handle):
-                title = video.title or video.handle
-                made += [
-                    tag("video", src=src, data_video=video.handle, controls=True, preload="metadata", playsinline=True, aria_label=title),
-                    tag("p", "This browser cannot play ", tag("bdi", title), ": open it in a player.", class_="soft small",
-                        data_failed=video.handle, hidden=True),
-                ]  # fmt: skip
+        made = [self.player(video, src) for video in self.answer.videos if (src := self.players.get(video.handle))]
         return tag("div", tag("div", *made, class_="stick"), class_="player") if made else None
+
+    def player(self, video: Video, src: str) -> Html:
+        title = video.title or video.handle
+        return tag(
+            "figure",
+            tag("video", src=src, data_video=video.handle, controls=True, preload="metadata", playsinline=True, aria_label=title),
+            tag("p", "This browser cannot play ", tag("bdi", title), ": open it in a player.", class_="soft small",
+                data_failed=True, hidden=True),
+            tag("figcaption", video.handle, ": ", tag("bdi", title), class_="soft small") if self.several else None,
+        )  # fmt: skip
 
     def answer_of(self) -> Html:
         text = self.prose(self.answer.text) if self.answer.text else "There is no answer."
@@ -251,7 +253,9 @@ class View:
         parts = [self.strip(video) for video in self.answer.videos]
         open_ = [tag("strong", "Not found out: "), tag("bdi", self.prose(self.answer.missing))]
         missing = tag("p", *open_) if self.answer.missing else None
-        return tag("section", tag("h2", "What was looked at"), missing, *parts, self.looks())
+        key = tag("p", tag("span", "looked at", class_="key", style="--c:var(--seen)"),
+                  tag("span", "evidence of the answer", class_="key", style="--c:var(--mark)"), class_="soft small")  # fmt: skip
+        return tag("section", tag("h2", "What was looked at"), missing, *parts, key if parts else None, self.looks())
 
     def strip(self, video: Video) -> list[Any]:
         """A line of time: what was looked at, what the answer names, and in words what was not looked at."""
@@ -270,8 +274,6 @@ class View:
             tag("p", tag("bdi", video.title or video.handle), class_="small") if self.several else None,
             tag("div", *bands, *marks, class_="strip"),
             tag("div", tag("span", short(0)), tag("span", short(video.duration)), class_="ends soft small time"),
-            tag("p", tag("span", "looked at", class_="key", style="--c:var(--seen)"),
-                tag("span", "evidence of the answer", class_="key", style="--c:var(--mark)"), class_="soft small"),
             tag("p", self.unseen(video, looks), class_="small"),
         ]  # fmt: skip
 
@@ -346,4 +348,4 @@ class View:
 def picture(thumb: Thumbnail) -> Html:
     data = base64.b64encode(thumb.jpeg).decode()
     return tag("img", src=f"data:image/jpeg;base64,{data}", alt=f"Frame at {clock(thumb.time)}",
-               width=thumb.width, height=thumb.height, loading="lazy")  # fmt: skip
+               width=thumb.width, height=thumb.height, decoding="async")  # fmt: skip

@@ -6,6 +6,7 @@ STYLE = """
 @media (prefers-color-scheme:dark){:root{--paper:#131417;--card:#1b1d21;--ink:#e9e9e7;--soft:#a2a6ae;--line:#2d3036;
 --tint:#24272c;--link:#8ab4ff;--good:#5ecb87;--bad:#ff8a7a;--mark:#f5b04c;--seen:#3b5488;--shadow:none}}
 *{box-sizing:border-box}
+[hidden]{display:none!important}
 html{-webkit-text-size-adjust:100%;scroll-padding-top:1rem}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;
 overflow-wrap:anywhere}
@@ -40,6 +41,7 @@ ol.claims,ol.steps,ul.cards{list-style:none;padding:0;margin:0}
 .frames>:first-child{grid-column:1/-1}
 .frames img{display:block;width:100%;height:auto;max-height:14rem;object-fit:contain}
 .player{margin:0 0 1.5rem}
+figure{margin:0 0 .75rem}figcaption{margin-top:.35rem}
 video{display:block;width:100%;max-height:70vh;background:#000;border-radius:.6rem}
 .strip{position:relative;height:1.1rem;background:var(--tint);border-radius:.3rem;overflow:hidden;margin:.4rem 0 .2rem}
 .strip i{position:absolute;top:0;bottom:0;background:var(--seen);min-width:1px}
@@ -73,15 +75,18 @@ footer{margin-top:3rem}
 @media print and (prefers-color-scheme:dark){:root{--tint:#eee;--good:#15803d;--bad:#b42318;--mark:#d97706;--seen:#93b4f5}}
 """
 
-# Times seek the player beside the report, and a span ends where it ends. Without the script, links open the video there.
+# Times seek the player beside the report, and a span ends where it ends; of several videos one is shown. Without the script,
+# all are, and links open the video at their time.
 SCRIPT = """
 (() => {
   let until = Infinity, current = null;
-  const player = name => document.querySelector('video[data-video="' + CSS.escape(name) + '"]');
+  const videos = [...document.querySelectorAll('video')];
+  const show = video => videos.forEach(each => { each.closest('figure').hidden = each !== video; });
   const play = link => {
-    const video = player(link.dataset.video);
-    if (!video || video.error || video.hidden) return false;
+    const video = videos.find(each => each.dataset.video === link.dataset.video);
+    if (!video || video.hidden) return false;
     if (current && current !== video) current.pause();
+    show(video);
     current = video;
     until = link.dataset.end ? Number(link.dataset.end) : Infinity;
     const seek = () => { video.currentTime = Number(link.dataset.start) + 0.001; };
@@ -96,14 +101,14 @@ SCRIPT = """
     const link = event.target.closest('a[data-start]');
     if (link && !event.ctrlKey && !event.metaKey && !event.shiftKey && play(link)) event.preventDefault();
   });
-  for (const video of document.querySelectorAll('video')) {
+  show(videos[0]);
+  for (const video of videos) {
     video.addEventListener('timeupdate', () => {
       if (video === current && video.currentTime >= until) { video.pause(); until = Infinity; }
     });
     const failed = () => {
       video.hidden = true;
-      const note = document.querySelector('[data-failed="' + CSS.escape(video.dataset.video) + '"]');
-      if (note) note.hidden = false;
+      video.closest('figure').querySelector('[data-failed]').hidden = false;
     };
     video.addEventListener('error', failed);
     if (video.error) failed();

@@ -414,6 +414,25 @@ def test_a_session_holds_its_calls_and_goes_on_from_its_file(demo, tmp_path):
             assert session.messages == other.messages
 
 
+def test_in_a_session_results_stand_in_the_order_of_their_calls(demo):
+    calls = [{"id": id, "type": "function", "function": {"name": "zoom", "arguments": "{}"}} for id in "ab"]
+    said = [*ASK, {"role": "assistant", "content": "", "tool_calls": calls}]
+    results = [{"role": "tool", "tool_call_id": id, "content": f"It is {id}."} for id in "ba"]
+    with demo.session() as session, demo.session() as other:
+        with session.stream([*said, *results], max_new_tokens=2) as stream:
+            list(stream)
+        assert [m["content"] for m in session.messages[2:4]] == ["It is a.", "It is b."]
+        for seed in range(30):
+            settings = {"temperature": 50.0, "top_p": 1.0, "seed": seed, "max_new_tokens": 600}
+            ids = [c.id for c in asked(other, "Which?", tools=TOOLS, tool_choice="required", **settings).tool_calls]
+            if len(ids) > 1:
+                break
+            other.undo()
+        back = [{"role": "tool", "tool_call_id": id, "content": id} for id in reversed(ids)]
+        asked(other, back, tool_choice="none", max_new_tokens=2)
+        assert len(ids) > 1 and [m["content"] for m in other.messages if m["role"] == "tool"] == ids
+
+
 def test_a_call_that_was_cut_short_stays_in_its_session(demo):
     """As text: laid out again, it is the same tokens."""
     with demo.session() as session:

@@ -123,6 +123,30 @@ def test_tool_calls_of_every_client():
     assert message.calls == [("f", "{}")] and message.parts == [Part("text", "", {}, "")]
 
 
+def results(order, ids="abc", names="abc"):
+    calls = [{"id": id, "function": {"name": "f", "arguments": {"n": id}}} for id in ids]
+    said = [{"role": "tool", "tool_call_id": names[n], "content": str(n)} for n in order]
+    return [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "tool_calls": calls},
+        *said,
+        {"role": "user", "content": "y"},
+    ]
+
+
+def test_results_stand_in_the_order_of_their_calls():
+    """A model knows of nothing else by which it could tell them apart."""
+    for order, ids, names, expected in (
+        ((2, 0, 1), "abc", "abc", "012"), ((1, 0), "abc", "abc", "01"), ((2, 0, 1), "abc", "abx", "201"), ((1, 0), "aab", "aa", "10"),
+    ):  # fmt: skip
+        found = plain_messages(results(order, ids, names))
+        assert "".join(m.parts[0].value for m in found if m.role == "tool") == expected
+        assert [m.role for m in found] == ["user", "assistant", *["tool"] * len(order), "user"]
+    assert [m.parts[0].value for m in plain_messages(results((1, 0))[2:4], ["a", "b"])] == ["0", "1"]
+    unnamed = [{"role": "tool", "content": "1"}, {"role": "tool", "tool_call_id": None, "content": "0"}]
+    assert [m.parts[0].value for m in plain_messages(unnamed, ["a", None])] == ["1", "0"]
+
+
 def test_tools_of_every_client():
     tool = {"type": "function", "function": {"name": "f", "strict": None}}
     assert plain_tools(iter([tool])) == [json.dumps(tool)] == plain_tools((tool,)) and plain_tools(None) == []

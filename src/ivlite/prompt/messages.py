@@ -8,7 +8,7 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice, starmap
 
 from ivlite.errors import UsageError, shown
 from ivlite.numbers import scalar
@@ -58,19 +58,36 @@ class Part:
 
 @dataclass
 class Message:
-    """role: "system", "user", "assistant" or "tool". calls: (name, arguments as JSON text) of each tool call."""
+    """role: "system", "user", "assistant" or "tool". calls: (name, arguments as JSON text) of each tool call.
+
+    ids: of the calls, None where there is none. answers: the id of the call whose result a message is, or None.
+    """
 
     role: str
     parts: list[Part]
     calls: list[tuple[str, str]] = field(default_factory=list)
+    ids: list[str | None] = field(default_factory=list)
+    answers: str | None = None
 
 
-def plain_messages(messages):
-    """The Messages of a conversation, an iterable of mappings. Raises UsageError, naming message and part."""
+def plain_messages(messages, ids=()):
+    """The Messages of a conversation, an iterable of mappings. Raises UsageError, naming message and part.
+
+    Results of tools are put into the order of their calls, which is all that a model knows of them, where they name them.
+    ids: of the calls before the messages.
+    """
     given = listed(messages)
     if not given:
         raise UsageError("messages must be a list of at least one message")
-    return [plain_message(index, message) for index, message in enumerate(given)]
+    out = []
+    for tools, group in groupby(starmap(plain_message, enumerate(given)), lambda message: message.role == "tool"):
+        found = list(group)
+        named = [message.answers for message in found] if tools else []
+        if None not in named and len(set(named)) == len(named) and set(named) <= set(ids):
+            found.sort(key=lambda message: ids.index(message.answers) if tools else 0)
+        out += found
+        ids = found[-1].ids
+    return out
 
 
 def check_message(index, message):
@@ -98,7 +115,9 @@ def plain_message(index, message):
     images = listed(keys.get("images", []))
     if images is None:
         raise UsageError(f"{where} ({role}) has images that are {shown(keys['images'])}; they must be a list")
-    return Message(role, [*(Part("image", image, {}, where) for image in images), *parts], calls)
+    parts = [*(Part("image", image, {}, where) for image in images), *parts]
+    ids = [call_id(call) for call in listed(keys.get("tool_calls", []))]
+    return Message(role, parts, calls, ids, call_id({"id": keys.get("tool_call_id")}))
 
 
 def content_parts(where, role, content):
@@ -186,6 +205,12 @@ def tool_calls(where, keys):
     if "function_call" in keys:  # OpenAI's older form
         given.append(keys["function_call"])
     return [tool_call(where, call) for call in given]
+
+
+def call_id(call):
+    """The id of a tool call, None for none."""
+    found = (mapping(call) or {}).get("id")
+    return found if isinstance(found, str) else None
 
 
 def tool_call(where, call):

@@ -120,7 +120,7 @@ class Session:
         told, asking = settings.pop("told", None), self._claim()
         try:
             asking.told = None if told is None else [int(token) for token in told]
-            asking.messages = said.published(messages)
+            asking.messages = said.published(messages, self.messages[-1:] if follows else ())
             asking.past = self._past if follows else None
             if settings.get("tools") is not None:
                 settings["tools"] = listed_tools(settings["tools"])

@@ -28,9 +28,13 @@ def part(kind, source):
     return source if isinstance(source, Mapping) and source.get("type") == kind else {"type": kind, kind: source}
 
 
-def published(messages):
-    """Messages of any accepted form as published ones; iterators of frames become lists. Raises UsageError."""
-    return [as_published(message) for message in plain_messages(messages)]
+def published(messages, before=()):
+    """Messages of any accepted form as published ones; iterators of frames become lists. Raises UsageError.
+
+    before: the published ones that they follow.
+    """
+    ids = [call.get("id") for call in before[-1].get("tool_calls", ())] if before else ()
+    return [as_published(message) for message in plain_messages(messages, ids)]
 
 
 def as_published(message: Message):
@@ -39,7 +43,8 @@ def as_published(message: Message):
     plain = all(p.kind == "text" for p in message.parts)
     out = {"role": message.role, "content": "".join(p["text"] for p in parts) if plain else parts}
     if message.calls:
-        out["tool_calls"] = [as_call(name, arguments) for name, arguments in message.calls]
+        ids = [*message.ids, *[None] * (len(message.calls) - len(message.ids))]  # one in OpenAI's older form has none
+        out["tool_calls"] = [as_call(*call, id) for call, id in zip(message.calls, ids, strict=True)]
     return out
 
 

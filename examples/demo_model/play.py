@@ -6,19 +6,18 @@ answers their questions from what those frames show (`Oracle`). What was said an
 
 import math
 import re
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import films
 import numpy as np
 from conversations import UNIT, View, sized
-from films import Film
 from questions import moves
 
 from ivlite.agent import say
 from ivlite.agent.case import Line
 from ivlite.agent.film import Film as Shown
 from ivlite.agent.film import boxed
+from ivlite.library import Library
 from ivlite.media.timeline import Timeline
 
 PICTURE = 1 << 18  # pixels of the frames that the product takes boxes of, at most, with the demo's settings
@@ -52,20 +51,20 @@ def view(known, part):
     return View(known.source, known.times[[part["index"]]], sized(rows, columns, *limits), box)
 
 
-@dataclass
 class Subtitles:
-    """The lines of a film, found as the product's library finds them: those with most of the words first."""
+    """The lines of a film, as the product's library keeps and finds them."""
 
-    film: Film
+    def __init__(self, film):
+        self.lines, self.library = len(film.cues), Library.in_memory()
+        self.id = self.library.add_video("film.mp4", bytes(32), film.seconds)
+        self.library.add_texts(self.id, "subtitle", film.cues, "film.srt")
 
     def count(self, known):
-        return len(self.film.cues)
+        return self.lines
 
     def search(self, query, known, start, end, k):
-        words = set(re.findall(r"\w+", query.lower()))
-        found = [(len(words & set(re.findall(r"\w+", c.text.lower()))), c) for c in self.film.cues]
-        found = sorted((item for item in found if item[0]), key=lambda item: -item[0])
-        return [Line(c.start, c.end, c.text) for _, c in found[:k]]
+        found = self.library.search(query, [self.id], start, end, k=k)
+        return [Line(hit.start, hit.end, hit.text, hit.kind, hit.score) for hit in found]
 
     def note(self, known, start, end, text):
         pass

@@ -175,6 +175,15 @@ def test_evidence_is_of_frames_that_were_shown(games):
             assert set(e.frames) <= times and (not e.frames or (e.start, e.end) == (e.frames[0], e.frames[-1]))
 
 
+def test_what_a_box_showed_is_verified_by_that_box(m, games):
+    """In whole frames a sign is too small, so a claim about it is only true of the box."""
+    _, known, question, _, answer, _ = next(g for g in games if g[2].row == "detail")
+    claim = next(c for c in answer.claims if c.text == question.truth)
+    assert claim.confirmed
+    views = [m.play.view(known, known.part(e.start, e.end + 1, 2)) for e in answer.evidence if e.id in claim.evidence]
+    assert not m.play.holds(views, claim.text)
+
+
 def test_calls_follow_the_grammar_of_their_step(m, demo, games):
     vocabulary = Vocabulary(demo.tokenizer, demo.config.text.vocab_size, demo.config.tokens.eos)
     tools = plain_tools(signatures(m.traces.tools().values()))

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import film_questions
 import films
 import numpy as np
-import play
 from film_questions import ROWS
 
 import ivlite
 from ivlite.agent import Agent, Budget
 from ivlite.errors import ContextError
+from ivlite.library import Library
 
 SEED = 2099
 EACH = (*ROWS, "needle")  # questions about one film
@@ -69,10 +69,10 @@ def seen(answer):
 # ------------------------------------------------------------------------------------------------ one question
 
 
-def by_agent(model, film, path, question, following, thinking):
+def by_agent(model, path, question, following, thinking):
     """(Answer, that to the question that follows, or None)."""
     budget = Budget(frames=FRAMES, thinking=thinking)
-    with Agent(model, [str(path)], budget=budget, texts=play.Subtitles(film)) as agent:
+    with Library.in_memory() as library, Agent(model, [str(path)], budget=budget, library=library) as agent:
         answer = agent.ask(question.text)
         return answer, following and agent.ask(following.text)
 
@@ -121,7 +121,7 @@ def evaluated(args):
     for number, (film, path) in enumerate(made(args.work / "films", args.films)):
         for at, (question, following) in enumerate(asked(film, number)):
             follow = following if at < args.follow else None
-            answer, next_answer = by_agent(model, film, path, question, follow, args.thinking)
+            answer, next_answer = by_agent(model, path, question, follow, args.thinking)
             right = film_questions.right(question, answer.text)
             scores["agent"].add(question.row, right, **costs(answer.usage))
             if question.absent:

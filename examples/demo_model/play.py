@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import films
 import numpy as np
+import world
 from conversations import UNIT, View, sized
 from questions import moves
 
@@ -103,8 +104,11 @@ def moved(views, name, way):
 
 
 def signed(views, sign):
-    shown = [a for v in views for a in v.film.actors if any(a.shown[0] <= t < a.shown[1] for t in v.times)]
-    return any(a.sign == sign for a in shown)
+    """Whether a close look shows a sign; in a whole frame it is too small."""
+    close = [v for v in views if v.box != world.WHOLE]
+    return any(
+        a.sign == sign for v in close for a in v.film.actors if any(a.shown[0] <= t < a.shown[1] for t in v.times)
+    )
 
 
 NAME = r"(\w+ \w+)"

@@ -95,4 +95,6 @@ def look(case: Case, arguments: Mapping[str, Any]) -> Found:
     evidence = case.seen(film, [at])
     if arguments.get("box") is None:
         case.shown[evidence.id] = LOOK.pixels
+    else:
+        case.boxes[evidence.id] = part
     return Found(say.moment(evidence, case.several), [part], (evidence,))

@@ -28,10 +28,17 @@ def verify(case: Case, arguments: Mapping[str, Any]) -> Found:
 
 
 def confirmed(case: Case, claim: Claim) -> Claim:
-    """A claim with p(yes) by the frames of its evidence, looked at once more. One that rests on text alone stays as it is."""
+    """A claim with p(yes) by the frames of its evidence, looked at once more; of a box of a frame, by that box.
+
+    One that rests on text alone stays as it is.
+    """
     shown: list[dict[str, Any]] = []
     for e in _visual(case, claim)[:WINDOWS]:
         film = case.films[e.video]
+        if (box := case.boxes.get(e.id)) is not None and case.spent.frames_for(1, checking=True):
+            case.looks_at(film, e.frames)
+            shown.append(box)
+            continue
         start, end = around(film, e)
         wanted = min(CLOSE.frames, film.possible(start, end), room(case, film.pair_tokens()) // WINDOWS or 1)
         if (count := case.spent.frames_for(wanted, checking=True)) > 0:

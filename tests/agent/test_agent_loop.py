@@ -236,15 +236,17 @@ def test_budgets_are_checked(value):
 
 def test_old_looks_are_folded_when_the_context_is_nearly_full(demo, clip):
     windows = [
-        call("watch", windows=[{"start": t, "end": t + 4.0}], question="?", detail="high") for t in range(0, 16, 4)
+        call("watch", windows=[{"start": t, "end": t + 4.0}], question="?", detail="high") for t in range(0, 27, 3)
     ]
-    with Scripted(demo, [clip], [*windows, finish("Blue [E3].", ["E3"])], budget=Budget(rounds=20)) as agent:
-        agent.context.room = lambda: 3000
+    with Scripted(
+        demo, [clip], [*windows, finish("Blue [E3].", ["E3"])], budget=Budget(rounds=20), verify=False
+    ) as agent:
+        agent.context.room = lambda: 4600
         answer = agent.ask(ASK)
         held = agent.context.session.messages
     folds = [e.text for e in answer.steps if isinstance(e, Remark) and "nearly full" in e.text]
-    assert folds and "E1" in folds[0] and answer.text == "Blue [E3]."
-    assert agent.context.session.tokens <= 3000
+    assert 1 <= len(folds) <= 5 and "E2, E3" in folds[0] and answer.text == "Blue [E3]."
+    assert agent.context.session.tokens <= 4600
     said = [m["content"] for m in held if m["role"] == "tool"]
     assert any(isinstance(c, str) and '"E2"' in c for c in said) and any(isinstance(c, list) for c in said)
 

@@ -13,6 +13,8 @@ from ivlite.stop import using
 FULL = 0.8  # share of the room from which old looks are folded
 KEPT = 0.5  # share that the conversation has after that
 RECENT = 2  # messages with frames that are never folded
+USUAL = 512  # tokens of a reply
+MARGIN = 64  # tokens by which `weight` may be off
 Message = dict[str, Any]
 
 
@@ -27,6 +29,8 @@ class Context:
         self.session = case.model.session()
         self.messages: list[Message] = []  # said, answers included
         self.waiting: list[Message] = []  # to be said with the next question
+        self._folded: list[str] = []  # looks that are left out with the next reply
+        self._rest = 0  # tokens of the conversation that `weight` does not count
         self._anew = False  # the session has lost what was said
         self._known: list[tuple[list[Message], bool, dict[str, Any]]] = []  # answers that the session does not hold yet
 
@@ -39,20 +43,31 @@ class Context:
 
     # -------------------------------------------------------------------------------------------- replies
 
+    def ready(self) -> int:
+        """Makes room, and returns how many tokens the next reply may have.
+
+        The session takes in the replies of an earlier process; where what is waiting would nearly fill the room, old looks are
+        folded.
+        """
+        self.catch_up()
+        if not self._folded and self.size() + USUAL > FULL * self.room():
+            self._folded = self.fold()
+        return self.room() - self.size() - MARGIN
+
     def ask(self, limit: int, **settings: Any) -> dict[str, Any]:
-        """The reply to what is waiting as plain data, as `told` takes it; where the room is nearly full, old looks are folded first.
+        """The reply to what is waiting, as plain data that `told` takes.
 
         Raises Stopped, ContextError and media errors; the conversation is then as it was.
         """
-        self.catch_up()
-        ids = self.fold() if self.crowded(limit) else []
         try:
-            reply = self._reply(self._new(bool(ids)), bool(ids), limit, settings)
+            reply = self._reply(self._new(bool(self._folded)), bool(self._folded), limit, settings)
         except ContextError:
-            if ids or not (ids := self.fold()):
+            if self._folded or not (ids := self.fold()):
                 raise
+            self._folded = ids
             reply = self._reply(self._new(True), True, limit, settings)
-        data = data_of(reply, limit, ids) | {"thinks": bool(settings.get("enable_thinking"))}
+        data = data_of(reply, limit, self._folded) | {"thinks": bool(settings.get("enable_thinking"))}
+        self._folded = []
         self._answered(assistant(data))
         return data
 
@@ -120,13 +135,11 @@ class Context:
         """The most tokens of the conversation."""
         return min(int(self.session.capacity), int(self.case.model.room(self.session.nbytes)))
 
-    def left(self) -> int:
-        """Tokens that are left for what is waiting and the next reply."""
-        return self.room() - int(self.session.tokens)
-
-    def crowded(self, limit: int) -> bool:
-        """Whether the next reply would nearly fill the room."""
-        return int(self.session.tokens) + self.weight(self.waiting) + limit > FULL * self.room()
+    def size(self) -> int:
+        """Tokens of the conversation with what is waiting, roughly."""
+        if self._folded:
+            return self._rest + self.weight([*self.messages, *self.waiting])
+        return int(self.session.tokens) + self.weight(self.waiting)
 
     def weight(self, messages: Sequence[Message]) -> int:
         """Tokens of messages, roughly: of their frames, and a third of the characters."""
@@ -144,11 +157,15 @@ class Context:
         return -(-int(part.get("nframes", 1)) // temporal) * film.pair_tokens(pixels)
 
     def fold(self) -> list[str]:
-        """Leaves out the frames of the oldest looks until half of the room is free; their texts stay. Returns their ids."""
-        heavy, target, ids = [m for m in self.messages if has_frames(m)], KEPT * self.room(), list[str]()
-        weight = self.weight(self.messages)
-        for message in heavy[: max(0, len(heavy) - RECENT)]:
-            if weight <= target:
+        """Leaves out the frames of the oldest looks until half of the room is free; their texts stay. Returns their ids.
+
+        The overview goes last.
+        """
+        weight, ids = self.weight(self.messages), list[str]()
+        self._rest = max(0, int(self.session.tokens) - weight)
+        overview, *looks = [message for message in self.messages if has_frames(message)] or [{}]
+        for message in [*looks[: max(0, len(looks) - RECENT)], overview]:
+            if self._rest + weight <= KEPT * self.room() or not message:
                 break
             less, mine = folded(message)
             weight += self.weight([less]) - self.weight([message])

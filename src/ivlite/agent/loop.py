@@ -167,8 +167,7 @@ class Loop:
 
     def _asked(self) -> dict[str, Any]:
         budget = self.spent.budget
-        self.context.catch_up()
-        limit = min(REPLY, budget.new_tokens - self.spent.new_tokens, self.context.left() - 64)
+        limit = min(REPLY, budget.new_tokens - self.spent.new_tokens, self.context.ready())
         limit = max(limit, LEAST if self.due else 64)
         tools = [self.tools["finish"]] if self.due else list(self.tools.values())
         thinking = 0 if self.due in ("tokens", "time", "repairs") else budget.thinking

@@ -15,9 +15,9 @@ from export_answers import HOSTILE, answer
 from PIL import Image
 from test_media import numbered, said
 
-from ivlite.agent.answer import Look, Video
+from ivlite.agent.answer import Evidence, Look, Video
 from ivlite.agent.export import page
-from ivlite.agent.export.figures import rest, short, union
+from ivlite.agent.export.figures import rest, seen, short, union, widest
 from ivlite.agent.export.markup import Html, tag
 from ivlite.errors import DiskError, Stopped
 from ivlite.stop import Stop, using
@@ -69,7 +69,7 @@ def test_what_a_report_says(tmp_path, film):
     for part in (
         "What is it?", "medium confidence", "It begins here E2 0:02 – 0:03, and ends there E3 0:06.2 – 0:06.4, E4 0:08.",
         "confirmed 97%", "not checked", "not confirmed 12%", "Not found out: who said it", "2 looks", "One every", "Where?",
-        "2 more that the answer does not name", "score 0.83", "up to 1.0 seconds: shorter events may be missed", "12.3", "5 steps",
+        "2 more that the answer does not name", "score 0.83", "lie up to 1.0 seconds apart: shorter events may be missed", "12.3", "5 steps",
     ):  # fmt: skip
         assert part in text, part
     assert notes == []
@@ -154,7 +154,7 @@ def test_an_empty_answer(tmp_path):
         "f.mp4", text="", claims=(), evidence=(), looked_at=(), steps=(), usage={}, missing="", finish_reason="budget"
     )
     read, _ = written(tmp_path / "r.html", bare, "")
-    assert "No frame of this video was looked at." in read.text and "cut short: budget" in read.text
+    assert "No frame of this video was looked at." in read.text and "cut short: the budget is used up." in read.text
 
 
 def test_several_videos(tmp_path, film):
@@ -170,8 +170,6 @@ def test_several_videos(tmp_path, film):
 
 def test_a_report_stays_small(tmp_path, film):
     """However much was seen: a few pictures of what is named, one of what is not, and so many in all."""
-    from ivlite.agent.answer import Evidence
-
     many = tuple(
         Evidence(f"E{i}", "v1", i % 10, i % 10, "frames", tuple(0.04 * j for j in range(200))) for i in range(1, 400)
     )
@@ -201,6 +199,10 @@ def test_what_was_and_was_not_looked_at():
     ]
     assert union(looks, 99) == [(0, 25), (50, 62), (90, 99)]
     assert rest(union(looks, 99), 99) == [(25, 50), (62, 90)]
+    a = answer(
+        looked_at=(*looks, Look("v2", 0, 99, 99, 1.0)), evidence=(Evidence("E1", "v1", 70, 75, "frames", (70.0, 75.0)),)
+    )
+    assert widest(seen(a, "v1"), 99) == 30 and seen(a, "v1")[:5] == [0, 5, 10, 15, 20] and seen(a, "v3") == []
     assert union([], 9) == [] and rest([], 9) == [(0, 9)]
 
 

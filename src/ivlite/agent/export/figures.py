@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ivlite.agent.answer import Look
+from ivlite.agent.answer import Answer, Look
 
 GAP = 1.0  # seconds: a shorter part that was not looked at is not worth naming
 LONGEST = 4000  # characters of a step
@@ -36,6 +36,21 @@ def union(looks: Sequence[Look], duration: float) -> list[tuple[float, float]]:
         else:
             out.append((start, end))
     return out
+
+
+def seen(answer: Answer, video: str) -> list[float]:
+    """The times of the frames of a video that were looked at, ascending: of evidence, and of looks as evenly as they are."""
+    times = {t for e in answer.evidence if e.video == video for t in e.frames}
+    for look in answer.looked_at:
+        if look.video == video:
+            steps = max(1, look.frames - 1)
+            times |= {look.start + (look.end - look.start) * i / steps for i in range(max(1, look.frames))}
+    return sorted(times)
+
+
+def widest(times: Sequence[float], duration: float) -> float:
+    """The longest time between two frames, before the first and behind the last."""
+    return max(b - a for a, b in zip([0.0, *times], [*times, duration], strict=True))
 
 
 def rest(parts: Sequence[tuple[float, float]], duration: float) -> list[tuple[float, float]]:

@@ -14,7 +14,19 @@ from urllib.parse import quote
 
 from ivlite import media, output
 from ivlite.agent.answer import Answer, Call, Claim, Evidence, Look, Remark, Result, Said, Thought, Video
-from ivlite.agent.export.figures import LONGEST, arguments, figure, place, rest, short, shortened, span_text, union
+from ivlite.agent.export.figures import (
+    LONGEST,
+    arguments,
+    figure,
+    place,
+    rest,
+    seen,
+    short,
+    shortened,
+    span_text,
+    union,
+    widest,
+)  # fmt: skip
 from ivlite.agent.export.markup import Html, join, tag
 from ivlite.agent.export.page_style import SCRIPT, STYLE
 from ivlite.agent.export.text import CITED, STATES, cited, line
@@ -28,6 +40,11 @@ SIDE = 320  # pixels of a thumbnail's longest side
 NAMED, OTHERS = 3, 1  # thumbnails of evidence that the answer names, and of other evidence
 MOST = 240  # thumbnails of a page
 FPS = 25  # of frames without times
+ENDS = {
+    "budget": "the budget is used up",
+    "stalled": "nothing new was found",
+    "repairs": "the model's calls made no sense",
+}
 CONFIDENCE = {"low": "low confidence", "mid": "medium confidence", "high": "high confidence"}
 
 
@@ -278,20 +295,16 @@ class View:
         ]  # fmt: skip
 
     def unseen(self, video: Video, looks: Sequence[Look]) -> list[Any]:
-        gaps = rest(union(looks, video.duration), video.duration)
-        if not looks:
+        times = seen(self.answer, video.handle)
+        if not times:
             return ["No frame of this video was looked at."]
-        widest = max((look.every for look in looks), default=0.0)
-        short = (
-            f"Between two frames there are up to {widest:.1f} seconds: shorter events may be missed."
-            if widest > 0
-            else ""
-        )
+        apart = f"Frames that were looked at lie up to {widest(times, video.duration):.1f} seconds apart: shorter events may be missed."
+        gaps = rest(union(looks, video.duration), video.duration)
         if not gaps:
-            return ["All of it was looked at. ", short]
+            return ["All of it was looked at. ", apart]
         named: list[Any] = [self.moment(video.handle, s, e) for s, e in gaps[:12]]
         more = f" and {len(gaps) - 12} more parts" if len(gaps) > 12 else ""
-        return ["Not looked at: ", join(", ", named), more, ". ", short]
+        return ["Not looked at: ", join(", ", named), more, ". ", apart]
 
     def looks(self) -> Html | None:
         if not self.answer.looked_at:
@@ -333,14 +346,8 @@ class View:
         return tag("section", tag("h2", "Usage"), tag("dl", rows))
 
     def footer(self, notes: Sequence[str]) -> Html:
-        lines = [
-            *notes,
-            *(
-                ["The answer was cut short: " + self.answer.finish_reason]
-                if self.answer.finish_reason != "finish"
-                else []
-            ),
-        ]
+        ended = self.answer.finish_reason
+        lines = [*notes] if ended == "finish" else [*notes, f"The answer was cut short: {ENDS.get(ended, ended)}."]
         return tag("footer", *[tag("p", line) for line in lines],
                    tag("p", "Made by ivlite on this machine. The model can be wrong: look at the evidence."), class_="soft small")  # fmt: skip
 

@@ -101,7 +101,7 @@ def test_frames_with_times_are_the_video_that_was_sampled_there(served, demo, tm
                 assert np.abs(mine.astype(int) - theirs).mean() < 3  # the conversion to RGB is another one
     finally:
         files.close()
-    assert not list(served.service.files.folder.iterdir())
+    assert not list(served.service.files.folder.glob("sent-*"))
 
 
 def test_pictures_without_marks_stay_pictures(ask, tmp_path):

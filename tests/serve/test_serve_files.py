@@ -53,7 +53,7 @@ def test_names_become_no_paths(http, served, name):
     if answer.status_code == 200:
         assert len(answer.json()["filename"]) <= 255
         files = {path.name for path in served.service.files.folder.iterdir()}
-        assert answer.json()["id"] in files and all(path.startswith("file-") for path in files)
+        assert answer.json()["id"] in files and all(path.startswith(("file-", "sent-")) for path in files)
         assert http.get(f"/v1/files/{answer.json()['id']}/content").content == DATA
         http.delete(f"/v1/files/{answer.json()['id']}")
     else:

@@ -1,8 +1,8 @@
 """From a checked request to the pieces of its answer: admission, the stream, the client that leaves."""
 
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 import anyio
 from starlette.requests import Request as HttpRequest
@@ -10,12 +10,13 @@ from starlette.responses import Response
 
 from ivlite.engine.reply import Reply
 from ivlite.errors import Stopped
-from ivlite.serve.request import Request
+from ivlite.serve.request import Request, read
 from ivlite.serve.service import Service
 from ivlite.serve.wire import LEFT, Refused, dumps
 from ivlite.serve.work import Portion, Work
 from ivlite.stop import Stop
 
+T = TypeVar("T")
 PATIENCE = 5.0  # seconds without news after which a stream says what is being done
 STALLED = 60.0  # seconds for which a client may take nothing of its answer
 
@@ -100,13 +101,14 @@ class Answer(Response):
         try:
             with self.service.admitted(self.work):
                 async with anyio.create_task_group() as group:
-                    group.start_soon(self._watch, receive)
+                    group.start_soon(watch, receive, self.work.stop)
                     await (self._stream() if self.asked.stream else self._body())
                     group.cancel_scope.cancel()
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
             self.work.stop.set("closed")
+            self.asked.release()
 
     def _open(self, work: Work) -> Any:
         return self.service.opened(self.asked, work, self.client)
@@ -116,12 +118,6 @@ class Answer(Response):
         """Whose turns are counted together."""
         peer = self.http.client.host if self.http.client else ""
         return f"{peer} {self.asked.user}"
-
-    async def _watch(self, receive: Any) -> None:
-        """Stops the work when the client leaves."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self.work.stop.set("left")
 
     async def _body(self) -> None:
         pieces: list[Portion] = []
@@ -194,6 +190,39 @@ class Answer(Response):
                 await self.send(message)
         except TimeoutError:
             raise Refused(LEFT, f"the client has taken nothing of its answer for {STALLED:.0f} seconds") from None
+
+
+async def taken(service: Service, http: HttpRequest,
+                translated: Callable[[dict[str, Any]], dict[str, Any]] = lambda body: body) -> tuple[Request, dict[str, Any]]:  # fmt: skip
+    """(the Request of a chat request's body, the body). Raises Refused."""
+    body, held = await service.bodies.kept(http)
+    try:
+        asked = read(translated(body))
+        asked.release = held.release
+        return asked, body
+    except BaseException:
+        held.release()
+        raise
+
+
+async def watch(receive: Any, stop: Stop) -> None:
+    """Sets a Stop when the client leaves."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    stop.set("left")
+
+
+async def attended(http: HttpRequest, stop: Stop, function: Callable[..., T], *args: Any, limiter: Any = None) -> T:
+    """What a function returns, run in a thread; the Stop is set when the client leaves."""
+    found: list[T] = []
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(watch, http.receive, stop)
+            found.append(await anyio.to_thread.run_sync(function, *args, limiter=limiter))
+            group.cancel_scope.cancel()
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return found[0]
 
 
 def event(data: Any) -> bytes:

@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
@@ -11,11 +10,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ivlite._version import __version__
-from ivlite.serve import file_routes, request, responses
+from ivlite.serve import file_routes, responses
+from ivlite.serve.answers import attended, taken
 from ivlite.serve.chat import Chat
 from ivlite.serve.guard import Guard
 from ivlite.serve.service import Service
 from ivlite.serve.wire import LEFT, Json, Refused
+from ivlite.stop import Stop
 
 Endpoint = Callable[[Service, HttpRequest], Awaitable[Response]]
 
@@ -61,7 +62,7 @@ async def unknown(http: HttpRequest, error: Exception) -> Response:
 
 
 async def chat(service: Service, http: HttpRequest) -> Response:
-    return Chat(service, http, request.read(await service.bodies.json(http)))
+    return Chat(service, http, (await taken(service, http))[0])
 
 
 async def models(service: Service, http: HttpRequest) -> Response:
@@ -91,8 +92,12 @@ async def metrics(service: Service, http: HttpRequest) -> Response:
 
 async def plan(service: Service, http: HttpRequest) -> Response:
     """The plan of a chat request, in the form of `ivlite plan --json`."""
-    asked = request.read(await service.bodies.json(http))
-    made = await anyio.to_thread.run_sync(service.planned, asked)
+    asked, _ = await taken(service, http)
+    stop = Stop(service.stop)
+    try:
+        made = await attended(http, stop, service.planned, asked, stop, limiter=service.plans)
+    finally:
+        asked.release()
     return Json(made.as_data())
 
 

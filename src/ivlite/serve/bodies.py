@@ -1,5 +1,6 @@
 """Bodies of requests: bounded each and all together, and read only as long as they come."""
 
+import threading
 from typing import Any
 
 import anyio
@@ -12,35 +13,55 @@ STALLED = 60.0  # seconds without a byte
 INLINE = 1 << 16  # bytes of JSON that are read at once; larger ones in a thread
 
 
+class Held:
+    """A part of the memory for bodies, until it is released. Any thread may release it."""
+
+    def __init__(self, bodies: "Bodies") -> None:
+        self._bodies, self._size = bodies, 0
+
+    def grow(self, size: int) -> None:
+        """Raises Refused where all bodies together are too large."""
+        with self._bodies.lock:
+            if self._bodies.held + size > self._bodies.most:
+                message = "the server is reading too many large requests"
+                raise Refused(429, message, code="busy", headers={"retry-after": "5"})
+            self._bodies.held += size
+            self._size += size
+
+    def release(self) -> None:
+        with self._bodies.lock:
+            self._bodies.held -= self._size
+            self._size = 0
+
+
 class Bodies:
     """Memory for bodies. largest: bytes of one; all of them together may have four times as many."""
 
     def __init__(self, largest: int) -> None:
-        self.largest, self.most, self.held = largest, 4 * largest, 0
+        self.largest, self.most, self.held, self.lock = largest, 4 * largest, 0, threading.Lock()
 
     async def json(self, request: Request) -> dict[str, Any]:
         """The JSON object of a request. Raises Refused (too large, too slow, not JSON), Stopped when the client leaves."""
+        body, held = await self.kept(request)
+        held.release()
+        return body
+
+    async def kept(self, request: Request) -> tuple[dict[str, Any], Held]:
+        """The JSON object of a request, which counts as memory until the second is released."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refused(415, "the Content-Type must be application/json")
-        body, reserved = bytearray(), 0
+        body, held = bytearray(), Held(self)
         try:
             check_length(request, self.largest)
             async for part in pieces(request, self.largest):
-                self._reserve(len(part))
-                reserved += len(part)
+                held.grow(len(part))
                 body += part
             if len(body) <= INLINE:
-                return loads(bytes(body))
-            return await anyio.to_thread.run_sync(loads, bytes(body))
-        finally:
-            self.held -= reserved
-
-    def _reserve(self, size: int) -> None:
-        if self.held + size > self.most:
-            raise Refused(
-                429, "the server is reading too many large requests", code="busy", headers={"retry-after": "5"}
-            )
-        self.held += size
+                return loads(body), held
+            return await anyio.to_thread.run_sync(loads, body), held
+        except BaseException:
+            held.release()
+            raise
 
 
 def check_length(request: Request, largest: int) -> None:

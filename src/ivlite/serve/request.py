@@ -84,6 +84,7 @@ class Request:
     include_usage: bool = False
     logprobs: int | None = None
     user: str = ""
+    release: Callable[[], object] = lambda: None  # gives back the memory of the body
 
 
 def read(body: Mapping[str, Any]) -> Request:

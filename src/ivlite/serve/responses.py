@@ -9,9 +9,9 @@ from starlette.responses import Response
 
 from ivlite.engine.reply import Reply
 from ivlite.errors import shown
-from ivlite.serve import request
-from ivlite.serve.answers import Answer
+from ivlite.serve.answers import Answer, taken
 from ivlite.serve.kept import Kept
+from ivlite.serve.request import FIELDS, Request
 from ivlite.serve.service import Service
 from ivlite.serve.wire import Json, Refused, dumps
 from ivlite.serve.work import Portion
@@ -26,9 +26,8 @@ LOGPROBS = "message.output_text.logprobs"
 
 
 async def create(service: Service, http: HttpRequest) -> Response:
-    body = await service.bodies.json(http)
-    asked = translated(body, service.responses)
-    return Responses(service, http, request.read(asked), body, asked["messages"])
+    asked, body = await taken(service, http, lambda body: translated(body, service.responses))
+    return Responses(service, http, asked, body)
 
 
 async def get(service: Service, http: HttpRequest) -> Response:
@@ -62,7 +61,7 @@ def field(body: Mapping[str, Any], name: str, kind: type | tuple[type, ...], def
 
 def translated(body: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
     """The body as a chat request. Raises Refused."""
-    out = {name: value for name, value in body.items() if name in request.FIELDS}
+    out = {name: value for name, value in body.items() if name in FIELDS}
     out["messages"] = messages(body, kept)
     out["tools"] = [tool(item) for item in field(body, "tools", list, [])]
     choice = field(body, "tool_choice", (str, dict))
@@ -138,14 +137,19 @@ def add(out: list[Any], item: Any) -> None:
 class Responses(Answer):
     """A response, or its events."""
 
-    def __init__(
-        self, service: Service, http: HttpRequest, asked: Any, body: Mapping[str, Any], messages: list[Any]
-    ) -> None:
+    def __init__(self, service: Service, http: HttpRequest, asked: Request, body: Mapping[str, Any]) -> None:
         super().__init__(service, http, asked)
-        self.body, self.messages = body, list(messages)
+        self.body, self.messages = body, asked.messages  # which are kept beyond the answer
+        self.release, asked.release = asked.release, lambda: None
         self.id = f"resp_{secrets.token_hex(16)}"
         self.output: list[dict[str, Any]] = []  # the items that are complete, and the one that grows
         self.number = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.release()
 
     def response(self, status: str, reply: Reply | None = None, error: Any = None) -> dict[str, Any]:
         used = None if reply is None else self.usage(reply)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 from starlette.requests import Request as HttpRequest
 
 from ivlite.errors import Stopped
@@ -21,8 +22,9 @@ from ivlite.serve.request import Request
 from ivlite.serve.turns import Turns
 from ivlite.serve.wire import LEFT, Refused, refusal
 from ivlite.serve.work import Work
-from ivlite.stop import Stop
+from ivlite.stop import Stop, using
 
+PLANS = 2  # that are made at once
 Log = Callable[[str], object]
 
 
@@ -46,6 +48,7 @@ class Service:
         self.turns, self.metrics = Turns(), Metrics()
         self.decoders, self.responses = decoders or Decoders(), Kept()
         self.files, self.bodies = Files(limits.file), Bodies(limits.body)
+        self.plans = anyio.CapacityLimiter(PLANS)
         self.open, self._seconds = 0, 1.0  # requests for answers; how long one takes, on average
         self.metrics.gauges |= {
             "ivlite_requests_open": lambda: self.open,
@@ -85,6 +88,7 @@ class Service:
             sources = stack.enter_context(self._sources())
             messages = readable(asked.messages, sources, asked.media)
             asked.messages = []  # media within the request are files now
+            asked.release()
             stack.enter_context(self.turns.turn(client, work.stop))
             settings = asked.settings | {"logprobs": asked.logprobs, "progress": work.progress}
             settings["stop"] = [*settings.get("stop", ()), work.stop]
@@ -94,7 +98,7 @@ class Service:
     def _sources(self) -> Sources:
         return Sources(self.files, self.root, lambda path, name: Apart(path, name, self.decoders))
 
-    def planned(self, asked: Request) -> Any:
+    def planned(self, asked: Request, stop: Stop) -> Any:
         """The Plan of a request. Raises Refused, IvliteError."""
         names = (
             "budget",
@@ -106,9 +110,10 @@ class Service:
             "dedupe",
         )
         settings = {name: asked.settings[name] for name in names if name in asked.settings}
-        with self._sources() as sources:
+        with using(stop), self._sources() as sources:
             messages = readable(asked.messages, sources, asked.media)
-            return self.model.plan(messages, **settings, stop=self.stop)
+            asked.release()
+            return self.model.plan(messages, **settings)
 
     def told(self, http: HttpRequest, error: BaseException) -> Refused:
         """What a client is told about an error; the log gets the rest."""

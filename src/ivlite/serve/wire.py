@@ -73,7 +73,7 @@ def dumps(data: Any) -> bytes:
     return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def loads(body: bytes) -> dict[str, Any]:
+def loads(body: bytes | bytearray) -> dict[str, Any]:
     """The JSON object of a body. Raises Refused for anything else, and for JSON that is too deep or has too many values."""
     if sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
         raise Refused(400, f"the body has more than {MOST_VALUES:,} values", code="invalid_json")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,14 +11,16 @@ import sys
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
-from serve_asking import asked
+from serve_asking import TOLD, asked
 
 from ivlite.gguf import SHIPPED
 
 pytest.importorskip("starlette")
 pytestmark = pytest.mark.skipif(not SHIPPED["demo"].is_file(), reason="the demo model is not in the package")
+ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "ivlite", "serve", "demo", "--context", "1024", "--quiet"]
 
 
@@ -87,6 +90,31 @@ def test_other_machines_need_a_key():
             opened(f"{url}/v1/models")
         assert opened(f"{url}/v1/models", authorization=f"Bearer {key}")["data"][0]["id"] == "demo"
         assert opened(f"{url}/health") == opened(f"{url}/health")
+
+
+def test_the_guide(tmp_path):
+    """Its commands and its program, word for word but for the port."""
+    text = (ROOT / "docs" / "guides" / "server.md").read_text()
+    shells, programs = (re.findall(rf"^```{kind}\n(.*?)^```", text, re.M | re.S) for kind in ("bash", "py"))
+    assert shells and programs
+    with started("--port", "0") as (_, url):
+        port = url.rsplit(":", 1)[1]
+        if shutil.which("curl"):
+            for code in shells:
+                done = subprocess.run(
+                    ["bash", "-c", code.replace("8080", port)], cwd=ROOT, capture_output=True, text=True, timeout=120
+                )
+                assert json.loads(done.stdout)["choices"][0]["message"]["content"] == TOLD, done
+        pytest.importorskip("openai")
+        for code in programs:
+            done = subprocess.run(
+                [sys.executable, "-c", code.replace("8080", port)],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            assert len(done.stdout.splitlines()) == 2, done
 
 
 def test_two_servers_of_one_model():

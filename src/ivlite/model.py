@@ -96,7 +96,7 @@ class Model:
         self._pool = Pool(network, kv, store)
         self.store, self.remarks = store, list[str]()  # remarks: sentences for the next reply
         self._lock = threading.RLock()
-        self._grammars = Grammars(tokenizer, config.text.vocab_size, config.tokens.eos)
+        self.grammars = Grammars(tokenizer, config.text.vocab_size, config.tokens.eos)
 
     def __enter__(self) -> Self:
         return self
@@ -346,7 +346,7 @@ class Model:
         meter.warnings, self.remarks = self.remarks, []
         may_think = given["enable_thinking"] and not built.thinks
         with using(stop):
-            sampler: Any = self._grammars.sampler(Sampler(params, built.token_ids), rules, built.thinks, may_think)
+            sampler: Any = self.grammars.sampler(Sampler(params, built.token_ids), rules, built.thinks, may_think)
         if alternatives is not None:
             sampler = Watched(sampler, alternatives, meter.logprobs)
         tokens = holder.answer(built, sampler, self.config.tokens.eos, limit, meter)

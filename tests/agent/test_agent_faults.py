@@ -255,3 +255,23 @@ def test_wrong_questions(demo, clip, question):
 def test_wrong_videos(demo, videos):
     with pytest.raises((UsageError, MediaError)):
         Agent(demo, videos)
+
+
+def test_tools_of_others_that_no_call_can_follow_are_dropped(demo, clip):
+    def other(name, schema):
+        return Tool(name, "Looks words up.", schema, external=True, answer=lambda arguments: "x")
+
+    odd = {"type": "object", "properties": {"x": {"not": {"type": "string"}}}, "required": ["x"]}
+    loop = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}
+    tools = [
+        "overview",
+        "finish",
+        other("odd", odd),
+        other("fine", ANY),
+        other("loop", loop),
+        other("no", {"type": "string"}),
+    ]
+    with Agent(demo, [clip], tools=tools, verify=False) as agent:
+        assert list(agent.tools) == ["overview", "finish", "fine"]
+        dropped = [remark for remark in agent.case.remarks if "is not used" in remark]
+        assert len(dropped) == 3 and all(len(remark) < 500 for remark in dropped)

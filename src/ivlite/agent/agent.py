@@ -15,6 +15,7 @@ from ivlite.agent.record import Record
 from ivlite.agent.tools import TOOLS, Tool, named
 from ivlite.errors import UsageError, shown
 from ivlite.library import Library
+from ivlite.prompt import plain_tools
 from ivlite.stop import Stop, Work, within
 
 MOST = 16  # videos of one conversation
@@ -48,10 +49,20 @@ class Agent:
             self.case.texts = self.memory
         self.case.settings = {"temperature": temperature, "seed": seed, "top_p": 1.0, "top_k": 0, "progress": progress}
         self.tools = {tool.name: tool for tool in chosen(tools, ask_user is not None)}
+        self._drop_unreadable()
         signatures = [tool.signature for tool in self.tools.values()]
         self.context = Context(self.case, signatures, self.case.remarks.append)
         self.record, self._asked = record, False
         self._facts = {"temperature": temperature, "seed": seed, "verify": verify, "tools": list(self.tools)}
+
+    def _drop_unreadable(self) -> None:
+        """Drops tools of others whose schemas no grammar can follow: calls of the rest go on being made."""
+        for tool in [tool for tool in self.tools.values() if tool.external]:
+            try:
+                self.model.grammars.check(plain_tools([tool.signature]))
+            except UsageError as error:
+                del self.tools[tool.name]
+                self.case.remarks.append(f"the tool {tool.name} is not used: {error}")
 
     @classmethod
     def resume(cls, model: Any, library: Library, run: str | None = None, **more: Any) -> Self:

@@ -115,11 +115,18 @@ class Grammars:
         thinking = rules.thinking_budget is not None and (thinks or may_think)
         if rules.answer is None and rules.calls is None and not thinking:
             return sampler
+        vocabulary = self._read()
+        return Constrained(sampler, vocabulary, vocabulary.following(rules), thinks, may_think, rules.thinking_budget)
+
+    def check(self, tools: Sequence[str]) -> None:
+        """Raises UsageError, which names it, where no call can follow the schema of a tool. tools: signatures as JSON texts."""
+        self._read().following(Rules.of(tools))
+
+    def _read(self) -> "Vocabulary":
         with self._lock:
             if self._vocabulary is None:
                 self._vocabulary = Vocabulary(*self._given)
-        matcher = self._vocabulary.following(rules)
-        return Constrained(sampler, self._vocabulary, matcher, thinks, may_think, rules.thinking_budget)
+            return self._vocabulary
 
 
 class Vocabulary:

@@ -1,4 +1,4 @@
-"""A cache of plain bytes, and a short clip, for tests of session files."""
+"""A cache of plain bytes, a short clip and a driver of steps, for tests of sessions and answers."""
 
 import hashlib
 
@@ -79,3 +79,12 @@ def written(path, shade=0):
             out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         out.mux(stream.encode())
     return path
+
+
+def alone(items):
+    """What a generator returns that yields the steps of one answer, each of which it runs itself."""
+    while True:
+        try:
+            next(items)
+        except StopIteration as end:
+            return end.value

@@ -25,6 +25,8 @@ API = {  # of parameters whose default is not None
     ivlite.Model.room: {"held": 0},
     ivlite.Model.prepare: ASKING | {"max_new_tokens": 256}, ivlite.Model.plan: ASKING | {"max_new_tokens": 256}, 
     ivlite.Model.stream: ASKING | {"max_new_tokens": 256, "tool_choice": "auto", "parallel_tool_calls": True},
+    ivlite.Engine: {"most": 8}, ivlite.Engine.stream: {"client": ""}, ivlite.Engine.add: {"client": ""},
+    ivlite.Engine.together: {"client": ""},
     ivlite.Model.each_logits: {"rows": 64},
     ivlite.SamplingParams: {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "seed": 0},
     ivlite.Session.ask: {"videos": (), "images": ()},

@@ -1,7 +1,10 @@
 """Prompt-lookup speculation: the same answers and the same cache as without, and no cost where it does not pay."""
 
+import time
+
 import numpy as np
 import pytest
+from session_fakes import alone
 
 import ivlite
 from ivlite import _C
@@ -276,10 +279,10 @@ class Machine:
 
 def seconds(monkeypatch, cost, given, answer):
     machine = Machine(cost)
-    monkeypatch.setattr(speculate.time, "perf_counter", lambda: machine.now)
+    monkeypatch.setattr(time, "perf_counter", lambda: machine.now)
     decoder = Decoder(machine, text_prompt(given), True)
     for i, token in enumerate(answer):
-        decoder.next(token, len(answer) - i)
+        alone(decoder.next(token, len(answer) - i))
     decoder.settle()
     assert machine.length == len(answer)
     return machine.now, machine

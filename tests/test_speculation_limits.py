@@ -1,10 +1,12 @@
 """How much is drafted: chances, costs and the choice between them, number by number."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
+from session_fakes import alone
 
-from ivlite.engine import meter, speculate
+from ivlite.engine import meter
 from ivlite.engine.speculate import COPIES, REPEATED, Chances, Costs, Decoder, Lookup, text
 from ivlite.evaluate.synthetic import text_prompt
 
@@ -62,7 +64,7 @@ class Runner:
             0.0,
             each,
         )
-        monkeypatch.setattr(speculate.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
 
     def steps(self, tokens):
         self.calls.append(list(tokens))
@@ -93,10 +95,10 @@ def test_drafts_end_with_rows_answer_and_cache(monkeypatch, same_rows, left, cap
     decoder = Decoder(runner, text_prompt([7] * 50), True)
     runner.length = decoder.length = 2
     decoder.costs.one = 1.0
-    assert decoder.next(7, left) == "after 7" and runner.calls == [[7] * (1 + drafted)]
+    assert alone(decoder.next(7, left)) == "after 7" and runner.calls == [[7] * (1 + drafted)]
     assert runner.meter.drafted == drafted and runner.meter.accepted == 0
     for n in range(1, drafted + 1):
-        assert decoder.next(7, left - n) == "after 7"
+        assert alone(decoder.next(7, left - n)) == "after 7"
         assert len(runner.calls) == 1 and runner.meter.accepted == n
     assert decoder.length == 2 + 1 + drafted == runner.length
     decoder.settle()
@@ -108,14 +110,19 @@ def test_what_did_not_come_is_removed(monkeypatch):
     monkeypatch.setattr(Costs, "of", lambda self, tokens: 1.0)
     runner = Runner(monkeypatch)
     decoder = Decoder(runner, text_prompt([1, 2, 3, 4, 5, 1, 2]), True)
-    assert decoder.next(3, 3) == "after 3" and runner.calls == [[3]]  # the cost of one is not known yet
-    assert decoder.next(4, 4) == "after 4" and runner.calls[1] == [4, 5, 1, 2] and runner.length == 5
-    assert decoder.next(5, 9) == "after 5" and decoder.next(9, 9) == "after 9"
+    assert alone(decoder.next(3, 3)) == "after 3" and runner.calls == [[3]]  # the cost of one is not known yet
+    assert alone(decoder.next(4, 4)) == "after 4" and runner.calls[1] == [4, 5, 1, 2] and runner.length == 5
+    assert alone(decoder.next(5, 9)) == "after 5" and alone(decoder.next(9, 9)) == "after 9"
     assert runner.calls[2][0] == 9 and decoder.length == 4 and runner.length == 3 + len(runner.calls[2])
     assert runner.meter.accepted == 1 and runner.meter.drafted == 3 + len(runner.calls[2]) - 1
-    assert decoder.next(8, 1) == "after 8" and runner.length == decoder.length == 5 and runner.calls[3] == [8]
+    assert alone(decoder.next(8, 1)) == "after 8" and runner.length == decoder.length == 5 and runner.calls[3] == [8]
     plain = Decoder(Runner(monkeypatch), text_prompt([1, 2, 3]), False)
-    assert plain.next(7, 5) == "after 7" and plain.length == 1 and plain.runner.calls == [[7]] and plain.lookup is None
+    assert (
+        alone(plain.next(7, 5)) == "after 7"
+        and plain.length == 1
+        and plain.runner.calls == [[7]]
+        and plain.lookup is None
+    )
 
 
 @pytest.mark.parametrize("chance, slope, count", [
@@ -155,10 +162,10 @@ def test_what_was_measured_is_forgotten_where_it_keeps_from_trying(monkeypatch, 
 
 def test_only_the_end_of_a_long_prompt_is_looked_up(monkeypatch):
     decoder = Decoder(Runner(monkeypatch), text_prompt([5, *range(10_000, 10_000 + (1 << 15))]), True)
-    decoder.next(5, 1)
+    alone(decoder.next(5, 1))
     assert decoder.lookup.given == 1 << 15 and decoder.lookup.at == -1
     within = Decoder(Runner(monkeypatch), text_prompt([5, *range(10_000, 10_000 + (1 << 15) - 1)]), True)
-    within.next(5, 1)
+    alone(within.next(5, 1))
     assert within.lookup.at == 1 and within.lookup.length == 1
 
 

@@ -12,6 +12,8 @@ from ivlite._version import __version__
 
 TYPE_CHECKING = False  # type checkers know the name; importing typing would take some milliseconds
 if TYPE_CHECKING:  # the same names as below, for type checkers and editors
+    from ivlite.engine.batch import Engine as Engine
+    from ivlite.engine.batch import together as together
     from ivlite.engine.calls import ToolCall as ToolCall
     from ivlite.engine.reply import Reply as Reply
     from ivlite.engine.sampling import SamplingParams as SamplingParams
@@ -26,6 +28,8 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
 _LAZY = {
     "load": "ivlite.loading",
     "Model": "ivlite.model",
+    "Engine": "ivlite.engine.batch",
+    "together": "ivlite.engine.batch",
     "Reply": "ivlite.engine.reply",
     "SamplingParams": "ivlite.engine.sampling",
     "Session": "ivlite.session",

@@ -140,33 +140,49 @@ class Model:
         return sum(t.nbytes for t in self.network.source.tensors.values())
 
     @property
+    def token_nbytes(self) -> int:
+        """Bytes of a token's rows in a cache."""
+        return cache_bytes_per_token(self.config.text, self.kv)
+
+    @property
     def cache_nbytes(self) -> int:
         """Bytes of a full cache."""
-        return self.context * cache_bytes_per_token(self.config.text, self.kv)
+        return self.context * self.token_nbytes
+
+    @property
+    def caches(self) -> Pool:
+        """The caches of calls that have ended."""
+        return self._pool
+
+    @property
+    def sessions(self) -> list[Session]:
+        """The open sessions."""
+        with self._lock:
+            return list(self._sessions)
 
     def room(self, held: int = 0) -> int:
         """The most tokens of prompt and answer: a stated context, or what the model and the free memory hold now.
 
         held: bytes of the cache that the conversation has already.
         """
-        free = None if self.context_stated else self._free_memory()
+        free = None if self.context_stated else self.free_memory()
         if free is None:
             return self.context
-        free, row = free + held + self._pool.nbytes, cache_bytes_per_token(self.config.text, self.kv)
+        free, row = free + held + self._pool.nbytes + self._pool.coming, self.token_nbytes
         room = max(0, min(self.context, (free - MARGIN) // row))
         last = self._room  # kept where little has changed: another question about a video should see the same frames
         if last is None or abs(room - last) > min(last // 8, MARGIN // 4 // row):
             self._room = last = room
         return last
 
-    def _free_memory(self) -> int | None:
+    def free_memory(self) -> int | None:
         """Bytes that caches may still take: of the card that computes, or of the machine."""
         on_card = getattr(self.network.ops, "free_memory", None)
         return on_card() if on_card else available_memory()
 
     def free(self, tokens: int) -> bool:
         """Whether the rows of so many tokens fit in memory; frees those of earlier calls if that is needed."""
-        return self._pool.spare(tokens * cache_bytes_per_token(self.config.text, self.kv))
+        return self._pool.spare(tokens * self.token_nbytes)
 
     def prepare(self, messages: Messages, *, tools: Sequence[Any] | None = None, enable_thinking: bool = False,
                 add_vision_id: bool = False, continue_final_message: bool = False, budget: int | None = None,
@@ -269,13 +285,13 @@ class Model:
         """Iterates over the same logits, for long prompts: (index of the first token, float32 (at most `rows`, vocab))."""
         self._check_context(prompt, 0)
         runner = self.runner(len(prompt.token_ids), progress)
-        return self._begun(Work(runner.each_logits(prompt, whole("rows", rows, 1, 1 << 40)), self._stop(stop)))
+        return self.begun(Work(runner.each_logits(prompt, whole("rows", rows, 1, 1 << 40)), self._stop(stop)))
 
     def encode_vision(self, prompt: Prompt, *, stop: Stop | None = None) -> tuple[np.ndarray, np.ndarray]:
         """float32 (merged (N, hidden), deepstack (K, N, hidden)) of a Prompt's images and videos in token order."""
         features = vision.together(self.network, prompt.media, Meter())
         work: Work[tuple[np.ndarray, np.ndarray]] = Work(features, self._stop(stop))
-        with self._begun(work):
+        with self.begun(work):
             return next(work)
 
     def chat(self, messages: Messages, **settings: Any) -> Reply:
@@ -355,13 +371,14 @@ class Model:
 
         def ended(reply: Reply | None, end: int | None) -> None:
             holder.ended(reply, end)
-            if reply is not None and reply.finish_reason in ("stop", "length", "tool_calls"):
+            whole = reply is not None and reply.finish_reason in ("stop", "length", "tool_calls")
+            if reply is not None and whole and not meter.shared:
                 planning.record(built.plan, meter.seconds, meter.cached, len(reply.token_ids))
 
-        return self._begun(
+        return self.begun(
             Stream(
                 built, tokens, self.tokenizer.stream(), strings, stop, meter, ended, began=began,
-                load_seconds=self.load_seconds, calls=rules.calls is not None,
+                load_seconds=self.load_seconds, calls=rules.calls is not None, most=len(built.token_ids) + limit, holder=holder,
             )
         )  # fmt: skip
 
@@ -369,7 +386,7 @@ class Model:
         """A Stop for one call, set by the caller's Stop, by this thread's, or by close()."""
         return within(self._closing, *stops)
 
-    def _begun(self, work: W) -> W:
+    def begun(self, work: W) -> W:
         """Registers the work of a call, so that close() ends it."""
         with self._lock:
             self._works.add(work)

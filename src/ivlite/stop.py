@@ -17,9 +17,13 @@ T = TypeVar("T")
 
 
 class _Local(threading.local):
-    """The Stop of each thread. A default of the class is found several times faster than by asking for what is missing."""
+    """The Stop of each thread, and its turn among threads that compute one at a time (engine.turns).
+
+    A default of the class is found several times faster than by asking for what is missing.
+    """
 
     stop: "Stop | None" = None
+    turn: Any = None
 
 
 _thread = _Local()
@@ -128,8 +132,10 @@ def within(*stops: Stop | None) -> Stop:
 
 
 def checkpoint() -> None:
-    """Raises Stopped if the Stop of this thread is set."""
+    """Raises Stopped if the Stop of this thread is set. Other threads that wait for their turn may have it first."""
     stop = _thread.stop
+    if _thread.turn is not None:
+        _thread.turn.offer()
     if stop is not None and (stop._reason is not None or stop._deadline is not None):  # its lines run for every layer
         stop.check()
 
@@ -152,6 +158,34 @@ def using(stop: Stop | None) -> Iterator[Stop | None]:
     finally:
         _thread.stop = before
         _C.use_stop(kernels)
+
+
+@contextmanager
+def in_turn(turn: Any) -> Iterator[None]:
+    """Takes a turn (engine.turns.Turn) for this thread, and gives it back."""
+    turn.take()
+    _thread.turn = turn
+    try:
+        yield
+    finally:
+        _thread.turn = None
+        turn.give()
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Around waits for files and decoders: meanwhile another thread has this one's turn to compute."""
+    turn = _thread.turn
+    if turn is None:
+        yield
+        return
+    turn.give()
+    _thread.turn = None
+    try:
+        yield
+    finally:
+        _thread.turn = turn
+        turn.take()
 
 
 def bound(function: Callable[..., T]) -> Callable[..., T]:
@@ -181,6 +215,15 @@ class Work(Generic[T]):
     def __next__(self) -> T:
         with self._turn, using(self.stop):
             return next(self._items)
+
+    @property
+    def over(self) -> bool:
+        """Whether there are no more items."""
+        return self._items.gi_frame is None
+
+    def held(self) -> Any:
+        """A context in which no other thread goes on with the work or closes it."""
+        return self._turn
 
     def close(self) -> None:
         """Ends the work and waits for its end; does not wait when called by the work itself or by a signal handler."""

@@ -15,7 +15,8 @@ class Meter:
 
     cached: the tokens of the prompt that the cache already held. stored: those of them that were read from the store.
     drafted, accepted: tokens of an answer that were guessed and checked together, and those of them that came. warnings:
-    sentences for the reply. logprobs: of the tokens of an answer, where they were asked for.
+    sentences for the reply. logprobs: of the tokens of an answer, where they were asked for. shared: others computed
+    meanwhile, so that the times say little about this machine.
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
@@ -23,6 +24,7 @@ class Meter:
         self.cached = self.stored = self.drafted = self.accepted = 0
         self.warnings: list[str] = []
         self.logprobs: list[TokenLogprob] = []
+        self.shared = False
         self.progress = progress or (lambda stage, done, total: None)
 
     def warn(self, sentence: str) -> None:

@@ -7,10 +7,11 @@ import numpy as np
 from ivlite.engine.held import Held, Span
 from ivlite.engine.meter import Meter
 from ivlite.engine.speculate import Decoder
+from ivlite.engine.step import Step, finite
 from ivlite.engine.vision import Features, wanted_media
-from ivlite.errors import ContextError, ModelFileError, Stopped, UsageError
+from ivlite.errors import ContextError, Stopped, UsageError
 from ivlite.machine import give_back
-from ivlite.stop import checkpoint
+from ivlite.stop import checkpoint, waiting
 
 CHUNK = 2048  # tokens per prefill chunk; every chunk expands all cached latents again
 DEEP = 4096  # cached tokens from which on a chunk is twice as long
@@ -46,7 +47,8 @@ class Runner:
         """
         self._check(prompt, self.cache.capacity)
         if self.keeper:
-            self.keeper.recall(self, prompt)
+            with waiting():
+                self.keeper.recall(self, prompt)
         tokens = len(prompt.token_ids)
         shared, kept = self._kept(prompt, base)
         self.truncate(shared)
@@ -58,10 +60,12 @@ class Runner:
             logits = self._run(prompt, shared)
         except Stopped:
             if self.keeper:
-                self.keeper.ended(self, prompt, stopped=True)
+                with waiting():
+                    self.keeper.ended(self, prompt, stopped=True)
             raise
         if self.keeper:
-            self.keeper.ended(self, prompt)
+            with waiting():
+                self.keeper.ended(self, prompt)
         return logits
 
     def foreseen(self, prompt, base=None):
@@ -131,7 +135,8 @@ class Runner:
             self._record(prompt, first, last, offset)
             self.meter.progress("prefill", last, tokens)
             if self.keeper:
-                self.keeper.computed(self, prompt)
+                with waiting():
+                    self.keeper.computed(self, prompt)
             yield first, x
             del x
 
@@ -219,13 +224,13 @@ class Runner:
         self.cache.truncate(length)
         self.held.truncate(length)
 
-    def copy(self, length, capacity, meter=None):
-        """Another Runner that holds the first `length` tokens."""
+    def copy(self, length, capacity, meter=None, held=None):
+        """Another Runner that holds the first `length` tokens. held: what these are, if this one may be at work."""
         out = Runner(self.network, max(length, capacity), self.kv, meter or self.meter, self.store)
         for first in range(0, length, CHUNK):
             checkpoint()
             out.cache.restore(first, self.cache.dump(first, min(first + CHUNK, length)))
-        out.held = self.held.copy(length)
+        out.held = (held or self.held).copy(length)
         return out
 
     def step(self, token):
@@ -239,15 +244,18 @@ class Runner:
         """
         checkpoint()
         with self.meter.timed("generate"):
-            first, following = self.held.next, self.held.next + len(tokens)
-            positions = np.arange(first, following)[None].repeat(3, 0)
+            positions = self.following(len(tokens))
             try:
                 logits = self.network.step(tokens, positions, self.cache)
             except Stopped:
                 self.cache.truncate(self.held.length)  # the cache may have the rows already
                 raise
-            self.held.append(tokens, positions, following)
+            self.held.append(tokens, positions, int(positions[0, -1]) + 1)
         return finite(logits)
+
+    def following(self, count):
+        """int (3, count): the positions of the next tokens, if they are text."""
+        return np.arange(self.held.next, self.held.next + count)[None].repeat(3, 0)
 
     def answer(self, prompt, sampler, eos, limit, base=None):
         """Yields the token ids of an answer, up to one of `eos` (not yielded) or `limit` of them. base: see extend.
@@ -255,6 +263,20 @@ class Runner:
         The generator returns "stop", "length" or, where a greedy answer repeats itself without end, "repetition". However
         it ends, the cache holds the prompt and all tokens yielded, except a last one whose successor was not wanted.
         """
+        items = self.answering(prompt, sampler, eos, limit, base)
+        try:
+            while True:
+                try:
+                    item = next(items)
+                except StopIteration as end:
+                    return end.value
+                if not isinstance(item, Step):
+                    yield item
+        finally:
+            items.close()
+
+    def answering(self, prompt, sampler, eos, limit, base=None):
+        """The same, and before every step of it a Step, which others may run together with theirs."""
         logits = self.extend(prompt, base)
         decoder = Decoder(self, prompt, getattr(sampler, "greedy", False), getattr(sampler, "forced", None))
         try:
@@ -267,7 +289,7 @@ class Runner:
                 yield token
                 if made == limit or decoder.length == self.cache.capacity:
                     break
-                logits = decoder.next(token, limit - made)
+                logits = yield from decoder.next(token, limit - made)
                 if logits is None:
                     return "repetition"
         finally:
@@ -280,11 +302,3 @@ def too_long(tokens, capacity):
         f"the prompt has {tokens} tokens and the context holds {capacity}: "
         "raise the context, or use fewer or smaller frames (fps, max_frames, max_pixels)"
     )
-
-
-def finite(logits):
-    """Returns the logits. Raises ModelFileError if any is not finite: the answer would be noise."""
-    known = getattr(logits, "finite", None)  # of those that stay on a card
-    if not (np.isfinite(logits.max()) and not np.isnan(logits.min()) if known is None else known):
-        raise ModelFileError("the model computed values that are not finite: its weights are damaged; convert it again")
-    return logits

@@ -6,8 +6,7 @@ The logits of a checked token are those of a call of its own, to the last bit (`
 depend on what was drafted. How much is drafted does depend on measured times.
 """
 
-import time
-
+from ivlite.engine.step import Step
 from ivlite.stop import checkpoint
 
 ROWS = 16  # tokens of a call, at most
@@ -177,9 +176,10 @@ class Decoder:
         self.draft, self.logits, self.used = [], None, 0
 
     def next(self, token, left):
-        """float32 logits (vocab,) after the next token; None where the answer repeats itself without end.
+        """Yields a Step where one must be run, and returns float32 logits (vocab,) after the next token.
 
-        left: the tokens that may follow it, one at least.
+        They are None where the answer repeats itself without end. A Step that nobody has run is run when the generator goes
+        on. left: the tokens that may follow it, one at least.
         """
         if self.prompt is not None:
             if self.lookup is None:
@@ -192,7 +192,7 @@ class Decoder:
             self.used += 1
             self.meter.accepted += 1
         else:
-            self._check(token, left)
+            yield from self._check(token, left)
         self.length += 1
         return self.logits[self.used]
 
@@ -205,12 +205,15 @@ class Decoder:
         """Runs a token and the draft of what follows."""
         self.settle()
         room = min(self.rows, left, self.runner.cache.capacity - self.length)
-        draft = self.forced()[: room - 1] or (self.lookup.guess(self._count(room - 1)) if self.lookup else [])
-        began = time.perf_counter()
-        self.logits = self.runner.steps([token, *draft])
-        self.costs.note(1 + len(draft), time.perf_counter() - began)
-        self.draft, self.used = draft, 0
-        self.meter.drafted += len(draft)
+        forced = self.forced()[: room - 1]
+        draft = forced or (self.lookup.guess(self._count(room - 1)) if self.lookup else [])
+        step = Step(self.runner, [token, *draft], 1 + len(forced))
+        yield step
+        self.logits = step.run()
+        if step.seconds is not None:
+            self.costs.note(len(step.tokens), step.seconds)
+        self.draft, self.used = step.tokens[1:], 0
+        self.meter.drafted += len(self.draft)
 
     def _count(self, most):
         """The number of tokens to draft: that of the most tokens per second."""

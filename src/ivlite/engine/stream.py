@@ -6,6 +6,7 @@ from typing import Any
 
 from ivlite.engine.meter import Meter
 from ivlite.engine.reply import USAGE, Delta, Reply, TextFilter
+from ivlite.engine.step import Step
 from ivlite.errors import Stopped
 from ivlite.prompt import Prompt
 from ivlite.stop import Stop, Work
@@ -21,13 +22,15 @@ class Stream(Work[Delta]):
 
     tokens: a generator of ids that returns the finish reason. text: the detokenizer (push, flush). calls: whether the answer
     may have calls of tools. ended(reply, end) is called once: reply None after an error or without a start, end the
-    characters before a stop string. began: the perf_counter at the start of the call.
+    characters before a stop string. began: the perf_counter at the start of the call. most: tokens of prompt and answer, at
+    most. holder: who provides the cache, as `Model` knows it.
     """
 
-    def __init__(self, prompt: Prompt, tokens: Generator[int, None, str], text: Any, strings: Sequence[str], stop: Stop,
+    def __init__(self, prompt: Prompt, tokens: Generator[Any, None, str], text: Any, strings: Sequence[str], stop: Stop,
                  meter: Meter, ended: Ended = lambda reply, end: None, *, began: float, load_seconds: float,
-                 calls: bool = False) -> None:  # fmt: skip
-        self.prompt, self._meter = prompt, meter
+                 calls: bool = False, most: int = 0, holder: Any = None) -> None:  # fmt: skip
+        self.prompt, self._meter, self.most, self.holder = prompt, meter, most, holder
+        self._feed: Any = None
         self._began, self._load_seconds = began, load_seconds
         self._opened = time.perf_counter() - began
         self._reply = Reply(usage=usage(prompt))
@@ -36,11 +39,28 @@ class Stream(Work[Delta]):
         super().__init__(deltas(tokens, text, cut, self._reply, stop, ended), stop)
         self._ended = ended
 
+    def __next__(self) -> Delta:
+        if self._feed is not None:
+            return self._feed.get()
+        while isinstance(item := super().__next__(), Step):
+            pass  # it is run as the stream goes on
+        return item
+
+    def advance(self) -> Delta | Step:
+        """The next Delta, or a Step that the next call runs if nobody has done so; for those that run several streams."""
+        return super().__next__()
+
+    def feed(self, feed: Any) -> None:
+        """From now on somebody else advances the stream, and it takes its Deltas from a Feed (engine.batch)."""
+        self._feed = feed
+
     def close(self) -> None:
         super().close()
         if not self._reply.finish_reason and not self._items.gi_running:
             self._ended(None, None)
         self._reply.finish_reason = self._reply.finish_reason or self.stop.reason or "closed"  # if it never started
+        if self._feed is not None:
+            self._feed.end()
 
     @property
     def reply(self) -> Reply:
@@ -72,9 +92,12 @@ def usage(prompt: Prompt) -> dict[str, int]:
     }
 
 
-def deltas(tokens: Generator[int, None, str], text: Any, cut: TextFilter, reply: Reply, stop: Stop,
-           ended: Ended) -> Iterator[Delta]:  # fmt: skip
-    """Yields the Deltas of token ids and adds each to the reply, until the ids end, or a stop string or the Stop ends them."""
+def deltas(tokens: Generator[Any, None, str], text: Any, cut: TextFilter, reply: Reply, stop: Stop,
+           ended: Ended) -> Iterator[Any]:  # fmt: skip
+    """Yields the Deltas of token ids, and Steps between them, until the ids end, or a stop string or the Stop ends them.
+
+    Each Delta is added to the reply.
+    """
     reason: Any = None
     try:
         while reason is None and not cut.stopped:
@@ -85,6 +108,9 @@ def deltas(tokens: Generator[int, None, str], text: Any, cut: TextFilter, reply:
             except Stopped:
                 reason = stop.reason or "deadline"
             else:
+                if isinstance(token, Step):
+                    yield token
+                    continue
                 reply.token_ids.append(token)
                 yield from added(reply, cut.push(text.push(token)))
         tokens.close()  # frees the cache

@@ -1,5 +1,6 @@
 """The vision features of a prompt, in token order: encodes frame pairs in batches while the next one is decoded."""
 
+import concurrent.futures
 import threading
 from collections import OrderedDict, deque
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from ivlite.errors import ModelFileError
 from ivlite.media.medium import pixel_key
-from ivlite.stop import checkpoint, using, within
+from ivlite.stop import checkpoint, using, waiting, within
 from ivlite.workers import Workers
 
 AHEAD = 4  # frame pairs that are decoded before they are needed
@@ -171,7 +172,12 @@ def ahead(items):
         with Workers(1, "ivlite-decode") as thread:
             try:
                 coming.extend(thread.submit(following) for _ in range(AHEAD))
-                while (item := coming.popleft().result()) is not None:
+                while True:
+                    if not coming[0].done():
+                        with waiting():  # others compute
+                            concurrent.futures.wait([coming[0]])
+                    if (item := coming.popleft().result()) is None:
+                        break
                     coming.append(thread.submit(following))
                     stop.check()  # items made before it was set are given up as well
                     yield item

@@ -236,6 +236,7 @@ class Layer:
             return self.fused(x, cos, sin, cache, self.index)
         attended = self.attention(x, cos, sin, cache)
         for first in range(0, len(x), ROWS):
+            checkpoint()
             chunk = self.o(attended[first : first + ROWS], into=x[first : first + ROWS])
             self.mlp(ops.rms_norm(chunk, self.ffn_norm, eps), into=chunk)
         return x
@@ -246,6 +247,7 @@ class Layer:
         cache.append(self.index, *self.latents(x, cos, sin))
 
         def queries(first, last):
+            checkpoint()
             return self.queries(x[first:last], cos[first:last], sin[first:last])
 
         if tokens < self.expand_from:

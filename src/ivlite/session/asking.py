@@ -7,6 +7,7 @@ from ivlite.engine.meter import Meter
 from ivlite.engine.reply import Reply
 from ivlite.engine.runner import Runner
 from ivlite.engine.sampling import Told
+from ivlite.engine.step import Step
 from ivlite.engine.stream import Stream
 from ivlite.errors import Stopped
 from ivlite.prompt import Prompt
@@ -37,14 +38,14 @@ class Asking:
         """Bytes of memory that the next prompt need not take."""
         return self.session.nbytes
 
-    def answer(self, prompt: Prompt, sampler: Any, eos: Any, limit: int, meter: Meter) -> Generator[int, None, str]:
-        """Yields the tokens of the answer; see Runner.answer. Puts back what an error took from the session."""
+    def answer(self, prompt: Prompt, sampler: Any, eos: Any, limit: int, meter: Meter) -> Generator[Any, None, str]:
+        """Yields the tokens of the answer, and its Steps; see Runner.answering. Puts back what an error took from the session."""
         session = self.session
         self.prompt, self.runner = prompt, session._ready(len(prompt.token_ids) + limit, meter)
         base = session._turns[-1].rows if session._turns else 0
         lost = Lost(session, self.runner, prompt, base)
         sampler = sampler if self.told is None else Told(self.told, min(eos))
-        tokens = self.runner.answer(prompt, sampler, eos, limit, base)
+        tokens = self.runner.answering(prompt, sampler, eos, limit, base)
         try:
             while True:
                 try:
@@ -52,7 +53,7 @@ class Asking:
                 except StopIteration as end:
                     self.complete = True
                     return str(end.value)
-                self.made += 1
+                self.made += not isinstance(token, Step)
                 yield token
         except (Stopped, GeneratorExit):
             tokens.close()  # tokens that were only drafted leave the cache

@@ -1,4 +1,4 @@
-"""Samples answers with tools at temperature 1 from a model of random weights, and checks every call. Prints one line.
+"""Samples answers with tools at temperature 1 from a model of random weights, and checks every call. Prints a line for each thousand.
 
 python tests/tools/calls.py 10000          # how many answers; the suite takes fewer
 """
@@ -183,6 +183,8 @@ def answers(count, seed=0, tokens=160):
             seen[reply.finish_reason] += 1
             seen["calls"] += len(reply.tool_calls)
             seen["tokens"] += len(reply.token_ids)
+            if (number + 1) % 1000 == 0:
+                print(f"{number + 1:,} answers: {dict(seen)}", flush=True)
     return seen
 
 

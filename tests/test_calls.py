@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import ivlite
 from ivlite.cli import main
+from ivlite.engine import grammar as grammars
 from ivlite.engine.calls import ToolCall
 from ivlite.engine.grammar import Constrained, Rules, Vocabulary
 from ivlite.engine.reply import TextFilter
@@ -246,6 +248,25 @@ def test_reading_a_grammar_ends_with_the_stop(vocabulary):
     stop.set()
     with using(stop), pytest.raises(ivlite.Stopped):
         vocabulary.following(rules({"name": "wide", "parameters": wide}))
+
+
+def test_grammars_are_read_where_the_system_allows_no_thread(vocabulary, monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    before = threading.stack_size()
+    vocabulary.following(rules({"name": "alone", "parameters": of(x={"type": "null"})}))
+    with pytest.raises(UsageError, match="'alone'"):
+        vocabulary.following(rules({"name": "alone", "parameters": of(x={"type": "nil"})}))
+    assert threading.stack_size() == before
+
+
+def test_large_grammars_are_not_kept_for_long(demo):
+    few = Vocabulary(demo.tokenizer, demo.config.text.vocab_size, demo.config.tokens.eos)
+    for n in range(8):
+        few.following(rules({"name": f"f{n}", "parameters": of(x={"enum": ["y" * 60000, "z" * 60000]})}))
+    assert 2 <= len(few._read) <= 8 and sum(map(len, few._read)) <= grammars.LARGEST
 
 
 def test_grammars_are_read_once(vocabulary, monkeypatch):
@@ -502,6 +523,14 @@ def test_the_command_line_prints_calls_as_json(tmp_path, capsys):
         and data["text"] == ""
         and set(data["tool_calls"][0]) == {"id", "name", "arguments"}
     )
+    assert (
+        main(
+            ["run", "demo", "Which?", "--tools", str(file), "--tool-choice", "zoom", "--max-new-tokens", "9", "--json"]
+        )
+        == 0
+    )
+    cut_short, told = capsys.readouterr()
+    assert json.loads(cut_short)["unfinished"].startswith("<tool_call>") and "--max-new-tokens" in told
     assert main(["run", "demo", "Which?", "--think", "--thinking-budget", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["thinking"]
 

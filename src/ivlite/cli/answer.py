@@ -75,6 +75,8 @@ def show(model, stream, args, progress, text=True):
     for warning in stream.reply.warnings:
         if warning not in warned:
             say("warning", warning)
+    if stream.reply.unfinished and stream.reply.finish_reason == "length":
+        say("warning", "the answer ends within a call, which is left out: raise --max-new-tokens")
     if args.verbose and (drafted := stream.reply.usage["draft_tokens"]):
         say("note", f"{stream.reply.usage['accepted_tokens']:,} of {drafted:,} drafted tokens were accepted")
 
@@ -142,6 +144,7 @@ def as_json(model, prompt, reply):
         "text": reply.text,
         "thinking": reply.thinking,
         "tool_calls": [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in reply.tool_calls],
+        "unfinished": reply.unfinished,
         "token_ids": [int(t) for t in reply.token_ids],
         "finish_reason": reply.finish_reason,
         "usage": {name: int(count) for name, count in reply.usage.items()},

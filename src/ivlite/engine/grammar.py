@@ -20,7 +20,7 @@ from ivlite.numbers import whole
 from ivlite.workers import deeply
 
 LARGEST = 1 << 20  # characters of a grammar
-KEPT = 64  # grammars that need not be read again
+KEPT = 64  # grammars that need not be read again, as long as they are no larger together
 
 
 def _schema(asked):
@@ -180,7 +180,7 @@ class Vocabulary:
                 raise UsageError(f"the {named} cannot be used: {_line(wrong)}")
             with self._lock:
                 self._read[text] = read
-                while len(self._read) > KEPT:
+                while len(self._read) > KEPT or sum(map(len, self._read)) > LARGEST:
                     del self._read[next(iter(self._read))]
         return read.deep_copy()
 

@@ -100,19 +100,19 @@ def checked_by_ffmpeg(path):
 SPANS = [(0, 2), (0.5, 1.5), (2, 4), (3.3, 4.7), (6.5, 8), (7.9, None), (0, None), (4.0, 4.04)]
 
 
-@pytest.mark.parametrize("start, end", SPANS)
 @pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.ts"])
-def test_a_player_begins_with_the_frame_at_the_start(tmp_path, name, start, end):
+def test_a_player_begins_with_the_frame_at_the_start(tmp_path, name):
     path = film(tmp_path / name)
-    made = cut(path, tmp_path / "clip.mp4", start, end)
-    seen = played(made.path)
-    first, last = int(25 * start + 1e-6), min(199, int(25 * (end or 8) - 1e-6))
-    assert [n for _, n in seen][: last - first + 1] == list(range(first, last + 1))
-    assert len(seen) - (last - first + 1) <= 3  # frames that are decoded before others
-    moments = [max(0, (first + i) / 25 - start) for i in range(len(seen))]  # the start may be between two frames
-    assert [t for t, _ in seen] == pytest.approx(moments, abs=0.001)
-    assert made.early == 0 and made.start == start and made.end == pytest.approx(end or 8)
-    assert made.copied and made.hidden == pytest.approx(start % 2) and checked_by_ffmpeg(made.path)
+    for start, end in SPANS:
+        made = cut(path, tmp_path / "clip.mp4", start, end)
+        seen = played(made.path)
+        first, last = int(25 * start + 1e-6), min(199, int(25 * (end or 8) - 1e-6))
+        assert [n for _, n in seen][: last - first + 1] == list(range(first, last + 1))
+        assert len(seen) - (last - first + 1) <= 3  # frames that are decoded before others
+        moments = [max(0, (first + i) / 25 - start) for i in range(len(seen))]  # the start may be between two frames
+        assert [t for t, _ in seen] == pytest.approx(moments, abs=0.001)
+        assert made.early == 0 and made.start == start and made.end == pytest.approx(end or 8)
+        assert made.copied and made.hidden == pytest.approx(start % 2) and checked_by_ffmpeg(made.path)
 
 
 @pytest.mark.parametrize("bf, copied", [(0, True), (2, False)])
@@ -125,13 +125,14 @@ def test_avi_has_no_times_of_frames_that_are_reordered(tmp_path, bf, copied):
     )
 
 
-@pytest.mark.parametrize("start, end", SPANS)
-def test_without_edit_lists_a_clip_begins_early_and_says_so(tmp_path, start, end):
-    made = cut(film(tmp_path / "a.mkv"), tmp_path / "clip.mkv", start, end)
-    seen = played(made.path)
-    assert seen[0] == (0, int(25 * (start // 2 * 2))) and made.early == pytest.approx(start % 2)
-    assert made.start == pytest.approx(start - made.early) and made.hidden == 0 and made.copied
-    assert checked_by_ffmpeg(made.path)
+def test_without_edit_lists_a_clip_begins_early_and_says_so(tmp_path):
+    path = film(tmp_path / "a.mkv")
+    for start, end in SPANS:
+        made = cut(path, tmp_path / "clip.mkv", start, end)
+        seen = played(made.path)
+        assert seen[0] == (0, int(25 * (start // 2 * 2))) and made.early == pytest.approx(start % 2)
+        assert made.start == pytest.approx(start - made.early) and made.hidden == 0 and made.copied
+        assert checked_by_ffmpeg(made.path)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
@@ -155,6 +156,27 @@ def test_a_varying_rate_keeps_its_times(tmp_path, name, exact):
     assert [n for _, n in after] == list(range(100, 115)) and seen[0][0] == 0
     assert [t for t, _ in after] == pytest.approx([3 + made.early + 0.07 * i for i in range(15)], abs=0.002)
     assert seen[0][1] == 99 if not made.early else moments[seen[0][1]] / 1000 == pytest.approx(begin, abs=0.001)
+
+
+SLIDES = [
+    (10, 13, [(0, 0)]),
+    (0, 5, [(0, 0)]),
+    (25, 40, [(0, 0), (5, 1)]),
+    (40, 61, [(0, 1), (20, 2)]),
+    (125, 130, [(0, 4)]),
+]
+
+
+@pytest.mark.parametrize("bf", [0, 2])
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_slides_are_shown_for_the_time_of_the_clip(tmp_path, name, bf):
+    moments = [0, 30_000, 60_000, 90_000, 120_000]
+    path = timed(tmp_path / "a.mkv", moments, total=150_000, codec="libx264", bf=bf)
+    for start, end, wanted in SLIDES:
+        made = cut(path, tmp_path / name, start, end)
+        with av.open(made.path) as clip:
+            assert clip.duration / 1e6 == pytest.approx(end - start, abs=0.01)
+        assert played(made.path) == wanted and made.early == made.hidden == 0 and checked_by_ffmpeg(made.path)
 
 
 @pytest.mark.parametrize("name", ["a.ts", "a.mkv"])

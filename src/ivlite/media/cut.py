@@ -149,8 +149,8 @@ def write(output, found, span, form, make, progress):
         raise MediaError(f"{found.what} cannot be cut ({reason(error)}): try another span or another ending") from error
     finally:
         file.close(keep=False)
-    hidden = max(0.0, span.start - float(found.times.times[span.key])) if copying and not early else 0.0
-    return Cut(os.fspath(output), span.start - early, span.end, early, hidden, copying, (*notes, *file.notes))
+    before = span.start - float(found.times.times[span.key]) if copying and not early and span.key < span.first else 0.0
+    return Cut(os.fspath(output), span.start - early, span.end, early, before, copying, (*notes, *file.notes))
 
 
 def same(found, span, early, path):

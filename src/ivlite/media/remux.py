@@ -83,6 +83,7 @@ class Copy:
     def __init__(self, times, span, stream, edits):
         self.times, self.span, self.edits = times, span, edits
         self.number, self.tick = stream.index, stream.time_base
+        self.reorders = bool(stream.codec_context.has_b_frames)
         frame = span.first if edits else span.key
         self.early = 0.0 if frame == span.first else span.start - float(times.times[span.key])
         # A frame that is long on screen may begin before the start: it is given the start's time.
@@ -121,10 +122,16 @@ class Copy:
         # Frames before the key frame that come after it refer to frames that are not there.
         if not self.started or behind or rank < span.key or packet.is_discard:
             return False
-        if rank == span.first:
-            packet.pts = max(packet.pts, int(self.zero / self.tick))
         self.top, self.seen = max(self.top, rank), self.seen + 1
         self.complete = self.top >= span.last and self.seen >= self.top - span.key + 1
+        if rank == span.last:  # it may be on screen for long: until the end, whatever its packet says
+            packet.duration = max(1, round(self.high / self.tick) - max(packet.pts, int(self.zero / self.tick)))
+        late = int(self.zero / self.tick) - packet.pts
+        if rank == span.first and late > 0:
+            packet.pts += late
+            alone = rank == span.key and self.complete
+            if packet.dts is not None and rank == span.key and (alone or not self.reorders):
+                packet.dts += late  # else the dts of what follows may be earlier
         return True
 
     def _other(self, packet):

@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ivlite._version import __version__
-from ivlite.serve import file_routes, responses
+from ivlite.serve import file_routes, responses, schema
 from ivlite.serve.answers import attended, taken
 from ivlite.serve.chat import Chat
 from ivlite.serve.guard import Guard
@@ -90,6 +90,11 @@ async def metrics(service: Service, http: HttpRequest) -> Response:
     return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+async def openapi(service: Service, http: HttpRequest) -> Response:
+    """This document."""
+    return Json(schema.document(ROUTES))
+
+
 async def plan(service: Service, http: HttpRequest) -> Response:
     """The plan of a chat request, in the form of `ivlite plan --json`."""
     asked, _ = await taken(service, http)
@@ -108,6 +113,7 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("POST", "/v1/plan", plan),
     ("GET", "/health", health),
     ("GET", "/metrics", metrics),
+    ("GET", "/openapi.json", openapi),
     *file_routes.ROUTES,
     *responses.ROUTES,
 )

@@ -1,4 +1,4 @@
-"""The fields of a chat request: a table of what each may be, and what it becomes."""
+"""A chat request: its body, checked, as arguments of Model.stream."""
 
 import secrets
 from collections.abc import Callable, Mapping
@@ -6,69 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ivlite.errors import UsageError, shown
-from ivlite.numbers import number, whole
+from ivlite.numbers import whole
+from ivlite.serve.fields import CHAT, Field
 from ivlite.serve.wire import Refused
 
 ANSWER = 4096  # tokens of an answer whose request states no limit
-MOST_STOPS = 16
-Check = Callable[[str, Any], Any]
-
-
-def ranged(check: Any, low: float, high: float) -> Check:
-    return lambda name, value: check(name, value, low, high)
-
-
-def a(kind: type, what: str) -> Check:
-    def check(name: str, value: Any) -> Any:
-        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            raise UsageError(f"{name} is {shown(value)}; it must be {what}")
-        return value
-
-    return check
-
-
-def only(*allowed: Any) -> Check:
-    def check(name: str, value: Any) -> Any:
-        if value not in allowed or isinstance(value, bool) != isinstance(allowed[0], bool):
-            raise UsageError(f"{name} is {shown(value)}; this server takes only {shown(allowed[0])}")
-        return value
-
-    return check
-
-
-def seed(name: str, value: Any) -> int:
-    """Clients send -1 for a seed of its own, and signed numbers."""
-    found = whole(name, value, -(2**63), 2**64 - 1)
-    return secrets.randbits(63) if found == -1 else found % 2**64
-
-
-def stops(name: str, value: Any) -> list[str]:
-    given = [value] if isinstance(value, str) else value
-    if not isinstance(given, list) or len(given) > MOST_STOPS or not all(s and isinstance(s, str) for s in given):
-        raise UsageError(f"{name} must be a text or a list of at most {MOST_STOPS} texts, none of them empty")
-    return given
-
-
-FLAG, TEXT, OBJECT, LIST = a(bool, "true or false"), a(str, "a text"), a(dict, "an object"), a(list, "a list")
-TOKENS = ranged(whole, 1, 2**40)
-# field -> (check, the argument of Model.stream that it becomes; "" for what is used here)
-FIELDS: dict[str, tuple[Check, str]] = {
-    "model": (TEXT, ""), "messages": (LIST, ""), "stream": (FLAG, ""), "stream_options": (OBJECT, ""), "user": (TEXT, ""),
-    "max_tokens": (TOKENS, "max_new_tokens"), "max_completion_tokens": (TOKENS, "max_new_tokens"),
-    "max_output_tokens": (TOKENS, "max_new_tokens"),
-    "temperature": (ranged(number, 0, 100), "temperature"), "top_p": (ranged(number, 0, 1), "top_p"),
-    "top_k": (ranged(whole, -1, 2**31), "top_k"), "min_p": (ranged(number, 0, 1), "min_p"),
-    "repetition_penalty": (ranged(number, 0.01, 100), "repetition_penalty"), "seed": (seed, "seed"), "stop": (stops, "stop"),
-    "n": (only(1), ""), "logprobs": (FLAG, ""), "top_logprobs": (ranged(whole, 0, 20), ""),
-    "tools": (LIST, "tools"), "tool_choice": (a((str, dict), "a text or an object"), "tool_choice"),  # type: ignore[arg-type]
-    "parallel_tool_calls": (FLAG, "parallel_tool_calls"), "response_format": (OBJECT, ""),
-    "chat_template_kwargs": (OBJECT, ""), "enable_thinking": (FLAG, "enable_thinking"),
-    "thinking_budget": (ranged(whole, 0, 2**40), "thinking_budget"), "add_vision_id": (FLAG, "add_vision_id"),
-    "continue_final_message": (FLAG, "continue_final_message"),
-    "budget": (TOKENS, "budget"), "dedupe": (FLAG, "dedupe"), "media_io_kwargs": (OBJECT, ""), "mm_processor_kwargs": (OBJECT, ""),
-    "frequency_penalty": (only(0), ""), "presence_penalty": (only(0), ""), "logit_bias": (only({}), ""),
-    "modalities": (only(["text"]), ""),
-}  # fmt: skip
 FORMATS = ("text", "json_object", "json_schema", "regex", "choice")  # not "grammar": its cost has no bound
 VIDEO = ("video", "video_url", "input_video")
 
@@ -91,15 +33,10 @@ def read(body: Mapping[str, Any]) -> Request:
     """The Request of a body; fields that are unknown or null are passed over. Raises Refused, naming the field."""
     given: dict[str, Any] = {}
     settings: dict[str, Any] = {"max_new_tokens": ANSWER, "seed": secrets.randbits(63)}
-    for name, (check, target) in FIELDS.items():
-        if (value := body.get(name)) is None:
-            continue
-        try:
-            given[name] = check(name, value)
-        except UsageError as error:
-            raise Refused(400, str(error), param=name) from None
-        if target:
-            settings[target] = given[name]
+    for name, wanted in CHAT.items():
+        if (value := checked(name, wanted, body)) is not None:
+            given[name] = value
+            settings |= {wanted.becomes: value} if wanted.becomes else {}
     if "messages" not in given:
         raise Refused(400, "messages must be a list of at least one message", param="messages")
     settings["top_k"] = max(0, settings["top_k"]) if "top_k" in settings else None  # -1: all, as vLLM writes it
@@ -115,6 +52,16 @@ def read(body: Mapping[str, Any]) -> Request:
         given["messages"], settings, media_settings(given), given.get("stream", False), options is True, logprobs(given),
         given.get("user", ""),
     )  # fmt: skip
+
+
+def checked(name: str, wanted: Field, body: Mapping[str, Any]) -> Any:
+    """The value of a field, None where there is none. Raises Refused, naming the field."""
+    if (value := body.get(name)) is None:
+        return None
+    try:
+        return wanted.check(name, value)
+    except UsageError as error:
+        raise Refused(400, str(error), param=name) from None
 
 
 def thinking(given: Mapping[str, Any]) -> bool:

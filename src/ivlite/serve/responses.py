@@ -10,8 +10,9 @@ from starlette.responses import Response
 from ivlite.engine.reply import Reply
 from ivlite.errors import shown
 from ivlite.serve.answers import Answer, taken
+from ivlite.serve.fields import CHAT, RESPONSES, Field, a
 from ivlite.serve.kept import Kept
-from ivlite.serve.request import FIELDS, Request
+from ivlite.serve.request import Request, checked
 from ivlite.serve.service import Service
 from ivlite.serve.wire import Json, Refused, dumps
 from ivlite.serve.work import Portion
@@ -49,35 +50,30 @@ ROUTES = (
 # ------------------------------------------------------------------------------------------------ from the request
 
 
-def field(body: Mapping[str, Any], name: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
-    """A field of one of some kinds; the default where it is null. Raises Refused."""
-    value = body.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, kind):
-        raise Refused(400, f"{name} is {shown(value)}, which is of the wrong type", param=name)
-    return value
-
-
 def translated(body: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
     """The body as a chat request. Raises Refused."""
-    out = {name: value for name, value in body.items() if name in FIELDS}
-    out["messages"] = messages(body, kept)
-    out["tools"] = [tool(item) for item in field(body, "tools", list, [])]
-    choice = field(body, "tool_choice", (str, dict))
+    given = {name: value for name, field in RESPONSES.items() if (value := checked(name, field, body)) is not None}
+    out = {name: value for name, value in given.items() if name in CHAT}
+    out["max_tokens"] = given.get("max_output_tokens")
+    out["messages"] = messages(given, kept)
+    out["tools"] = [tool(item) for item in given.get("tools", ())] or None
+    choice = given.get("tool_choice")
     if isinstance(choice, dict) and choice.get("type") == "function" and "name" in choice:
-        choice = {"type": "function", "function": {"name": choice["name"]}}
-    out["tool_choice"] = choice
-    wanted = field(field(body, "text", dict, {}), "format", dict)
+        out["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
+    wanted = inner(given, "text", "format", a("object"))
     if wanted is not None and wanted.get("type") == "json_schema":
         wanted = {"type": "json_schema", "json_schema": {"schema": wanted.get("schema")}}
     out["response_format"] = wanted
-    effort = field(field(body, "reasoning", dict, {}), "effort", str)
+    effort = inner(given, "reasoning", "effort", a("string"))
     if effort is not None:
         out["enable_thinking"] = effort in WHOLE_EFFORTS
-    if LOGPROBS in field(body, "include", list, []):
-        out["logprobs"] = True
-    return {name: value for name, value in out.items() if value not in (None, [])} | {"messages": out["messages"]}
+    out["logprobs"] = True if LOGPROBS in given.get("include", ()) else None
+    return out
+
+
+def inner(given: Mapping[str, Any], outer: str, name: str, field: Field) -> Any:
+    """A field of a field. Raises Refused."""
+    return checked(f"{outer}.{name}", field, {f"{outer}.{name}": given.get(outer, {}).get(name)})
 
 
 def tool(item: Any) -> Any:
@@ -99,12 +95,12 @@ def messages(body: Mapping[str, Any], kept: Kept) -> list[Any]:
         given = [{"role": "user", "content": given}]
     if not isinstance(given, list) or not given:
         raise Refused(400, "input must be a text or a list of at least one item", param="input")
-    before = field(body, "previous_response_id", str)
+    before = body.get("previous_response_id")
     past = [] if before is None else [m for m in kept.get(before, "previous_response_id")[1] if not is_system(m)]
     out = [*past]
     for item in given:
         add(out, item)
-    instructions = field(body, "instructions", str)
+    instructions = body.get("instructions")
     if instructions is not None:
         out = [{"role": "system", "content": instructions}, *(m for m in out if not is_system(m))]
     return out

@@ -99,6 +99,18 @@ def test_times_lead_to_the_video_beside_the_report(tmp_path):
     assert all(float(a["data-start"]) <= 10 and float(a.get("data-end") or 0) <= 10 for a in links)
 
 
+def test_videos_and_folders_that_are_links(tmp_path, film):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "link.mp4").symlink_to(film)
+    (tmp_path / "other").symlink_to(tmp_path)
+    for path, report, src in (
+        (tmp_path / "out" / "link.mp4", tmp_path / "out" / "r.html", "./link.mp4"),
+        (film, tmp_path / "other" / "r.html", "./film.mp4"),
+    ):
+        read, _ = written(report, answer(path, 10.0))
+        assert [video["src"] for video in read.all("video")] == [src]
+
+
 def test_a_video_elsewhere_is_not_played(tmp_path, film):
     (tmp_path / "out").mkdir()
     read, _ = written(tmp_path / "out" / "r.html", answer(film, 10.0))

@@ -30,7 +30,7 @@ MOV = "mov,mp4"  # how FFmpeg's name of that family of formats begins
 MP4 = {"h264", "hevc", "av1", "mpeg4", "aac", "mp3", "ac3", "eac3", "alac", "mov_text"}
 MP4_ALREADY = MP4 | {"vp9", "opus", "flac", "vvc"}
 FARTHEST = 20.0  # seconds between a key frame and the start: beyond it a clip would mostly hold what nobody asked for
-SAME = 12.0  # levels of 255: mean difference of two pictures of one frame, encoded with loss
+SAME = 4.0  # levels of 255: mean difference of a frame and its copy; it is not 0 where fields are interpolated from neighbours
 CHECKED = 48  # pixels: height and width of the pictures that are compared
 
 

@@ -54,19 +54,19 @@ def write(path: str | os.PathLike[str], answer: Answer, question: str) -> list[s
     A video in the folder of the report, or in a folder of that one, is played by it.
     """
     pictures, notes = pictures_of(answer)
-    folder = Path(os.path.realpath(expanded(path))).parent
+    folder = os.path.dirname(expanded(path)) or "."
     players = {v.handle: src for v in answer.videos if (src := address(v.path, folder))}
     output.write(path, page(answer, question, pictures, players, notes).encode())
     return notes
 
 
-def address(path: str, folder: Path) -> str | None:
-    """The relative URL of a video in a folder or below it; None for one elsewhere."""
-    try:
-        inside = Path(os.path.realpath(path)).relative_to(folder)
-    except ValueError:
-        return None
-    return "./" + quote(os.fsencode(inside.as_posix())) if os.path.isfile(path) else None
+def address(path: str, folder: str) -> str | None:
+    """The relative URL of a video in a folder or below it, also through links; None for one elsewhere."""
+    for whole in (os.path.abspath, os.path.realpath):
+        inside = Path(whole(path))
+        if os.path.isfile(path) and inside.is_relative_to(whole(folder)):
+            return "./" + quote(os.fsencode(inside.relative_to(whole(folder)).as_posix()))
+    return None
 
 
 def pictures_of(answer: Answer) -> tuple[dict[str, list[Thumbnail]], list[str]]:

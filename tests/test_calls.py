@@ -75,6 +75,16 @@ def test_calls_that_are_demanded_match_their_schemas(demo, temperature, choice):
     assert names == {"note"} if choice != "required" else len(names) == 2 or temperature < 50
 
 
+@pytest.mark.parametrize("many", [True, False])
+def test_an_answer_may_end_after_a_call_and_after_a_line_break(demo, vocabulary, many):
+    matcher = vocabulary.following(rules(NOTE, tool_choice="required", parallel_tool_calls=many))
+    text = '<tool_call>\n{"name": "note", "arguments": {"kind": "é"}}\n</tool_call>'
+    ids = demo.tokenizer.encode(text, ("<tool_call>", "</tool_call>"))
+    assert matcher.consume_tokens(ids) and matcher.is_accepting()
+    assert matcher.consume_tokens(demo.tokenizer.encode("\n")) and matcher.is_accepting()
+    assert matcher.validate_tokens(ids[:2]) == (2 if many else 0) and not matcher.validate_tokens([ids[1]])
+
+
 def test_the_stream_yields_whole_calls(demo):
     with demo.stream(ASK, tools=TOOLS, tool_choice="required", temperature=0) as stream:
         deltas = list(stream)
@@ -100,6 +110,7 @@ def test_calls_are_no_text(size):
     assert text == "Let me look." and not made.unfinished
     arguments = {"a": '</tool_call>"', "b": [1, 2.5]}
     assert calls == [ToolCall("c0", "f", arguments, calls[0].text), ToolCall("c1", "f", arguments, calls[0].text)]
+    assert cut(f"{ONE}\n", size)[0] == "" and len(cut(f"{ONE}\n", size)[1]) == 1
     assert cut(ONE[:-9], size)[0] == "" and cut(ONE[:-9], size)[2].unfinished == ONE[:-9]
     assert cut("a < b <tool", size)[0] == "a < b <tool"
 

@@ -171,7 +171,8 @@ def grammar(calls: Calls, answer: dict[str, Any] | None, tokens: Mapping[str, in
     rules = [f"start: {free if not calls.functions else 'calls' if calls.begins else following}"]
     parts = [] if answer is None else [{"name": "answer", **answer}]
     if calls.functions:
-        rules.append("calls: call" + ' ("\\n"? call)*' * calls.many)
+        # A line break at the end is no beginning of another call.
+        rules.append("calls: call" + ' ("\\n"? call)*' * calls.many + ' "\\n"?')
         rules.append("call: " + " | ".join(f"call_{n}" for n in range(len(calls.functions))))
     for n, (name, schema) in enumerate(calls.functions):
         before = f'\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": '

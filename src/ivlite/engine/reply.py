@@ -154,6 +154,8 @@ class TextFilter:
             text, self.buffer, self.state = self.buffer[:called], self.buffer[called:], "call"
             return [Delta(text.removesuffix("\n"))]  # the template breaks the line before a call
         marks = self.stop if self.calls is None else [*self.stop, calls.BEGIN, "\n" + calls.BEGIN]
+        if final and self.called:  # a line break at the end
+            self.buffer = self.buffer.removeprefix("\n")
         keep = 0 if final else held_back(self.buffer, marks)
         text, self.buffer = self.buffer[: len(self.buffer) - keep], self.buffer[len(self.buffer) - keep :]
         return [Delta(text)]

@@ -26,7 +26,7 @@ class Agent:
     """Answers questions about videos in one conversation that only grows; a context manager that frees it.
 
     model: an ivlite.Model. videos: sources as messages take them; the first is "v1". tools: names, aliases, or `Tool`s of the
-    caller's; None for all of the table. budget: of each question. library: an ivlite.library.Library that has the texts of the
+    caller's; None for all of the table. extra: more of them, such as those of a `servers.Server`. budget: of each question. library: an ivlite.library.Library that has the texts of the
     videos, and keeps notes and runs; texts: another place of texts. ask_user: asks the person, where one is there. temperature,
     seed: of the model's replies; 0 is greedy. verify: claims are verified before they are returned. progress(stage, done,
     total): as `Model.stream` takes it. record: the steps of an earlier process, and where new ones go. Raises UsageError,
@@ -34,7 +34,7 @@ class Agent:
     """
 
     def __init__(self, model: Any, videos: Iterable[Any], *, tools: Iterable[str | Tool] | None = None,
-                 budget: Budget | None = None, library: Library | None = None, texts: Texts | None = None,
+                 extra: Iterable[Tool] = (), budget: Budget | None = None, library: Library | None = None, texts: Texts | None = None,
                  ask_user: Callable[[str], str] | None = None,
                  temperature: float = 0.0, seed: int = 0, verify: bool = True, progress: Any = None,
                  record: Record | None = None) -> None:  # fmt: skip
@@ -48,12 +48,19 @@ class Agent:
         if self.memory is not None and texts is None:
             self.case.texts = self.memory
         self.case.settings = {"temperature": temperature, "seed": seed, "top_p": 1.0, "top_k": 0, "progress": progress}
-        self.tools = {tool.name: tool for tool in chosen(tools, ask_user is not None)}
+        own = chosen(tools, ask_user is not None)
+        self.tools = {tool.name: tool for tool in distinct([*own, *extra])}
         self._drop_unreadable()
         signatures = [tool.signature for tool in self.tools.values()]
         self.context = Context(self.case, signatures, self.case.remarks.append)
         self.record, self._asked = record, False
-        self._facts = {"temperature": temperature, "seed": seed, "verify": verify, "tools": list(self.tools)}
+        self._facts = {
+            "temperature": temperature,
+            "seed": seed,
+            "verify": verify,
+            "tools": [t.name for t in own if not t.external],
+        }
+        self._facts["extra"] = [t.name for t in self.tools.values() if t.external]
 
     def _drop_unreadable(self) -> None:
         """Drops tools of others whose schemas no grammar can follow: calls of the rest go on being made."""
@@ -75,6 +82,8 @@ class Agent:
         if not isinstance(found.data.get("videos"), list):
             raise UsageError(f"run {found.id} is not one of the agent")
         given = {name: found.data["settings"][name] for name in ("temperature", "seed", "verify", "tools")}
+        if missing := set(found.data["settings"]["extra"]) - {tool.name for tool in more.get("extra", ())}:
+            raise UsageError(f"run {found.id} had the tool {min(missing)} of another program: name its server again")
         agent = cls(model, [video["path"] for video in found.data["videos"]], library=library, **given | more)
         try:
             checked(found, model, list(agent.case.films.values()))
@@ -163,7 +172,12 @@ def chosen(tools: Iterable[str | Tool] | None, interactive: bool) -> Sequence[To
             raise UsageError(f"a tool is {shown(tool)}; it must be a name or an ivlite.agent.Tool")
         if tool.name != "ask_user" or interactive:
             out.append(tool)
-    names = [tool.name for tool in out]
+    return out if any(tool.name == "finish" for tool in out) else [*out, named("finish")]
+
+
+def distinct(tools: Sequence[Tool]) -> Sequence[Tool]:
+    """The tools. Raises UsageError where two have one name."""
+    names = [tool.name for tool in tools]
     if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
         raise UsageError(f"there are two tools with the name {shown(twice)}")
-    return out if "finish" in names else [*out, named("finish")]
+    return tools

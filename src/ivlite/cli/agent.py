@@ -1,6 +1,7 @@
 """`ivlite agent`: answers a question about videos by looking again where it matters, with evidence."""
 
 import argparse
+import contextlib
 import re
 import sys
 
@@ -50,6 +51,9 @@ def add_parser(commands):
         "--think", type=whole(0, 1 << 20), metavar="N", help="tokens of thought before each call (default: 96)"
     )
     group.add_argument("--no-verify", action="store_true", help="do not verify what it says")
+    group.add_argument(
+        "--mcp", action="append", metavar="COMMAND", help="use the tools of an MCP server, such as 'server --option'"
+    )
     group = parser.add_argument_group("answer")
     group.add_argument("--temperature", type=arguments.number(0, 100), metavar="T", default=0.0,
                        help="0 (default) always takes the likeliest token")  # fmt: skip
@@ -102,11 +106,25 @@ def run(args):
     with library:
         checkpoint()
         model = arguments.load(args, progress)
-        with model, agent_of(args, model, library, progress) as agent:
+        with model, contextlib.ExitStack() as open_:
+            extra = [tool for server in servers(args, progress) for tool in open_.enter_context(server).tools]
+            agent = open_.enter_context(agent_of(args, model, library, progress, extra))
             return answered(args, agent, asked, progress)
 
 
-def agent_of(args, model, library, progress):
+def servers(args, progress):
+    """The servers of --mcp."""
+    if not args.mcp:
+        return
+    from ivlite.agent.servers import Server
+
+    ask = person(args, progress)
+    confirm = ask and (lambda sentence: ask(f"{sentence} [y/N]").lower() in ("y", "yes"))
+    for command in args.mcp:
+        yield Server(command, confirm=confirm, remark=lambda text: say("note", text))
+
+
+def agent_of(args, model, library, progress, extra):
     """The Agent of the command line."""
     from ivlite.agent import Agent, Budget
 
@@ -118,7 +136,7 @@ def agent_of(args, model, library, progress):
         "think": "thinking",
     }
     budget = Budget(**{name: value for flag, name in names.items() if (value := getattr(args, flag)) is not None})
-    more = {"progress": progress, "budget": budget, "ask_user": person(args, progress)}
+    more = {"progress": progress, "budget": budget, "ask_user": person(args, progress), "extra": extra}
     if args.resume is not None:
         return Agent.resume(model, library, args.resume or None, **more)
     return Agent(model, args.video, library=library, temperature=args.temperature, seed=args.seed, verify=not args.no_verify,

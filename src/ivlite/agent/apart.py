@@ -43,13 +43,18 @@ class Apart:
         """p(Yes) / (p(Yes) + p(No)) as the first token of the answer, read from the logits behind the question."""
         stream = self._stream(parts, text, max_new_tokens=1, temperature=0)
         finished(stream, self.case, apart=True)
-        logits = self.session.runner.held.logits(len(stream.prompt.token_ids))
-        yes, no = (float(logits[self.case.model.tokenizer.encode(word)[0]]) for word in (say.YES, say.NO))
-        return float(1 / (1 + np.exp(np.clip(no - yes, -60, 60))))
+        return odds(self.session, stream, self.case.model.tokenizer)
 
     def _stream(self, parts: Sequence[dict[str, Any]], text: str, **settings: Any) -> Any:
         messages = [{"role": "user", "content": [*self.case.resolved(parts), {"type": "text", "text": text}]}]
         return self.session.stream(messages, **settings)
+
+
+def odds(session: Any, stream: Any, tokenizer: Any) -> float:
+    """p(Yes) / (p(Yes) + p(No)) as the first token of an answer: of a session's stream that was read to its end."""
+    logits = session.runner.held.logits(len(stream.prompt.token_ids))
+    yes, no = (float(logits[tokenizer.encode(word)[0]]) for word in (say.YES, say.NO))
+    return float(1 / (1 + np.exp(np.clip(no - yes, -60, 60))))
 
 
 def finished(stream: Any, case: Case, apart: bool = False) -> Any:

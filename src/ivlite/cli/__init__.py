@@ -25,6 +25,7 @@ COMMANDS = {
     "serve": "ivlite.cli.serve",
     "clip": "ivlite.cli.clip",
     "index": "ivlite.cli.index",
+    "find": "ivlite.cli.find",
     "sessions": "ivlite.cli.sessions",
     "quantize": "ivlite.quantize.cli",
     "calibrate": "ivlite.cli.calibrate",
@@ -46,7 +47,7 @@ examples:
 
 exit codes:
   0 done                    4 an image or video cannot be used
-  1 a defect of ivlite      5 does not fit in memory
+  1 a defect; find: nothing 5 does not fit in memory
   2 wrong usage             6 a file cannot be written
   3 a model or session      7 the prompt is longer than the context
     file cannot be used     8 a GPU failed, or a port is in use

@@ -32,13 +32,16 @@ def is_model(path):
     try:
         with open(path, "rb") as file:
             return file.read(4) == b"GGUF"
-    except OSError:
+    except (OSError, ValueError):
         return os.fspath(path).endswith(".gguf")
 
 
 def with_model(words):
-    """(MODEL or None, the others) of the words on a command line: a model file comes first."""
-    return (words[0], words[1:]) if words and is_model(words[0]) else (None, words)
+    """(MODEL or None, the others) of the words on a command line: a model file, or the name of one that ships, comes first."""
+    from ivlite.gguf import SHIPPED
+
+    shipped = len(words) > 1 and words[0] in SHIPPED and not os.path.exists(words[0])
+    return (words[0], words[1:]) if words and (shipped or is_model(words[0])) else (None, words)
 
 
 def expanded(paths):

@@ -94,8 +94,8 @@ def search(database: Database, query: str, where: Where, k: int) -> list[Hit]:
             hits.setdefault(hit.id, hit)
         if len(hits) >= k:
             break
-    order = {number: n for n, number in enumerate(hits)}
-    return sorted(hits.values(), key=lambda hit: (-hit.score, order[hit.id]))[:k]
+    order, phrase = {number: n for n, number in enumerate(hits)}, " ".join(marks)
+    return sorted(hits.values(), key=lambda hit: (-hit.score, phrase not in folded(hit.text), order[hit.id]))[:k]
 
 
 def scored(marks: Sequence[str], id: int, video: int, kind: str, start: float, end: float, body: str) -> Hit:

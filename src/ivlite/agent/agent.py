@@ -26,18 +26,17 @@ class Agent:
     """Answers questions about videos in one conversation that only grows; a context manager that frees it.
 
     model: an ivlite.Model. videos: sources as messages take them; the first is "v1". tools: names, aliases, or `Tool`s of the
-    caller's; None for all of the table. extra: more of them, such as those of a `servers.Server`. budget: of each question. library: an ivlite.library.Library that has the texts of the
-    videos, and keeps notes and runs; texts: another place of texts. ask_user: asks the person, where one is there. temperature,
-    seed: of the model's replies; 0 is greedy. verify: claims are verified before they are returned. progress(stage, done,
-    total): as `Model.stream` takes it. record: the steps of an earlier process, and where new ones go. Raises UsageError,
-    MediaError.
+    caller's; None for all of the table. extra: more of them, such as those of a `servers.Server`. budget: of each question.
+    library: an ivlite.library.Library that has the texts of the videos, and keeps notes and runs; texts: another place of
+    texts. ask_user: asks the person, where one is there. temperature, seed: of the model's replies; 0 is greedy. verify: claims
+    are verified before they are returned. progress(stage, done, total): as `Model.stream` takes it. record: the steps of an
+    earlier process, and where new ones go. Raises UsageError, MediaError.
     """
 
     def __init__(self, model: Any, videos: Iterable[Any], *, tools: Iterable[str | Tool] | None = None,
-                 extra: Iterable[Tool] = (), budget: Budget | None = None, library: Library | None = None, texts: Texts | None = None,
-                 ask_user: Callable[[str], str] | None = None,
-                 temperature: float = 0.0, seed: int = 0, verify: bool = True, progress: Any = None,
-                 record: Record | None = None) -> None:  # fmt: skip
+                 extra: Iterable[Tool] = (), budget: Budget | None = None, library: Library | None = None,
+                 texts: Texts | None = None, ask_user: Callable[[str], str] | None = None, temperature: float = 0.0,
+                 seed: int = 0, verify: bool = True, progress: Any = None, record: Record | None = None) -> None:  # fmt: skip
         sources = [videos] if isinstance(videos, str | bytes) or not isinstance(videos, Iterable) else list(videos)
         if not 1 <= len(sources) <= MOST:
             raise UsageError(f"an agent needs 1 to {MOST} videos, and there are {len(sources)}")

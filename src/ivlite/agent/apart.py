@@ -5,6 +5,7 @@ resumed asks the same and gets the same.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from ivlite.agent import say
 from ivlite.agent.case import Case
+from ivlite.engine import batch
 from ivlite.errors import ContextError, Stopped
 
 ENDS = ("stop", "length", "repetition", "tool_calls")  # of a reply that was not stopped
@@ -57,12 +59,34 @@ def odds(session: Any, stream: Any, tokenizer: Any) -> float:
     return float(1 / (1 + np.exp(np.clip(no - yes, -60, 60))))
 
 
+def together(
+    case: Case, questions: Sequence[tuple[Sequence[dict[str, Any]], str]], *, max_new_tokens: int
+) -> list[Any]:
+    """The Replies to several questions about media, each apart from the others; their tokens are decoded together.
+
+    Raises Stopped, MediaError, ContextError.
+    """
+    with ExitStack() as held:
+        sides = [held.enter_context(Apart(case)) for _ in questions]
+        streams = [
+            side._stream(parts, text, max_new_tokens=max_new_tokens, **case.settings)
+            for side, (parts, text) in zip(sides, questions, strict=True)
+        ]
+        for _ in batch.together(streams):
+            pass
+        return [counted(stream.reply, case, apart=True) for stream in streams]
+
+
 def finished(stream: Any, case: Case, apart: bool = False) -> Any:
     """The Reply of a stream that is read to its end, counted. Raises Stopped where it was stopped."""
     with stream:
         for _ in stream:
             pass
-    reply = stream.reply
+    return counted(stream.reply, case, apart)
+
+
+def counted(reply: Any, case: Case, apart: bool = False) -> Any:
+    """A Reply, counted, its warnings noted. Raises Stopped where it was stopped."""
     case.spent.reply(reply, apart)
     for sentence in reply.warnings:
         if sentence not in case.remarks:

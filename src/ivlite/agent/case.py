@@ -81,7 +81,9 @@ class Case:
         self.settings: dict[str, Any] = {}  # of sampling, and progress
         self.looked: list[Look] = []
         self.shown: dict[str, float] = {}  # ids of frames that the conversation holds -> their pixels (see film.Detail)
-        self.boxes: dict[str, dict[str, Any]] = {}  # ids of looks at a box of a frame -> the part that showed it
+        self.moments: dict[
+            str, dict[str, Any]
+        ] = {}  # ids of looks at one frame, or a box of it -> the part that showed it
         self._asked: dict[str, tuple[str, ...]] = {}  # calls that were answered -> the ids that they gave
 
     @property
@@ -154,14 +156,14 @@ class Case:
         """Forgets what is new since a mark: a call that failed shows nothing."""
         del self.evidence[mark[0] :], self.looked[mark[1] :]
         self.shown = {id: pixels for id, pixels in self.shown.items() if int(id[1:]) <= len(self.evidence)}
-        self.boxes = {id: part for id, part in self.boxes.items() if int(id[1:]) <= len(self.evidence)}
+        self.moments = {id: part for id, part in self.moments.items() if int(id[1:]) <= len(self.evidence)}
 
     def since(self, mark: tuple[int, int]) -> dict[str, Any]:
         """What is new since a mark, as plain data."""
         spent = {name: value for name, value in asdict(self.spent).items() if name not in ("budget", "began", "before")}
         return {
             "evidence": [asdict(e) for e in self.evidence[mark[0] :]], "looked": [asdict(e) for e in self.looked[mark[1] :]],
-            "shown": dict(self.shown), "boxes": dict(self.boxes), "asked": {key: list(ids) for key, ids in self._asked.items()},
+            "shown": dict(self.shown), "moments": dict(self.moments), "asked": {key: list(ids) for key, ids in self._asked.items()},
             "spent": spent | {"before": self.spent.seconds}, "remarks": list(self.remarks),
         }  # fmt: skip
 
@@ -169,7 +171,7 @@ class Case:
         """Adds what `since` gave."""
         self.evidence += [evidence_of(e) for e in data["evidence"]]
         self.looked += [Look(**look) for look in data["looked"]]
-        self.shown, self.boxes, self.remarks = dict(data["shown"]), dict(data["boxes"]), list(data["remarks"])
+        self.shown, self.moments, self.remarks = dict(data["shown"]), dict(data["moments"]), list(data["remarks"])
         self._asked = {key: tuple(ids) for key, ids in data["asked"].items()}
         self.spent = replace(self.spent, **data["spent"])
 

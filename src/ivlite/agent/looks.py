@@ -78,11 +78,12 @@ def _apart(case: Case, film: Film, windows: Sequence[tuple[float, float]], detai
         count = affordable(case, film, start, end, Detail(max(2, detail.frames // 2), detail.pixels))
         times = film.shown(start, end, count)
         shares.append((film.part(start, end, count, detail.pixels), case.seen(film, times)))
-    said = []
-    for part, evidence in shares:
-        with apart.Apart(case) as aside:
-            reply = aside.ask([part], question or "What happens?", max_new_tokens=SAYS)
-        said.append(case.revise(evidence, text=" ".join(reply.text.split())))
+    asked = [([part], question or "What happens?") for part, _ in shares]
+    replies = apart.together(case, asked, max_new_tokens=SAYS)
+    said = [
+        case.revise(evidence, text=" ".join(reply.text.split()))
+        for (_, evidence), reply in zip(shares, replies, strict=True)
+    ]
     return Found(say.windows(said, case.several), evidence=tuple(said))
 
 
@@ -95,6 +96,5 @@ def look(case: Case, arguments: Mapping[str, Any]) -> Found:
     evidence = case.seen(film, [at])
     if arguments.get("box") is None:
         case.shown[evidence.id] = LOOK.pixels
-    else:
-        case.boxes[evidence.id] = part
+    case.moments[evidence.id] = part
     return Found(say.moment(evidence, case.several), [part], (evidence,))

@@ -28,22 +28,22 @@ def verify(case: Case, arguments: Mapping[str, Any]) -> Found:
 
 
 def confirmed(case: Case, claim: Claim) -> Claim:
-    """A claim with p(yes) by the frames of its evidence, looked at once more; of a box of a frame, by that box.
+    """A claim with p(yes) by the frames of its evidence, looked at once more, at least as closely; of one frame, by that frame.
 
     One that rests on text alone stays as it is.
     """
     shown: list[dict[str, Any]] = []
     for e in _visual(case, claim)[:WINDOWS]:
         film = case.films[e.video]
-        if (box := case.boxes.get(e.id)) is not None and case.spent.frames_for(1, checking=True):
+        if (moment := case.moments.get(e.id)) is not None and case.spent.frames_for(1, checking=True):
             case.looks_at(film, e.frames)
-            shown.append(box)
+            shown.append(moment)
             continue
         start, end = around(film, e)
         wanted = min(CLOSE.frames, film.possible(start, end), room(case, film.pair_tokens()) // WINDOWS or 1)
         if (count := case.spent.frames_for(wanted, checking=True)) > 0:
             case.looks_at(film, film.shown(start, end, count))
-            shown.append(film.part(start, end, count, CLOSE.pixels))
+            shown.append(film.part(start, end, count, max(CLOSE.pixels, case.shown.get(e.id, 0.0))))
     if not shown:
         return claim
     with Apart(case) as aside:

@@ -45,3 +45,9 @@ def test_what_is_refused(folder):
     refused(ivlite("clip", "gone.mkv", cwd=folder), 4, "gone.mkv")
     refused(ivlite("clip", "film.mkv", "-o", "no/a.mp4", cwd=folder), 6, "no folder")
     assert os.listdir(folder) == ["film.mkv"]
+
+
+def test_verbose_says_how_far_it_is(folder):
+    done = ivlite("clip", "film.mkv", "--end", "1", "-o", "a.mkv", "--exact", "--verbose", cwd=folder)
+    assert "ivlite: encode 25 of 25 frames" in done.stderr and done.returncode == 0
+    assert ivlite("clip", "film.mkv", "--end", "1", "-o", "a.mkv", "--exact", "--quiet", cwd=folder).stdout == ""

@@ -71,16 +71,16 @@ def written(found, span, sink, form, progress, file):
         stream = encoder(out, size, found.times.interval)
         others, notes = others_of(file[0], out) if file else ({}, [])
         sound = Sound(found.times, span, *file, others) if others else None
-        for number, (picture, pts) in enumerate(zip(medium.pictures(), ticks.tolist(), strict=True)):
+        for number, (picture, pts) in enumerate(zip(medium.pictures(), ticks.tolist(), strict=True), 1):
             checkpoint()
-            if progress:
-                progress("encode", number, len(ticks))
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
             frame.pts, frame.time_base = pts, CLOCK
             put(out, stream.encode(frame), lengths)
             if sound:
                 sound.put(out, pts * CLOCK)
+            if progress:
+                progress("encode", number, len(ticks))
         put(out, stream.encode(None), lengths)
         if sound:
             sound.put(out, Fraction(span.end - span.start))
@@ -125,6 +125,8 @@ class Sound:
         if times.pts is not None:
             self.shifts = [float(times.times[span.first]) - int(times.pts[span.first]) * self.tick]
             container.seek(int(times.pts[max(span.key, 0)]), stream=stream)
+        elif times.places is None and stream.start_time is not None:  # frames are counted from the first one
+            self.shifts = [-stream.start_time * self.tick]
         self.packets = self._placed(container.demux(stream, *(container.streams[index] for index in others)))
         self.waiting = next(self.packets, None)
 

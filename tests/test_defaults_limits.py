@@ -116,7 +116,7 @@ def test_what_is_handed_around_is_frozen():
 
 
 FIELDS = {  # what is meant where nobody says it; those of a Config are in docs/gguf_keys.md
-    "engine.reply.Delta": {"thinking": False}, "engine.reply.Reply": {"text": "", "thinking": "", "unfinished": "", "finish_reason": ""}, "engine.calls.ToolCall": {"text": ""}, "engine.calls.Calls": {"begins": False, "many": True}, "engine.sampling.SamplingParams": API[ivlite.SamplingParams],
+    "engine.reply.Delta": {"thinking": False}, "engine.reply.Reply": {"text": "", "thinking": "", "unfinished": "", "finish_reason": "", "thought": 0}, "engine.calls.ToolCall": {"text": ""}, "engine.calls.Calls": {"begins": False, "many": True}, "engine.sampling.SamplingParams": API[ivlite.SamplingParams],
     "evaluate.compare.Scores": {"prompts": 0, "answers": 0, "flips": 0}, "gguf.formats.Format": {"runs": False}, "media.timeline.Timeline": {"declared": 0.0, "ordered": False, "notes": ()},
     "models.internvideo3.TensorSpec": {"kind": "matrix", "optional": False}, "plan.Plan": {"fits": True, "problem": "", "nearest": (), "held": 0, "linear": 1.0},
     "plan.measure.Sample": {"part": 1.0, "byte": 0.0, "each": 0.0}, "plan.nearest.Limits": {"longest": 1}, "plan.speeds.Speeds": {"each": 0.0, "byte": 0.0, "few": 1},

@@ -1,7 +1,7 @@
 """What tests of the server share: a server of the demo model in a thread of this process, reached over its socket."""
 
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -29,17 +29,19 @@ def media_root(tmp_path_factory):
 @contextmanager
 def servers(demo, media_root):
     """Yields serve(limits..., key=, model=, ...), which starts a server: its url, service and lines of the log."""
+    from ivlite.engine.batch import Engine
     from ivlite.serve import listen
     from ivlite.serve.app import application
     from ivlite.serve.service import Limits, Service
     from ivlite.stop import Stop
 
-    ends = []
+    ends, opened = [], ExitStack()
 
-    def serve(*, key=None, loopback=True, model=demo, hosts=(), decoders=None, **limits):
+    def serve(*, key=None, loopback=True, engine=None, most=8, hosts=(), decoders=None, **limits):
         lines, stop, listening = [], Stop(), listen.bound("127.0.0.1", 0)
         root = media_root.resolve()
-        service = Service(model, "demo", root=root, limits=Limits(**limits), log=lines.append, decoders=decoders)
+        engine = engine or opened.enter_context(Engine(demo, most=most))
+        service = Service(engine, "demo", root=root, limits=Limits(**limits), log=lines.append, decoders=decoders)
         app = application(service, loopback=loopback, key=key, hosts=hosts)
         thread = threading.Thread(target=listen.run, args=(app, service, listening, stop))
         thread.start()
@@ -55,6 +57,7 @@ def servers(demo, media_root):
             thread.join(30)
             assert not thread.is_alive()
             service.close()
+        opened.close()
 
 
 @pytest.fixture

@@ -1,7 +1,10 @@
 """What requests of the tests are made of."""
 
 import base64
+import io
 from pathlib import Path
+
+from PIL import Image
 
 CLIP = Path(__file__).parents[2] / "examples" / "clip.mp4"
 WHAT = "What happens?"
@@ -16,3 +19,13 @@ def asked(*parts, **more):
     """The body of a greedy chat request of one user message."""
     content = [*parts[:-1], {"type": "text", "text": parts[-1]}] if len(parts) > 1 else parts[0]
     return {"model": "demo", "messages": [{"role": "user", "content": content}], "temperature": 0, **more}
+
+
+def picture(color="red", size=64):
+    """A picture of one colour as a data: URI."""
+    out = io.BytesIO()
+    Image.new("RGB", (size, size), color).save(out, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+PICTURE = picture()

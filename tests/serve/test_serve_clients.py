@@ -2,13 +2,13 @@
 
 import concurrent.futures
 import json
+import re
 import socket
-import threading
 import time
 from urllib.parse import urlsplit
 
 import pytest
-from serve_asking import TOLD, asked, data_uri
+from serve_asking import PICTURE, TOLD, WHAT, asked, data_uri
 from test_serve_guard import refused
 
 pytest.importorskip("starlette")
@@ -32,15 +32,14 @@ def sent(url, body):
 
 
 class Endless:
-    """A model whose answers have no end and whose prompts take long, for those who do not wait for it."""
+    """An engine whose answers have no end and whose prompts take long, for those who do not wait for it."""
+
+    running = nbytes = 0
 
     def __init__(self, demo):
-        self.demo, self.begun, self.ended = demo, 0, []
+        self.model, self.begun, self.ended = demo, 0, []
 
-    def __getattr__(self, name):
-        return getattr(self.demo, name)
-
-    def stream(self, messages, *, stop, **settings):
+    def stream(self, messages, *, client, stop, **settings):
         from ivlite.engine.reply import Delta, Reply
         from ivlite.stop import Work, within
 
@@ -83,54 +82,68 @@ class Opened:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("text", ["prefill", "answer"])
 def test_a_client_that_leaves(serving, demo, text, stream):
-    model = Endless(demo)
-    served = serving(model=model)
+    engine = Endless(demo)
+    served = serving(engine=engine)
     wire = sent(served.url, asked(text, stream=stream))
-    until(lambda: model.begun == 1)
+    until(lambda: engine.begun == 1)
     if stream and text == "answer":
         assert wire.recv(1000)
     wire.close()
-    until(lambda: model.ended == ["left"])
+    until(lambda: engine.ended == ["left"])
     until(lambda: served.service.open == 0)
     assert 'status="499"} 1' in served.service.metrics.text() or stream
     assert served.thread.is_alive()
 
 
-def test_a_client_that_leaves_while_it_waits(serving, demo):
-    model = Endless(demo)
-    served = serving(model=model)
-    first = sent(served.url, asked("prefill"))
-    until(lambda: model.begun == 1)
-    second, third = (sent(served.url, asked("prefill", user="b")) for _ in range(2))
-    until(lambda: served.service.open == 3)
+LONG = asked("Tell me a story.", max_tokens=1900, temperature=8, seed=1)  # about noise, which has no end
+
+
+def test_a_client_that_leaves_frees_its_place(serving):
+    """The same with the engine: one place, which the next one that is still there gets."""
+    served = serving(most=1)
+    first = sent(served.url, LONG | {"stream": True})
+    assert first.recv(1000)
+    second, third = (sent(served.url, LONG | {"user": user}) for user in "bc")
+    until(lambda: served.service.open == 3 and served.service.engine.waiting == 2)
     second.close()
-    until(lambda: served.service.open == 2)
-    assert model.begun == 1  # nothing was computed for the second
+    until(lambda: served.service.open == 2 and served.service.engine.waiting == 1)
     first.close()
-    until(lambda: model.begun == 2)
+    until(lambda: served.service.engine.waiting == 0 and served.service.open == 1)
     third.close()
-    until(lambda: served.service.open == 0)
-    assert model.ended == ["left"] * 2
+    until(lambda: served.service.open == 0 and served.service.engine.running == 0)
+    assert "generated" not in re.findall(r'kind="(\w+)"} [1-9]', served.service.metrics.text()) or served.lines
+
+
+def test_a_client_that_leaves_during_a_prefill(serving):
+    served = serving(most=1)
+    frames = [{"t": n / 10, "image": PICTURE} for n in range(600)]
+    wire = sent(
+        served.url, asked({"type": "video", "video": frames, "max_frames": 600}, WHAT, budget=1800, stream=True)
+    )
+    until(lambda: served.service.engine.running == 1 or served.service.open == 0)
+    wire.close()
+    until(lambda: served.service.open == 0 and served.service.engine.running == 0)
+    assert served.thread.is_alive()
 
 
 def test_a_reader_that_is_slow_holds_up_nobody(serving, demo, monkeypatch):
     from ivlite.serve import answers
 
-    model = Endless(demo)
-    served = serving(model=model)
+    engine = Endless(demo)
+    served = serving(engine=engine)
     monkeypatch.setattr(answers, "STALLED", 0.5)
     wire = sent(served.url, asked("answer", stream=True))
-    until(lambda: model.begun == 1)
+    until(lambda: engine.begun == 1)
     until(lambda: served.service.open == 0)  # it has taken nothing for too long
-    assert len(model.ended) == 1
+    assert len(engine.ended) == 1
     wire.close()
 
 
 def test_too_many_requests(serving, demo):
     import httpx
 
-    model = Endless(demo)
-    served = serving(model=model, waiting=3)
+    engine = Endless(demo)
+    served = serving(engine=engine, waiting=3)
     wires = [sent(served.url, asked("prefill")) for _ in range(3)]
     until(lambda: served.service.open == 3)
     with httpx.Client(base_url=served.url, timeout=60, trust_env=False) as http:
@@ -147,13 +160,13 @@ def test_a_server_that_ends_stops_its_answers(serving, demo, monkeypatch):
     from ivlite.serve import listen
 
     monkeypatch.setattr(listen, "GRACE", 0.3)
-    model = Endless(demo)
-    served = serving(model=model)
+    engine = Endless(demo)
+    served = serving(engine=engine)
     whole, stream = sent(served.url, asked("prefill")), sent(served.url, asked("answer", stream=True, user="b"))
-    until(lambda: model.begun == 1)
+    until(lambda: engine.begun == 2)
     served.stop.set("terminated")
     served.thread.join(30)
-    assert not served.thread.is_alive() and model.ended
+    assert not served.thread.is_alive() and engine.ended
     text = b"".join(iter(lambda: whole.recv(1000), b""))
     assert b" 503 " in text and b"closing" in text
     stream.close()
@@ -181,38 +194,3 @@ def test_fifty_clients_at_once(served):
         assert all(pool.map(one, range(50)))
     until(lambda: served.service.open == 0)
     assert served.service.bodies.held == 0 and not list(served.service.files.folder.glob("sent-*"))
-
-
-def test_turns_are_fair():
-    """A client with many requests waits for one with few."""
-    from ivlite.serve.turns import Turns
-    from ivlite.stop import Stop
-
-    turns, order, threads = Turns(), [], []
-
-    def wait(client, n):
-        with turns.turn(client, Stop()):
-            order.append((client, n))
-
-    with turns.turn("first", Stop()):
-        for client, n in (("a", 0), ("a", 1), ("a", 2), ("b", 0), ("c", 0), ("b", 1)):
-            threads.append(threading.Thread(target=wait, args=(client, n)))
-            threads[-1].start()
-            until(lambda: sum(map(len, turns._waiting.values())) == len(threads))  # noqa: B023
-    for thread in threads:
-        thread.join()
-    assert order == [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("b", 1), ("a", 2)]
-
-
-def test_waiting_ends_with_the_stop():
-    from ivlite.errors import Stopped
-    from ivlite.serve.turns import Turns
-    from ivlite.stop import Stop
-
-    turns, stop = Turns(), Stop()
-    with turns.turn("a", Stop()):
-        stop.set("left")
-        with pytest.raises(Stopped), turns.turn("b", stop):
-            raise AssertionError("it is taken")
-    with turns.turn("b", Stop()):
-        pass

@@ -54,6 +54,7 @@ def add_parser(commands):
     add("--max-file", type=size, metavar="SIZE", help="largest uploaded file (default: 64 GiB)")
     add("--max-waiting", type=arguments.whole(1, 100_000), default=64, metavar="N",
         help="requests that run or wait before others are refused (default: 64)")  # fmt: skip
+    add("--parallel", type=arguments.whole(1, 256), metavar="N", help="answers that are computed together (default: 8)")
     arguments.add_machine(parser.add_argument_group("machine"))
     arguments.add_shared(parser.add_argument_group("output"), "--quiet", "--verbose",
                          quiet="no progress; only failures of the server")  # fmt: skip
@@ -74,6 +75,7 @@ def run(args):
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UsageError(f"the server needs {error.name}: pip install 'ivlite[server]'") from None
+    from ivlite.engine.batch import Engine
     from ivlite.interrupt import awaited
     from ivlite.serve import listen
     from ivlite.serve.guard import is_loopback
@@ -87,14 +89,15 @@ def run(args):
         with arguments.load(args, progress) as model:
             if progress:
                 progress.clear()
-            serve(args, model, root, listening, made, loopback, current())
+            with Engine(model, **({} if args.parallel is None else {"most": args.parallel})) as engine:
+                serve(args, engine, root, listening, made, loopback, current())
     finally:
         listening.close()
     awaited("terminated")
     return 0
 
 
-def serve(args, model, root, listening, made, loopback, stop):
+def serve(args, engine, root, listening, made, loopback, stop):
     """Serves a loaded model until the Stop is set."""
     from ivlite.serve import listen
     from ivlite.serve.app import application
@@ -103,7 +106,7 @@ def serve(args, model, root, listening, made, loopback, stop):
     stated = {"body": args.max_body, "file": args.max_file, "waiting": args.max_waiting}
     limits = Limits(**{name: value for name, value in stated.items() if value is not None})
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(os.fspath(args.model)).removesuffix(".gguf")) or "model"
-    service = Service(model, name, root=root, limits=limits, log=lambda line: say("serve", line))
+    service = Service(engine, name, root=root, limits=limits, log=lambda line: say("serve", line))
     try:
         app = application(service, loopback=loopback, key=args.api_key or made, hosts=(args.host, *args.allow_host))
         print(f"{name} at {listen.address(listening)}/v1", flush=True)

@@ -46,6 +46,7 @@ class Reply:
     together, and those of them that came), frames. timings: seconds of load, decode (reading frames), vision, prefill,
     generate, total. warnings: sentences about media and the store. plan: the Plan that was followed, with what happened in
     its `took`; None where there was none. logprobs: an entry for each of token_ids, where they were asked for.
+    thought: how many of token_ids were of the thinking.
     """
 
     text: str = ""
@@ -59,6 +60,7 @@ class Reply:
     warnings: list[str] = field(default_factory=list)
     plan: Any = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    thought: int = 0
 
     @classmethod
     def empty(cls, reason: str) -> "Reply":

@@ -137,6 +137,7 @@ def added(reply: Reply, deltas: Iterable[Delta]) -> Iterator[Delta]:
             reply.tool_calls.append(delta.call)
         elif delta.thinking:
             reply.thinking += delta.text
+            reply.thought = len(reply.token_ids)
         else:
             reply.text += delta.text
         yield delta

@@ -32,7 +32,7 @@ class Answer(Response):
         self.service, self.http, self.asked = service, http, asked
         self.created = int(time.time())
         self.work: Work
-        self.told = self.thought = 0  # tokens whose logprobs were sent; tokens of thinking
+        self.told = 0  # tokens whose logprobs were sent, or that were of the thinking
         self.status_code, self.background = 200, None
 
     # ------------------------------------------------------------------------------------- how an answer is written
@@ -67,26 +67,21 @@ class Answer(Response):
         return {
             "prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made,
             "prompt_tokens_details": {"cached_tokens": used["cached_tokens"]},
-            "completion_tokens_details": {"reasoning_tokens": self.thought},
+            "completion_tokens_details": {"reasoning_tokens": reply.thought},
             "ivlite": {name: used[name] for name in rest} | {
                 "seconds": {stage: round(seconds, 4) for stage, seconds in reply.timings.items() if stage != "load"},
                 "finish_reason": reply.finish_reason, "warnings": reply.warnings,
             },
         }  # fmt: skip
 
-    def count(self, piece: Portion) -> None:
-        """Notes the tokens of thinking."""
-        if piece.thinking:
-            self.thought = self.told = max(self.told, piece.tokens)
-
     def logprobs(self, upto: int) -> list[dict[str, Any]]:
         """The entries of the tokens that were not sent yet, up to number `upto`."""
         assert self.work.stream is not None
-        found = self.work.stream.reply.logprobs[self.told : upto]
-        self.told = max(self.told, upto)
+        reply = self.work.stream.reply
+        first, self.told = max(self.told, reply.thought), max(self.told, upto)
         return [
             self._token(entry.token, entry.logprob) | {"top_logprobs": [self._token(*other) for other in entry.top]}
-            for entry in found
+            for entry in reply.logprobs[first:upto]
         ]
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:

@@ -33,8 +33,6 @@ class Chat(Answer):
         reply = self.work.reply
         assert reply is not None
         message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
-        for piece in pieces:
-            self.count(piece)
         if reply.thinking:
             message["reasoning_content"] = reply.thinking
         if calls := [call_dict(piece.call) for piece in pieces if piece.call]:
@@ -59,7 +57,6 @@ class Chat(Answer):
         return [self._chunk({"role": "assistant", "content": ""})]
 
     def events(self, piece: Portion) -> list[bytes]:
-        self.count(piece)
         if piece.call:
             self.calls += 1
             return [self._chunk({"tool_calls": [{"index": self.calls - 1, **call_dict(piece.call)}]})]

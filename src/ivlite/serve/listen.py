@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -84,6 +85,8 @@ class Server(uvicorn.Server):
 
 def run(app: Any, service: Service, listening: socket.socket, stop: Stop) -> None:
     """Serves until the Stop is set, and until what runs then has ended."""
+    logger = logging.getLogger("uvicorn")  # what it says is said by the service, in one line
+    logger.handlers, logger.propagate = [logging.NullHandler()], False
     try:
         asyncio.run(Server(app, service, stop).serve(sockets=[listening]))
     finally:

@@ -18,6 +18,8 @@ HELP = {
     "ivlite_stage_seconds_total": ("counter", "Seconds spent in each stage of answers."),
     "ivlite_answers_total": ("counter", "Answers, by finish reason."),
     "ivlite_requests_open": ("gauge", "Requests for answers that run or wait."),
+    "ivlite_answers_running": ("gauge", "Answers that are computed together."),
+    "ivlite_cache_bytes": ("gauge", "Bytes of all caches."),
     "ivlite_body_bytes": ("gauge", "Bytes of request bodies in memory."),
     "ivlite_peak_memory_bytes": ("gauge", "Peak memory of the server's process."),
 }

@@ -217,7 +217,6 @@ class Responses(Answer):
         return item
 
     def events(self, portion: Portion) -> list[bytes]:
-        self.count(portion)
         if portion.call:
             return self._call(portion.call)
         kind, name = ("reasoning", "reasoning_text") if portion.thinking else ("message", "output_text")

@@ -10,16 +10,15 @@ from typing import Any
 import anyio
 from starlette.requests import Request as HttpRequest
 
+from ivlite.engine.batch import Engine
 from ivlite.errors import Stopped
 from ivlite.media.apart import Apart, Decoders
-from ivlite.model import Model
 from ivlite.serve.bodies import Bodies
 from ivlite.serve.files import Files
 from ivlite.serve.kept import Kept
 from ivlite.serve.metrics import Metrics
 from ivlite.serve.parts import Sources, readable
 from ivlite.serve.request import Request
-from ivlite.serve.turns import Turns
 from ivlite.serve.wire import LEFT, Refused, refusal
 from ivlite.serve.work import Work
 from ivlite.stop import Stop, using
@@ -38,20 +37,23 @@ class Limits:
 
 
 class Service:
-    """A model that is served. root: the folder of file:// URIs, resolved, or None. log: gets one line about each failure."""
+    """A model that is served, by an Engine. root: the folder of file:// URIs, resolved, or None. log: gets one line about each failure."""
 
-    def __init__(self, model: Model, name: str, *, root: Path | None = None, limits: Limits = Limits(),
+    def __init__(self, engine: Engine, name: str, *, root: Path | None = None, limits: Limits = Limits(),
                  log: Log = lambda line: None, decoders: Decoders | None = None) -> None:  # fmt: skip
-        self.model, self.name, self.root, self.limits, self.log = model, name, root, limits, log
+        self.engine, self.model = engine, engine.model
+        self.name, self.root, self.limits, self.log = name, root, limits, log
         self.created = int(time.time())
         self.stop = Stop()  # of all answers
-        self.turns, self.metrics = Turns(), Metrics()
+        self.metrics = Metrics()
         self.decoders, self.responses = decoders or Decoders(), Kept()
         self.files, self.bodies = Files(limits.file), Bodies(limits.body)
         self.plans = anyio.CapacityLimiter(PLANS)
         self.open, self._seconds = 0, 1.0  # requests for answers; how long one takes, on average
         self.metrics.gauges |= {
             "ivlite_requests_open": lambda: self.open,
+            "ivlite_answers_running": lambda: self.engine.running,
+            "ivlite_cache_bytes": lambda: self.engine.nbytes,
             "ivlite_body_bytes": lambda: self.bodies.held,
         }
 
@@ -83,16 +85,15 @@ class Service:
 
     @contextmanager
     def opened(self, asked: Request, work: Work, client: str) -> Iterator[Any]:
-        """The Stream of a request, in its turn. Called in the work's thread. Raises Refused, IvliteError."""
+        """The Stream of a request. Called in the work's thread. Raises Refused, IvliteError."""
         with ExitStack() as stack:
             sources = stack.enter_context(self._sources())
             messages = readable(asked.messages, sources, asked.media)
             asked.messages = []  # media within the request are files now
             asked.release()
-            stack.enter_context(self.turns.turn(client, work.stop))
             settings = asked.settings | {"logprobs": asked.logprobs, "progress": work.progress}
             settings["stop"] = [*settings.get("stop", ()), work.stop]
-            work.stream = stack.enter_context(self.model.stream(messages, **settings))
+            work.stream = stack.enter_context(self.engine.stream(messages, client=client, **settings))
             yield work.stream
 
     def _sources(self) -> Sources:

@@ -25,7 +25,7 @@ LONGEST_NAME = 255
 SHARE = 0.5  # of the space that is free on the disk
 
 
-@dataclass
+@dataclass(frozen=True)
 class Stored:
     """A file that was uploaded. name: what the client calls it."""
 

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ivlite import media
 from ivlite.errors import Stopped
@@ -78,6 +79,17 @@ def test_files_that_cannot_be_read_are_said(library, clip):
     (clip.parent / "clip.en.srt").write_text(SRT.format("fine"))
     done, _ = read(library, clip)
     assert done.cues == {"subtitle": 1} and len(done.notes) == 1 and "clip.srt" in done.notes[0]
+
+
+def test_images_have_no_subtitles_and_no_warnings(library, tmp_path):
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "a.png")
+    pictures = [Image.new("RGB", (64, 48), color) for color in ("red", "blue")]
+    pictures[0].save(tmp_path / "b.webp", save_all=True, append_images=pictures[1:], duration=500)
+    for name in ("a.png", "b.webp"):
+        done, probe = read(library, tmp_path / name)
+        assert (done.notes, done.cues, done.first) == ([], {}, True)
+        list(indexing.captions(library, done, probe, Seen()))
+        assert done.captioned == done.segments == 1
 
 
 def test_speech_is_written_down_once_per_engine(library, clip, monkeypatch):

@@ -343,10 +343,16 @@ def test_huge_files_are_bounded(write, monkeypatch):
     text = "".join(f"{i}\n{i // 3600:02}:{i // 60 % 60:02}:{i % 60:02},0 --> \nline {i}\n\n" for i in range(3000))
     read = []
     lines = subtitles._lines
-    monkeypatch.setattr(subtitles, "_lines", lambda text: (read.append(line) or line for line in lines(text)))
+    monkeypatch.setattr(subtitles, "_lines", lambda *given: (read.append(line) or line for line in lines(*given)))
     found = subtitles.read(write("a.srt", text))
     assert len(found.cues) == 1000 and "more than 1,000 cues" in found.notes[0]
     assert len(read) < 4 * 1002 + subtitle_files.HEAD  # what follows is not even read
+
+
+def test_a_file_of_endless_lines_ends(write, monkeypatch):
+    monkeypatch.setattr(subtitles, "MOST_LINES", 1000)
+    found = subtitles.read(write("a.srt", SRT.format("red", "truck") + "x\n" * 5000))
+    assert len(found.cues) == 2 and any("is too long: only its first" in note for note in found.notes)
 
 
 def test_a_line_without_end_is_read_in_pieces(write):

@@ -124,7 +124,7 @@ def test_a_bad_video_is_said_and_others_are_searched(found, films):
 def test_a_changed_video_is_not_found_by_its_old_texts(found, indexed, films):
     (films / "b.mp4").write_bytes(CLIP.read_bytes() + b"\0\0\0\x0cfreexxxx")
     code, lines, err = found("gate", "b.mp4")
-    assert code == 1 and not lines and "has changed since it was indexed" in err
+    assert code == 1 and not lines and "has changed since it was remembered" in err
 
 
 def test_a_contact_sheet_shows_the_middle_of_each_span(found, indexed, films):

@@ -6,9 +6,8 @@ from typing import Any
 from ivlite.agent.case import Line
 from ivlite.agent.film import Film
 from ivlite.agent.record import FORM, Record, Step
-from ivlite.errors import IvliteError, UsageError
-from ivlite.library import Library, Run, digest_of
-from ivlite.media import subtitles
+from ivlite.errors import UsageError
+from ivlite.library import Library, Run, digest_of, indexing
 
 KINDS = ("subtitle", "speech", "caption", "ocr")  # texts that are there before a run
 STATES = {"question": "running", "answer": "done"}  # of a run after such a step
@@ -27,28 +26,10 @@ class Memory:
             path = film.file
             if path is None:
                 continue
-            if library.changed(path):
-                remark(
-                    f"{film.video.title} has changed since it was remembered: what was known of it is kept, and not used"
-                )
-            self.ids[film.handle] = library.add_video(path, duration=film.duration)
-            self._learn(film, path)
-
-    def _learn(self, film: Film, path: str) -> None:
-        """Reads the subtitles of a video that is new to the library."""
-        id = self.ids[film.handle]
-        if self.library.sources(id, "subtitle") or "subtitles" in self.library.video(id).meta:
-            return
-        try:
-            found = subtitles.of_video(path, film.duration)
-        except IvliteError as error:
-            self.remark(f"the subtitles of {film.video.title} cannot be read: {error}")
-            return
-        for track in found.tracks:
-            self.library.add_texts(id, "subtitle", track.cues, track.source)
-        for sentence in [*found.skipped, *(note for track in found.tracks for note in track.notes)]:
-            self.remark(sentence)
-        self.library.add_video(path, duration=film.duration, subtitles=len(found.tracks))
+            known = indexing.texts(library, path, film.probe)
+            self.ids[film.handle] = known.id
+            for sentence in known.notes:
+                remark(sentence)
 
     # -------------------------------------------------------------------------------------------- texts
 

@@ -14,6 +14,7 @@ from ivlite.library import Library, Segment, digest_of
 from ivlite.media import speech, subtitles
 from ivlite.media.probe import Probe
 from ivlite.media.scenes import scenes
+from ivlite.media.video import VideoProbe
 
 T = TypeVar("T")
 TRACKS = "tracks"  # the source that says that the tracks of a file were read
@@ -69,7 +70,7 @@ def texts(library: Library, path: Any, probe: Probe | None = None, engine: speec
     done = Indexed(library.add_video(path, digest, duration, title=os.path.basename(path)), path, duration)
     if changed:
         done.notes.append(
-            f"video {path} has changed since it was indexed: what is known of the earlier one is kept, and not used"
+            f"video {path} has changed since it was remembered: what is known of the earlier one is kept, and not used"
         )
     _subtitles(library, done, probe, moved)
     if engine is not None and engine.name not in library.sources(done.id, "speech"):
@@ -129,8 +130,13 @@ def _subtitles(library: Library, done: Indexed, probe: Probe, moved: bool) -> No
     known = library.sources(done.id, "subtitle")
     done.first = TRACKS not in known
     if done.first:
-        tracks, skipped = subtitles.of_tracks(done.path, done.duration)
-        done.notes += skipped
+        tracks: list[subtitles.Subtitles] = []
+        try:
+            tracks, skipped = subtitles.of_tracks(done.path, done.duration)
+            done.notes += skipped
+        except MediaError as error:
+            if isinstance(probe, VideoProbe):  # images have no tracks
+                done.notes.append(str(error))
         for track in tracks:
             done.new += _add(library, done, track, "")
         library.add_texts(done.id, "subtitle", (), TRACKS)

@@ -24,6 +24,7 @@ __all__ = ["COUNTED", "Cue", "Subtitles", "beside", "of_tracks", "of_video", "re
 SUFFIXES = (".srt", ".vtt", ".ass", ".ssa", ".sub", ".smi", ".sami", ".ttml", ".dfxp", ".mpl")
 PICTURES = ("dvdsub", "dvd_subtitle", "pgssub", "hdmv_pgs_subtitle", "dvbsub", "dvb_subtitle", "xsub")
 MOST_BYTES = 256 << 20  # of a file that is read
+MOST_LINES = 1_000_000  # of a file: as many cues as are kept have hardly more
 LONGEST_LINE = 8_192  # characters
 PIECE = 1 << 20
 SAMPLE = 16 << 10  # bytes of lines beyond ASCII that tell the character set
@@ -170,7 +171,7 @@ def _text(file: Any, head: bytes, path: str, name: str, duration: float | None, 
         if not charset.is_text(start):
             return None
         text.seek(0)
-        form, found = subtitle_files.cues(_lines(text), rate)
+        form, found = subtitle_files.cues(_lines(text, base, notes), rate)
         if not form:
             return None
         cues, counts = _collected(found, duration, base, notes)
@@ -221,12 +222,18 @@ def _utf8(data: bytes) -> tuple[int, int]:
     return len(text) - len(text.encode("ascii", "ignore")) - wrong, wrong
 
 
-def _lines(text: io.TextIOWrapper) -> Iterator[str]:
-    """The lines of a file; long ones in pieces, and of a huge file the first MOST_BYTES."""
-    left = MOST_BYTES
-    while left > 0 and (line := text.readline(LONGEST_LINE)):
-        left -= len(line)
+def _lines(text: io.TextIOWrapper, name: str, notes: list[str]) -> Iterator[str]:
+    """The lines of a file; long ones in pieces, and of a huge file the first ones, which is noted."""
+    size = 0
+    for _ in range(MOST_LINES):
+        line = text.readline(LONGEST_LINE)
+        if not line:
+            return
+        size += len(line)
+        if size > MOST_BYTES:
+            break
         yield line
+    notes.append(f"{name} is too long: only its first {size:,} characters are read")
 
 
 def _collected(

@@ -172,10 +172,10 @@ def test_a_large_tokenizer_is_read_quickly(tmp_path):
 
     words = [f"token{i}" for i in range(300_000)]
     path = write(tmp_path / "tokens.gguf", {"t": words, "json": "x" * 12_000_000}, [], [])
-    start = time.perf_counter()
+    start = time.process_time()
     with GGUFFile(path) as got:
         assert got.metadata["t"] == words
-    assert time.perf_counter() - start < 5  # about 0.3 s; a slow reader takes minutes
+    assert time.process_time() - start < 20  # of this process alone: about 0.3 s; a slow reader takes minutes
 
 
 # ------------------------------------------------------------------------------------------------ what is damaged

@@ -40,7 +40,8 @@ class View:
 
     def frames(self, rng):
         """uint8 (2 * pairs, h, w, 3): what the model sees."""
-        drawn = self.film.draw(self.times, *self.size, rng.uniform(0.8, 1.8), self.box)
+        softness = rng.uniform(0.8, 1.8 if self.box == world.WHOLE else 3.0)  # a box is small in its file
+        drawn = self.film.draw(self.times, *self.size, softness, self.box)
         drawn = world.compressed(rng, drawn) if rng.random() < 0.7 else drawn
         return np.concatenate([drawn, drawn[-1:]]) if len(drawn) % 2 else drawn
 

@@ -261,7 +261,7 @@ def share(args, model, b, step, digits):
     with torch.autocast(args.device, torch.bfloat16):
         if step < args.look:
             return looking(model, b, args.device)
-        done = (step - args.look) / args.steps
+        done = (step - args.look) / max(1, args.steps)
         weight = args.probe * max(0.1, 1 - 1.2 * done) if done < 1 else 0.0
         return talking(model, b, weight, digits, args.device)
 

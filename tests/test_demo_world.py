@@ -248,7 +248,6 @@ def test_batches_hold_whole_conversations(m, demo, speaker):
     rng = np.random.default_rng(5)
     for make, length in (
         (m.traces.batch, m.traces.LENGTH),
-        (m.traces.drill, m.traces.LENGTH),
         (m.asides.batch, m.asides.LENGTH),
     ):
         b = make(rng, speaker, demo.config, 2)

@@ -11,7 +11,7 @@ import traces
 from ivlite.gguf import SHIPPED, GGUFFile
 from ivlite.gguf.config import Config
 
-EARLIER, ASIDE, DRILL = 0.28, 0.34, 0.06  # shares of steps; the rest are conversations with tools
+EARLIER, ASIDE = 0.26, 0.34  # shares of steps; the rest are conversations with tools
 
 
 @cache
@@ -27,8 +27,6 @@ def made(rng, speaker, roll, size):
         return data.batch(rng, speaker, size, 1.0)
     if roll < EARLIER + ASIDE:
         return asides.batch(rng, speaker, config(), rows(size, asides.LENGTH))
-    if roll < EARLIER + ASIDE + DRILL:
-        return traces.drill(rng, speaker, config(), rows(size, traces.LENGTH))
     return traces.batch(rng, speaker, config(), rows(size, traces.LENGTH))
 
 
@@ -46,9 +44,8 @@ def logits(model, b, inputs):
 
 def tests(speaker, seed):
     """Batches of films and wordings that training never shows."""
-    rngs = [np.random.default_rng([seed, number]) for number in (100, 101, 102)]
-    out = [
+    rngs = [np.random.default_rng([seed, number]) for number in (100, 101)]
+    return [
         traces.batch(rngs[0], speaker, config(), 12, test=True),
         asides.batch(rngs[1], speaker, config(), 12, test=True),
     ]
-    return [*out, traces.drill(rngs[2], speaker, config(), 4, test=True)]

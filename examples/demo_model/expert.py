@@ -20,7 +20,8 @@ class Expert:
     """Plays the questions of one conversation in turn."""
 
     def __init__(self):
-        self.scans, self.spans = {}, {}  # name -> id of the search; its best span, or None
+        # (name, and which border the search had, if any) -> id of the search; its best span, or None
+        self.scans, self.spans = {}, {}
         self.counts = {}  # name -> (id of the search, its spans)
         self.lines, self.searched = [], set()  # of subtitles that were read; words that were searched for
         self.watched = {}  # name or words -> id of frames that the conversation holds
@@ -29,7 +30,9 @@ class Expert:
 
     def act(self, question):
         """(tool, arguments) of the next step."""
-        play = {"count": self.count, "said": self.said, "spoken": self.said}.get(question.kind, self.find)
+        play = {"count": self.count, "order": self.order, "said": self.said, "spoken": self.said}.get(
+            question.kind, self.find
+        )
         return play(question)
 
     def took(self, question, tool, arguments, result, views):
@@ -37,8 +40,9 @@ class Expert:
         data = json.loads(result)
         if tool == "ground":
             found = [s for s in data["spans"] if s["score"] >= SCORE]
-            self.scans[arguments["query"]] = data["scan"]
-            self.spans[arguments["query"]] = found[0] if found else None
+            name = (arguments["query"], *(part for part in ("start", "end") if part in arguments))
+            self.scans[name] = data["scan"]
+            self.spans[name] = found[0] if found else None
         elif tool == "count":
             self.counts[arguments["query"]] = data["id"], data["spans"]
         elif tool == "search_text":
@@ -58,15 +62,19 @@ class Expert:
 
     # ---------------------------------------------------------------------------------------- by kind
 
+    def known(self, name):
+        """A span of a name, if one was found."""
+        return next((span for key, span in self.spans.items() if key[0] == name and span), None)
+
+    def searched_for(self, name):
+        """A search, or the answer after one that found nothing."""
+        return nothing(name, self.scans[name,]) if (name,) in self.scans else ("ground", {"query": name})
+
     def find(self, question):
-        """What is asked of one or two shapes that must be found first."""
-        for name in question.names:
-            if name not in self.spans:
-                return "ground", {"query": name}
-        for name in question.names:
-            if self.spans[name] is None:
-                return nothing(name, self.scans[name])
-        name, span = question.names[0], self.spans[question.names[0]]
+        """What is asked of a shape that must be found first."""
+        (name,) = question.names
+        if (span := self.known(name)) is None:
+            return self.searched_for(name)
         shown = {"text": f"There is a {name}.", "evidence": [span["id"]]}
         if question.kind == "way":
             if name not in self.watched:
@@ -75,11 +83,25 @@ class Expert:
             return finish(f"{question.truth[:-1]} [{id}].", [{"text": question.truth, "evidence": [id]}])
         if question.kind == "sign":
             return self.sign(question, name, span, shown)
-        if question.kind == "order":
-            ids = [self.spans[n]["id"] for n in question.names]
-            claims = [{"text": f"There is a {n}.", "evidence": [i]} for n, i in zip(question.names, ids, strict=True)]
-            return finish(f"{question.truth[:-1]} {''.join(f'[{i}]' for i in ids)}.", claims)
         return finish(f"{question.truth[:-1]} [{span['id']}].", [shown])
+
+    def order(self, question):
+        """Whether the second of two shapes is there before the first one appears: the search compares their times."""
+        one, other = question.names
+        if (span := self.known(one)) is None:
+            return self.searched_for(one)
+        if (other, "end") not in self.spans:
+            return "ground", {"query": other, "end": span["start"]}
+        before = self.spans[other, "end"]
+        if before is None and (other, "start") not in self.spans:
+            return "ground", {"query": other, "start": span["start"]}
+        found = before or self.spans[other, "start"]
+        if found is None:
+            return nothing(other, self.scans[other, "start"])
+        word = question.truth.removesuffix(".").split(" ")[-1]
+        name = other if (before is not None) == (word == "first") else one
+        claims = [{"text": f"There is a {n}.", "evidence": [s["id"]]} for n, s in ((one, span), (other, found))]
+        return finish(f"The {name} comes {word} [{span['id']}][{found['id']}].", claims)
 
     def sign(self, question, name, span, shown):
         if name not in self.watched:

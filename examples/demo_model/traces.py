@@ -67,23 +67,6 @@ def batch(rng, speaker, config, size, test=False):
     return finished(rng, rows, speaker.encode("".join(instructions)), kinds)
 
 
-def drill(rng, speaker, config, size, test=False):
-    """Rows about the order of things, without frames: which of two times is the earlier one."""
-    rows = []
-    for _ in range(size):
-        film = new_film(rng, test=test)
-        film.cues, some = [], {film.once[i].name for i in rng.permutation(len(film.once))[:4]}
-        listed = [q for q in (ask(rng, film, "order", test) for _ in range(60)) if some.issuperset(q.names)]
-        turns, _, _ = played(rng, play.Known(film, config), listed[:6], reader(speaker))
-        instructions, glance, rest = parted(turns[0].given)
-        turns[0].given = [*glance[:-1], *rest]
-        while len((roll := rolled(speaker, turns)).ids) > LENGTH:
-            turns.pop()
-        rows.append((Roll(speaker), [roll]))
-    kinds = [(b, 1, "drill") for b in range(size)]
-    return finished(rng, rows, speaker.encode("".join(instructions)), kinds)
-
-
 def asked(rng, film, test):
     """One to three questions of a conversation."""
     out = [ask(rng, film, str(rng.choice(ROWS, p=SHARES)), test)]

@@ -163,7 +163,7 @@ def spoken(rng, film):
         cues.append(beside(rng, actor, str(rng.choice(ANNOUNCED)).format(n=name), name=name))
     for noun in nouns[:3]:
         cues.append(beside(rng, left.pop(), str(rng.choice(CHATTER)).format(w=noun), noun=noun))
-    return with_talk(rng, cues, nouns[3:], film.seconds)
+    return with_talk(rng, film, cues, nouns[3:])
 
 
 def beside(rng, actor, text, **what):
@@ -172,13 +172,13 @@ def beside(rng, actor, text, **what):
     return Cue(start, round(start + rng.uniform(2.2, 3.4), 1), text, **what)
 
 
-def with_talk(rng, cues, nouns, seconds):
-    """The cues with others between them, none within 8 seconds of another; no place is named twice."""
-    for at in np.arange(5, seconds - 6, max(14, seconds / 60)):
+def with_talk(rng, film, cues, nouns):
+    """The cues with others between them, none within 8 seconds of another; places are named once, and not beside shapes."""
+    for at in np.arange(5, film.seconds - 6, max(14, film.seconds / 60)):
         at = round(at + rng.uniform(0, 5), 1)
         if any(abs(at - c.start) < 8 for c in cues):
             continue
-        noun = nouns.pop() if nouns and rng.random() < 0.2 else ""
+        noun = nouns.pop() if nouns and rng.random() < 0.2 and not film.shown(at - 1, at + 5) else ""
         text = str(rng.choice(CHATTER)).format(w=noun) if noun else str(rng.choice(TALK))
         cues.append(Cue(at, round(at + rng.uniform(1.8, 3.4), 1), text, noun=noun))
     return sorted(cues, key=lambda c: c.start)

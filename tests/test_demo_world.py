@@ -273,10 +273,10 @@ def test_more_words_leave_the_others_as_they_are(m, demo):
     known, size = before.get_vocab(), before.get_vocab_size()
     found = after.get_vocab()
     assert {name: found[name] for name in known} == known and sorted(found.values()) == [*range(after.get_vocab_size())]
-    rng = np.random.default_rng(9)
-    for _ in range(50):
-        text = " ".join(m.data.questions.ask(rng, m.world.new_video(rng))[1:])
-        assert after.encode(text).ids == before.encode(text).ids
+    for number, new in enumerate((m.world.new_video, m.world.new_picture, m.world.new_zoomable) * 5):  # whole sequences
+        was, now = (m.data.sequence(np.random.default_rng(number), m.data.Speaker(t), new(np.random.default_rng(number)), 512)
+                    for t in (before, after))  # fmt: skip
+        assert was["ids"] == now["ids"]
     call = m.oracle.call_text("ground", json.dumps({"query": "red circle"}))
     assert len(after.encode(call).ids) < 24 < len(before.encode(call).ids) and max(after.encode(call).ids) >= size
     again = ivlite.gguf.tokenizer.Tokenizer(after.to_str())

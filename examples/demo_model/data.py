@@ -20,6 +20,18 @@ SPLIT = (
 VOCABULARY = 1024
 TOOLS = f"{TOOLS_BEFORE}\n{json.dumps(ZOOM, ensure_ascii=False)}{TOOLS_AFTER}"
 CALL = '<tool_call>\n{"name": "zoom", "arguments": {"start": START, "end": END}}\n</tool_call>'
+# Texts around questions and answers: the tokens of these, too, are those that were learnt.
+FRAMING = [
+    TOOLS,
+    "user\n",
+    "assistant\n",
+    "system\n",
+    "\n",
+    "<think>\n",
+    ".\n</think>\n\n",
+    "<0.5 seconds>",
+    "\n<tool_response>\n",
+]
 LENGTH = 320  # tokens of a training sequence
 LONG = 512  # of one with tools
 SHORT = 128  # of one about a picture or a single pair of frames
@@ -46,6 +58,35 @@ def new_tokenizer():
     t.add_special_tokens([AddedToken(s, normalized=False, special=True) for s in SPECIAL])
     t.add_tokens([AddedToken(s, normalized=False, special=False) for s in KEPT])
     return t
+
+
+def texts(rng, count=400):
+    """What is said and read in the stages before the agent's: every wording, and answers to questions about `count` scenes."""
+    words = {
+        "m": "video clip picture image",
+        "o": "first last",
+        "s": "circle",
+        "c": "red",
+        "n": "red circle",
+        "a": 1,
+        "b": 2,
+    }
+    out = [*FRAMING]
+    for seen, unseen in questions.WORDINGS.values():
+        out += [
+            (f"{b}{core}{a}").format(**words)
+            for core in seen + unseen
+            for b in questions.BEFORE
+            for a in questions.AFTER
+        ]
+    for seen, unseen, answer in questions.TEXT:
+        out += [*seen, *unseen, answer]
+    for i in range(count):
+        scene = world.new_picture(rng) if i % 4 == 0 else world.new_video(rng)
+        out += [questions.ask(rng, scene, bool(i % 2))[2], questions.thought(scene)]
+    for color in world.COLORS:
+        out += [f" a {color} {shape} The {color} {shape}, A {color} {shape}" for shape in world.SHAPES]
+    return out + [CALL]
 
 
 class Speaker:

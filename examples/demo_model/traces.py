@@ -6,8 +6,6 @@ import asides
 import data
 import numpy as np
 import play
-import questions
-import world
 from conversations import Roll, View, packed
 from film_questions import ROWS, SHARES, ask, follow_up
 from films import new_film
@@ -122,17 +120,11 @@ class Scribe:
 
 def wider(tokenizer, config, count=150):
     """A Tokenizer with more words, for what the agent says and reads."""
-    rng, scribe, old = np.random.default_rng(8), Scribe(tokenizer), []
-    for i in range(10 * count):
-        scene = world.new_picture(rng) if i % 4 == 0 else world.new_video(rng)
-        old += [*questions.ask(rng, scene, bool(i % 2))[1:], *questions.chat(rng, bool(i % 2))[1:]]
-        old.append(questions.thought(scene))
-        if i % 8 == 1:
-            old.append(" {} {} {} {}".format(*questions.between(rng, world.new_zoomable(rng), True)) + data.CALL)
+    rng, scribe = np.random.default_rng(8), Scribe(tokenizer)
     for i in range(count):
         known = play.Known(new_film(rng, test=bool(i % 2)), config)
         turns, _, _ = played(rng, known, asked(rng, known.source, bool(i % 2)), reader(scribe), THINKING * (i % 4 == 0))
         rolled(scribe, turns)
         asides.film_row(rng, scribe, config)
         asides.close_row(rng, scribe, config)
-    return extended(tokenizer, [data.TOOLS, *old], scribe.texts)
+    return extended(tokenizer, data.texts(rng), scribe.texts)

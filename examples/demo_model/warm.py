@@ -9,6 +9,8 @@ from ivlite.gguf import SHIPPED, GGUFFile
 from ivlite.gguf.config import Config
 from ivlite.models.internvideo3 import tensor_names
 
+UNHEARD = 0.3  # a new token's share of the logit of its first part, which stays the likelier one until it is learnt
+
 
 def opened(path):
     """(state dict without the heads that only training uses, Tokenizer) of a model file in f32, bf16 or q8_0."""
@@ -39,7 +41,7 @@ def floats(source, name):
 
 
 def load(model, path, tokenizer):
-    """Gives a model the weights of a file, for a Tokenizer that extends the file's: a new token is the mean of its parts."""
+    """Gives a model the weights of a file, for a Tokenizer that extends the file's: a new token begins as the mean of its parts."""
     state, before = opened(path)
     known = before.get_vocab_size()
     for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
@@ -47,7 +49,7 @@ def load(model, path, tokenizer):
         rows[:known] = state[name][:known]
         for i in range(known, tokenizer.get_vocab_size()):
             parts = before.encode(tokenizer.decode([i]), add_special_tokens=False).ids
-            rows[i] = rows[parts].mean(0) if "embed" in name else rows[parts[0]]
+            rows[i] = rows[parts].mean(0) if "embed" in name else UNHEARD * rows[parts[0]]
         state[name] = rows
     missing, unknown = model.load_state_dict(state, strict=False)
     if unknown or any(not n.startswith(("probe.", "hint.")) for n in missing):

@@ -139,6 +139,56 @@ def test_a_reader_that_is_slow_holds_up_nobody(serving, demo, monkeypatch):
     wire.close()
 
 
+def test_a_stream_says_what_is_being_done(serving, demo, monkeypatch):
+    """Comments, which clients pass over; an error after them is an event."""
+    from ivlite.serve import answers, listen
+
+    monkeypatch.setattr(answers, "PATIENCE", 0.05)
+    monkeypatch.setattr(listen, "GRACE", 0.1)
+    engine = Endless(demo)
+    served = serving(engine=engine)
+    wire = sent(served.url, asked("prefill", stream=True))
+    text = b""
+    while text.count(b": waiting\n\n") < 2:
+        text += wire.recv(1000)
+    assert b" 200 OK" in text and b"text/event-stream" in text
+    served.stop.set("terminated")
+    text += b"".join(iter(lambda: wire.recv(1000), b""))
+    assert b'data: {"error":{"message":"the server is closing"' in text and b"[DONE]" not in text
+
+
+def test_a_body_that_does_not_come(served, monkeypatch):
+    from ivlite.serve import bodies
+
+    monkeypatch.setattr(bodies, "STALLED", 0.2)
+    where = urlsplit(served.url)
+    with socket.create_connection((where.hostname, where.port), timeout=60) as wire:
+        wire.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                     b"Content-Length: 100\r\n\r\n{")  # fmt: skip
+        assert b" 408 " in wire.recv(1000)
+    with socket.create_connection((where.hostname, where.port), timeout=60) as wire:
+        wire.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                     b"Content-Length: 100\r\n\r\n{")  # fmt: skip
+    until(lambda: served.service.bodies.held == 0)
+
+
+@pytest.mark.parametrize("data", [
+    b"\0" * 1000, b"GET", b"GET / HTTP/9.9\r\n\r\n", b"\r\n" * 1000, b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * 20_000 + b"\r\n", b"\x16\x03\x01\x02\0\x01\0",
+    b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Type: multipart/form-data; boundary=a\r\n\r\nzz",
+], ids=range(8))  # fmt: skip
+def test_what_is_no_http(served, http, data):
+    where = urlsplit(served.url)
+    with socket.create_connection((where.hostname, where.port), timeout=60) as wire:
+        try:
+            wire.sendall(data)
+            wire.shutdown(socket.SHUT_WR)
+            assert b" 200 " not in b"".join(iter(lambda: wire.recv(10_000), b""))
+        except OSError:  # it was closed before all was sent
+            pass
+    assert http.get("/health").status_code == 200
+
+
 def test_too_many_requests(serving, demo):
     import httpx
 

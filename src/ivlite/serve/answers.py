@@ -220,6 +220,6 @@ async def attended(http: HttpRequest, stop: Stop, function: Callable[..., T], *a
     return found[0]
 
 
-def event(data: Any) -> bytes:
+def event(data: Any, kind: str = "") -> bytes:
     """A server-sent event of JSON."""
-    return b"data: " + dumps(data) + b"\n\n"
+    return (f"event: {kind}\n".encode() if kind else b"") + b"data: " + dumps(data) + b"\n\n"

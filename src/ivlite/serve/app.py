@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ivlite._version import __version__
-from ivlite.serve import file_routes, responses, schema
+from ivlite.serve import agent, file_routes, responses, schema
 from ivlite.serve.answers import attended, taken
 from ivlite.serve.chat import Chat
 from ivlite.serve.guard import Guard
@@ -116,4 +116,5 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", "/openapi.json", openapi),
     *file_routes.ROUTES,
     *responses.ROUTES,
+    *agent.ROUTES,
 )

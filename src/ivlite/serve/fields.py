@@ -93,6 +93,10 @@ CHAT = SHARED | {
     "continue_final_message": a("boolean", becomes="continue_final_message"),
     "frequency_penalty": only(0), "presence_penalty": only(0), "logit_bias": only({}), "modalities": only(["text"]),
 }  # fmt: skip
+AGENT = {
+    "question": a("string"), "videos": a("array"), "budget": a("object"), "tools": a("array"), "temperature": SHARED["temperature"],
+    "seed": SEED, "verify": a("boolean"), "stream": a("boolean"), "user": a("string"),
+}  # fmt: skip
 RESPONSES = SHARED | {
     "max_output_tokens": TOKENS, "input": a("string", "array"), "instructions": a("string"), "text": a("object"),
     "reasoning": a("object"), "include": a("array"), "previous_response_id": a("string"), "store": a("boolean"),

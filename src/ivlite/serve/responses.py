@@ -9,12 +9,12 @@ from starlette.responses import Response
 
 from ivlite.engine.reply import Reply
 from ivlite.errors import shown
-from ivlite.serve.answers import Answer, taken
+from ivlite.serve.answers import Answer, event, taken
 from ivlite.serve.fields import CHAT, RESPONSES, Field, a
 from ivlite.serve.kept import Kept
 from ivlite.serve.request import Request, checked
 from ivlite.serve.service import Service
-from ivlite.serve.wire import Json, Refused, dumps
+from ivlite.serve.wire import Json, Refused
 from ivlite.serve.work import Portion
 
 WHOLE_EFFORTS = ("low", "medium", "high", "xhigh")  # with which the model thinks; "none" and "minimal": it does not
@@ -194,9 +194,8 @@ class Responses(Answer):
     # ---------------------------------------------------------------------------------------------------- its events
 
     def _event(self, kind: str, **more: Any) -> bytes:
-        data = {"type": kind, "sequence_number": self.number, **more}
         self.number += 1
-        return b"event: " + kind.encode() + b"\ndata: " + dumps(data) + b"\n\n"
+        return event({"type": kind, "sequence_number": self.number - 1, **more}, kind)
 
     def first(self) -> list[bytes]:
         return [

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ivlite._version import __version__
-from ivlite.serve.fields import CHAT, RESPONSES, Field
+from ivlite.serve.fields import AGENT, CHAT, RESPONSES, Field
 
 ERROR = {
     "type": "object", "required": ["error", "request_id"], "properties": {"request_id": {"type": "string"}, "error": {
@@ -33,6 +33,7 @@ def fields(table: dict[str, Field], required: list[str]) -> dict[str, Any]:
 
 BODIES = {
     "/v1/chat/completions": fields(CHAT, ["messages"]), "/v1/plan": fields(CHAT, ["messages"]),
+    "/v1/agent": fields(AGENT, ["question", "videos"]),
     "/v1/responses": fields(RESPONSES, ["input"]), "/v1/files": FORM, "/v1/uploads/{upload}/parts": PART,
     "/v1/uploads": {"type": "object", "required": ["bytes", "filename", "purpose"], "properties": {
         "bytes": {"type": "integer", "minimum": 1}, "filename": {"type": "string", "minLength": 1}, "purpose": {"type": "string"}}},
@@ -59,7 +60,7 @@ def document(routes: Any) -> dict[str, Any]:
 def operation(method: str, path: str, endpoint: Any) -> dict[str, Any]:
     """One endpoint."""
     answers: dict[str, Any] = {"application/json": {"schema": OBJECT}}
-    if path in ("/v1/chat/completions", "/v1/responses") and method == "POST":
+    if path in ("/v1/chat/completions", "/v1/responses", "/v1/agent") and method == "POST":
         answers["text/event-stream"] = {"schema": {"type": "string"}}
     if path in OTHERS:
         answers = {OTHERS[path]: {"schema": {"type": "string"}}}

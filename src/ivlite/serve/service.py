@@ -11,6 +11,7 @@ import anyio
 from starlette.requests import Request as HttpRequest
 
 from ivlite.engine.batch import Engine
+from ivlite.engine.reply import Reply
 from ivlite.errors import Stopped
 from ivlite.media.apart import Apart, Decoders
 from ivlite.serve.bodies import Bodies
@@ -20,7 +21,7 @@ from ivlite.serve.metrics import Metrics
 from ivlite.serve.parts import Sources, readable
 from ivlite.serve.request import Request
 from ivlite.serve.wire import LEFT, Refused, refusal
-from ivlite.serve.work import Work
+from ivlite.serve.work import Work, portions
 from ivlite.stop import Stop, using
 
 PLANS = 2  # that are made at once
@@ -80,23 +81,24 @@ class Service:
     def _ended(self, work: Work) -> None:
         self.open -= 1
         self._seconds += 0.2 * (time.monotonic() - work.began - self._seconds)
-        if work.reply is not None:
+        if isinstance(work.reply, Reply):
             self.metrics.answered(work.reply)
 
     @contextmanager
     def opened(self, asked: Request, work: Work, client: str) -> Iterator[Any]:
-        """The Stream of a request. Called in the work's thread. Raises Refused, IvliteError."""
+        """The pieces of a request's answer. Called in the work's thread. Raises Refused, IvliteError."""
         with ExitStack() as stack:
-            sources = stack.enter_context(self._sources())
+            sources = stack.enter_context(self.sources())
             messages = readable(asked.messages, sources, asked.media)
             asked.messages = []  # media within the request are files now
             asked.release()
             settings = asked.settings | {"logprobs": asked.logprobs, "progress": work.progress}
             settings["stop"] = [*settings.get("stop", ()), work.stop]
             work.stream = stack.enter_context(self.engine.stream(messages, client=client, **settings))
-            yield work.stream
+            yield portions(work, work.stream)
 
-    def _sources(self) -> Sources:
+    def sources(self) -> Sources:
+        """Where the media of one request may come from."""
         return Sources(self.files, self.root, lambda path, name: Apart(path, name, self.decoders))
 
     def planned(self, asked: Request, stop: Stop) -> Any:
@@ -111,7 +113,7 @@ class Service:
             "dedupe",
         )
         settings = {name: asked.settings[name] for name in names if name in asked.settings}
-        with using(stop), self._sources() as sources:
+        with using(stop), self.sources() as sources:
             messages = readable(asked.messages, sources, asked.media)
             asked.release()
             return self.model.plan(messages, **settings)

@@ -3,13 +3,12 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from ivlite.engine.reply import Reply
 from ivlite.stop import Stop, using
 
-Open = Callable[["Work"], Any]  # -> a Stream; a context manager
+Open = Callable[["Work"], Any]  # -> a context manager of an iterator of pieces, which sets `reply` at its end
 
 
 class Portion:
@@ -28,21 +27,28 @@ class Portion:
         return True
 
 
+def portions(work: "Work", stream: Any) -> Iterator[Portion]:
+    """The pieces of a Stream of the model."""
+    for delta in stream:
+        yield Portion(delta, len(stream.reply.token_ids))
+    work.reply = stream.reply
+
+
 class Work:
     """The answer to one request. Its thread never waits for the client: pieces that nobody has taken yet are joined.
 
-    open(work): opens the stream, in the work's thread and under its Stop. stop: ends it, at any moment.
+    open(work): begins, in the work's thread and under its Stop. stop: ends it, at any moment. reply: what it came to.
     """
 
     def __init__(self, open: Open, stop: Stop) -> None:
         self.stop, self._open = stop, open
         self.stream: Any = None
-        self.reply: Reply | None = None
+        self.reply: Any = None
         self.error: BaseException | None = None
         self.done = False
         self.stage = ("waiting", 0, 0)
         self.began = time.monotonic()
-        self._pieces: list[Portion] = []
+        self._pieces: list[Any] = []
         self._lock = threading.Lock()
         self._loop, self._news = asyncio.get_running_loop(), asyncio.Event()
 
@@ -55,16 +61,15 @@ class Work:
         try:
             with using(self.stop):
                 self.stop.check()
-                with self._open(self) as stream:
-                    for delta in stream:
-                        self._add(Portion(delta, len(stream.reply.token_ids)))
-                    self.reply = stream.reply
+                with self._open(self) as pieces:
+                    for piece in pieces:
+                        self._add(piece)
         except BaseException as error:
             self.error = error
         self.done = True
         self._tell(self._ended)
 
-    def _add(self, piece: Portion) -> None:
+    def _add(self, piece: Any) -> None:
         with self._lock:
             if not (self._pieces and self._pieces[-1].joined(piece)):
                 self._pieces.append(piece)
@@ -85,7 +90,7 @@ class Work:
         except RuntimeError:  # the loop has ended, and the process will
             pass
 
-    async def pieces(self, patience: float) -> list[Portion]:
+    async def pieces(self, patience: float) -> list[Any]:
         """The pieces since the last call, after at most `patience` seconds; [] where there are none, and at the end."""
         try:
             async with asyncio.timeout(patience):
@@ -98,8 +103,3 @@ class Work:
         if self.done:
             self._news.set()
         return taken
-
-    async def finished(self) -> None:
-        """Waits for the end."""
-        while not self.done:
-            await self.pieces(60)

@@ -31,15 +31,20 @@ def clip(tmp_path):
 class Seen:
     """A captioner that says where it looked, and stops after some looks."""
 
-    name = "fake"
+    name, together = "fake", 2
 
     def __init__(self, most=10**6):
         self.looks, self.most = [], most
 
-    def caption(self, source, start, end):
-        if len(self.looks) == self.most:
-            raise Stopped.because("deadline")
-        self.looks.append((start, end))
+    def captions(self, source, spans):
+        assert 1 <= len(spans) <= self.together
+        for i, (start, end) in reversed(list(enumerate(spans))):
+            if len(self.looks) == self.most:
+                raise Stopped.because("deadline")
+            self.looks.append((start, end))
+            yield i, self.said(start)
+
+    def said(self, start):
         return f"seen at {start:g}"
 
 
@@ -132,7 +137,7 @@ def test_captions_go_on_where_they_were(library, clip, segmented):
     with pytest.raises(Stopped):
         list(indexing.captions(library, done, probe, model))
     assert (done.segments, done.captioned) == (8, 3)
-    assert model.looks == [(0, 1), (4, 5), (2, 3)]  # spread over the video
+    assert model.looks == [(4, 5), (0, 1), (6, 7)]  # spread over the video
     rest, seen = Seen(), []
     again, probe = read(library, clip)
     list(indexing.captions(library, again, probe, rest, progress=lambda *state: seen.append(state)))
@@ -148,8 +153,7 @@ def test_captions_go_on_where_they_were(library, clip, segmented):
 
 def test_what_shows_nothing_to_say_is_not_asked_again(library, clip, segmented):
     class Silent(Seen):
-        def caption(self, source, start, end):
-            super().caption(source, start, end)
+        def said(self, start):
             return " \n"
 
     done, probe = read(library, clip)

@@ -11,6 +11,7 @@ from ivlite.errors import MediaError, Stopped, UsageError
 
 BUDGET = 1024  # vision tokens of a segment
 NEW_TOKENS = 96  # of a caption
+TOGETHER = 4  # captions that are written at once: one pass over the weights gives a token of each
 CAPTION = (
     "Describe what is seen in this part of a video in one or two short sentences: who or what, what happens, where, and any "
     "text that can be read."
@@ -88,21 +89,26 @@ class Indexing(Progress):
 class Captions:
     """A Captioner: the model of the command line, which is loaded when it is needed."""
 
+    together = TOGETHER
+
     def __init__(self, path, args):
         self.path, self.args, self.name, self.model = path, args, os.path.basename(path), None
 
-    def caption(self, source, start, end):
-        model = self._loaded()
-        content = [
-            {"type": "video", "video": source, "start": start, "end": end},
-            {"type": "text", "text": CAPTION},
-        ]
-        reply = model.chat(
-            [{"role": "user", "content": content}], budget=self.args.budget or BUDGET, max_new_tokens=NEW_TOKENS, temperature=0,
-        )  # fmt: skip
-        if reply.finish_reason not in ENDS:
-            raise Stopped.because(reply.finish_reason)
-        return reply.text
+    def captions(self, source, spans):
+        from ivlite.engine.batch import together
+
+        streams = [self._stream(source, start, end) for start, end in spans]
+        for _ in together(streams):
+            pass
+        ended = [stream.reply.finish_reason in ENDS for stream in streams]
+        yield from ((i, stream.reply.text) for i, stream in enumerate(streams) if ended[i])
+        if not all(ended):
+            raise Stopped.because(streams[ended.index(False)].reply.finish_reason)
+
+    def _stream(self, source, start, end):
+        content = [{"type": "video", "video": source, "start": start, "end": end}, {"type": "text", "text": CAPTION}]
+        settings = {"budget": self.args.budget or BUDGET, "max_new_tokens": NEW_TOKENS, "temperature": 0}
+        return self._loaded().stream([{"role": "user", "content": content}], **settings)
 
     def _loaded(self):
         if self.model is None:

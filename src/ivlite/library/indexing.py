@@ -23,12 +23,13 @@ Progress = Callable[[str, int, int], Any]
 
 
 class Captioner(Protocol):
-    """Something that says what is seen. name: what the library calls it."""
+    """Something that says what is seen. name: what the library calls it. together: parts that it describes at once, at most."""
 
     name: str
+    together: int
 
-    def caption(self, source: Any, start: float, end: float) -> str:
-        """What is seen in a part of a video. Raises MediaError, ContextError, Stopped."""
+    def captions(self, source: Any, spans: Sequence[tuple[float, float]]) -> Iterator[tuple[int, str]]:
+        """Yields (index, what is seen) of parts of a video, in any order. Raises MediaError, ContextError, Stopped."""
 
 
 @dataclass
@@ -97,14 +98,16 @@ def captions(library: Library, done: Indexed, probe: Probe, captioner: Captioner
     done.segments = len(segments)
     done.captioned = sum(segment.maker is not None for segment in segments)
     waiting = [segment for segment in segments if again or segment.maker is None]
-    for n, segment in enumerate(spread(waiting)):
+    order, n = spread(waiting), 0
+    for first in range(0, len(order), captioner.together):
+        group = order[first : first + captioner.together]
         if progress:
             progress("caption", n, len(waiting))
-        text = captioner.caption(done.path, segment.start, segment.end)
-        library.caption(segment, done.id, text, captioner.name)
-        done.captioned += segment.maker is None
-        done.new += 1
-        yield segment
+        for i, text in captioner.captions(done.path, [(segment.start, segment.end) for segment in group]):
+            library.caption(group[i], done.id, text, captioner.name)
+            done.captioned += group[i].maker is None
+            done.new, n = done.new + 1, n + 1
+            yield group[i]
     if progress and waiting:
         progress("caption", len(waiting), len(waiting))
 

@@ -50,13 +50,15 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize("broken, told", BROKEN)
-def test_a_call_that_makes_no_sense_is_told_to_the_model_and_repaired(demo, clip, broken, told):
-    with Scripted(demo, [clip], [broken, finish("Blue [E1].")], verify=False) as agent:
+@pytest.mark.parametrize("two", [BROKEN[n : n + 2] for n in range(0, len(BROKEN), 2)])
+def test_calls_that_make_no_sense_are_told_to_the_model_and_repaired(demo, clip, two):
+    replies = [*(broken for broken, _ in two), finish("Blue [E1].")]
+    with Scripted(demo, [clip], replies, verify=False) as agent:
         answer = agent.ask(ASK)
-        errors = [json.loads(m["content"][0]["text"])["error"] for m in agent.seen[1] if m["role"] == "tool"]
-    assert answer.text == "Blue [E1]." and answer.usage["repairs"] == 1 and len(errors) == 1
-    assert told in errors[0] and len(errors[0]) < 300
+        said = [json.loads(m["content"][0]["text"]) for shown in agent.seen[1:] for m in shown if m["role"] == "tool"]
+    assert answer.text == "Blue [E1]." and answer.usage["repairs"] == len(two) == len(said)
+    for (_, told), result in zip(two, said, strict=True):
+        assert told in result["error"] and len(result["error"]) < 300
 
 
 def test_two_repairs_and_then_the_answer(demo, clip):

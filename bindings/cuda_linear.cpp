@@ -1,6 +1,7 @@
 // Packed weights and products of few rows of _C.cuda.
 #include "kernels/cuda/linear.h"
 
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -40,8 +41,22 @@ Status py_quantize(uintptr_t out, uintptr_t x, int64_t ldx, int64_t ldh, int64_t
 // format, heads, rows, columns, address of a weight; y, its elements from token to token and from head to head; bias or 0
 using Part = std::tuple<int, int64_t, int64_t, int64_t, uintptr_t, uintptr_t, int64_t, int64_t, uintptr_t>;
 
+// counters, codes, floats, norm, eps
+using Next = std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, float>;
+
+NextRows next_of(const Next& x, const FewRows& a) {
+  const auto [arrived, codes, floats, norm, eps] = x;
+  const DeviceWeight& w = a.part[0].w;
+  const int64_t outputs = a.activation == Activation::silu_mul ? w.rows / 2 : w.rows;
+  if (a.parts != 1 || a.tokens > kNextRows || (norm ? w.heads > 1 : !codes || (w.heads > 1 && outputs % 32)))
+    throw std::invalid_argument("these outputs cannot be rounded for the next product");
+  NextRows next{pointer<int32_t>(arrived), {}, pointer<float>(floats), pointer<float>(norm), eps};
+  if (codes) next.codes = int8_rows(pointer<void>(codes), 1, a.tokens, w.heads * outputs);
+  return next;
+}
+
 Status py_few_rows(const std::vector<Part>& parts, uintptr_t codes, uintptr_t x, int64_t ldx, int64_t ldh, int64_t tokens, int activation,
-                   bool accumulate, uintptr_t stream) {
+                   bool accumulate, const std::optional<Next>& next, uintptr_t stream) {
   FewRows a{};
   for (const auto& [format, heads, rows, cols, memory, y, ldy, ld_head, bias] : parts) {
     if (a.parts == 2) throw std::invalid_argument("a launch takes one weight or two");
@@ -52,6 +67,7 @@ Status py_few_rows(const std::vector<Part>& parts, uintptr_t codes, uintptr_t x,
   a.xq = int8_rows(pointer<void>(codes), w.heads, tokens, w.cols);
   a.x = pointer<float>(x), a.ldx = ldx, a.ldh = ldh, a.tokens = tokens;
   a.activation = (Activation)activation, a.accumulate = accumulate;
+  if (next) a.next = next_of(*next, a);
   return few_rows(a, pointer<void>(stream));
 }
 
@@ -72,8 +88,11 @@ void bind_cuda_linear(py::module_& m) {
            "Rounds x (tokens, heads, cols) to int8 per 32 columns for few_rows, behind an RMS norm where `norm` is not 0.");
   launcher(
       m, "few_rows", py_few_rows, py::arg("parts"), py::arg("codes"), py::arg("x"), py::arg("ldx"), py::arg("ldh"), py::arg("tokens"),
-      py::arg("activation"), py::arg("accumulate"), py::arg("stream"),
-      "Products of one weight or two with the same 1 to 16 tokens: parts are (format, heads, rows, cols, memory, y, ldy, ldh, bias or 0).");
+      py::arg("activation"), py::arg("accumulate"), py::arg("next"), py::arg("stream"),
+      "Products of one weight or two with the same 1 to 16 tokens: parts are (format, heads, rows, cols, memory, y, ldy, ldh, bias or 0). "
+      "next: None, or (counters, codes or 0, floats or 0, norm or 0, eps): what the outputs of one weight become for the next product.");
+  m.attr("NEXT_ROWS") = kNextRows;
+  release(m, "next_runs", next_runs, py::arg("outputs"), "Counters that `next` takes at most.");
 }
 
 }  // namespace ivlite

@@ -97,6 +97,16 @@ IVLITE_KERNEL void rounded_kernel(float* out, const float* in, int count) {
 
 IVLITE_KERNEL void counted_kernel(int* counter) { atomic_add(counter, thread_x()); }
 
+IVLITE_KERNEL void gathered_kernel(float* out, float* sums, const float* in, int* counter) {
+  const float sum = warp_sum(in[64 * block_x() + thread_x()] + in[64 * block_x() + 32 + thread_x()]);
+  if (thread_x() == 0) sums[block_x()] = sum;
+  if (!last_block(counter, grid_x())) return;
+  float all = 0;
+  for (int i = thread_x(); i < grid_x(); i += kWarp) all += float_of(load4_new(sums + i));
+  all = warp_sum(all);
+  if (thread_x() == 0) out[0] = all;
+}
+
 // Of two warps.
 IVLITE_KERNEL void faulty_kernel(Fault fault, float* memory, int count) {
   float* shared = shared_memory<float>();  // 64
@@ -114,6 +124,12 @@ IVLITE_KERNEL void faulty_kernel(Fault fault, float* memory, int count) {
     case Fault::race_in_block: shared[i] = v; break;
     case Fault::race_in_warp: sync_block(), shared[lane] = v, v = shared[lane ^ 1]; break;
     case Fault::race_of_blocks: memory[i] = v; return;
+    case Fault::race_past_arrival:
+      if (last_block((int32_t*)memory + count - 1, 2))
+        v = memory[64 + i];
+      else
+        memory[64 + i] = v;
+      return;
     case Fault::race_with_copy:
       if (i == 40) copy_async16(shared + 60, memory);
       break;
@@ -173,9 +189,14 @@ Status rounded(float* out, const float* in, int count) {
 
 Status counted(int* counter, int blocks) { return launch(counted_kernel, Dim3{(unsigned)blocks}, 64, 0, nullptr, counter); }
 
+Status gathered(float* out, float* sums, const float* in, int* counter, int blocks) {
+  return launch(gathered_kernel, Dim3{(unsigned)blocks}, kWarp, 0, nullptr, out, sums, in, counter);
+}
+
 Status faulty(Fault fault, float* memory, int count) {
   const size_t shared = fault == Fault::unwritten ? 512 : 256;
-  return launch(faulty_kernel, Dim3{fault == Fault::race_of_blocks ? 2u : 1u}, 64, shared, nullptr, fault, memory, count);
+  const unsigned blocks = fault == Fault::race_of_blocks || fault == Fault::race_past_arrival ? 2 : 1;
+  return launch(faulty_kernel, Dim3{blocks}, 64, shared, nullptr, fault, memory, count);
 }
 
 }  // namespace ivlite::cuda::cases

@@ -21,6 +21,9 @@ Status rounded(float* out, const float* in, int count);
 // blocks add to one counter
 Status counted(int* counter, int blocks);
 
+// out[0] = the sum of in (64 blocks): each block adds up 64 of them into sums, and the last to come to the counter adds those
+Status gathered(float* out, float* sums, const float* in, int* counter, int blocks);
+
 enum class Fault {
   none,
   read_outside,
@@ -31,6 +34,7 @@ enum class Fault {
   race_in_block,
   race_in_warp,
   race_of_blocks,
+  race_past_arrival,
   race_with_copy,
   read_of_copy,
   missed_barrier,

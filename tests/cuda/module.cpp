@@ -46,6 +46,10 @@ void bind_cases(py::module_ m) {
   launcher(
       m, "counted", +[](uintptr_t counter, int blocks) { return cases::counted(pointer<int>(counter), blocks); });
   launcher(
+      m, "gathered", +[](uintptr_t out, uintptr_t sums, uintptr_t in, uintptr_t counter, int blocks) {
+        return cases::gathered(pointer<float>(out), pointer<float>(sums), pointer<float>(in), pointer<int>(counter), blocks);
+      });
+  launcher(
       m, "faulty",
       +[](int fault, uintptr_t memory, int count) { return cases::faulty((cases::Fault)fault, pointer<float>(memory), count); });
 }
@@ -62,6 +66,8 @@ PYBIND11_MODULE(IVLITE_MODULE, m) {
   found.def(
       "set_shared_limit", [](size_t bytes) { emulator::shared_limit = std::min(bytes, emulator::kMostShared); },
       "Bytes of shared memory that a block may have.");
+  found.def(
+      "launches", [] { return (int64_t)emulator::launches; }, "How many kernels were launched.");
   found.def(
       "count", [](bool on) { emulator::counting = on; }, "Whether traffic is counted from now on.");
   found.def("take_traffic", traffic, "What was counted since the last call, a dict per place in the code (check.h).");

@@ -6,7 +6,8 @@ from conftest import emulated
 
 FAULTS = (
     "none", "read_outside", "read_before", "write_outside", "shared_outside", "misaligned", "race_in_block", "race_in_warp",
-    "race_of_blocks", "race_with_copy", "read_of_copy", "missed_barrier", "missed_lanes", "mixed_lanes", "ended_lane", "unwritten",
+    "race_of_blocks", "race_past_arrival", "race_with_copy", "read_of_copy", "missed_barrier", "missed_lanes", "mixed_lanes",
+    "ended_lane", "unwritten",
 )  # fmt: skip
 
 
@@ -117,6 +118,16 @@ def test_atomics_of_all_blocks(either):
     assert counter.numpy()[0] == 200 * sum(range(64))
 
 
+def test_the_last_block_sees_what_the_others_wrote(either, rng):
+    """And leaves the counter as it was."""
+    counter = either.array(np.zeros(1, np.int32))
+    for blocks in (1, 2, 150):
+        x = rng.integers(-9, 9, 64 * blocks).astype(np.float32)
+        out, sums = either.empty(1), either.empty(blocks)
+        either.cases.gathered(out.pointer, sums.pointer, either.array(x).pointer, counter.pointer, blocks)
+        assert out.numpy()[0] == x.sum() and counter.numpy()[0] == 0
+
+
 @pytest.mark.parametrize("bytes_each", [4, 8, 16])
 @pytest.mark.parametrize("stride", [1, 2, 4, 8, 32])
 def test_bank_conflicts_and_sectors(checked_cases, bytes_each, stride):
@@ -140,7 +151,7 @@ def test_bank_conflicts_and_sectors(checked_cases, bytes_each, stride):
 
 
 def plant(device, fault):
-    memory = device.array(np.arange(128, dtype=np.float32))
+    memory = device.array(np.arange(128, dtype=np.float32) % 127)  # the last is a counter of blocks
     device.cases.faulty(FAULTS.index(fault), memory.pointer, 128)
 
 
@@ -160,6 +171,7 @@ def test_sound_kernel(checked_cases):
         ("race_in_block", r"thread \d+: \w+ 4 bytes of shared memory at \d+ .*, while thread \d+ may touch them"),
         ("race_in_warp", r"thread 1: writes 4 bytes of shared memory at 4 .*, while thread 0 may touch them"),
         ("race_of_blocks", r"thread 0: \w+ 4 bytes .*, while another block of the launch"),
+        ("race_past_arrival", r"thread 0: reads 4 bytes .*, while another block of the launch"),
         ("race_with_copy", r"thread 40: writes 16 bytes of shared memory at 240 .*, while thread 3 may touch them"),
         ("read_of_copy", r"thread 0: reads 4 bytes of shared memory at 0 .*, into which an asynchronous copy is under way"),
         ("missed_barrier", r"40 of 64 threads wait at a barrier of the block, 24 have ended"),

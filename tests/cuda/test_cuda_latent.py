@@ -46,7 +46,7 @@ def absorbed(cache, ql, qr, scale, splits, room=1 << 30):
     floats = min(device.cuda.absorbed_query_floats(heads, rank, splits) * tokens, room)
     out, workspace, *queries = device.empty(ql.shape), device.empty(floats), device.array(ql), device.array(qr)
     device.cuda.absorbed_attention(
-        out.pointer, *(q.pointer for q in queries), cache.rows, cache.kind, cache.given, cache.length, cache.pending,
+        out.pointer, 0, *(q.pointer for q in queries), cache.rows, cache.given, cache.length, cache.pending,
         tokens, heads, splits, scale, workspace.pointer, floats, 0,
     )  # fmt: skip
     return out.numpy()

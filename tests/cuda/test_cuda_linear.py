@@ -95,6 +95,7 @@ def run(device, x, weights, biases=(None, None), before=None, activation="none")
         tokens,
         ACTIVATIONS.index(activation),
         before is not None,
+        None,
         0,
     )
     results = []

@@ -2,16 +2,37 @@
 // Arrays are float32 in device memory unless stated otherwise; T is tokens, H heads.
 #pragma once
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/linear.h"
 #include "kernels/table.h"
 
 namespace ivlite::cuda {
 
-// Writes rows *length .. *length + tokens of a layer, in the bytes of the CPU's cache; rows at or beyond `capacity` are left out. The
-// cache's arrays are aligned to 16 bytes.
-struct AppendArgs {
-  LatentRows cache;
-  CacheKind kind;
+// Where the arrays of a layer lie, aligned to 16 bytes, and how many rows they have. Kernels find it in device memory, so that a recorded
+// launch is right for every cache of its shapes whose places are copied there.
+struct LayerPlace {
+  void* latent;
+  float* scale;
+  void* rope;
   int64_t capacity;
+};
+struct CacheLayer {
+  const LayerPlace* place;
+  int64_t rank, rope_dim;
+  CacheKind kind;
+};
+
+// The queries of a layer as one product leaves them, made ready for attention.
+struct QueryArgs {
+  const float* q;  // (T, H, nope + rope_dim)
+  int64_t ldq, ldh;
+  int64_t heads, nope;
+  float* rope;    // (T, H, rope_dim): the rotary part, rotated as the keys are
+  Int8Rows nope_codes;  // the rest as quantize would round it; null codes: it is left as it is
+};
+
+// Writes rows *length .. *length + tokens of a layer, in the bytes of the CPU's cache; rows at or beyond the capacity are left out.
+struct AppendArgs {
+  CacheLayer cache;
   const int32_t* length;  // in device memory: tokens stored in every layer
   const float* latent;    // (T, ld_latent)
   int64_t ld_latent;
@@ -23,18 +44,15 @@ struct AppendArgs {
   bool interleaved;
   float *given_latent, *given_rope;  // null, or (T, rank) and (T, rope_dim): the rows as they were before rounding
   int64_t tokens;
+  QueryArgs queries;  // without heads: none. Else there are cos and sin; to be rounded, up to kFewRows tokens
 };
 Status append_rows(const AppendArgs& a, Stream stream);
-
-// *length += tokens
-Status advance(int32_t* length, int64_t tokens, Stream stream);
 
 enum class Operand { f32, bf16, f16 };
 
 // Rows [first, first + rows) of a layer as numbers; rows from `stored` on are those that were given, if given_latent is not null.
 struct ReadArgs {
-  LatentRows cache;
-  CacheKind kind;
+  CacheLayer cache;
   int64_t first, rows, stored;
   const float *given_latent, *given_rope;
   Operand as;
@@ -52,9 +70,9 @@ Status read_rows(const ReadArgs& a, Stream stream);
 // `splits` blocks share the tokens of a query. Its result depends on them, and not on the queries beside it.
 struct AbsorbedArgs {
   float* out;                      // (T, H, rank)
+  Int8Rows codes;                  // instead of out, up to kFewRows tokens: as quantize would round it; null codes: not
   const float *q_latent, *q_rope;  // (T, H, rank), (T, H, rope_dim)
-  LatentRows cache;
-  CacheKind kind;
+  CacheLayer cache;
   const float *given_latent, *given_rope;
   const int32_t* length;
   int64_t pending, tokens, heads, splits;

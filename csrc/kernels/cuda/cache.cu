@@ -1,5 +1,6 @@
-// Appending rows to the latent cache and reading them. A block is a token.
+// Appending rows to the latent cache, with the queries beside them, and reading them. A block is a token, or some heads of a token's queries.
 #include "cache.cuh"
+#include "kernels/cuda/quantize.cuh"
 
 namespace ivlite::cuda {
 namespace {
@@ -168,11 +169,32 @@ __device__ void write_q4(const DeviceRows& c, const AppendShared& use, int64_t s
   write_key_q4(c, use, s);
 }
 
+// The queries of a token, padding included: a warp is a head.
+__device__ void prepare_queries(const AppendArgs& a, int rope_dim) {
+  const QueryArgs& q = a.queries;
+  const int64_t t = block_x(), h = (int64_t)(block_y() - 1) * kWarps + thread_x() / 32;
+  if (h >= q.heads) return;
+  const int lane = thread_x() % 32, half = rope_dim / 2;
+  const float* from = q.q + t * q.ldq + h * q.ldh;
+  const float* turned = from + q.nope;
+  for (int j = lane; t < a.tokens && j < half; j += 32) {
+    const float first = turned[a.interleaved ? 2 * j : j], second = turned[a.interleaved ? 2 * j + 1 : j + half];
+    const float cos = a.cos[t * half + j], sin = a.sin[t * half + j];
+    float* to = q.rope + (t * q.heads + h) * rope_dim;
+    to[j] = first * cos - second * sin;
+    to[j + half] = second * cos + first * sin;
+  }
+  for (int64_t i = lane; q.nope_codes.codes && i < 8 * int8_groups(q.nope); i += 32)
+    round_word(q.nope_codes, h, t, i, t < a.tokens ? q.nope : 0, [&](int64_t column) { return from[column]; });
+}
+
 template <CacheKind kind>
 IVLITE_KERNEL_OF(kThreads)
-append_kernel(AppendArgs a, DeviceRows c) {
+append_kernel(AppendArgs a, DeviceRows rows) {
+  if (block_y() > 0) return prepare_queries(a, (int)rows.rope_dim);
+  const DeviceRows c = found(rows);
   const int64_t t = block_x(), s = *a.length + t;
-  if (s >= a.capacity) return;
+  if (t >= a.tokens || s >= c.place->capacity) return;
   const AppendShared use(c);
   load_row(a, c, use, t);
   for (int j = thread_x(); a.given_latent && j < c.rank; j += kThreads) a.given_latent[t * c.rank + j] = use.row[j];
@@ -190,10 +212,6 @@ append_kernel(AppendArgs a, DeviceRows c) {
   }
 }
 
-IVLITE_KERNEL void advance_kernel(int32_t* length, int32_t tokens) {
-  if (thread_x() == 0) *length += tokens;
-}
-
 IVLITE_DEVICE void put(float* to, float x) { *to = x; }
 struct Bf16 {
   uint16_t bits;
@@ -206,7 +224,8 @@ IVLITE_DEVICE void put(Half* to, float x) { to->bits = to_half(x); }
 
 template <CacheKind kind, class Out>
 IVLITE_KERNEL_OF(kThreads)
-read_kernel(ReadArgs a, DeviceRows c) {
+read_kernel(ReadArgs a, DeviceRows rows) {
+  const DeviceRows c = found(rows);
   const int64_t r = block_x(), s = a.first + r, given = s - a.stored;
   const bool from_given = a.given_latent && given >= 0;
   Out* latent = a.latent ? (Out*)a.latent + r * a.ld_latent : nullptr;
@@ -249,11 +268,12 @@ Status read_as(const ReadArgs& a, const DeviceRows& c, Stream stream) {
 
 Status append_rows(const AppendArgs& a, Stream stream) {
   if (a.tokens == 0) return 0;
-  const DeviceRows c = device_rows(a.cache, a.kind);
+  const DeviceRows c = device_rows(a.cache);
+  const int64_t tokens = a.queries.nope_codes.codes ? int8_tokens(a.tokens) : a.tokens, heads = (a.queries.heads + kWarps - 1) / kWarps;
   const auto run = [&](auto kernel) {
-    return launch(kernel, Dim3{(unsigned)a.tokens}, kThreads, AppendShared::bytes(c, a.kind), stream, a, c);
+    return launch(kernel, Dim3{(unsigned)tokens, (unsigned)(1 + heads)}, kThreads, AppendShared::bytes(c, a.cache.kind), stream, a, c);
   };
-  switch (a.kind) {
+  switch (a.cache.kind) {
     case CacheKind::f32: return run(append_kernel<CacheKind::f32>);
     case CacheKind::bf16: return run(append_kernel<CacheKind::bf16>);
     case CacheKind::q8: return run(append_kernel<CacheKind::q8>);
@@ -261,14 +281,10 @@ Status append_rows(const AppendArgs& a, Stream stream) {
   }
 }
 
-Status advance(int32_t* length, int64_t tokens, Stream stream) {
-  return launch(advance_kernel, Dim3{1}, 32, 0, stream, length, (int32_t)tokens);
-}
-
 Status read_rows(const ReadArgs& a, Stream stream) {
   if (a.rows == 0) return 0;
-  const DeviceRows c = device_rows(a.cache, a.kind);
-  switch (a.kind) {
+  const DeviceRows c = device_rows(a.cache);
+  switch (a.cache.kind) {
     case CacheKind::f32: return read_as<CacheKind::f32>(a, c, stream);
     case CacheKind::bf16: return read_as<CacheKind::bf16>(a, c, stream);
     case CacheKind::q8: return read_as<CacheKind::q8>(a, c, stream);

@@ -7,18 +7,23 @@ namespace ivlite::cuda {
 
 constexpr int kPart = 128, kRun = 64, kLevelGroup = 16;  // columns of q4 that are rotated, packed, and rounded with one table
 
-// The rows of one layer, and how many bytes (of scales: floats) a token has in each array.
+// The rows of one layer, and how many bytes (of scales: floats) a token has in each array. Kernels take it without addresses and find them.
 struct DeviceRows {
+  const LayerPlace* place;
   uint8_t* latent;
   float* scale;
   uint8_t* rope;
   int rank, rope_dim, latent_bytes, scales, rope_bytes;
 };
 
-inline DeviceRows device_rows(const LatentRows& c, CacheKind kind) {
-  const RowBytes bytes = row_bytes(kind, c.rank, c.rope_dim);
-  return {(uint8_t*)c.latent, c.scale,           (uint8_t*)c.rope,       (int)c.rank,
-          (int)c.rope_dim,    (int)bytes.latent, (int)(bytes.scale / 4), (int)bytes.rope};
+inline DeviceRows device_rows(const CacheLayer& c) {
+  const RowBytes bytes = row_bytes(c.kind, c.rank, c.rope_dim);
+  return {c.place,         nullptr,           nullptr,           nullptr,          (int)c.rank,
+          (int)c.rope_dim, (int)bytes.latent, (int)(bytes.scale / 4), (int)bytes.rope};
+}
+IVLITE_DEVICE DeviceRows found(DeviceRows c) {
+  c.latent = (uint8_t*)c.place->latent, c.scale = c.place->scale, c.rope = (uint8_t*)c.place->rope;
+  return c;
 }
 
 // Level `code` of table `table` of q4, in units of a row's scale.

@@ -71,6 +71,7 @@ struct Block {
   static constexpr bool kCodes = kind != CacheKind::bf16, kPacked = kind == CacheKind::q4;
   const LatentWork& a;
   const Layout& l;
+  DeviceRows rows;  // of the cache
   uint8_t* shared;
   int stored;
 
@@ -84,7 +85,7 @@ struct Block {
 
   // Begins to copy the tile of tokens [s, s + kTokens).
   __device__ void copy(int i, int s) const {
-    const DeviceRows& c = a.cache;
+    const DeviceRows& c = rows;
     const int valid = smaller(stored - s, kTokens);
     uint8_t* to = stage(i);
     if (kPacked) {
@@ -274,7 +275,7 @@ absorbed_kernel(LatentWork a, Layout l) {
   using Of = Block<kind, M>;
   const int groups = (a.heads + Of::kHeads - 1) / Of::kHeads, t = block_x() / groups, head0 = block_x() % groups * Of::kHeads;
   const int split = block_y(), warp = thread_x() / 32, row = t * a.heads + head0, heads = smaller(a.heads - head0, Of::kHeads);
-  const Of of{a, l, shared_memory<uint8_t>(), a.stored(a.first + t)};
+  const Of of{a, l, found(a.cache), shared_memory<uint8_t>(), a.stored(a.first + t)};
   const int tiles = (larger(of.stored, 0) + Of::kTokens - 1) / Of::kTokens;
   if (split >= tiles) {
     for (int h = thread_x(); h < heads; h += block_threads()) leave_none(a, row + h, split);

@@ -11,6 +11,8 @@ struct LatentWork {
   const float *given_latent, *given_rope;  // of the newest `pending` tokens, as they were given; null: as stored
   const int32_t* length;
   float* out;                // (rows, rank)
+  Int8Rows codes;            // in its place: a head's rows of tokens; null codes: not
+  int padding;               // rows of it behind the last, in this launch
   float *acc, *top, *total;  // (splits, rows, columns), (rows, splits), (rows, splits)
   DeviceRows cache;
   int tokens, heads, splits, pending;

@@ -34,7 +34,7 @@ __device__ void load_query(const LatentWork& a, const Head& head, int64_t row) {
 template <CacheKind kind>
 IVLITE_KERNEL_OF(kThreads)
 plain_kernel(LatentWork a) {
-  const DeviceRows& c = a.cache;
+  const DeviceRows c = found(a.cache);
   const int row = block_x(), split = block_y(), thread = thread_x(), lane = thread % 32;
   const int stored = a.stored(a.first + row / a.heads), tiles = (larger(stored, 0) + kTokens - 1) / kTokens;
   if (split >= tiles) {

@@ -8,11 +8,13 @@
 #include "kernels/cuda/linear_dot.cuh"
 #include "kernels/cuda/linear_float.cuh"
 #include "kernels/cuda/linear_mma.cuh"
+#include "kernels/cuda/quantize.cuh"
 
 namespace ivlite::cuda {
 namespace {
 
 constexpr int kWarps = 8;
+static_assert(kWarps * kWarp == kRowThreads, "round_next looks at whole rows");
 
 // How a weight is dealt to warps.
 struct Tiling {
@@ -112,6 +114,39 @@ IVLITE_DEVICE void block_sums(float* partial, const FewRows& a) {
   warp_sums<Tokens, Floats>(partial + warp * Tokens * kPartialRows, rings + warp * ring_bytes(w.format), a, w, part);
 }
 
+// Rounds what is a run of outputs once all of it is there, if this block is the last to come. each: outputs of one of its tiles.
+IVLITE_DEVICE void round_next(const FewRows& a, const BlockPart& of, int each, float* shared) {
+  const NextRows& next = a.next;
+  const LinearPart& part = of.part;
+  const int64_t outputs = a.activation == Activation::silu_mul ? part.w.rows / 2 : part.w.rows, head = block_y();
+  const int64_t mine = each * (kWarps / of.by.sharing), width = next.norm_w ? outputs : mine < 32 ? 32 : mine;
+  const int64_t sharing = (width + mine - 1) / mine, run = block_x() / sharing, runs = (outputs + width - 1) / width;
+  const int64_t rest = of.by.blocks - run * sharing, count = rest < sharing ? rest : sharing;
+  if (!last_block(next.arrived + head * runs + run, (int)count)) return;
+  if (next.norm_w) {
+    for (int64_t token = 0; token < a.tokens; token++) {
+      const float* y = part.y + token * part.ldy;
+      const auto value = [&](int64_t i) { return float_of(load4_new(y + i)); };
+      if (next.codes.codes) {
+        round_normed(next.codes, token, outputs, value, next.norm_w, next.eps, shared);
+        continue;
+      }
+      const float scale = rms_scale(value, outputs, next.eps, shared);
+      for (int64_t i = thread_x(); i < outputs; i += kRowThreads) next.floats[token * outputs + i] = value(i) * scale * next.norm_w[i];
+    }
+    return;
+  }
+  // Columns of the row of all heads; behind the last, those that fill it up.
+  const int64_t all = outputs * part.w.heads, first = head * outputs + run * width;
+  const int64_t end = run + 1 < runs ? first + width : head + 1 < part.w.heads ? (head + 1) * outputs : 32 * int8_groups(all);
+  const int64_t words = (end - first) / 4, count_all = words * a.tokens;
+  for (int64_t begin = thread_x() / kWarp * kWarp; begin < count_all; begin += kRowThreads) {
+    const int64_t i = begin + thread_x() % kWarp, token = i / words, word = first / 4 + i % words;
+    const float* y = part.y + token * part.ldy + head * (part.ldh - outputs);
+    round_word(next.codes, 0, token, word, all, [&](int64_t column) { return float_of(load4_new(y + column)); }, i < count_all);
+  }
+}
+
 template <int Tokens, bool Floats>
 IVLITE_KERNEL void IVLITE_BOUNDS(256, Tokens > 8 ? 1 : 2) few_rows_kernel(FewRows a) {
   float* partial = shared_memory<float>();
@@ -124,6 +159,8 @@ IVLITE_KERNEL void IVLITE_BOUNDS(256, Tokens > 8 ? 1 : 2) few_rows_kernel(FewRow
     const int tile = i / (16 * Tokens), token = i / 16 % Tokens;
     if (of.first + tile < of.by.tiles && token < a.tokens) outputs.store(block_y(), tile, each * (of.first + tile), token, i % 16);
   }
+  if constexpr (Tokens <= kNextRows)
+    if (a.next.arrived) round_next(a, of, each, partial);
 }
 
 template <int Tokens, bool Floats>

@@ -49,6 +49,18 @@ struct QuantizeArgs {
 };
 Status quantize(const QuantizeArgs& a, Stream stream);
 
+// What a product of few rows makes of its outputs for the product that comes next. The block that stores the last output of a run does it:
+// a run is a whole row where a norm comes first, else some neighbouring groups.
+constexpr int kNextRows = 4;  // tokens at most
+struct NextRows {
+  int32_t* arrived;     // next_runs counters, which are zeros before and after; null: nothing is made
+  Int8Rows codes;       // of a row of all heads' outputs, whose number is a multiple of 32 where there are several heads
+  float* floats;        // without codes: (tokens, outputs), normed
+  const float* norm_w;  // (outputs), of one head; or null
+  float eps;
+};
+constexpr int64_t next_runs(int64_t outputs) { return (outputs + 31) / 32; }  // counters at most, for the outputs of all heads
+
 // linear.cu: y[t, h, r] = activation(bias[r] + sum_k w[h, r, k] x[t, h, k]), or added to y. A token's outputs have the same
 // bits whatever the number of tokens, the grid and the card.
 enum class Activation { none, gelu_tanh, gelu_erf, silu_mul };
@@ -67,6 +79,7 @@ struct FewRows {
   int64_t tokens;
   Activation activation;  // silu_mul: row r of the first half of a weight's rows, times row r of the second half
   bool accumulate;        // without an activation
+  NextRows next;          // of one part
 };
 Status few_rows(const FewRows& a, Stream stream);
 

@@ -11,31 +11,31 @@ namespace {
 IVLITE_KERNEL void rms_norm_row(NormArgs a) {
   float* shared = shared_memory<float>();
   const float* x = a.x + block_x() * a.ldx;
-  const float scale = rms_scale(x, a.n, a.eps, shared);
+  const float scale = rms_scale([&](int64_t i) { return x[i]; }, a.n, a.eps, shared);
   float* y = a.y + block_x() * a.ldy;
-  for (int64_t i = thread_x(); i < a.n; i += block_threads()) y[i] = x[i] * scale * a.w[i];
+  for (int64_t i = thread_x(); i < a.n; i += kRowThreads) y[i] = x[i] * scale * a.w[i];
 }
 
 IVLITE_KERNEL void layer_norm_row(NormArgs a) {
   float* shared = shared_memory<float>();
   const float* x = a.x + block_x() * a.ldx;
   float sum = 0, square = 0;
-  for (int64_t i = thread_x(); i < a.n; i += block_threads()) sum += x[i];
+  for (int64_t i = thread_x(); i < a.n; i += kRowThreads) sum += x[i];
   const float mean = block_sum(sum, shared) / (float)a.n;
-  for (int64_t i = thread_x(); i < a.n; i += block_threads()) square += (x[i] - mean) * (x[i] - mean);
+  for (int64_t i = thread_x(); i < a.n; i += kRowThreads) square += (x[i] - mean) * (x[i] - mean);
   const float scale = 1 / sqrtf(block_sum(square, shared) / (float)a.n + a.eps);
   float* y = a.y + block_x() * a.ldy;
-  for (int64_t i = thread_x(); i < a.n; i += block_threads()) y[i] = (x[i] - mean) * scale * a.w[i] + a.b[i];
+  for (int64_t i = thread_x(); i < a.n; i += kRowThreads) y[i] = (x[i] - mean) * scale * a.w[i] + a.b[i];
 }
 
 }  // namespace
 
 Status rms_norm(const NormArgs& a, Stream stream) {
-  return launch(rms_norm_row, {(unsigned)a.rows}, row_threads(a.n), kReduceBytes, stream, a);
+  return launch(rms_norm_row, {(unsigned)a.rows}, kRowThreads, kReduceBytes, stream, a);
 }
 
 Status layer_norm(const NormArgs& a, Stream stream) {
-  return launch(layer_norm_row, {(unsigned)a.rows}, row_threads(a.n), kReduceBytes, stream, a);
+  return launch(layer_norm_row, {(unsigned)a.rows}, kRowThreads, kReduceBytes, stream, a);
 }
 
 }  // namespace ivlite::cuda

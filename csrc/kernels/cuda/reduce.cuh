@@ -30,16 +30,16 @@ IVLITE_DEVICE float block_max(float v, float* shared) {
   return v;
 }
 
-// Threads of a row of n columns: whole warps, so many that each has a few columns.
-inline int row_threads(int64_t n) {
-  const int64_t warps = (n + 127) / 128;
-  return kWarp * (int)(warps < 1 ? 1 : warps > 16 ? 16 : warps);
-}
+constexpr int kRowThreads = 256;  // of a block that looks at a row: as many everywhere, so that sums have the same bits
 
-// By how much a row is multiplied that all threads of a block look at.
-IVLITE_DEVICE float rms_scale(const float* x, int64_t n, float eps, float* shared) {
+// By how much a row of n values is multiplied that kRowThreads threads look at.
+template <class Value>
+IVLITE_DEVICE float rms_scale(Value value, int64_t n, float eps, float* shared) {
   float square = 0;
-  for (int64_t i = thread_x(); i < n; i += block_threads()) square += x[i] * x[i];
+  for (int64_t i = thread_x(); i < n; i += kRowThreads) {
+    const float v = value(i);
+    square += v * v;
+  }
   return 1 / sqrtf(block_sum(square, shared) / (float)n + eps);
 }
 

@@ -231,9 +231,7 @@ def card_facts(model, runner):
         return {}
     from ivlite.ops import cuda_probe
 
-    facts = cuda_probe.step_facts(model.network.ops, step)
-    runner.cache.truncate(runner.cache.length)  # the card's own count of tokens went on
-    return {"card": facts}
+    return {"card": cuda_probe.step_facts(model.network.ops, step, runner.cache)}
 
 
 def text_stages(model, args, tokens, random, limits, plan, stages):

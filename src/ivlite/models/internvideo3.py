@@ -406,6 +406,7 @@ class Network:
         self.head = load.head(head, text.vocab_size, text.hidden_size)
         self.table = load.table("token_embd.weight", text.vocab_size, text.hidden_size, self.head, head)
         self.vision = Vision(load, config)
+        self.recorded = {}  # what the backend keeps of its own steps
         self.seen = None  # features of frame pairs that were encoded before: an engine.vision.Seen
         self.axes = mrope_axes(text.mrope_section, text.mrope_interleaved)
 
@@ -468,10 +469,10 @@ class Network:
         if own is None or any(len(token_ids) >= layer.expand_from for layer in self.layers):
             return self.ops.numpy(self.logits(self.forward(self.embed(token_ids), positions, cache)))
 
-        def compute(ids, cos, sin):
-            return self.logits(self._layers(self.embed(ids), cos, sin, cache))
+        return own(self._computed, token_ids, *self._rotation(positions), cache, self.recorded)
 
-        return own(compute, token_ids, *self._rotation(positions), cache)
+    def _computed(self, token_ids, cos, sin, cache):
+        return self.logits(self._layers(self.embed(token_ids), cos, sin, cache))
 
     def steps(self, parts):
         """The logits of `step` for each of several (token_ids, positions, cache), which get the bits of a call of their own.

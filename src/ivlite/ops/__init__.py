@@ -49,8 +49,9 @@ A backend may have more, which others lack:
                                                embeddings is one of its weights, and else it stays in the file
     together                                   true: few tokens of several caches go through a layer in one pass. A decoder_layer
                                                then has together(x, cos, sin, parts, index), parts: (cache, rows) in x's order
-    step(compute, token_ids, cos, sin, cache)  logits of a few tokens of text, from compute(ids, cos, sin) -> (T, vocab), which
-                                               appends to the cache and does not advance it
+    step(compute, token_ids, cos, sin, cache, recorded)       logits of a few tokens of text, from compute(ids, cos, sin, cache)
+                                               -> (T, vocab), which appends to the cache and does not advance it; recorded: a
+                                               dict that belongs to compute
     settle()                                   waits until everything that was asked for is computed
     free_memory()                              bytes that weights and caches may still take
     device                                     what computes, in words

@@ -14,7 +14,7 @@ from ivlite.machine import gigabytes
 from ivlite.ops.cuda_attention import Attention
 from ivlite.ops.cuda_cache import Cache
 from ivlite.ops.cuda_layer import DecoderLayer
-from ivlite.ops.cuda_linear import FEW, Products
+from ivlite.ops.cuda_linear import COUNTERS, FEW, Products
 from ivlite.ops.cuda_step import Step, sample_arguments
 from ivlite.ops.cuda_weight import packed
 
@@ -43,6 +43,9 @@ class Ops(Products, Attention):
         self.codes = {f["name"]: i for i, f in enumerate(_C.formats())}
         self.device = f"cuda:{memory.index} ({memory.name})"
         self.marks, self.turn = [], threading.RLock()
+        self.arrived = memory.zeros(COUNTERS, "int32")
+        self.newest = self.given = lambda: None  # the DecoderLayer that was made last, the Logits that were given last
+        self.recordings = None  # the pool of memory of recorded steps
 
     @property
     def threads(self):
@@ -99,6 +102,9 @@ class Ops(Products, Attention):
             self._rowwise("copy_rows", part, a, a.shape[1])
             at += a.shape[axis]
         return out
+
+    def copied(self, x):
+        return self._rowwise("copy_rows", self.memory.empty(tuple(x.shape)), x, x.shape[1])
 
     def decode(self, fmt, data, count):
         return _C.decode(fmt, data, count, self.pool)
@@ -175,21 +181,28 @@ class Ops(Products, Attention):
     def decoder_layer(self, **operands):
         return DecoderLayer(self, operands)
 
-    def step(self, compute, token_ids, cos, sin, cache):
+    def step(self, compute, token_ids, cos, sin, cache, recorded):
         """Logits of a few tokens of text, on the card (`cuda_step.Logits`), and their rows in the cache.
 
-        compute(ids, cos, sin) -> (T, vocab): the network over arrays of the card, which appends to the cache and does not
-        advance. cos, sin: numpy (T, half).
+        compute(ids, cos, sin, cache) -> (T, vocab): the network over arrays of the card, which appends to the cache and does not
+        advance. cos, sin: numpy (T, half). recorded: a dict that belongs to compute, for its steps over caches of each shape.
         """
         tokens = len(token_ids)
         cache.room(tokens)
         with self.turn:  # what is recorded has one place for its inputs
-            step = cache.recorded.get(tokens)
-            if step is None:
-                step = cache.recorded[tokens] = Step(self, compute, tokens, cos.shape[1], cache)
-            logits = step(token_ids, cos, sin)
-            cache.passed(tokens)
+            key = tokens, cache.shape
+            if key not in recorded:
+                recorded[key] = Step(self, compute, tokens, cos.shape[1], len(cache.ranks))
+            cache.recorded[tokens] = recorded[key]
+            logits = recorded[key](token_ids, cos, sin, cache)
+            cache.length += tokens
         return logits
+
+    def hand_over(self, cache):
+        """Before a step over a cache: the logits that were given last stay what they are, if they are another cache's."""
+        last = self.given()
+        if last is not None and last.cache is not None and last.cache() is not cache:
+            last.keep()
 
     def likeliest(self, logits):
         """The likeliest token of each row of logits (T, vocab): int32 (T, 3), see `cuda_step.TOKEN`."""

@@ -1,30 +1,44 @@
 """Attention on a card: absorbed over the cache, expanded in pieces of cached tokens, and the vision tower's."""
 
-from ivlite.ops.cuda_linear import HEADS_BF16, HEADS_F32, padded
+from ivlite.ops.cuda_linear import HEADS_BF16, HEADS_F32, Few, padded
 
-EXPANDED = 1024  # cached tokens whose keys and values exist at a time
+EXPANDED = 4096  # cached tokens whose keys and values exist at a time
 WORKSPACE = 64 << 20  # bytes at most for what the parts of split tokens leave
 SPLIT = 128  # tokens of a part at least, and parts at most
+
+
+class Queries:
+    """What becomes of the queries q (T, H, nope + rope) of a layer: the rotary part, rotated (T, H, rope), and the other as a
+    product with W_UK^T takes it.
+    """
+
+    def __init__(self, ops, q, nope, uk_t):
+        tokens, heads, width = q.shape
+        self.rope = ops.memory.empty((tokens, heads, width - nope))
+        self.nope = Few.of_floats(ops, q[:, :, :nope]) if uk_t.floats else Few.to_come(ops, tokens, heads, nope)
+        codes = 0 if self.nope.codes is None else ops.memory.pointer(self.nope.codes)
+        at = ops.memory.pointer(q), *ops.memory.strides(q)[:2]
+        self.args = at, heads, nope, ops.memory.pointer(self.rope), codes
 
 
 class Attention:
     """The attentions of `ivlite.ops.cuda.Ops`, and the cache's kernels."""
 
     def _layer(self, cache, layer):
-        return (*cache.pointers(layer), cache.ranks[layer], cache.rope_dim), cache.kind
+        return cache.place(layer), cache.ranks[layer], cache.rope_dim, cache.kind
 
     def _pointers(self, arrays):
         return tuple(0 if x is None else self.memory.pointer(x) for x in arrays)
 
-    def append(self, cache, layer, latent, k_rope, norm, eps, turn, interleaved, given):
+    def append(self, cache, layer, latent, k_rope, norm, eps, turn, interleaved, given, queries):
         """Writes rows behind those of a cache: see `Cache.append`."""
         if not len(latent):
             return
         (latent_at, ld_latent, _l), (rope_at, ld_rope, _r) = self.rows(latent), self.rows(k_rope)
         (norm,), turn = self._pointers([norm]), self._pointers(turn or (None, None))
         self.launch(
-            "append_rows", *self._layer(cache, layer), cache.capacity, self.memory.pointer(cache.at), (latent_at, ld_latent),
-            norm, eps, (rope_at, ld_rope), turn, interleaved, self._pointers(given), len(latent),
+            "append_rows", self._layer(cache, layer), cache.at, (latent_at, ld_latent), norm, eps, (rope_at, ld_rope), turn,
+            interleaved, self._pointers(given), len(latent), None if queries is None else queries.args,
         )  # fmt: skip
         if len(latent) > SPLIT:
             self.pace()
@@ -39,13 +53,14 @@ class Attention:
             out = [memory.zeros((n, 2 * ld), "uint8") for ld in lds]
         if n:
             to = zip(self._pointers(out), lds, strict=True)
-            self.launch("read_rows", *self._layer(cache, layer), s0, n, cache.length, self._pointers(given), kind, *to)
+            self.launch("read_rows", self._layer(cache, layer), s0, n, cache.length, self._pointers(given), kind, *to)
         return out
 
-    def absorbed_attention(self, q_latent, q_rope, cache, layer, scale):
+    def absorbed_attention(self, q_latent, q_rope, cache, layer, scale, rounded=None):
+        """rounded: a `Few` to come that takes the place of what is returned."""
         q_latent, q_rope = self.memory.contiguous(q_latent), self.memory.contiguous(q_rope)
         tokens, heads, rank = q_latent.shape
-        out = self.memory.empty((tokens, heads, rank))
+        out = self.memory.empty((tokens, heads, rank)) if rounded is None else None
         if not tokens:
             return out
         splits = max(8, min(SPLIT, cache.bucket // SPLIT))
@@ -53,9 +68,9 @@ class Attention:
         floats = each * max(1, min(tokens, WORKSPACE // (4 * each)))
         work = self.memory.empty(floats)
         self.launch(
-            "absorbed_attention", *self._pointers((out, q_latent, q_rope)), *self._layer(cache, layer),
-            self._pointers(cache.fresh(layer)), self.memory.pointer(cache.at), cache.pending, tokens, heads, splits, scale,
-            self.memory.pointer(work), floats,
+            "absorbed_attention", *self._pointers((out, rounded and rounded.codes, q_latent, q_rope)),
+            self._layer(cache, layer), self._pointers(cache.fresh(layer)), cache.at, cache.pending, tokens, heads, splits,
+            scale, self.memory.pointer(work), floats,
         )  # fmt: skip
         return out
 

@@ -5,11 +5,14 @@ import numpy as np
 from ivlite import _C
 
 LEAST_BUCKET = 1024  # tokens of the smallest capacity that attention is split for
+PLACE = 4  # int64 words of csrc/kernels/cuda/attention.h: LayerPlace
 
 
 class Cache:
-    """A latent cache as `ivlite.ops` describes it. Kernels read its length from the card's memory (`at`, int32), so that a
-    recorded step (`recorded`, by its number of tokens) is right at every length; it is recorded anew when arrays move.
+    """A latent cache as `ivlite.ops` describes it. Kernels read its length, and where its layers lie, from the card's memory:
+    in a step (`cuda_step.Step`) that of the step, where `inside` is set, else its own.
+
+    recorded: the steps that were last taken over it, by their number of tokens.
     """
 
     def __init__(self, ops, ranks, rope_dim, capacity, kind):
@@ -22,8 +25,9 @@ class Cache:
         self.capacity, self.length, self.pending = capacity, 0, 0
         self.given = None, None, None  # the layer appended last; its latents and keys before they were rounded
         self.layers = [self._empty(row, capacity) for row in self.row_bytes]
-        self.at = self.memory.zeros(1, "int32")
-        self.recorded, self.pool = {}, None
+        self._at, self._told = self.memory.zeros(1, "int32"), 0  # its length on the card, and which that is
+        self._places = self.memory.put(self.places())
+        self.recorded, self.inside = {}, None
 
     def _empty(self, row_bytes, capacity):
         """The arrays of one layer: latents, scales (or None), keys."""
@@ -38,17 +42,42 @@ class Cache:
         """The power of two of tokens that decides how attention is split."""
         return max(LEAST_BUCKET, 1 << (self.capacity - 1).bit_length())
 
-    def pointers(self, layer):
-        """The addresses of a layer's latents, scales and keys; 0 for none."""
-        return [0 if part is None else self.memory.pointer(part) for part in self.layers[layer]]
+    @property
+    def shape(self):
+        """What launches over it depend on, besides its length and the places of its layers."""
+        return self.kind, tuple(self.ranks), self.rope_dim, self.bucket
+
+    def places(self):
+        """The words of all layers' LayerPlace: addresses of latents, scales (0 for none) and keys, and the capacity."""
+        words = [
+            [*(0 if part is None else self.memory.pointer(part) for part in layer), self.capacity]
+            for layer in self.layers
+        ]
+        return np.array(words, np.int64).view(np.int32).reshape(-1)
+
+    def place(self, layer):
+        """The address of a layer's LayerPlace."""
+        return (self.memory.pointer(self._places) if self.inside is None else self.inside.places) + 8 * PLACE * layer
+
+    @property
+    def at(self):
+        """The address of its length."""
+        if self.inside is not None:
+            return self.inside.at
+        if self._told != self.length:
+            self.ops.launch("fill", self.memory.pointer(self._at), self.length, 1)
+            self._told = self.length
+        return self.memory.pointer(self._at)
 
     def room(self, tokens):
         """Raises ValueError where so many rows do not fit."""
         if tokens > self.capacity - self.length:
             raise ValueError("the cache is full")
 
-    def append(self, layer, latent, k_rope, norm=None, eps=0.0, turn=None, interleaved=False):
-        """norm: (rank), where the latent's RMS norm is to be taken first; turn: (cos, sin) by which keys are to be rotated."""
+    def append(self, layer, latent, k_rope, norm=None, eps=0.0, turn=None, interleaved=False, queries=None):
+        """norm: (rank), where the latent's RMS norm is to be taken first; turn: (cos, sin) by which keys are to be rotated.
+        queries: those of the rows, see `cuda_attention.Queries`.
+        """
         if not 0 <= layer < len(self.ranks):
             raise ValueError("there is no such layer in the cache")
         if latent.shape[1] != self.ranks[layer] or tuple(k_rope.shape) != (len(latent), self.rope_dim):
@@ -57,7 +86,7 @@ class Cache:
         given = [None, None]
         if self.kind != "f32":
             given = [self.memory.empty((len(latent), n)) for n in (self.ranks[layer], self.rope_dim)]
-        self.ops.append(self, layer, latent, k_rope, norm, eps, turn, interleaved, given)
+        self.ops.append(self, layer, latent, k_rope, norm, eps, turn, interleaved, given, queries)
         self.pending, self.given = len(latent), (layer, *given)
 
     def fresh(self, layer):
@@ -69,17 +98,12 @@ class Cache:
             raise ValueError(f"the number of tokens to advance by is {tokens}; it must be {self.pending}")
         self._settle(self.length + tokens)
 
-    def passed(self, tokens):
-        """Notes that kernels have advanced by so many tokens."""
-        self.length, self.pending, self.given = self.length + tokens, 0, (None, None, None)
-
     def truncate(self, length):
         if not 0 <= length <= self.length:
             raise ValueError("a cache can only be cut to a length it has")
         self._settle(length)
 
     def _settle(self, length):
-        self.ops.launch("fill", self.memory.pointer(self.at), length, 1)
         self.length, self.pending, self.given = length, 0, (None, None, None)
 
     def read(self, layer, s0, s1):
@@ -98,7 +122,7 @@ class Cache:
                     new[: rows * n] = old[: rows * n]
             self.layers[i] = larger
         self.capacity = capacity
-        self.recorded.clear()
+        self._places = self.memory.put(self.places())
 
     def _pieces(self, first, last):
         """The bytes of rows [first, last), array by array."""

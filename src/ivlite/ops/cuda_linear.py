@@ -1,6 +1,7 @@
 """Linear layers on a card: few rows over packed weights, many rows on tensor cores."""
 
 FEW = 16  # rows that kernels of few rows take
+COUNTERS = 4096  # of blocks, see `Next`
 ROUNDED = 64  # columns of rounded activations come in multiples of so many
 ACTIVATIONS = {name: i for i, name in enumerate(("none", "gelu_tanh", "gelu_erf", "silu_mul"))}
 NORMS = {"none": 0, "rms": 1, "layer": 2}
@@ -8,7 +9,7 @@ F32, BF16, HEADS_F32, HEADS_BF16 = range(4)  # what a product of many rows write
 
 
 class Few:
-    """Rows as a product of few rows takes them: int8 with a scale per 32 columns, and the floats that they were."""
+    """Rows as a product of few rows takes them: int8 with a scale per 32 columns, or the floats that they were, or both."""
 
     def __init__(self, ops, x, *weights, norm=None, eps=0.0):
         """x (T, cols), or (T, H, cols). norm: (cols,), whose RMS norm comes first. weights: those that will multiply it."""
@@ -30,9 +31,42 @@ class Few:
                 scales, eps,
             )  # fmt: skip
 
+    @classmethod
+    def of_floats(cls, ops, x):
+        """x (T, cols) or (T, H, cols) for float weights."""
+        few, strides = cls.__new__(cls), ops.memory.strides(x)
+        few.tokens, few.heads, few.cols = len(x), x.shape[1] if x.ndim == 3 else 1, x.shape[-1]
+        few.x, few.codes, few.ldx, few.ldh = x, None, strides[0], strides[1] if x.ndim == 3 else 0
+        return few
+
+    @classmethod
+    def to_come(cls, ops, tokens, heads, cols):
+        """Rows for quantized weights, whose codes another launch will write."""
+        few = cls.__new__(cls)
+        few.tokens, few.heads, few.cols, few.x, few.ldx, few.ldh = tokens, heads, cols, None, 0, 0
+        few.codes = ops.memory.empty(ops.memory.kernels.int8_bytes(heads, tokens, cols), "uint8")
+        return few
+
     def args(self, memory):
-        codes = 0 if self.codes is None else memory.pointer(self.codes)
-        return codes, memory.pointer(self.x), self.ldx, self.ldh, self.tokens
+        codes, x = (0 if a is None else memory.pointer(a) for a in (self.codes, self.x))
+        return codes, x, self.ldx, self.ldh, self.tokens
+
+
+class Next:
+    """What a product of few rows makes of its outputs as it ends: rows for the products with `weights`, behind a norm or not.
+
+    few: those rows. args: how the launcher takes it.
+    """
+
+    def __init__(self, ops, tokens, outputs, floats, norm=None, eps=0.0):
+        pointer, rows = ops.memory.pointer, None
+        if floats:
+            rows = ops.memory.empty((tokens, outputs))
+            self.few = Few.of_floats(ops, rows)
+        else:
+            self.few = Few.to_come(ops, tokens, 1, outputs)
+        codes, rows, norm = (0 if a is None else pointer(a) for a in (self.few.codes, rows, norm))
+        self.args = pointer(ops.arrived), codes, rows, norm, eps
 
 
 class Products:
@@ -76,14 +110,26 @@ class Products:
         rows = w.rows // 2 if activation == "silu_mul" else w.rows
         return self.memory.empty((len(x), rows)) if into is None else into
 
-    def few(self, x, parts, activation="none", accumulate=False):
-        """Products of the same Few with one weight or two: parts (weight, y, bias or None)."""
+    def few(self, x, parts, activation="none", accumulate=False, after=None):
+        """Products of the same Few with one weight or two: parts (weight, y, bias or None). after: a `Next` of one weight."""
         memory, args = self.memory, []
         for w, y, bias in parts:
             strides = memory.strides(y)
             args += [(*w.args, memory.pointer(y), strides[0], strides[1] if len(strides) == 3 else 0,
                       0 if bias is None else memory.pointer(bias))]  # fmt: skip
-        self.launch("few_rows", args, *x.args(memory), ACTIVATIONS[activation], accumulate)
+        self.launch("few_rows", args, *x.args(memory), ACTIVATIONS[activation], accumulate,
+                    None if after is None else after.args)  # fmt: skip
+
+    def after(self, tokens, heads, outputs, *weights, norm=None, eps=0.0):
+        """A `Next` for products with these weights of what a product of `heads` leaves, (tokens, outputs) together; None where
+        a launch of its own has to make those rows.
+        """
+        floats = {w.floats for w in weights}
+        if tokens > self.memory.kernels.NEXT_ROWS or len(floats) > 1 or outputs % (32 * heads if heads > 1 else 1):
+            return None
+        if floats == {True} and norm is None or self.memory.kernels.next_runs(outputs) > COUNTERS:
+            return None
+        return Next(self, tokens, outputs, floats == {True}, norm, eps)
 
     def _rounded(self, x, w, norm="none", vectors=(None, None), eps=0.0):
         """(address, elements from row to row, address of scales or 0, arrays) of rows as a product of many takes them."""

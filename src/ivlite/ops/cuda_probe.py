@@ -66,12 +66,12 @@ def kernels(ops, step):
     return found
 
 
-def step_facts(ops, step):
+def step_facts(ops, step, cache):
     """Plain data about a recorded step of decoding (`cuda_step.Step`): launches, seconds on the card, and gaps between kernels.
 
     seconds: of the replay. gap_seconds: those less the sum of the kernels' own times, as far as that can be told.
     """
-    parts = kernels(ops, step.compute_once)
+    parts = kernels(ops, lambda: step.compute_once(cache))
     seconds = min(ops.memory.seconds(step.replay) for _ in range(5))
     busy = sum(took for _, took in parts.values())
     return {

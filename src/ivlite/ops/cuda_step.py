@@ -1,86 +1,115 @@
-"""Steps of decoding on a card: recorded once and replayed for every token, and the tokens that are chosen there."""
+"""Steps of decoding on a card: recorded once for all caches of a shape, replayed for every token, and tokens chosen there."""
+
+import weakref
 
 import numpy as np
+
+from ivlite.ops.cuda_cache import PLACE
+from ivlite.ops.cuda_layer import Ready
 
 PARTS, BINS = 64, 2048  # csrc/kernels/cuda/elementwise.h
 TOKEN = np.dtype([("key", "<u4"), ("id", "<i4"), ("bad", "<i4")])
 
 
 class Step:
-    """The step of so many tokens over one cache. The first call computes it, the second records it, and later ones replay it.
+    """The step of so many tokens over caches of one shape. The first call computes it, the second records it, and later ones
+    replay it.
 
-    compute(ids, cos, sin) -> logits (T, vocab), over arrays of the card, changes nothing but memory of the card.
+    Everything that differs from call to call lies in one array of the card: where the cache's layers are, its length, token ids
+    and rotations. compute(ids, cos, sin, cache) -> logits (T, vocab), a method, changes nothing but memory of the card. places, at: what kernels read of the cache; ready: what one layer has made for the next.
     """
 
-    def __init__(self, ops, compute, tokens, half, cache):
-        self.ops, self.compute, self.cache, self.tokens = ops, compute, cache, tokens
-        memory, self.half = ops.memory, half
-        self.words = tokens * (1 + 2 * half)
-        self.inputs, self.host = memory.empty(self.words), memory.pinned(self.words, "float32")
-        self.replay, self.results, self.began = None, None, False
+    def __init__(self, ops, compute, tokens, half, layers):
+        self.ops, self.compute, self.tokens, self.half = ops, weakref.WeakMethod(compute), tokens, half
+        memory, words = ops.memory, (2 * PLACE * layers, 1, tokens, tokens * half, tokens * half)
+        self.ends = np.cumsum(words).tolist()
+        self.inputs, self.host = memory.empty(self.ends[-1]), memory.pinned(self.ends[-1], "float32")
+        self.places, self.at = memory.pointer(self.inputs), memory.pointer(self.inputs[self.ends[0] :])
+        self.ready, self.replay, self.results, self.began = Ready(), None, None, False
 
-    def __call__(self, token_ids, cos, sin):
+    def __call__(self, token_ids, cos, sin, cache):
         """Logits of the tokens; cos, sin numpy (T, half)."""
-        tokens, half, memory = self.tokens, self.half, self.ops.memory
-        self.host[:tokens] = np.asarray(token_ids, np.int32).view(np.float32)
-        self.host[tokens : tokens * (1 + half)] = cos.reshape(-1)
-        self.host[tokens * (1 + half) :] = sin.reshape(-1)
+        memory = self.ops.memory
+        words = [cache.places(), [cache.length], np.asarray(token_ids), cos.reshape(-1), sin.reshape(-1)]
+        for end, part in zip(self.ends, words, strict=True):
+            part = np.asarray(part)
+            part = part if part.dtype == np.float32 else part.astype(np.int32).view(np.float32)
+            self.host[end - len(part) : end] = part
+        self.ops.hand_over(cache)
         memory.send(self.inputs, self.host)
         if self.replay is None and self.began:
-            self.replay, self.results, self.cache.pool = memory.capture(self._launch, self.cache.pool)
+            self.replay, self.results, self.ops.recordings = memory.capture(
+                lambda: self._launch(cache), self.ops.recordings
+            )
         self.began = True
         if self.replay is None:
-            logits, found = self._launch()
+            logits, found = self._launch(cache)
         else:
             self.replay()
             logits, found = self.results
-        return Logits(self.ops, logits, memory.get(found))
+        return Logits(self.ops, logits, memory.get(found), cache)
 
-    def compute_once(self):
-        """Launches the step, without a recording."""
-        self._launch()
+    def compute_once(self, cache):
+        """Launches the step as it was last asked for, without a recording."""
+        self._launch(cache)
 
-    def _launch(self):
-        tokens, half = self.tokens, self.half
-        ids, cos = self.inputs[:tokens], self.inputs[tokens : tokens * (1 + half)].reshape(tokens, half)
-        logits = self.compute(ids, cos, self.inputs[tokens * (1 + half) :].reshape(tokens, half))
-        found = self.ops.likeliest(logits)
-        self.ops.launch("advance", self.ops.memory.pointer(self.cache.at), tokens)
-        return logits, found
+    def _launch(self, cache):
+        tokens, (_, at, ids, cos, sin) = self.tokens, self.ends
+        cache.inside = self
+        try:
+            angles = (self.inputs[a:b].reshape(tokens, self.half) for a, b in ((ids, cos), (cos, sin)))
+            logits = self.compute()(self.inputs[at:ids], *angles, cache)
+        finally:
+            cache.inside, cache.pending, cache.given = None, 0, (None, None, None)
+            self.ready.few = None
+        return logits, self.ops.likeliest(logits)
 
 
 class Logits:
     """Logits (T, vocab) on a card, until the next step over the same cache, and the likeliest token of each row."""
 
-    def __init__(self, ops, rows, found):
+    def __init__(self, ops, rows, found, cache=None):
         self.ops, self.rows, self.found = ops, rows, found.view(TOKEN).reshape(-1)
+        self.cache = None if cache is None else weakref.ref(cache)
+        ops.given = weakref.ref(self)
 
     def __len__(self):
         return len(self.found)
 
     def __getitem__(self, i):
-        return CardRow(self.ops, self.rows[i : i + 1], int(self.found["id"][i]))
+        return CardRow(self, i)
 
     @property
     def finite(self):
         return not self.found["bad"].any()
 
+    def keep(self):
+        """Takes the rows out of memory that steps over other caches overwrite."""
+        self.rows, self.cache = self.ops.copied(self.rows), None
+
     def __array__(self, dtype=None, copy=None):
-        return np.asarray(self.ops.numpy(self.rows), dtype)
+        with self.ops.turn:
+            return np.asarray(self.ops.numpy(self.rows), dtype)
 
 
 class CardRow:
-    """Logits (1, vocab) on a card, from which it draws a token."""
+    """A row of logits on a card, from which it draws a token."""
 
-    def __init__(self, ops, logits, likeliest):
-        self.ops, self.logits, self.likeliest = ops, logits, likeliest
+    def __init__(self, logits, i):
+        self.ops, self.logits, self.i, self.likeliest = logits.ops, logits, i, int(logits.found["id"][i])
+
+    @property
+    def row(self):
+        """(1, vocab)."""
+        return self.logits.rows[self.i : self.i + 1]
 
     def __array__(self, dtype=None, copy=None):
-        return np.asarray(self.ops.numpy(self.logits)[0], dtype)
+        with self.ops.turn:
+            return np.asarray(self.ops.numpy(self.row)[0], dtype)
 
     def marked(self, ids):
         """A bit on the card for each of the vocabulary's tokens in ids, for `draw`."""
-        vocab = self.logits.shape[1]
+        vocab = self.logits.rows.shape[1]
         bits = np.zeros(-(-vocab // 32), np.uint32)
         ids = np.fromiter((i for i in ids if i < vocab), np.int64)
         np.bitwise_or.at(bits, ids // 32, np.uint32(1) << (ids % 32).astype(np.uint32))
@@ -90,8 +119,9 @@ class CardRow:
         """A token id by SamplingParams, at `uniform` in [0, 1). marked: the tokens to penalise, to which it is added; or None."""
         if params.temperature == 0 and marked is None:
             return self.likeliest
-        found = self.ops.drawn(self.logits, params, marked, uniform)
-        return int(self.ops.memory.get(found).view(TOKEN)["id"].item())
+        with self.ops.turn:
+            found = self.ops.drawn(self.row, params, marked, uniform)
+            return int(self.ops.memory.get(found).view(TOKEN)["id"].item())
 
 
 def sample_arguments(ops, logits, found, params=None, marked=None, uniform=0.0):

@@ -51,6 +51,7 @@ class Worker {
   char* shared;
 
   void wait_for_block();
+  bool last_block(int32_t* counter, int count);
   void with_warp(Operation operation, void* operands);
   [[noreturn]] void fail(const std::string& what);
   Fiber& fiber() { return fibers_[current]; }
@@ -74,6 +75,7 @@ class Worker {
   void* nowhere_ = nullptr;
   std::string fault_;
   int ended_ = 0, at_barrier_ = 0;
+  bool last_ = false;  // see last_block
   Warp warps_[kMostThreads / kLanes];
   Fiber fibers_[kMostThreads];
 };
@@ -181,6 +183,17 @@ void Worker::wait_for_block() {
   leave();
 }
 
+bool Worker::last_block(int32_t* counter, int count) {
+  wait_for_block();
+  if (current == 0) {
+    arrive(counter);
+    last_ = __atomic_fetch_add(counter, 1, __ATOMIC_ACQ_REL) == count - 1;
+    if (last_) *counter = 0, acquire(counter);
+  }
+  wait_for_block();
+  return last_;
+}
+
 void Worker::finish() {
   Warp& warp = warps_[current / kLanes];
   const uint32_t bit = 1u << current % kLanes;
@@ -249,11 +262,13 @@ void check_launch(const Launch& l) {
 }  // namespace
 
 size_t shared_limit = 99 << 10;
+std::atomic<int64_t> launches{0};
 
 void run(const Launch& given) {
   Launch launch = given;
   launch.kernel = kernel_name(given.kernel);
   check_launch(launch);
+  launches++;
   begin_launch(launch);
   const int64_t blocks = (int64_t)launch.grid.x * launch.grid.y * launch.grid.z;
   std::atomic<int64_t> next{0};
@@ -291,6 +306,7 @@ Dim3 block() { return worker->block; }
 Dim3 grid() { return worker->launch->grid; }
 void* shared() { return worker->shared; }
 void wait_for_block() { worker->wait_for_block(); }
+bool last_block(int32_t* counter, int count) { return worker->last_block(counter, count); }
 void with_warp(Operation operation, void* operands) {
   worker->place = __builtin_return_address(0);
   worker->with_warp(operation, operands);

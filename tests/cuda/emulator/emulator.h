@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <atomic>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -34,6 +35,7 @@ struct Launch {
 };
 extern size_t shared_limit;      // bytes that a block may have; to begin with, those of the cards with the least
 void run(const Launch& launch);  // returns when all blocks are done; throws Fault
+extern std::atomic<int64_t> launches;  // that were run
 
 // Of the thread that runs.
 int thread();
@@ -45,6 +47,7 @@ size_t shared_bytes();
 [[noreturn]] void fail(const std::string& what);  // ends the launch with a Fault
 
 void wait_for_block();
+bool last_block(int32_t* counter, int count);
 
 // An operation of a warp: called once, when all lanes that have not ended have come to it, with each lane's operands; `lanes` has
 // a bit for each.

@@ -103,6 +103,7 @@ inline Bytes8 load8(const void* p) {
 }
 inline uint32_t load4(const void* p) { return *(const Word1*)p; }
 inline Bytes16 load16_once(const void* p) { return load16(p); }
+inline uint32_t load4_new(const void* p) { return load4(p); }
 inline void store16(void* p, Bytes16 v) { *(Word4*)p = Word4{v.w[0], v.w[1], v.w[2], v.w[3]}; }
 inline void store8(void* p, Bytes8 v) { *(Word2*)p = v.w[0] | (uint64_t)v.w[1] << 32; }
 inline void store4(void* p, uint32_t v) { *(Word1*)p = v; }
@@ -179,6 +180,8 @@ inline float rsqrt(float v) { return 1.0f / sqrtf(v); }
 int atomic_add(int* p, int v);
 unsigned long long atomic_add(unsigned long long* p, unsigned long long v);
 float atomic_add(float* p, float v);
+
+inline bool last_block(int32_t* counter, int count) { return emulator::last_block(counter, count); }
 
 inline int multiprocessors() { return 128; }
 inline int shared_limit() { return (int)emulator::shared_limit; }

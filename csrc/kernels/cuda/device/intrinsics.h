@@ -97,6 +97,7 @@ IVLITE_DEVICE Bytes16 load16_once(const void* p) {  // of global memory that no 
                : "l"(p));
   return v;
 }
+IVLITE_DEVICE uint32_t load4_new(const void* p) { return __ldcg((const uint32_t*)p); }  // of what other blocks have written: see last_block
 IVLITE_DEVICE void store16(void* p, Bytes16 v) { *(uint4*)p = make_uint4(v.w[0], v.w[1], v.w[2], v.w[3]); }
 IVLITE_DEVICE void store8(void* p, Bytes8 v) { *(uint2*)p = make_uint2(v.w[0], v.w[1]); }
 IVLITE_DEVICE void store4(void* p, uint32_t v) { *(uint32_t*)p = v; }
@@ -207,6 +208,18 @@ IVLITE_DEVICE float rsqrt(float v) { return 1.0f / sqrtf(v); }  // rounded twice
 IVLITE_DEVICE int atomic_add(int* p, int v) { return atomicAdd(p, v); }
 IVLITE_DEVICE unsigned long long atomic_add(unsigned long long* p, unsigned long long v) { return atomicAdd(p, v); }
 IVLITE_DEVICE float atomic_add(float* p, float v) { return atomicAdd(p, v); }
+
+// Whether the block is the last of `count` to come here: it sees what the others wrote before they came, by load4_new. All threads of a block
+// call it. The counter is 0 before the first has come and after the last.
+IVLITE_DEVICE bool last_block(int32_t* counter, int count) {
+  __threadfence();
+  __syncthreads();
+  const bool last = threadIdx.x == 0 && atomicAdd(counter, 1) == count - 1;
+  if (last) *counter = 0;
+  const bool mine = __syncthreads_or(last);
+  if (mine) __threadfence();
+  return mine;
+}
 
 // ---- what launchers call ----
 

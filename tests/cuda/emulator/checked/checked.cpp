@@ -39,6 +39,8 @@ size_t shared_size = 0;
 uint64_t time_now = 1;
 Stamp launch_began, block_began, barrier_passed, warp_met[kMostThreads / kLanes];
 Unwritten unwritten;
+std::map<const int32_t*, Intervals> arrived;  // of blocks at a counter: from their beginning to their coming
+Intervals over;                               // what the block has seen the end of
 
 Memory* find(const char* p, size_t n) {
   const auto holds = [&](const Memory& m) { return p >= m.begin && p + n <= m.begin + m.bytes; };
@@ -112,7 +114,7 @@ void check(int thread, const char* p, size_t n, Access access, const void* place
   if (n <= 16 && (uintptr_t)p % (n & ~(n - 1))) bad("which is not aligned to their size");  // of 12 bytes: to 4
   const Stamp mine = time_stamp(time_now) | (Stamp)thread;
   // Shared memory belongs to a block: what another one did to it is over.
-  const Now now{mine, in_shared ? block_began : launch_began, block_began, barrier_passed, warp_met[thread / kLanes]};
+  const Now now{mine, in_shared ? block_began : launch_began, block_began, barrier_passed, warp_met[thread / kLanes], in_shared ? nullptr : &over};
   Shadow& shadow = in_shared ? shared_shadow : *memory->shadow;
   const size_t at = (size_t)(p - (in_shared ? shared_begin : memory->begin));
   if (in_shared) {
@@ -133,6 +135,7 @@ int most_processors() { return 1; }
 void begin_launch(const Launch& launch) {
   state_mutex.lock();
   launch_began = time_stamp(++time_now);
+  arrived.clear();
   begin_counting(launch.kernel);
 }
 
@@ -143,6 +146,7 @@ void begin_block(const Launch& launch, const void* shared) {
   block_began = barrier_passed = time_stamp(++time_now);
   for (Stamp& met : warp_met) met = block_began;
   memset(under_way, 0, shared_size);
+  over.clear();
 }
 
 void end_block() { count_all(); }
@@ -152,6 +156,15 @@ void pass_barrier() {
   for (Stamp& met : warp_met) met = barrier_passed;
   count_all();
 }
+
+void arrive(const int32_t* counter) {
+  const bool counts = counting;
+  counting = false;
+  check(thread(), (const char*)counter, 4, Access::atomic, nullptr);
+  counting = counts;
+  arrived[counter].push_back({block_began, time_stamp(++time_now)});
+}
+void acquire(const int32_t* counter) { over.insert(over.end(), arrived[counter].begin(), arrived[counter].end()); }
 
 void pass_warp() { warp_met[thread() / kLanes] = time_stamp(++time_now); }
 

@@ -2,13 +2,16 @@
 //
 // A stamp is a time and a thread. Time goes on at every barrier, of a block or of a warp, and at every block. Of two accesses to a
 // byte, one of them writing, by two threads of a launch, the first is over for the second if a barrier of the block lies between
-// them, or one of the warp that both belong to. Otherwise they race; so do those of two blocks.
+// them, or one of the warp that both belong to. Otherwise they race; so do those of two blocks, unless one did its own before it came to a
+// counter at which the other was the last.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/mman.h>
 
 #include <new>
+#include <utility>
+#include <vector>
 
 namespace ivlite::cuda::emulator {
 
@@ -16,11 +19,14 @@ using Stamp = uint64_t;
 constexpr int kThreadBits = 11;  // a thread, and whether the access was atomic
 constexpr Stamp kAtomic = 1024;
 
+using Intervals = std::vector<std::pair<Stamp, Stamp>>;  // of times: from the first to before the second
+
 // The access that is checked: its stamp, and the times that decide.
 struct Now {
   Stamp mine;
   Stamp launch, block;      // when they began
   Stamp barrier, warp_met;  // the last of the block, and of the warp
+  const Intervals* over;    // when other blocks did what this one knows to be over; or null
 };
 
 inline Stamp time_stamp(uint64_t time) { return time << kThreadBits; }
@@ -31,6 +37,9 @@ inline bool races(Stamp then, const Now& now) {
   const bool other_block = (then >= now.launch) & (then < now.block);
   const bool other_warp = (then >= now.barrier) & !same_warp;
   const bool other_lane = (then >= now.warp_met) & same_warp & !same_thread;
+  if (other_block && now.over)
+    for (const auto& [from, to] : *now.over)
+      if (then >= from && then < to) return false;
   return other_block | other_warp | other_lane;
 }
 

@@ -17,6 +17,8 @@ void end_launch() {}
 void begin_block(const Launch&, const void*) {}
 void end_block() {}
 void pass_barrier() {}
+void arrive(const int32_t*) {}
+void acquire(const int32_t*) {}
 void pass_warp() {}
 void meet_warp(int) {}
 void check_access(const void*, size_t, Access, const void*) {}

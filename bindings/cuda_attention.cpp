@@ -95,7 +95,7 @@ Status py_attention(const std::string& as, const Heads& out, const Heads& q, con
   a.k2 = pointer<void>(k2.first), a.ld_k2 = k2.second, a.m = pointer<float>(state.first), a.l = pointer<float>(state.second);
   a.d = sizes[0], a.d2 = sizes[1], a.dv = sizes[2], a.queries = sizes[3], a.keys = sizes[4], a.heads = sizes[5], a.segments = sizes[6];
   a.causal = causal, a.first_visible = first_visible, a.continues = continues, a.unfinished = unfinished, a.scale = scale;
-  return (as == "f32" ? attention_f32 : attention_bf16)(a, pointer<void>(stream));
+  return (as == "f32" ? attention_f32 : attention_f16)(a, pointer<void>(stream));
 }
 
 Status py_pack(uintptr_t out, const Heads& x, int64_t tokens, int64_t heads, int64_t d, uintptr_t stream) {
@@ -130,10 +130,10 @@ void bind_cuda_attention(py::module_& m) {
   launcher(m, "attention", py_attention, py::arg("as_"), py::arg("out"), py::arg("q"), py::arg("q2"), py::arg("k"), py::arg("k2"),
            py::arg("v"), py::arg("state"), py::arg("sizes"), py::arg("causal"), py::arg("first_visible"), py::arg("continues"),
            py::arg("unfinished"), py::arg("scale"), py::arg("stream"),
-           "Attention over keys and values in \"bf16\" or \"f32\". Arrays: (address, row stride, head stride); sizes: d, d2, dv, queries, "
+           "Attention over keys and values in \"f16\" or \"f32\". Arrays: (address, row stride, head stride); sizes: d, d2, dv, queries, "
            "keys, heads, segments.");
   launcher(m, "pack_heads", py_pack, py::arg("out"), py::arg("x"), py::arg("tokens"), py::arg("heads"), py::arg("d"), py::arg("stream"),
-           "x (T, H, d) float32, strided, to bf16 (H, T, d).");
+           "x (T, H, d) float32, strided, to half (H, T, d).");
 }
 
 }  // namespace ivlite

@@ -69,7 +69,7 @@ void bind_cuda_gemm(py::module_& m) {
            py::arg("values"), py::arg("head_rows"), py::arg("nope"), py::arg("bias"), py::arg("x_scale"), py::arg("partial"),
            py::arg("stream"), py::arg("plan") = py::none(),
            "A product of many rows. x: as round_rows writes it, float for f32 weights. kind: 0 float, 1 bf16, 2 heads in float, 3 heads "
-           "in bf16. plan: that of gemm_plan, or another one.");
+           "in half. plan: that of gemm_plan, or another one.");
 }
 
 }  // namespace ivlite

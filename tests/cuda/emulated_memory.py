@@ -30,7 +30,7 @@ class EmulatedMemory:
     name, index, multiprocessors = "emulated card", 0, 1
 
     def __init__(self, module, limit=None):
-        self.module, self.kernels, self.limit, self.used = module, Recorder(module.cuda), limit, 0
+        self.module, self.kernels, self.limit, self.used, self.blocks = module, Recorder(module.cuda), limit, 0, 0
         self.kept = None  # arrays of a recording
 
     def stream(self):
@@ -48,7 +48,7 @@ class EmulatedMemory:
         address = self.module.cuda.allocate(max(size, 1))
         block = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_uint8 * max(size, 1)).from_address(address))
         block[:] = fill
-        self.used += size
+        self.used, self.blocks = self.used + size, self.blocks + 1
         weakref.finalize(block, self._freed, address, size)
         if self.kept is not None:
             self.kept.append(block)
@@ -56,7 +56,7 @@ class EmulatedMemory:
 
     def _freed(self, address, size):
         self.module.cuda.release(address)
-        self.used -= size
+        self.used, self.blocks = self.used - size, self.blocks - 1
 
     def empty(self, shape, dtype="float32"):
         return self._made(shape, dtype, 0xA5)

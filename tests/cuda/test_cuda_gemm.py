@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from weights import ACTIVATIONS, FORMATS, QUANTIZED, Packed, blocks_of, decoded, normal
 
-KINDS = ["f32", "bf16", "heads_f32", "heads_bf16"]
+KINDS = ["f32", "bf16", "heads_f32", "heads_f16"]
 NORMS = ["none", "rms", "layer"]
 PLANS = [
     (256, 128, 1),
@@ -64,7 +64,7 @@ def gemm(device, weight, x, bias=None, activation="none", into=None, kind="f32",
     """The product of float rows, or of `rounded` ones: a buffer, of heads two. plan: None, or (rows and tokens of a tile, splits)."""
     x, ldx, scale = x if isinstance(x, tuple) else rounded(device, weight.fmt, x)
     tokens, rows = x.shape[0], weight.all_rows // (2 if activation == "silu_mul" else 1)
-    dtype = np.uint16 if kind.endswith("bf16") else np.float32
+    dtype = np.uint16 if kind.endswith("16") else np.float32
     if kind.startswith("heads"):
         y, values = (device.empty((weight.heads, tokens, n), dtype) for n in (nope, weight.rows - nope))
     else:
@@ -206,7 +206,7 @@ def test_mlp(device, fmt):
 
 
 @pytest.mark.parametrize("plan", [(256, 128, 1), (128, 128, 1), (128, 32, 2)])
-@pytest.mark.parametrize("kind", ["heads_f32", "heads_bf16"])
+@pytest.mark.parametrize("kind", ["heads_f32", "heads_f16"])
 @pytest.mark.parametrize("fmt", ["f32", "f16", "bf16", "q8_0", "q5_k"])
 def test_keys_and_values_of_heads(device, fmt, kind, plan):
     heads, nope, v, rank, tokens = 3, 24, 17, 200, 70
@@ -216,8 +216,10 @@ def test_keys_and_values_of_heads(device, fmt, kind, plan):
     check(flat, weight, x)
     expected = flat.reshape(tokens, heads, nope + v).transpose(1, 0, 2)
     keys, values = (a.numpy() for a in gemm(device, weight, x, kind=kind, nope=nope, plan=plan))
-    if kind == "heads_bf16":
-        keys, values, expected = of_bf16(keys), of_bf16(values), to_bf16(expected)
+    if kind == "heads_f16":
+        keys, values, expected = (
+            a.view(np.float16) for a in (keys, values, expected.astype(np.float16).view(np.uint16))
+        )
     assert np.array_equal(keys, expected[:, :, :nope]) and np.array_equal(values, expected[:, :, nope:])
 
 
@@ -335,7 +337,7 @@ def test_accesses(checked, fmt, plan):
 @pytest.mark.parametrize(
     "kind, plan, activation",
     [("f32", (256, 128, 1), "silu_mul"), ("f32", (128, 64, 2), "gelu_erf"), ("bf16", (128, 32, 2), "silu_mul"),
-     ("bf16", (128, 128, 1), "gelu_tanh"), ("heads_bf16", (128, 64, 1), "none"), ("heads_f32", (128, 32, 2), "none")],
+     ("bf16", (128, 128, 1), "gelu_tanh"), ("heads_f16", (128, 64, 1), "none"), ("heads_f32", (128, 32, 2), "none")],
 )  # fmt: skip
 @pytest.mark.parametrize("fmt", ["f32", "q4_k"])
 def test_accesses_of_epilogues(checked, fmt, kind, plan, activation):

@@ -1,7 +1,9 @@
 """Whole models on the emulated card: the golden checkpoints and the demo model, within the bounds of the CPU."""
 
+import gc
 import json
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -115,10 +117,79 @@ def test_a_replay_depends_on_memory_of_the_card_alone(card, converted):  # noqa:
             for runner in (recorded, eager):
                 runner.truncate(runner.held.length - 1)
     assert {n: step.replay is not None for n, step in recorded.cache.recorded.items()} == {1: True, 3: True, 2: True}
+    before = dict(recorded.cache.recorded)
     recorded.cache.reserve(5000)
-    eager.cache.reserve(5000)
-    assert not recorded.cache.recorded
-    assert np.array_equal(np.asarray(recorded.step(5)), np.asarray(eager.step(5)))
+    for _ in range(3):
+        assert np.array_equal(np.asarray(recorded.step(5)), np.asarray(eager.step(5)))
+    assert recorded.cache.recorded[1] is not before[1], "a larger cache is split in other ways"
+
+
+def test_a_step_is_recorded_once_for_all_caches_of_a_shape(card, converted):  # noqa: F811
+    """Sessions of a bucket replay one recording, each over its own rows, when arrays move too; none is kept by it."""
+    model = ivlite.load(converted("plain", "q8_0"), device="cuda", kv="q8")
+    random, captures, plain = np.random.default_rng(3), [], card.memory.capture
+    card.memory.capture = lambda *args: captures.append(1) or plain(*args)
+    shared, alone = [model.runner(room) for room in (300, 700, 1024)], [model.runner(1024) for _ in range(3)]
+    for turn in range(6):
+        for mine, other in zip(shared, alone, strict=True):
+            token = int(random.integers(0, model.config.text.vocab_size))
+            model.network.recorded, kept = {}, model.network.recorded
+            expected = np.asarray(other.step(token))  # computed, since nothing is recorded
+            model.network.recorded = kept
+            assert np.array_equal(np.asarray(mine.step(token)), expected)
+        shared[turn % 3].cache.reserve(shared[turn % 3].cache.capacity + 1 if turn < 3 and turn != 2 else 0)
+    assert len(captures) == 1 and len({id(r.cache.recorded[1]) for r in shared}) == 1
+    for mine, other in zip(shared, alone, strict=True):
+        assert np.array_equal(mine.cache.dump(0, 6), other.cache.dump(0, 6))
+    gone = weakref.ref(shared[0].cache)
+    shared.clear()
+    del mine
+    gc.collect()
+    assert gone() is None
+
+
+def test_logits_outlive_steps_over_other_caches(card, converted):  # noqa: F811
+    """Two answers side by side: what one is about to draw from is not what the other's step leaves."""
+    from ivlite.engine.sampling import Sampler, SamplingParams
+
+    model = ivlite.load(converted("plain", "q8_0"), device="cuda", kv="q8")
+    runners, given = [model.runner(100) for _ in range(3)], [None] * 3
+    params = SamplingParams(temperature=0.8, seed=4)
+    for turn in range(4):
+        for i, runner in enumerate(runners):
+            given[i] = runner.step(5 + 7 * i + turn)
+        rows = [np.asarray(logits).copy() for logits in given]
+        assert len({row.tobytes() for row in rows}) == 3
+        for logits, row in zip(given, rows, strict=True):
+            assert np.array_equal(np.asarray(logits), row)
+            assert Sampler(params)(logits) == Sampler(params)(row)
+
+
+@pytest.mark.parametrize("type", ["q4_0", "f16", "f32"])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_layer_of_a_step_is_nine_launches(card, converted, type, count):  # noqa: F811
+    model = ivlite.load(converted("plain", type), device="cuda", kv="f32" if type == "f32" else "q8")
+    runner, launches = model.runner(64), card.memory.module.emulator.launches
+    for _ in range(3):
+        before = launches()
+        runner.steps([3] * count)
+    # embedding; the first norm and rounding; norm, rounding of quantized weights, and product of the head; 2 of the choice of a token
+    rest = 1 + 1 + 1 + (type == "q4_0") + 1 + 2
+    assert launches() - before == 9 * len(model.network.layers) + rest
+
+
+def test_requests_leave_no_memory_behind(card, converted):  # noqa: F811
+    model = ivlite.load(converted("plain", "q8_0"), device="cuda", kv="q8", context=256)
+    used, blocks = [], []
+    for i in range(12):
+        reply = model.chat(messages_of(("text", "mixed")[i % 2]), max_new_tokens=3, temperature=(i % 3) * 0.4)
+        assert len(reply.token_ids) == 3 or reply.finish_reason == "stop"
+        gc.collect()
+        used.append(card.memory.used), blocks.append(card.memory.blocks)
+    assert used[-1] == used[-5] == used[-9] and blocks[-1] == blocks[-5] == blocks[-9]
+    del model
+    gc.collect()
+    assert card.memory.used == 0 and card.memory.blocks == 0
 
 
 def test_a_row_has_the_same_bits_alone_and_with_others(card, converted):  # noqa: F811

@@ -1,12 +1,14 @@
 // Softmax attention of many queries on tensor cores: the expanded form of latent attention and that of the vision tower. Operands are
-// bf16, sums float32. A block is 64 or 128 queries of one head, a warp 16 of them; tiles of keys pass through shared memory, the next one
+// half, sums float32. A block is 64 or 128 queries of one head, a warp 16 of them; tiles of keys pass through shared memory, the next one
 // is copied while one is used.
 #include "cache.cuh"
+#include "kernels/cuda/half.cuh"
 
 namespace ivlite::cuda {
 namespace {
 
 constexpr int kPackThreads = 256;
+constexpr float kWeightBits = 15;  // softmax weights are halves in units of 2^-15 of the largest, so that small ones keep their bits
 
 // Bytes between rows of n elements in shared memory: an odd number of 16, so that 8 rows lie in different banks.
 constexpr int pitch(int n) { return 2 * n + (n / 8 % 2 ? 0 : 16); }
@@ -19,7 +21,7 @@ struct Tile {
   static constexpr int kPitch = pitch(K), vPitch = pitch(V), values = N * kPitch, bytes = values + N * vPitch;
 };
 
-// An array of bf16 rows, and whether 16 bytes of it can be copied together.
+// An array of rows of halves, and whether 16 bytes of it can be copied together.
 struct Rows {
   const uint16_t* from;
   int stride, width;
@@ -38,6 +40,13 @@ IVLITE_DEVICE void copy_row(uint8_t* to, const Rows& a, int s, bool exists, bool
     for (int i = lane; i < a.width; i += 32) ((uint16_t*)to)[i] = exists ? row[i] : 0;
 }
 
+// Two values, zero where they are not finite; `ones` has 1 there.
+IVLITE_DEVICE uint32_t finite(uint32_t pair, uint32_t& ones) {
+  const uint32_t low = (pair & 0x7c00u) == 0x7c00u ? 0xffffu : 0, high = (pair & 0x7c000000u) == 0x7c000000u ? 0xffff0000u : 0;
+  ones = (low | high) & 0x3c003c00u;
+  return pair & ~(low | high);
+}
+
 // A head's queries against its keys; the state of a warp's 16 queries, of which a thread has rows lane / 4 and lane / 4 + 8.
 template <int K, int V, int N>
 struct Warp {
@@ -50,7 +59,7 @@ struct Warp {
   static __device__ float query(const AttentionWork& a, int i, int h, int64_t first, int c) {
     if (i >= a.queries || c >= a.d + a.d2) return 0;
     const float x = c < a.d ? a.q[(first + i) * a.ld_q + h * a.head_q + c] : a.q2[(first + i) * a.ld_q2 + h * a.head_q2 + c - a.d];
-    return x * (a.scale * 1.44269504f);
+    return in_half_range(x * (a.scale * 1.44269504f));
   }
 
   __device__ void load(const AttentionWork& a, int q0, int h, int64_t first) {
@@ -60,7 +69,7 @@ struct Warp {
     for (int r = 0; r < 4; r++) {
       const int i = q0 + lane / 4 + r % 2 * 8;
       const int c = 16 * k + r / 2 * 8 + 2 * (lane % 4);
-      q[k][r] = pack_bf16(query(a, i, h, first, c), query(a, i, h, first, c + 1));
+      q[k][r] = pack_half(query(a, i, h, first, c), query(a, i, h, first, c + 1));
     }
     IVLITE_UNROLL
     for (int half = 0; half < 2; half++) {
@@ -87,25 +96,57 @@ struct Warp {
     for (int n = 0; n < N / 8; n += 2) {
       uint32_t b[4];
       ldmatrix_x4(b, keys + 8 * n * At::kPitch + 32 * k);
-      mma_bf16(s[n], q[k], b);
-      mma_bf16(s[n + 1], q[k], b + 2);
+      mma_f16(s[n], q[k], b);
+      mma_f16(s[n + 1], q[k], b + 2);
     }
-    if (any_lane(visible[0] < s0 + N || visible[1] < s0 + N))
+    if (any_lane(visible[0] < s0 + N || visible[1] < s0 + N)) {
       weigh<true>(s, s0, visible);
-    else
+      add_values<true>(s, tile, s0, visible);
+    } else {
       weigh<false>(s, s0, visible);
+      add_values<false>(s, tile, s0, visible);
+    }
+  }
+
+  // masked: some keys are not seen. Their weights are 0, and their values may be anything: 0 times NaN would be NaN.
+  template <bool masked>
+  __device__ void add_values(const float s[N / 8][4], const uint8_t* tile, int s0, const int visible[2]) {
+    const int lane = thread_x() % 32;
     const uint8_t* values = tile + At::values + lane % 16 * At::vPitch + lane / 16 * 16;
     IVLITE_UNROLL
     for (int n = 0; n < N / 8; n += 2) {
-      const uint32_t p[4] = {pack_bf16(s[n][0], s[n][1]), pack_bf16(s[n][2], s[n][3]), pack_bf16(s[n + 1][0], s[n + 1][1]),
-                             pack_bf16(s[n + 1][2], s[n + 1][3])};
+      const uint32_t p[4] = {pack_half(s[n][0], s[n][1]), pack_half(s[n][2], s[n][3]), pack_half(s[n + 1][0], s[n + 1][1]),
+                             pack_half(s[n + 1][2], s[n + 1][3])};
       IVLITE_UNROLL
       for (int j = 0; j < V / 8; j += 2) {
         uint32_t b[4];
         ldmatrix_x4_trans(b, values + 8 * n * At::vPitch + 16 * j);
-        mma_bf16(acc[j], p, b);
-        mma_bf16(acc[j + 1], p, b + 2);
+        if (masked) spoil(acc + j, b, s0 + 8 * n, visible);
+        mma_f16(acc[j], p, b);
+        mma_f16(acc[j + 1], p, b + 2);
       }
+    }
+  }
+
+  // Takes values that are not finite out of b, of keys from `key` on; sums of queries that see one of them become NaN.
+  __device__ void spoil(float sums[2][4], uint32_t b[4], int key, const int visible[2]) {
+    uint32_t ones[4];
+    IVLITE_UNROLL
+    for (int i = 0; i < 4; i++) b[i] = finite(b[i], ones[i]);
+    if (!any_lane(ones[0] | ones[1] | ones[2] | ones[3])) return;
+    uint32_t seen[4];
+    IVLITE_UNROLL
+    for (int i = 0; i < 4; i++) {
+      const int first = visible[i % 2] - key - i / 2 * 8 - 2 * (thread_x() % 4);
+      seen[i] = first > 1 ? 0x3c003c00u : first == 1 ? 0x3c00u : 0;
+    }
+    IVLITE_UNROLL
+    for (int k = 0; k < 2; k++) {
+      float count[4] = {};
+      mma_f16(count, seen, ones + 2 * k);
+      IVLITE_UNROLL
+      for (int e = 0; e < 4; e++)
+        if (count[e] > 0) sums[k][e] = NAN;
     }
   }
 
@@ -133,7 +174,7 @@ struct Warp {
       IVLITE_UNROLL
       for (int n = 0; n < N / 8; n++) IVLITE_UNROLL
       for (int e = 0; e < 2; e++) {
-        const float p = fast_exp2(s[n][2 * half + e] - top[half]);
+        const float p = fast_exp2(s[n][2 * half + e] - (top[half] - kWeightBits));
         s[n][2 * half + e] = !masked || 8 * n + e < seen ? p : 0;
         total[half] += s[n][2 * half + e];
       }
@@ -214,18 +255,18 @@ Status run(const AttentionWork& a, Stream stream) {
   return launch(attention_kernel<K, V, N>, grid, At::kThreads, (size_t)(2 * At::bytes), stream, a);
 }
 
-// Rows (tokens, heads, d) of float to (heads, tokens, d) of bf16.
+// Rows (tokens, heads, d) of float to (heads, tokens, d) of half.
 IVLITE_KERNEL_OF(kPackThreads) pack_kernel(PackHeadsArgs a) {
   const int64_t t = block_x();
   for (int64_t i = thread_x(); i < a.heads * a.d; i += kPackThreads) {
     const int64_t h = i / a.d, j = i % a.d;
-    ((uint16_t*)a.out)[(h * a.tokens + t) * a.d + j] = to_bf16(a.x[t * a.ld_x + h * a.head_x + j]);
+    ((uint16_t*)a.out)[(h * a.tokens + t) * a.d + j] = to_finite_half(a.x[t * a.ld_x + h * a.head_x + j]);
   }
 }
 
 }  // namespace
 
-Status attention_bf16(const AttentionWork& a, Stream stream) {
+Status attention_f16(const AttentionWork& a, Stream stream) {
   if (a.queries == 0) return 0;
   const int64_t d = a.d + a.d2;
   if (d <= 64 && a.dv <= 64) return run<64, 64, 64>(a, stream);

@@ -95,7 +95,7 @@ struct AttentionWork {
   int64_t ld_q, head_q;
   const float* q2;  // null: without a part that is shared by all heads
   int64_t ld_q2, head_q2;
-  const void* k;  // bf16 or float, as k2 and v are
+  const void* k;  // half or float, as k2 and v are
   int64_t ld_k, head_k;
   const void* k2;  // (keys, ld_k2)
   int64_t ld_k2;
@@ -106,10 +106,10 @@ struct AttentionWork {
   bool causal, continues, unfinished;
   float scale;
 };
-Status attention_bf16(const AttentionWork& a, Stream stream);  // d + d2 <= 256, dv <= 128; products in bf16, float sums
+Status attention_f16(const AttentionWork& a, Stream stream);  // d + d2 <= 256, dv <= 128; products in half, float sums
 Status attention_f32(const AttentionWork& a, Stream stream);   // dv <= 128; float throughout
 
-// x (T, H, d), strided, to bf16 (H, T, d)
+// x (T, H, d), strided, to half (H, T, d)
 struct PackHeadsArgs {
   void* out;
   const float* x;

@@ -1,5 +1,6 @@
 // Appending rows to the latent cache, with the queries beside them, and reading them. A block is a token, or some heads of a token's queries.
 #include "cache.cuh"
+#include "kernels/cuda/half.cuh"
 #include "kernels/cuda/quantize.cuh"
 
 namespace ivlite::cuda {
@@ -220,7 +221,7 @@ struct Half {
   uint16_t bits;
 };
 IVLITE_DEVICE void put(Bf16* to, float x) { to->bits = to_bf16(x); }
-IVLITE_DEVICE void put(Half* to, float x) { to->bits = to_half(x); }
+IVLITE_DEVICE void put(Half* to, float x) { to->bits = to_finite_half(x); }
 
 template <CacheKind kind, class Out>
 IVLITE_KERNEL_OF(kThreads)

@@ -2,6 +2,7 @@
 #pragma once
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/gemm.h"
+#include "kernels/cuda/half.cuh"
 
 namespace ivlite::cuda {
 
@@ -19,7 +20,7 @@ class OutputRow {
     up_bias_ = end.bias && real_ && end.activation == Activation::silu_mul ? end.bias[end.rows + row] : 0;
     wide_ = end.kind == Output::f32 || end.kind == Output::heads_f32;
     to_ = (char*)end.y, stride_ = end.ldy;
-    if (end.kind == Output::heads_f32 || end.kind == Output::heads_bf16) {
+    if (end.kind == Output::heads_f32 || end.kind == Output::heads_f16) {
       const int64_t head = row / end.head_rows, in = row % end.head_rows;
       const bool key = in < end.nope;
       stride_ = key ? end.nope : end.head_rows - end.nope;
@@ -49,7 +50,7 @@ class OutputRow {
       float* y = (float*)to_ + token * stride_;
       *y = end_.accumulate ? *y + value : value;
     } else {
-      ((uint16_t*)to_)[token * stride_] = real_ ? to_bf16(value) : 0;
+      ((uint16_t*)to_)[token * stride_] = !real_ ? 0 : end_.kind == Output::bf16 ? to_bf16(value) : to_finite_half(value);
     }
   }
 

@@ -24,14 +24,14 @@ struct RoundRows {
 };
 Status round_rows(const RoundRows& a, Stream stream);
 
-enum class Output { f32, bf16, heads_f32, heads_bf16 };
+enum class Output { f32, bf16, heads_f32, heads_f16 };
 
 // How sums are stored. y[t, r] = activation(x_scale[t] sum + bias[r]), `rows` outputs per token: with silu_mul half as many as the
 // weight has rows, silu of the first half's times the second's.
 //   f32    float (tokens, ldy); added to y where accumulate, with no activation
 //   bf16   (tokens, ldy), columns as in RoundRows: what a following product takes
 //   heads  rows are heads of head_rows, of which the first `nope` go to y (heads, tokens, nope), the others to values (heads,
-//          tokens, head_rows - nope): keys and values of expanded attention
+//          tokens, head_rows - nope): keys and values of expanded attention, float or half
 struct Epilogue {
   Output kind;
   Activation activation;

@@ -1,6 +1,6 @@
 """Attention on a card: absorbed over the cache, expanded in pieces of cached tokens, and the vision tower's."""
 
-from ivlite.ops.cuda_linear import HEADS_BF16, HEADS_F32, Few, padded
+from ivlite.ops.cuda_linear import HEADS_F16, HEADS_F32, Few, padded
 
 EXPANDED = 4096  # cached tokens whose keys and values exist at a time
 WORKSPACE = 64 << 20  # bytes at most for what the parts of split tokens leave
@@ -43,17 +43,18 @@ class Attention:
         if len(latent) > SPLIT:
             self.pace()
 
-    def rows_of(self, cache, layer, s0, s1, kind="f32", given=(None, None)):
-        """Rows [s0, s1) of a layer, (latents, keys) as float32, or as 16 bits in bytes: (n, 2 * padded(columns))."""
-        n, memory, widths = s1 - s0, self.memory, (cache.ranks[layer], cache.rope_dim)
-        if kind == "f32":
-            out, lds = [memory.empty((n, width)) for width in widths], widths
-        else:
-            lds = [padded(width) for width in widths]
-            out = [memory.zeros((n, 2 * ld), "uint8") for ld in lds]
-        if n:
-            to = zip(self._pointers(out), lds, strict=True)
-            self.launch("read_rows", self._layer(cache, layer), s0, n, cache.length, self._pointers(given), kind, *to)
+    def rows_of(self, cache, layer, s0, s1, kinds=("f32", "f32"), given=(None, None)):
+        """Rows [s0, s1) of a layer, (latents, keys), each as float32, or as 16 bits in bytes: (n, 2 * padded(columns))."""
+        n, memory, out, parts = s1 - s0, self.memory, [], []
+        for kind, width in zip(kinds, (cache.ranks[layer], cache.rope_dim), strict=True):
+            ld = width if kind == "f32" else padded(width)
+            out.append(memory.empty((n, ld)) if kind == "f32" else memory.zeros((n, 2 * ld), "uint8"))
+            parts.append((memory.pointer(out[-1]), ld))
+        none, of, seen = (0, 0), self._layer(cache, layer), (s0, n, cache.length, self._pointers(given))
+        both = kinds[0] == kinds[1]
+        for kind, to in ((kinds[0], (parts[0], parts[1] if both else none)), (kinds[1], (none, parts[1])))[: 2 - both]:
+            if n:
+                self.launch("read_rows", of, *seen, kind, *to)
         return out
 
     def absorbed_attention(self, q_latent, q_rope, cache, layer, scale, rounded=None):
@@ -75,10 +76,10 @@ class Attention:
         return out
 
     def expanded_attention(self, queries, tokens, cache, layer, kv_b, scale):
-        """Keys and values of EXPANDED cached tokens at a time, in bf16; in float32 where the weights are."""
+        """Keys and values of EXPANDED cached tokens at a time, in half; in float32 where the weights are."""
         q_nope, q_rope = queries(0, tokens)
         _, heads, nope = q_nope.shape
-        kind, v = "f32" if kv_b.format == "f32" else "bf16", kv_b.rows - nope
+        kind, v = "f32" if kv_b.format == "f32" else "f16", kv_b.rows - nope
         out = self.memory.empty((tokens, heads, v))
         state = self.memory.empty((tokens, heads)), self.memory.empty((tokens, heads))
         visible = cache.length + cache.pending
@@ -99,12 +100,13 @@ class Attention:
         """Keys (H, n, nope), rotary keys (n, rope) and values (H, n, v) of cached rows."""
         n, v, memory = s1 - s0, kv_b.rows - nope, self.memory
         given = cache.fresh(layer) if s1 > cache.length else (None, None)
-        latent, rope = self.rows_of(cache, layer, s0, s1, kind, given)
-        if kv_b.format == "f16":  # its products take halves: the rows are rounded as activations are
-            x = self._rounded(self.rows_of(cache, layer, s0, s1, "f32", given)[0], kv_b)
+        taken = "f32" if kv_b.format in ("f32", "f16") else "bf16"
+        latent, rope = self.rows_of(cache, layer, s0, s1, (taken, kind), given)
+        if taken == "f32":
+            x = self._rounded(latent, kv_b)
         else:
-            x = memory.pointer(latent), latent.shape[1] if kind == "f32" else latent.shape[1] // 2, 0, latent
-        wide, output = (4, HEADS_F32) if kind == "f32" else (2, HEADS_BF16)
+            x = memory.pointer(latent), latent.shape[1] // 2, 0, latent
+        wide, output = (4, HEADS_F32) if kind == "f32" else (2, HEADS_F16)
         keys = memory.empty((kv_b.heads * n, wide * nope), "uint8")
         values = memory.empty((kv_b.heads * n, wide * v), "uint8")
         self._many(x, n, kv_b, None, keys, False, "none", output, (values, kv_b.rows, nope))
@@ -118,7 +120,7 @@ class Attention:
         if exact or d > 256 or v.shape[2] > 128:
             kind, k, v = "f32", self._strided(k), self._strided(v)
         else:
-            kind, k, v = "bf16", self._packed_heads(k), self._packed_heads(v)
+            kind, k, v = "f16", self._packed_heads(k), self._packed_heads(v)
         sizes = d, 0, out.shape[2], segment, segment, heads, tokens // segment
         self._attend(kind, out, self._strided(q), None, k, None, v, (None, None), sizes, False, 0, False, False, scale)
         return out
@@ -129,7 +131,7 @@ class Attention:
         return x, *self.memory.strides(x)[:2]
 
     def _packed_heads(self, x):
-        """The same of a copy (H, T, D) in bf16."""
+        """The same of a copy (H, T, D) in half."""
         tokens, heads, d = x.shape
         x, *steps = self._strided(x)
         out = self.memory.empty((heads * tokens, 2 * d), "uint8")

@@ -5,7 +5,7 @@ COUNTERS = 4096  # of blocks, see `Next`
 ROUNDED = 64  # columns of rounded activations come in multiples of so many
 ACTIVATIONS = {name: i for i, name in enumerate(("none", "gelu_tanh", "gelu_erf", "silu_mul"))}
 NORMS = {"none": 0, "rms": 1, "layer": 2}
-F32, BF16, HEADS_F32, HEADS_BF16 = range(4)  # what a product of many rows writes
+F32, BF16, HEADS_F32, HEADS_F16 = range(4)  # what a product of many rows writes
 
 
 class Few:

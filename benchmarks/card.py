@@ -18,7 +18,7 @@ from pathlib import Path
 import ivlite
 
 ROOT = Path(__file__).parents[1]
-DEPTHS = 1024, 32768, 131072, 262144  # cached tokens that decoding is measured behind
+DEPTHS = 1024, 32768, 131072, 261120  # cached tokens that decoding is measured behind
 PUBLISHED = 32768, 39.96  # depth and tokens per second of transformers in bf16 on an H200
 PROMPTS = "Please introduce yourself.", "Count from one to twenty.", "What is a video?"
 REQUESTS = 1000

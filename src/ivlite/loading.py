@@ -83,7 +83,7 @@ def chosen_device(device: str, threads: int | None, check: Callable[[Any], None]
     "auto": the first card that can be used and holds the model, else the CPU. Raises UsageError, OutOfMemoryError, DeviceError.
     """
     name, number = ops.cards.named(device)
-    reasons = []
+    reasons = [ops.cards.fault()] if name == "auto" and ops.cards.fault() else []
     for card in range(ops.cards.count() if name == "auto" else 0):
         reasons.append(ops.cards.refusal(card))
         if not reasons[-1]:

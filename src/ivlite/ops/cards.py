@@ -7,6 +7,7 @@ from ivlite.errors import UsageError, shown
 
 DEVICES = ("auto", "cpu", "cuda", "reference")
 INSTALL = "pip install 'ivlite[cuda]'"
+NO_CARD = 100  # cudaErrorNoDevice
 
 
 def named(device):
@@ -23,14 +24,24 @@ def named(device):
 
 def count():
     """The number of cards that this build can see; 0 where it has no CUDA kernels or finds no driver."""
+    return _counted()[0]
+
+
+def fault():
+    """Why the driver does not say how many cards there are, as the end of a sentence; "" where it does, or has none."""
+    return _counted()[1]
+
+
+def _counted():
     from ivlite import _C
 
-    if not _C.cuda.built:
-        return 0
+    cuda = _C.cuda
+    if not cuda.built:
+        return 0, ""
     try:
-        return _C.cuda.cards()
-    except _C.cuda.Error:
-        return 0
+        return (cuda.cards() if cuda.driver() else 0), ""
+    except cuda.Error as error:
+        return 0, "" if error.args[0] == NO_CARD else f"the driver says: {error.args[2]}"
 
 
 def refusal(number=0):

@@ -32,14 +32,15 @@ Status start_round(uintptr_t out, int64_t ldo, uintptr_t scale, uintptr_t x, int
 
 Status start_gemm(int format, int64_t heads, int64_t rows, int64_t cols, uintptr_t memory, uintptr_t x, int64_t ldx, int64_t tokens,
                   int kind, int activation, bool accumulate, uintptr_t y, int64_t ldy, uintptr_t values, int64_t head_rows, int64_t nope,
-                  uintptr_t bias, uintptr_t x_scale, uintptr_t partial, uintptr_t stream, const std::optional<PlanWords>& plan) {
+                  uintptr_t bias, uintptr_t x_scale, uintptr_t partial, int64_t head_x, uintptr_t stream, const std::optional<PlanWords>& plan) {
   GemmArgs a{};
   a.w = device_weight(pointer<const void>(memory), (Format)format, heads, rows, cols);
   a.x = pointer<const void>(x), a.ldx = ldx, a.tokens = tokens, a.partial = pointer<float>(partial);
   a.end.kind = (Output)kind, a.end.activation = (Activation)activation, a.end.accumulate = accumulate;
   a.end.y = pointer<void>(y), a.end.ldy = ldy, a.end.values = pointer<void>(values), a.end.head_rows = head_rows, a.end.nope = nope;
   a.end.bias = pointer<const float>(bias), a.end.x_scale = pointer<const float>(x_scale);
-  GemmPlan by = gemm_plan(a.w.format, heads * rows, cols, tokens);
+  a.head_x = head_x;
+  GemmPlan by = head_x ? gemm_heads_plan(tokens) : gemm_plan(a.w.format, heads * rows, cols, tokens);
   if (plan) std::tie(by.tile_rows, by.tile_tokens, by.splits) = *plan;
   return gemm(a, by, pointer<void>(stream));
 }
@@ -67,9 +68,9 @@ void bind_cuda_gemm(py::module_& m) {
   launcher(m, "gemm", start_gemm, py::arg("format"), py::arg("heads"), py::arg("rows"), py::arg("cols"), py::arg("memory"), py::arg("x"),
            py::arg("ldx"), py::arg("tokens"), py::arg("kind"), py::arg("activation"), py::arg("accumulate"), py::arg("y"), py::arg("ldy"),
            py::arg("values"), py::arg("head_rows"), py::arg("nope"), py::arg("bias"), py::arg("x_scale"), py::arg("partial"),
-           py::arg("stream"), py::arg("plan") = py::none(),
+           py::arg("head_x"), py::arg("stream"), py::arg("plan") = py::none(),
            "A product of many rows. x: as round_rows writes it, float for f32 weights. kind: 0 float, 1 bf16, 2 heads in float, 3 heads "
-           "in half. plan: that of gemm_plan, or another one.");
+           "in half. head_x: 0, or elements from the x of a head to the next one's. plan: that of gemm_plan, or another one.");
 }
 
 }  // namespace ivlite

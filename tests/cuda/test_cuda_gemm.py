@@ -77,7 +77,7 @@ def gemm(device, weight, x, bias=None, activation="none", into=None, kind="f32",
         0 if a is None else a.pointer for a in (values, None if bias is None else device.array(bias), scale, partial)
     )
     device.cuda.gemm(*weight.args, x.pointer, ldx, tokens, KINDS.index(kind), ACTIVATIONS.index(activation), into is not None,
-                     y.pointer, y.shape[1], values_at, weight.rows, nope, bias_at, scale_at, partial_at, 0, plan)  # fmt: skip
+                     y.pointer, y.shape[1], values_at, weight.rows, nope, bias_at, scale_at, partial_at, 0, 0, plan)  # fmt: skip
     return y if values is None else (y, values)
 
 
@@ -221,6 +221,21 @@ def test_keys_and_values_of_heads(device, fmt, kind, plan):
             a.view(np.float16) for a in (keys, values, expected.astype(np.float16).view(np.uint16))
         )
     assert np.array_equal(keys, expected[:, :, :nope]) and np.array_equal(values, expected[:, :, nope:])
+
+
+@pytest.mark.parametrize("tokens", [1, 17, 33, 70, 150])
+@pytest.mark.parametrize("rows, cols", [(128, 40), (256, 200)])
+@pytest.mark.parametrize("fmt", ["bf16", "q8_0", "q4_0", "q5_k"])
+def test_heads_with_rows_of_their_own(device, fmt, rows, cols, tokens):
+    """The bits of a product of each head alone."""
+    heads, width = 3, padded(cols)
+    weight, x = Weight(device, fmt, rows, cols, heads), inputs(tokens * heads, cols)
+    source, _, _ = rounded(device, fmt, x)
+    y = device.empty((tokens, heads, rows))
+    device.cuda.gemm(*weight.args, source.pointer, heads * width, tokens, KINDS.index("f32"), 0, False, y.pointer, heads * rows,
+                     0, 0, 0, 0, 0, 0, width, 0)  # fmt: skip
+    flat = gemm(device, weight, (source, width, None), plan=(128, 32, 1)).numpy().reshape(tokens, heads, heads, rows)
+    assert np.array_equal(y.numpy(), np.stack([flat[:, h, h] for h in range(heads)], 1))
 
 
 # ---------------------------------------------------------------------------------------------- rounding of activations

@@ -110,6 +110,16 @@ def test_linear_heads(both, rng, fmt, tokens):
     assert off(got, expected) < few_limit(fmt)
 
 
+@pytest.mark.parametrize("fmt", ["bf16", "q8_0", "q4_0"])
+def test_linear_heads_of_many_tokens(both, rng, fmt):
+    """Heads of whole tiles: one product on tensor cores, of activations in bf16."""
+    x, m = normal(rng, 20, 3, 100), normal(rng, 3, 128, 64)
+    got, expected = both(
+        lambda o: o.linear_heads(o.array(x)[:, :, 36:], o.weight(fmt, o.encode(fmt, m.reshape(-1, 64)), m.shape))
+    )
+    assert off(got, expected) < 2 * ROUNDED
+
+
 def test_a_weight_comes_in_chunks(card, cpu, rng):
     m = normal(rng, 70, 64)
     blocks = card.encode("q8_0", m).reshape(70, -1)

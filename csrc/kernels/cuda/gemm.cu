@@ -77,10 +77,11 @@ Status gemm(const GemmArgs& a, const GemmPlan& by, Stream stream) {
   const int64_t rows = a.w.heads * a.w.rows;
   const bool paired = a.end.activation == Activation::silu_mul;
   if (a.tokens == 0 || rows == 0) return 0;
-  GemmProduct p{a.w, a.x, a.ldx, a.tokens, paired, 0, 1, nullptr, a.end};
+  GemmProduct p{a.w, a.x, a.ldx, a.tokens, paired, 0, 1, nullptr, a.end, a.head_x};
   p.end.rows = paired ? rows / 2 : rows, p.end.tokens = a.tokens;
-  if (a.w.format == Format::f32) return by.splits == 1 ? gemm_f32(p, stream) : kInvalidValue;
+  if (a.w.format == Format::f32) return by.splits == 1 && !a.head_x ? gemm_f32(p, stream) : kInvalidValue;
   if (by.splits < 1 || by.tile_tokens < 1) return kInvalidValue;
+  if (a.head_x && (a.w.rows % by.tile_rows || a.end.x_scale || a.end.kind != Output::f32)) return kInvalidValue;
   p.steps = (int)divided_up(steps_of(a.w.cols, by.tile_tokens), by.splits);
   p.splits = (int)divided_up(steps_of(a.w.cols, by.tile_tokens), p.steps);  // no more than there are steps for
   p.partial = p.splits > 1 ? a.partial : nullptr;

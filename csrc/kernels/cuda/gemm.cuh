@@ -107,13 +107,13 @@ struct GemmThread {
 
   IVLITE_DEVICE explicit GemmThread(const GemmProduct& product) : p(product), shared(shared_memory<char>()), thread(thread_x()) {
     lane = thread % kWarp;
-    const int64_t token0 = (int64_t)block_x() * Tokens;
+    const int64_t token0 = (int64_t)block_x() * Tokens, head_at = p.head_x ? row0() / p.w.rows * (p.head_x / 8) : 0;
     first = block_z() * p.steps, last = (int)min_of(first + p.steps, (p.w.cols + T::kDepth - 1) / T::kDepth);
     IVLITE_UNROLL
     for (int i = 0; i < kTokenCopies; i++) {
       const int at = thread + i * T::kThreads;
       const int64_t token = min_of(token0 + at / T::kChunks, p.tokens - 1);  // what is beyond is not stored
-      x_at[i] = (uint32_t)(token * (p.ldx / 8)) + at % T::kChunks;
+      x_at[i] = (uint32_t)(token * (p.ldx / 8) + head_at) + at % T::kChunks;
     }
     IVLITE_UNROLL
     for (int i = 0; i < kCodeCopies; i++) {

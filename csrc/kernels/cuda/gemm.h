@@ -52,6 +52,7 @@ struct GemmArgs {
   int64_t ldx, tokens;
   Epilogue end;
   float* partial;  // gemm_partial_bytes; null where that is 0
+  int64_t head_x;  // elements from the x of a head to that of the next, a multiple of 8; 0: all heads multiply the same x
 };
 // How a product is dealt to blocks: to each a tile of weight rows x tokens, or a part of its sums, where there are `splits` parts.
 struct GemmPlan {
@@ -60,6 +61,8 @@ struct GemmPlan {
 };
 // The fastest, about. The same on every card: parts decide the bits of a sum, tiles do not.
 GemmPlan gemm_plan(Format format, int64_t rows, int64_t cols, int64_t tokens);
+// Where heads have an x of their own: quantized or bf16, rows of a head a multiple of 128.
+constexpr GemmPlan gemm_heads_plan(int64_t tokens) { return {128, tokens <= 32 ? 32 : tokens <= 64 ? 64 : 128, 1}; }
 constexpr int64_t gemm_partial_bytes(const GemmPlan& by, int64_t rows, int64_t tokens) {
   return by.splits > 1 ? by.splits * tokens * rows * 4 : 0;
 }

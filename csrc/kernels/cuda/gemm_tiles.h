@@ -13,6 +13,7 @@ struct GemmProduct {
   int steps, splits;
   float* partial;  // (splits, tokens, rows of w), or null without splits
   Epilogue end;
+  int64_t head_x;
 };
 
 // Columns of one step: what is copied and opened between two barriers.

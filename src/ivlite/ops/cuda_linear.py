@@ -2,6 +2,7 @@
 
 FEW = 16  # rows that kernels of few rows take
 COUNTERS = 4096  # of blocks, see `Next`
+HEAD_ROWS = 128  # of which rows of a head are a multiple where a product of many rows takes heads
 ROUNDED = 64  # columns of rounded activations come in multiples of so many
 ACTIVATIONS = {name: i for i, name in enumerate(("none", "gelu_tanh", "gelu_erf", "silu_mul"))}
 NORMS = {"none": 0, "rms": 1, "layer": 2}
@@ -99,8 +100,13 @@ class Products:
         return y
 
     def linear_heads(self, x, w):
-        tokens, heads, _ = x.shape
+        tokens, heads, cols = x.shape
         y = self.memory.empty((tokens, heads, w.rows))
+        if tokens > FEW and w.rows % HEAD_ROWS == 0 and w.format not in ("f32", "f16"):
+            flat, width = x.reshape(tokens * heads, cols), padded(cols)
+            at, _, _, kept = self._rounded(flat, w)
+            self._many((at, heads * width, 0, kept), tokens, w, None, y, False, "none", head_x=width)
+            return y
         for first in range(0, tokens, FEW):
             part = x[first : first + FEW]
             self.few(Few(self, part, w), [(w, y[first : first + FEW], None)])
@@ -146,18 +152,20 @@ class Products:
         )
         return memory.pointer(out), width, scale_at, (out, scale)
 
-    def _many(self, x, tokens, w, bias, y, accumulate, activation, kind=F32, heads=None):
-        """heads: (values, rows of a head, of which keys) where y takes keys and the other array takes values."""
+    def _many(self, x, tokens, w, bias, y, accumulate, activation, kind=F32, heads=None, head_x=0):
+        """heads: (values, rows of a head, of which keys) where y takes keys and the other array takes values. head_x: elements
+        between the rows of a token's heads, where each head has its own.
+        """
         memory = self.memory
         at, ld, scale, _kept = x
         values, head_rows, nope = heads or (None, 0, 0)
-        partial = memory.kernels.gemm_partial_bytes(w.args[0], w.heads * w.rows, w.cols, tokens)
+        partial = 0 if head_x else memory.kernels.gemm_partial_bytes(w.args[0], w.heads * w.rows, w.cols, tokens)
         work = memory.empty(partial, "uint8") if partial else None
         pointers = [0 if a is None else memory.pointer(a) for a in (y, values, bias, work)]
         ldy = memory.strides(y)[0] // (2 if kind == BF16 else 1)
         self.launch(
             "gemm", *w.args, at, ld, tokens, kind, ACTIVATIONS[activation], accumulate, pointers[0], ldy, pointers[1],
-            head_rows, nope, pointers[2], scale, pointers[3],
+            head_rows, nope, pointers[2], scale, pointers[3], head_x,
         )  # fmt: skip
 
 

@@ -33,8 +33,9 @@ class Step:
         words = [cache.places(), [cache.length], np.asarray(token_ids), cos.reshape(-1), sin.reshape(-1)]
         for end, part in zip(self.ends, words, strict=True):
             part = np.asarray(part)
-            part = part if part.dtype == np.float32 else part.astype(np.int32).view(np.float32)
-            self.host[end - len(part) : end] = part
+            self.host[end - len(part) : end] = (
+                part if part.dtype.kind == "f" else part.astype(np.int32).view(np.float32)
+            )
         self.ops.hand_over(cache)
         memory.send(self.inputs, self.host)
         if self.replay is None and self.began:

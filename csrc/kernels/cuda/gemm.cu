@@ -47,7 +47,7 @@ using start_fn = Status (*)(const GemmProduct&, int, int, Stream);
 constexpr start_fn kStart[kFormatCount] = {
     nullptr,
     start_gemm<Format::f16>,
-    start_gemm<Format::bf16>,
+    nullptr,
     start_gemm<Format::q8_0>,
     start_gemm<Format::q6_k>,
     start_gemm<Format::q5_k>,

@@ -26,7 +26,7 @@ IVLITE_DEVICE int slot(int row, int chunk) {
 
 template <Format F, int Rows, int Tokens>
 struct Tile {
-  static constexpr bool kOpened = F != Format::f16 && F != Format::bf16;
+  static constexpr bool kOpened = F != Format::f16;
   static constexpr int kThreads = 256, kStages = 4;
   static constexpr int kDepth = gemm_depth(Tokens), kGroups = kDepth / 32;
   static constexpr int kWarpsDown = Rows == 256 || Tokens < 128 ? 4 : 2, kWarpsAcross = 8 / kWarpsDown;

@@ -61,7 +61,7 @@ struct GemmPlan {
 };
 // The fastest, about. The same on every card: parts decide the bits of a sum, tiles do not.
 GemmPlan gemm_plan(Format format, int64_t rows, int64_t cols, int64_t tokens);
-// Where heads have an x of their own: quantized or bf16, rows of a head a multiple of 128.
+// Where heads have an x of their own: quantized weights, rows of a head a multiple of 128.
 constexpr GemmPlan gemm_heads_plan(int64_t tokens) { return {128, tokens <= 32 ? 32 : tokens <= 64 ? 64 : 128, 1}; }
 constexpr int64_t gemm_partial_bytes(const GemmPlan& by, int64_t rows, int64_t tokens) {
   return by.splits > 1 ? by.splits * tokens * rows * 4 : 0;

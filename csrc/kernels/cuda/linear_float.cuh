@@ -39,8 +39,7 @@ struct RawOctet {
   }
   IVLITE_DEVICE float get(int i) const {
     if constexpr (F == Format::f32) return float_of(raw[i / 4].w[i % 4]);
-    const uint16_t bits = (uint16_t)(raw[0].w[i / 2] >> i % 2 * 16);
-    return F == Format::f16 ? to_float(bits) : bf16_to_float(bits);
+    return to_float((uint16_t)(raw[0].w[i / 2] >> i % 2 * 16));
   }
 };
 

@@ -6,6 +6,7 @@
 #include "formats/q5_k.h"
 #include "formats/q6_k.h"
 #include "formats/q8_0.h"
+#include "kernels/cuda/half.cuh"
 #include "kernels/cuda/linear.h"
 
 namespace ivlite::cuda {
@@ -16,6 +17,7 @@ constexpr int kThreads = 128;
 // Rows [first, first + count) of a weight, as a file has them.
 struct PackArgs {
   DeviceWeight w;
+  bool bf16;  // the file's format, which is kept as f16
   int64_t first, count;
   const uint8_t* blocks;
   int64_t row_bytes;
@@ -91,10 +93,10 @@ IVLITE_DEVICE void store_group(const DeviceWeight& w, int64_t row, int64_t g, co
 }
 
 // 32 elements, zeros behind the last column.
-template <class T>
-IVLITE_DEVICE void copy_elements(const DeviceWeight& w, int64_t row, int64_t g, const uint8_t* from) {
+template <class T, class Kept>
+IVLITE_DEVICE void copy_elements(const DeviceWeight& w, int64_t row, int64_t g, const uint8_t* from, Kept kept) {
   T *to = (T*)code_at(w, row, g), some[32];
-  for (int i = 0; i < 32; i++) some[i] = 32 * g + i < w.cols ? ((const T*)from)[32 * g + i] : 0;
+  for (int i = 0; i < 32; i++) some[i] = 32 * g + i < w.cols ? kept(((const T*)from)[32 * g + i]) : 0;
   for (int i = 0; i < 32; i += 16 / sizeof(T)) {
     Bytes16 bytes;
     memcpy(&bytes, some + i, 16);
@@ -111,9 +113,10 @@ IVLITE_KERNEL void pack_kernel(PackArgs a) {
   visit_format(a.w.format, [&](auto is) {
     constexpr Format F = decltype(is)::value;
     if constexpr (F == Format::f32) {
-      copy_elements<uint32_t>(a.w, a.first + row, g, from);
-    } else if constexpr (is_float_format(F)) {
-      copy_elements<uint16_t>(a.w, a.first + row, g, from);
+      copy_elements<uint32_t>(a.w, a.first + row, g, from, [](uint32_t bits) { return bits; });
+    } else if constexpr (F == Format::f16) {
+      copy_elements<uint16_t>(a.w, a.first + row, g, from,
+                              [&](uint16_t bits) { return a.bf16 ? to_finite_half(bf16_to_float(bits)) : bits; });
     } else {
       Group group;
       group.clear();
@@ -145,10 +148,10 @@ IVLITE_KERNEL void embedding_kernel(RowsArgs a) {
 
 }  // namespace
 
-Status pack_weight(const DeviceWeight& w, int64_t first, int64_t count, const void* blocks, int64_t row_bytes, Stream stream) {
+Status pack_weight(const DeviceWeight& w, Format format, int64_t first, int64_t count, const void* blocks, int64_t row_bytes, Stream stream) {
   const int64_t threads = (w.cols + 31) / 32 * count;
   if (threads == 0) return 0;
-  const PackArgs args{w, first, count, (const uint8_t*)blocks, row_bytes};
+  const PackArgs args{w, format == Format::bf16, first, count, (const uint8_t*)blocks, row_bytes};
   return launch(pack_kernel, {(unsigned)((threads + kThreads - 1) / kThreads), 1, 1}, kThreads, 0, stream, args);
 }
 

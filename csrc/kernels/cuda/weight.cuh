@@ -78,12 +78,9 @@ IVLITE_DEVICE void dequantize8(const DeviceWeight& w, int64_t row, int64_t col, 
   if constexpr (F == Format::f32) {
     const Bytes16 low = load16(codes + col % 32 * 4), high = load16(codes + col % 32 * 4 + 16);
     memcpy(out, &low, 16), memcpy(out + 4, &high, 16);
-  } else if constexpr (F == Format::f16 || F == Format::bf16) {
+  } else if constexpr (F == Format::f16) {
     const Bytes16 raw = load16(codes + col % 32 * 2);
-    for (int i = 0; i < 8; i++) {
-      const uint16_t bits = (uint16_t)(raw.w[i / 2] >> 16 * (i % 2));
-      out[i] = F == Format::f16 ? to_float(bits) : bf16_to_float(bits);
-    }
+    for (int i = 0; i < 8; i++) out[i] = to_float((uint16_t)(raw.w[i / 2] >> 16 * (i % 2)));
   } else {
     const Affine by = affine<F>(scale_bits(w, row, group), header_bits<F>(w, row, group), half);
     const uint32_t high = high_bits<F>(w, row, group, half);
@@ -104,7 +101,7 @@ IVLITE_DEVICE void visit_format(Format format, Visit visit) {
   switch (format) {
     case Format::f32: return visit(FormatIs<Format::f32>());
     case Format::f16: return visit(FormatIs<Format::f16>());
-    case Format::bf16: return visit(FormatIs<Format::bf16>());
+    case Format::bf16: return;  // it is kept as f16
     case Format::q8_0: return visit(FormatIs<Format::q8_0>());
     case Format::q6_k: return visit(FormatIs<Format::q6_k>());
     case Format::q5_k: return visit(FormatIs<Format::q5_k>());

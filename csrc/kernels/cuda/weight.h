@@ -8,7 +8,9 @@
 //   codes    q4_0 q4_k q5_k q6_k        16 per group: byte i has the low four bits of column i in its low nibble and of
 //                                       column i + 16 in its high one
 //            q8_0                       32 per group, signed
-//            f16 bf16 f32               elements
+//            f16 f32                    elements; bf16 is kept as f16: exactly, but for numbers below 2^-14, which are then
+//                                       up to 2^-25 away, and beyond 65504, where it ends. Tensor cores multiply halves with
+//                                       activations of 11 bits, and bf16 with 8
 //   high     q5_k                       4 per group, one word: bit j of byte i is the fifth bit of column 4 j + i
 //            q6_k                       8 per group, one word per 16 columns: bits 2 j of byte i are the fifth and sixth bit
 //                                       of column 4 j + i
@@ -35,7 +37,8 @@ struct DeviceWeight {
 };
 
 constexpr bool is_k_format(Format f) { return f == Format::q4_k || f == Format::q5_k || f == Format::q6_k; }
-constexpr bool is_float_format(Format f) { return f == Format::f32 || f == Format::f16 || f == Format::bf16; }
+constexpr bool is_float_format(Format f) { return f == Format::f32 || f == Format::f16; }
+constexpr Format kept_format(Format f) { return f == Format::bf16 ? Format::f16 : f; }
 
 // Groups of 32 columns that a row has in its planes.
 constexpr int64_t padded_groups(Format f, int64_t cols) {
@@ -45,7 +48,7 @@ constexpr int64_t padded_groups(Format f, int64_t cols) {
 
 // Bytes of a group in the planes of codes and of high bits, and of 8 groups in that of headers.
 constexpr int code_bytes(Format f) {
-  return f == Format::f32 ? 128 : f == Format::f16 || f == Format::bf16 ? 64 : f == Format::q8_0 ? 32 : 16;
+  return f == Format::f32 ? 128 : f == Format::f16 ? 64 : f == Format::q8_0 ? 32 : 16;
 }
 constexpr int high_bytes(Format f) { return f == Format::q5_k ? 4 : f == Format::q6_k ? 8 : 0; }
 constexpr int scale_bytes(Format f) { return is_float_format(f) ? 0 : 2; }
@@ -64,14 +67,14 @@ constexpr WeightPlanes weight_planes(Format f, int64_t heads, int64_t rows, int6
 }
 
 constexpr int64_t device_weight_bytes(Format f, int64_t heads, int64_t rows, int64_t cols) {
-  return weight_planes(f, heads, rows, cols).end;
+  return weight_planes(kept_format(f), heads, rows, cols).end;
 }
 
 // A weight in memory of device_weight_bytes, 256-byte aligned.
 inline DeviceWeight device_weight(const void* memory, Format f, int64_t heads, int64_t rows, int64_t cols) {
-  const WeightPlanes at = weight_planes(f, heads, rows, cols);
+  const WeightPlanes at = weight_planes(kept_format(f), heads, rows, cols);
   const uint8_t* base = (const uint8_t*)memory;
-  return {f, rows, cols, heads, base, base + at.high, base + at.scales, base + at.headers};
+  return {kept_format(f), rows, cols, heads, base, base + at.high, base + at.scales, base + at.headers};
 }
 
 }  // namespace ivlite::cuda

@@ -8,12 +8,12 @@ CHUNK = 16 << 20  # bytes of blocks on the card at a time while they are packed
 class Weight:
     """A matrix (rows, cols), or one per head, in the planes of csrc/kernels/cuda/weight.h.
 
-    args: how launchers take it: format, heads, rows, columns, address.
+    format: as it lies on the card, where bf16 is kept as f16. args: how launchers take it: format, heads, rows, columns, address.
     """
 
     def __init__(self, ops, fmt, heads, rows, cols):
-        self.format, self.heads, self.rows, self.cols = fmt, heads, rows, cols
-        code = ops.codes[fmt]
+        self.format, self.heads, self.rows, self.cols = "f16" if fmt == "bf16" else fmt, heads, rows, cols
+        code = ops.codes[self.format]
         nbytes = ops.memory.kernels.device_weight_bytes(code, heads, rows, cols)
         self.memory = ops.memory.zeros(nbytes, "uint8")
         self.args = code, heads, rows, cols, ops.memory.pointer(self.memory)
@@ -25,7 +25,7 @@ class Weight:
     @property
     def floats(self):
         """Whether its format is a float format: then activations are not rounded to int8."""
-        return self.format in ("f32", "f16", "bf16")
+        return self.format in ("f32", "f16")
 
 
 def packed(ops, fmt, data, shape):
@@ -40,7 +40,15 @@ def packed(ops, fmt, data, shape):
         for at in range(0, len(chunk), each):
             part = chunk[at : at + each]
             blocks = ops.memory.put(part)
-            ops.launch("pack_weight", *weight.args, first, len(part), ops.memory.pointer(blocks), part.shape[1])
+            ops.launch(
+                "pack_weight",
+                ops.codes[fmt],
+                *weight.args[1:],
+                first,
+                len(part),
+                ops.memory.pointer(blocks),
+                part.shape[1],
+            )
             first += len(part)
     if first != heads * rows:
         raise ValueError(f"a weight of {heads * rows} rows is given {first}")

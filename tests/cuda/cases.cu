@@ -126,8 +126,8 @@ IVLITE_KERNEL void faulty_kernel(Fault fault, float* memory, int count) {
     case Fault::race_of_blocks: memory[i] = v; return;
     case Fault::race_past_arrival:
       if (last_block((int32_t*)memory + count - 1, 2))
-        v = memory[64 + i];
-      else
+        v = memory[64 + lane];
+      else if (i < kWarp)
         memory[64 + i] = v;
       return;
     case Fault::race_with_copy:

@@ -59,8 +59,8 @@ Status py_append(const PyLayer& layer, uintptr_t length, const Matrix& latent, u
   return append_rows(a, pointer<void>(stream));
 }
 
-Status py_read(const PyLayer& layer, int64_t first, int64_t count, int64_t stored, const Two& given,
-               const std::string& as, const Matrix& latent, const Matrix& rope, uintptr_t stream) {
+Status py_read(const PyLayer& layer, int64_t first, int64_t count, int64_t stored, const Two& given, const std::string& as,
+               const Matrix& latent, const Matrix& rope, uintptr_t stream) {
   ReadArgs a{};
   a.cache = layer_of(layer), a.first = first, a.rows = count, a.stored = stored;
   a.given_latent = pointer<float>(given.first), a.given_rope = pointer<float>(given.second), a.as = (Operand)named(OPERANDS, as);
@@ -112,15 +112,13 @@ std::tuple<int64_t, int64_t, int64_t> py_row_bytes(const std::string& kind, int6
 
 void bind_cuda_attention(py::module_& m) {
   launcher(
-      m, "append_rows", py_append, py::arg("cache"), py::arg("length"), py::arg("latent"), py::arg("norm"), py::arg("eps"),
-      py::arg("rope"), py::arg("angles"), py::arg("interleaved"), py::arg("given"), py::arg("tokens"), py::arg("queries"),
-      py::arg("stream"),
+      m, "append_rows", py_append, py::arg("cache"), py::arg("length"), py::arg("latent"), py::arg("norm"), py::arg("eps"), py::arg("rope"),
+      py::arg("angles"), py::arg("interleaved"), py::arg("given"), py::arg("tokens"), py::arg("queries"), py::arg("stream"),
       "Appends T rows to a layer, (address of its latents', scales' and keys' addresses and the capacity, rank, rope dimension, kind). "
       "latent and rope: (address, row stride); norm, the two angles (cos, sin) and the two arrays `given` may be 0. queries: None, or "
       "((address, row stride, head stride), heads, columns that are not rotated, rotated queries, codes of the others or 0).");
-  launcher(m, "read_rows", py_read, py::arg("cache"), py::arg("first"), py::arg("rows"), py::arg("stored"),
-           py::arg("given"), py::arg("as_"), py::arg("latent"), py::arg("rope"), py::arg("stream"),
-           "Rows of a layer as \"f32\", \"bf16\" or \"f16\".");
+  launcher(m, "read_rows", py_read, py::arg("cache"), py::arg("first"), py::arg("rows"), py::arg("stored"), py::arg("given"),
+           py::arg("as_"), py::arg("latent"), py::arg("rope"), py::arg("stream"), "Rows of a layer as \"f32\", \"bf16\" or \"f16\".");
   launcher(m, "absorbed_attention", py_absorbed, py::arg("out"), py::arg("codes"), py::arg("q_latent"), py::arg("q_rope"), py::arg("cache"),
            py::arg("given"), py::arg("length"), py::arg("pending"), py::arg("tokens"), py::arg("heads"), py::arg("splits"),
            py::arg("scale"), py::arg("workspace"), py::arg("workspace_floats"), py::arg("stream"),

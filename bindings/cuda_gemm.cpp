@@ -32,7 +32,8 @@ Status start_round(uintptr_t out, int64_t ldo, uintptr_t scale, uintptr_t x, int
 
 Status start_gemm(int format, int64_t heads, int64_t rows, int64_t cols, uintptr_t memory, uintptr_t x, int64_t ldx, int64_t tokens,
                   int kind, int activation, bool accumulate, uintptr_t y, int64_t ldy, uintptr_t values, int64_t head_rows, int64_t nope,
-                  uintptr_t bias, uintptr_t x_scale, uintptr_t partial, int64_t head_x, uintptr_t stream, const std::optional<PlanWords>& plan) {
+                  uintptr_t bias, uintptr_t x_scale, uintptr_t partial, int64_t head_x, uintptr_t stream,
+                  const std::optional<PlanWords>& plan) {
   GemmArgs a{};
   a.w = device_weight(pointer<const void>(memory), (Format)format, heads, rows, cols);
   a.x = pointer<const void>(x), a.ldx = ldx, a.tokens = tokens, a.partial = pointer<float>(partial);

@@ -22,7 +22,8 @@ int64_t py_weight_bytes(int format, int64_t heads, int64_t rows, int64_t cols) {
 
 Status py_pack_weight(int format, int64_t heads, int64_t rows, int64_t cols, uintptr_t memory, int64_t first, int64_t count,
                       uintptr_t blocks, int64_t row_bytes, uintptr_t stream) {
-  return pack_weight(weight(format, heads, rows, cols, memory), (Format)format, first, count, pointer<void>(blocks), row_bytes, pointer<void>(stream));
+  return pack_weight(weight(format, heads, rows, cols, memory), (Format)format, first, count, pointer<void>(blocks), row_bytes,
+                     pointer<void>(stream));
 }
 
 Status py_embedding_rows(uintptr_t y, int64_t ldy, int format, int64_t heads, int64_t rows, int64_t cols, uintptr_t memory, uintptr_t ids,

@@ -26,7 +26,7 @@ struct QueryArgs {
   const float* q;  // (T, H, nope + rope_dim)
   int64_t ldq, ldh;
   int64_t heads, nope;
-  float* rope;    // (T, H, rope_dim): the rotary part, rotated as the keys are
+  float* rope;          // (T, H, rope_dim): the rotary part, rotated as the keys are
   Int8Rows nope_codes;  // the rest as quantize would round it; null codes: it is left as it is
 };
 
@@ -107,7 +107,7 @@ struct AttentionWork {
   float scale;
 };
 Status attention_f16(const AttentionWork& a, Stream stream);  // d + d2 <= 256, dv <= 128; products in half, float sums
-Status attention_f32(const AttentionWork& a, Stream stream);   // dv <= 128; float throughout
+Status attention_f32(const AttentionWork& a, Stream stream);  // dv <= 128; float throughout
 
 // x (T, H, d), strided, to half (H, T, d)
 struct PackHeadsArgs {

@@ -1,4 +1,5 @@
-// Appending rows to the latent cache, with the queries beside them, and reading them. A block is a token, or some heads of a token's queries.
+// Appending rows to the latent cache, with the queries beside them, and reading them. A block is a token, or some heads of a token's
+// queries.
 #include "cache.cuh"
 #include "kernels/cuda/half.cuh"
 #include "kernels/cuda/quantize.cuh"

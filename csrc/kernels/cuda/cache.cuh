@@ -18,8 +18,7 @@ struct DeviceRows {
 
 inline DeviceRows device_rows(const CacheLayer& c) {
   const RowBytes bytes = row_bytes(c.kind, c.rank, c.rope_dim);
-  return {c.place,         nullptr,           nullptr,           nullptr,          (int)c.rank,
-          (int)c.rope_dim, (int)bytes.latent, (int)(bytes.scale / 4), (int)bytes.rope};
+  return {c.place, nullptr, nullptr, nullptr, (int)c.rank, (int)c.rope_dim, (int)bytes.latent, (int)(bytes.scale / 4), (int)bytes.rope};
 }
 IVLITE_DEVICE DeviceRows found(DeviceRows c) {
   c.latent = (uint8_t*)c.place->latent, c.scale = c.place->scale, c.rope = (uint8_t*)c.place->rope;

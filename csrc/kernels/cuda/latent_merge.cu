@@ -98,7 +98,8 @@ IVLITE_KERNEL_OF(kThreads) merge_kernel(LatentWork a, int rotated) {
 
 Status merge(const LatentWork& a, CacheKind kind, Stream stream) {
   const size_t bytes = 4 * (size_t)(kWarps * kPart + 3 * kWarps + a.splits);
-  return launch(merge_kernel, Dim3{(unsigned)(a.rows() + a.padding), (unsigned)a.parts}, kThreads, bytes, stream, a, (int)(kind == CacheKind::q4));
+  return launch(merge_kernel, Dim3{(unsigned)(a.rows() + a.padding), (unsigned)a.parts}, kThreads, bytes, stream, a,
+                (int)(kind == CacheKind::q4));
 }
 
 int parts_of(int64_t rank) { return (int)((rank + kPart - 1) / kPart); }

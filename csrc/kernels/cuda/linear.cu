@@ -143,7 +143,8 @@ IVLITE_DEVICE void round_next(const FewRows& a, const BlockPart& of, int each, f
   for (int64_t begin = thread_x() / kWarp * kWarp; begin < count_all; begin += kRowThreads) {
     const int64_t i = begin + thread_x() % kWarp, token = i / words, word = first / 4 + i % words;
     const float* y = part.y + token * part.ldy + head * (part.ldh - outputs);
-    round_word(next.codes, 0, token, word, all, [&](int64_t column) { return float_of(load4_new(y + column)); }, i < count_all);
+    round_word(
+        next.codes, 0, token, word, all, [&](int64_t column) { return float_of(load4_new(y + column)); }, i < count_all);
   }
 }
 

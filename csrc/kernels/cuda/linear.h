@@ -7,7 +7,8 @@ namespace ivlite::cuda {
 
 // weight.cu: packs rows [first, first + count), counted over all heads, from blocks of that format as a file has them. Rows of blocks
 // are row_bytes apart. Padding of the weight must be zero before.
-Status pack_weight(const DeviceWeight& w, Format format, int64_t first, int64_t count, const void* blocks, int64_t row_bytes, Stream stream);
+Status pack_weight(const DeviceWeight& w, Format format, int64_t first, int64_t count, const void* blocks, int64_t row_bytes,
+                   Stream stream);
 // y[i] = row ids[i] of w, dequantized; NaN where there is no such row.
 Status embedding_rows(float* y, int64_t ldy, const DeviceWeight& w, const int32_t* ids, int64_t count, Stream stream);
 

@@ -30,9 +30,7 @@ IVLITE_KERNEL void layer_norm_row(NormArgs a) {
 
 }  // namespace
 
-Status rms_norm(const NormArgs& a, Stream stream) {
-  return launch(rms_norm_row, {(unsigned)a.rows}, kRowThreads, kReduceBytes, stream, a);
-}
+Status rms_norm(const NormArgs& a, Stream stream) { return launch(rms_norm_row, {(unsigned)a.rows}, kRowThreads, kReduceBytes, stream, a); }
 
 Status layer_norm(const NormArgs& a, Stream stream) {
   return launch(layer_norm_row, {(unsigned)a.rows}, kRowThreads, kReduceBytes, stream, a);

@@ -19,7 +19,8 @@ IVLITE_KERNEL void norm_quantize_kernel(QuantizeArgs a) {
   const float* x = a.x + block_x() * a.ldx;
   float* shared = shared_memory<float>();
   if (block_x() < a.tokens) {
-    round_normed(a.out, block_x(), a.cols, [&](int64_t column) { return x[column]; }, a.norm_w, a.eps, shared);
+    round_normed(
+        a.out, block_x(), a.cols, [&](int64_t column) { return x[column]; }, a.norm_w, a.eps, shared);
   } else {
     for (int64_t i = thread_x(); i < 8 * int8_groups(a.cols); i += kRowThreads)
       round_word(a.out, 0, block_x(), i, 0, [](int64_t) { return 0.0f; });

@@ -148,7 +148,8 @@ IVLITE_KERNEL void embedding_kernel(RowsArgs a) {
 
 }  // namespace
 
-Status pack_weight(const DeviceWeight& w, Format format, int64_t first, int64_t count, const void* blocks, int64_t row_bytes, Stream stream) {
+Status pack_weight(const DeviceWeight& w, Format format, int64_t first, int64_t count, const void* blocks, int64_t row_bytes,
+                   Stream stream) {
   const int64_t threads = (w.cols + 31) / 32 * count;
   if (threads == 0) return 0;
   const PackArgs args{w, format == Format::bf16, first, count, (const uint8_t*)blocks, row_bytes};

@@ -47,9 +47,7 @@ constexpr int64_t padded_groups(Format f, int64_t cols) {
 }
 
 // Bytes of a group in the planes of codes and of high bits, and of 8 groups in that of headers.
-constexpr int code_bytes(Format f) {
-  return f == Format::f32 ? 128 : f == Format::f16 ? 64 : f == Format::q8_0 ? 32 : 16;
-}
+constexpr int code_bytes(Format f) { return f == Format::f32 ? 128 : f == Format::f16 ? 64 : f == Format::q8_0 ? 32 : 16; }
 constexpr int high_bytes(Format f) { return f == Format::q5_k ? 4 : f == Format::q6_k ? 8 : 0; }
 constexpr int scale_bytes(Format f) { return is_float_format(f) ? 0 : 2; }
 constexpr int header_bytes(Format f) { return f == Format::q6_k ? 2 : is_k_format(f) ? 4 : 0; }

@@ -16,7 +16,8 @@ class Step:
     replay it.
 
     Everything that differs from call to call lies in one array of the card: where the cache's layers are, its length, token ids
-    and rotations. compute(ids, cos, sin, cache) -> logits (T, vocab), a method, changes nothing but memory of the card. places, at: what kernels read of the cache; ready: what one layer has made for the next.
+    and rotations. compute(ids, cos, sin, cache) -> logits (T, vocab), a method, changes nothing but memory of the card.
+    places, at: the addresses that kernels read of the cache; ready: what one layer has made for the next.
     """
 
     def __init__(self, ops, compute, tokens, half, layers):

@@ -11,11 +11,11 @@ void begin_launch(const Launch& launch);
 void end_launch();
 void begin_block(const Launch& launch, const void* shared);
 void end_block();
-void pass_barrier();       // all threads of the block have come to a barrier
-void arrive(const int32_t* counter);  // the block comes to a counter of blocks,
+void pass_barrier();                   // all threads of the block have come to a barrier
+void arrive(const int32_t* counter);   // the block comes to a counter of blocks,
 void acquire(const int32_t* counter);  // is the last of those that do, and sees what they did before
-void pass_warp();          // all lanes of the current thread's warp have come to one of the warp
-void meet_warp(int warp);  // its lanes stand at one instruction
+void pass_warp();                      // all lanes of the current thread's warp have come to one of the warp
+void meet_warp(int warp);              // its lanes stand at one instruction
 
 // The current thread, or a lane of its warp, accesses n bytes; `place` is where in the kernel's code.
 enum class Access { read, write, atomic };

@@ -33,8 +33,8 @@ struct Launch {
   void (*body)(const void* arguments);
   const void* arguments;
 };
-extern size_t shared_limit;      // bytes that a block may have; to begin with, those of the cards with the least
-void run(const Launch& launch);  // returns when all blocks are done; throws Fault
+extern size_t shared_limit;            // bytes that a block may have; to begin with, those of the cards with the least
+void run(const Launch& launch);        // returns when all blocks are done; throws Fault
 extern std::atomic<int64_t> launches;  // that were run
 
 // Of the thread that runs.

@@ -209,8 +209,8 @@ IVLITE_DEVICE int atomic_add(int* p, int v) { return atomicAdd(p, v); }
 IVLITE_DEVICE unsigned long long atomic_add(unsigned long long* p, unsigned long long v) { return atomicAdd(p, v); }
 IVLITE_DEVICE float atomic_add(float* p, float v) { return atomicAdd(p, v); }
 
-// Whether the block is the last of `count` to come here: it sees what the others wrote before they came, by load4_new. All threads of a block
-// call it. The counter is 0 before the first has come and after the last.
+// Whether the block is the last of `count` to come here: it sees what the others wrote before they came, by load4_new. All threads of a
+// block call it. The counter is 0 before the first has come and after the last.
 IVLITE_DEVICE bool last_block(int32_t* counter, int count) {
   __threadfence();
   __syncthreads();

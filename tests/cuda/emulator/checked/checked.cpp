@@ -114,7 +114,8 @@ void check(int thread, const char* p, size_t n, Access access, const void* place
   if (n <= 16 && (uintptr_t)p % (n & ~(n - 1))) bad("which is not aligned to their size");  // of 12 bytes: to 4
   const Stamp mine = time_stamp(time_now) | (Stamp)thread;
   // Shared memory belongs to a block: what another one did to it is over.
-  const Now now{mine, in_shared ? block_began : launch_began, block_began, barrier_passed, warp_met[thread / kLanes], in_shared ? nullptr : &over};
+  const Now now{
+      mine, in_shared ? block_began : launch_began, block_began, barrier_passed, warp_met[thread / kLanes], in_shared ? nullptr : &over};
   Shadow& shadow = in_shared ? shared_shadow : *memory->shadow;
   const size_t at = (size_t)(p - (in_shared ? shared_begin : memory->begin));
   if (in_shared) {

@@ -288,6 +288,31 @@ def test_grammars_are_read_once(vocabulary, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "low, high", [(6, 6.75), (0, 0.25), (1.0, 1.01), (-6.75, -6), (-0.25, 0), (-1, 0), (5, 6), (6.5, 6.75), (-3, 4)]
+)
+@pytest.mark.parametrize("open_low", [True, False])
+@pytest.mark.parametrize("open_high", [True, False])
+def test_numbers_stay_within_their_bounds(vocabulary, low, high, open_low, open_high):
+    """Every short decimal near the bounds, against Python's comparison."""
+    bounds = {"exclusiveMinimum" if open_low else "minimum": low, "exclusiveMaximum" if open_high else "maximum": high}
+    matcher = vocabulary.matcher("json_schema", {"type": "number", **bounds})
+    digits = {c: vocabulary.encode(c)[0] for c in "-0123456789."}
+    inside = 0
+    for at in (low, high, (low + high) / 2):
+        for off in (0, 0.01, -0.01, 0.1, -0.1, 1, -1):
+            for text in {f"{at + off:.{n}f}" for n in range(4)}:
+                copy, ids = matcher.deep_copy(), [digits[c] for c in text]
+                taken = copy.try_consume_tokens(ids) == len(ids) and copy.is_accepting()
+                inside += taken
+                value = float(text)
+                assert not taken or (
+                    (low < value or (low == value and not open_low))
+                    and (value < high or (value == high and not open_high))
+                ), text
+    assert inside
+
+
+@pytest.mark.parametrize(
     "name", ['say "hi"', "日本語 é", "x" * 500, "a\\b\n", "</tool_call>", "<tool_call>", '"}', "<|im_end|>"]
 )
 def test_names_of_every_kind(demo, name):

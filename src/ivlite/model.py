@@ -5,7 +5,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -13,13 +13,11 @@ import numpy as np
 
 from ivlite import ops, plan, prompt
 from ivlite.engine import vision
-from ivlite.engine.grammar import Grammars, Rules
-from ivlite.engine.logprobs import MOST as MOST_LOGPROBS
-from ivlite.engine.logprobs import Watched
+from ivlite.engine.grammar import Grammars
 from ivlite.engine.meter import Meter, Progress
 from ivlite.engine.reply import Reply
 from ivlite.engine.runner import Runner, too_long
-from ivlite.engine.sampling import Sampler, SamplingParams
+from ivlite.engine.settings import Settings
 from ivlite.engine.stream import Stream
 from ivlite.errors import ContextError, OutOfMemoryError, Stopped, UsageError
 from ivlite.gguf import config as configuration
@@ -34,12 +32,6 @@ from ivlite.stop import Stop, Work, using, within
 
 Messages = Sequence[Mapping[str, Any]]
 W = TypeVar("W", bound=Work[Any])
-RULES = (
-    "response_format",
-    "tool_choice",
-    "parallel_tool_calls",
-    "thinking_budget",
-)  # arguments of engine.grammar.Rules
 
 
 def cache_bytes_per_token(text: configuration.TextConfig, kv: str) -> int:
@@ -63,15 +55,6 @@ class MediaLimits:
     def given(self) -> dict[str, Any]:
         """The limits that are not None, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
-
-
-def ends(stop: str | Stop | Sequence[str | Stop] | None) -> tuple[list[str], list[Stop]]:
-    """(strings, Stops) of a `stop` argument: a string, a Stop, a list of both, or None. Raises UsageError."""
-    given = [stop] if isinstance(stop, str | Stop) else stop if isinstance(stop, list | tuple) else [stop]
-    given = [] if stop is None else given
-    if not all(isinstance(s, Stop) or (isinstance(s, str) and s) for s in given):
-        raise UsageError("stop must be an ivlite.Stop, a string that is not empty, or a list of these")
-    return [s for s in given if isinstance(s, str)], [s for s in given if isinstance(s, Stop)]
 
 
 class Model:
@@ -324,13 +307,12 @@ class Model:
         "description": D, "parameters": a JSON schema}}. The answer is a text, calls of them (`Reply.tool_calls`), or a text
         and then calls; their arguments match the schemas. tool_choice: "auto"; "none", a text alone; "required", calls alone;
         {"type": "function", "function": {"name": N}}, calls of that one alone; {"type": "allowed_tools", "allowed_tools": {"mode":
-        "auto" or "required", "tools": [...]}}, some of them, whose parameters, if given, are narrower here. parallel_tool_calls: whether there may be
-        more than one. thinking_budget: tokens after which the program closes the thinking, so that the answer goes on.
-        response_format: what
-        the answer must match, from its start or from the end of its thinking: {"type": "json_object"}, {"type": "json_schema",
-        "json_schema": {"schema": S}}, {"type": "regex", "pattern": P}, {"type": "choice", "choices": [...]}, {"type": "grammar",
-        "grammar": a Lark grammar}, a JSON schema, or a class with `model_json_schema()`; an answer that max_new_tokens ends
-        is incomplete (finish_reason "length"). logprobs: the number of alternatives, 0 to 20, that Reply.logprobs tells of each
+        "auto" or "required", "tools": [...]}}, some of them, whose parameters, if given, are narrower here. parallel_tool_calls:
+        whether there may be more than one. thinking_budget: tokens after which the program closes the thinking, so that the
+        answer goes on. response_format: what the answer must match, from its start or from the end of its thinking: {"type":
+        "json_object"}, {"type": "json_schema", "json_schema": {"schema": S}}, {"type": "regex", "pattern": P}, {"type": "choice",
+        "choices": [...]}, {"type": "grammar", "grammar": a Lark grammar}, a JSON schema, or a class with `model_json_schema()`; an
+        answer that max_new_tokens ends is incomplete (finish_reason "length"). logprobs: the number of alternatives, 0 to 20, that Reply.logprobs tells of each
         token; None for no Reply.logprobs. progress(stage, done, total): stages "scan", "dedupe", "decode", "vision", "prefill",
         "generate"; of the store "restore" and "store", in bytes. Raises Stopped only while it opens files.
         """
@@ -345,26 +327,15 @@ class Model:
         if unknown := settings.keys() - defaults.keys():
             raise TypeError(f"stream() got an unexpected keyword argument {min(unknown)!r}")
         given = defaults | settings
-        params = SamplingParams.over(
-            self.config.generation, **{f.name: given.pop(f.name) for f in fields(SamplingParams)}
-        )
-        longest = given["max_new_tokens"]
-        most = self.context if longest is None else whole("max_new_tokens", longest, 1, 2**63)
-        given["tools"] = tools = prompt.listed_tools(given["tools"])
-        rules = Rules.of(holder.tools or prompt.plain_tools(tools), **{name: given.pop(name) for name in RULES})
-        alternatives = given.pop("logprobs")
-        alternatives = None if alternatives is None else whole("logprobs", alternatives, 0, MOST_LOGPROBS)
-        strings, stops = ends(given.pop("stop"))
-        stop = self._stop(holder.stop, *stops)
+        given["tools"] = prompt.listed_tools(given["tools"])
+        asked = Settings.of(given, self.config.generation, holder.tools or prompt.plain_tools(given["tools"]))
+        stop = self._stop(holder.stop, *asked.stops)
         built = self._prepared(messages, holder, stop=stop, **given)
         room = self._check_context(built, 1, holder.nbytes if holder.past else 0)
-        meter, limit = Meter(given["progress"]), min(most, room - len(built.token_ids))
+        meter, limit = Meter(given["progress"]), min(asked.most or room, room - len(built.token_ids))
         meter.warnings, self.remarks = self.remarks, []
-        may_think = given["enable_thinking"] and not built.thinks
         with using(stop):
-            sampler: Any = self.grammars.sampler(Sampler(params, built.token_ids), rules, built.thinks, may_think)
-        if alternatives is not None:
-            sampler = Watched(sampler, alternatives, meter.logprobs)
+            sampler = asked.sampler(self.grammars, built, given["enable_thinking"], meter.logprobs)
         tokens = holder.answer(built, sampler, self.config.tokens.eos, limit, meter)
 
         planning = self._planning()
@@ -377,8 +348,8 @@ class Model:
 
         return self.begun(
             Stream(
-                built, tokens, self.tokenizer.stream(), strings, stop, meter, ended, began=began,
-                load_seconds=self.load_seconds, calls=rules.calls is not None, most=len(built.token_ids) + limit, holder=holder,
+                built, tokens, self.tokenizer.stream(), asked.strings, stop, meter, ended, began=began,
+                load_seconds=self.load_seconds, calls=asked.rules.calls is not None, most=len(built.token_ids) + limit, holder=holder,
             )
         )  # fmt: skip
 

@@ -160,7 +160,7 @@ def check(model, reply, tools, choice, parallel):
     assert [(c["name"], c["arguments"]) for c in read] == [(c.name, c.arguments) for c in reply.tool_calls], said
 
 
-def answers(count, seed=0, tokens=160):
+def answers(count, seed=0, tokens=100):
     """Samples so many answers and checks each; returns a Counter of how they ended, and of calls."""
     rng, seen = np.random.default_rng(seed), Counter()
     with (

@@ -1,22 +1,16 @@
 """Tool calls: what the signatures of tools allow, the grammar of an answer that may call them, the calls in its text."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ivlite.engine.schemas import readable
 from ivlite.errors import UsageError, shown
 
 BEGIN, END = "<tool_call>", "</tool_call>"
 SCHEMAS = ("parameters", "input_schema", "inputSchema")  # OpenAI's, Anthropic's and MCP's name of it
 CHOICES = ("auto", "none", "required")
-# JSON as json.dumps writes it: where any white space may stand between values, small models write it without end
-COMPACT = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
-# Where a JSON schema holds others: in a dict by name, in a list, as they are.
-NAMED = ("properties", "patternProperties", "$defs", "definitions")
-LISTED, SINGLE = ("allOf", "anyOf", "oneOf", "prefixItems"), ("items", "additionalProperties", "additionalItems")
-FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
-OTHERS = ("$ref", "anyOf", "oneOf", "patternProperties", "unevaluatedProperties")  # what may allow more properties
 
 
 @dataclass(frozen=True)
@@ -119,46 +113,7 @@ def described(number: int, tool: Any) -> tuple[str, dict[str, Any]]:
         raise UsageError(
             f"tools: the parameters of {shown(name)} are {shown(schema)}; they must be a JSON schema of an object"
         )
-    return name, {**known(schema, not joins(schema)), "type": "object", **COMPACT}
-
-
-def inner(schema: dict[str, Any]) -> Iterator[Any]:
-    """The schemas that a JSON schema holds."""
-    for key in NAMED:
-        yield from schema[key].values() if isinstance(schema.get(key), dict) else ()
-    for key in LISTED:
-        yield from schema[key] if isinstance(schema.get(key), list) else ()
-    yield from (schema[key] for key in SINGLE if key in schema)
-
-
-def joins(schema: Any) -> bool:
-    """Whether the properties of an object are stated in several schemas, here or in one that this holds."""
-    if not isinstance(schema, dict):
-        return False
-    apart = any(key in schema for key in ("$ref", "anyOf", "oneOf")) and (
-        "properties" in schema or "required" in schema
-    )
-    return apart or "allOf" in schema or any(map(joins, inner(schema)))
-
-
-def known(schema: Any, close: bool) -> Any:
-    """A JSON schema without formats that are not of JSON schema, which mean nothing.
-
-    close: objects have the stated properties alone, unless it says otherwise. A model that may add others does so without end.
-    """
-    if not isinstance(schema, dict):
-        return schema
-    out = {key: value for key, value in schema.items() if key != "format" or value in FORMATS}
-    for key in NAMED:
-        if isinstance(schema.get(key), dict):
-            out[key] = {name: known(held, close) for name, held in schema[key].items()}
-    for key in LISTED:
-        if isinstance(schema.get(key), list):
-            out[key] = [known(held, close) for held in schema[key]]
-    out |= {key: known(schema[key], close) for key in SINGLE if key in schema}
-    if close and isinstance(schema.get("properties"), dict) and not any(key in schema for key in OTHERS):
-        out.setdefault("additionalProperties", False)
-    return out
+    return name, readable({**schema, "type": "object"}, close=True)
 
 
 def grammar(calls: Calls, answer: dict[str, Any] | None, tokens: Mapping[str, int]) -> list[dict[str, Any]]:

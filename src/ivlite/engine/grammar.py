@@ -15,6 +15,7 @@ import numpy as np
 from ivlite.engine import calls as tool_calls
 from ivlite.engine.reply import THINK_END, THINK_START
 from ivlite.engine.sampling import Sampler
+from ivlite.engine.schemas import readable
 from ivlite.errors import UsageError, shown
 from ivlite.numbers import whole
 from ivlite.workers import deeply
@@ -207,7 +208,7 @@ NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "g
 def part(how: str, text: Any) -> dict[str, Any]:
     """A grammar of FORMATS as llguidance reads it."""
     if how == "json_schema":
-        return {"json_schema": {**text, **tool_calls.COMPACT}}
+        return {"json_schema": readable(text)}
     if how == "regex":
         from llguidance import LLMatcher
 

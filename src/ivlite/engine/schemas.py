@@ -1,0 +1,83 @@
+"""JSON schemas as llguidance is to read them: nothing that it reads wrongly, nothing that leads models to write without end."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ivlite.errors import UsageError
+
+# JSON as json.dumps writes it: where any white space may stand between values, small models write it without end
+COMPACT = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
+# Where a JSON schema holds others: in a dict by name, in a list, as they are.
+NAMED = ("properties", "patternProperties", "$defs", "definitions")
+LISTED, SINGLE = ("allOf", "anyOf", "oneOf", "prefixItems"), ("items", "additionalProperties", "additionalItems")
+OTHERS = ("$ref", "anyOf", "oneOf", "patternProperties", "unevaluatedProperties")  # what may allow more properties
+FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
+PART = 1024  # of an interval, by which a bound that is no part of it is moved into it
+
+
+def readable(schema: dict[str, Any], close: bool = False) -> dict[str, Any]:
+    """A JSON schema whose every value follows the given one. close: objects have the stated properties alone, unless the schema says
+    otherwise or joins schemas. Raises UsageError for one that nests too deeply.
+    """
+    try:
+        return {**known(schema, close and not joins(schema)), **COMPACT}
+    except RecursionError:
+        raise UsageError("the JSON schema nests too deeply") from None
+
+
+def held(schema: dict[str, Any]) -> Iterator[Any]:
+    """The schemas that a JSON schema holds."""
+    for key in NAMED:
+        yield from schema[key].values() if isinstance(schema.get(key), dict) else ()
+    for key in LISTED:
+        yield from schema[key] if isinstance(schema.get(key), list) else ()
+    yield from (schema[key] for key in SINGLE if key in schema)
+
+
+def joins(schema: Any) -> bool:
+    """Whether the properties of an object are stated in several schemas, here or in one that this holds."""
+    if not isinstance(schema, dict):
+        return False
+    apart = any(key in schema for key in ("$ref", "anyOf", "oneOf")) and (
+        "properties" in schema or "required" in schema
+    )
+    return apart or "allOf" in schema or any(map(joins, held(schema)))
+
+
+def known(schema: Any, close: bool) -> Any:
+    """A JSON schema without formats that are not of JSON schema, which mean nothing, and with other bounds where it matters."""
+    if not isinstance(schema, dict):
+        return schema
+    out = {key: value for key, value in schema.items() if key != "format" or value in FORMATS}
+    for key in NAMED:
+        if isinstance(schema.get(key), dict):
+            out[key] = {name: known(inner, close) for name, inner in schema[key].items()}
+    for key in LISTED:
+        if isinstance(schema.get(key), list):
+            out[key] = [known(inner, close) for inner in schema[key]]
+    out |= {key: known(schema[key], close) for key in SINGLE if key in schema}
+    if close and isinstance(schema.get("properties"), dict) and not any(key in schema for key in OTHERS):
+        out.setdefault("additionalProperties", False)
+    if schema.get("type") != "integer":
+        bounds(out)
+    return out
+
+
+def bounds(schema: dict[str, Any]) -> None:
+    """Moves bounds of a number that llguidance does not keep: it takes 6 for a number above 6 and below 6.5.
+
+    So it does wherever a whole number that is left out is less than 1 from the other bound.
+    """
+    given: dict[str, float] = {}
+    for name in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"):
+        value = schema.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1 << 50:
+            given[name] = value
+    low = max((value for name, value in given.items() if name.endswith("inimum")), default=None)
+    high = min((value for name, value in given.items() if name.endswith("aximum")), default=None)
+    if low is None or high is None or not 0 < high - low < 1:
+        return
+    for name, bound, other in (("exclusiveMinimum", low, high), ("exclusiveMaximum", high, low)):
+        if given.get(name) == bound and bound == int(bound):
+            del schema[name]
+            schema[name.removeprefix("exclusive").lower()] = bound + (other - bound) / PART

@@ -349,7 +349,8 @@ class Model:
         return self.begun(
             Stream(
                 built, tokens, self.tokenizer.stream(), asked.strings, stop, meter, ended, began=began,
-                load_seconds=self.load_seconds, calls=asked.rules.calls is not None, most=len(built.token_ids) + limit, holder=holder,
+                load_seconds=self.load_seconds, calls=asked.rules.calls is not None,
+                most=len(built.token_ids) + limit, holder=holder,
             )
         )  # fmt: skip
 

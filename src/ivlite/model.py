@@ -304,15 +304,16 @@ class Model:
         defaults; seed None is 0. temperature 0 is greedy. stop: a stop string (the text ends before it), a Stop, or a
         list of these. continue_final_message: the last message is the assistant's, and the answer continues it. budget,
         dedupe: see `prepare`. tools: signatures of functions, as JSON data: {"type": "function", "function": {"name": N,
-        "description": D, "parameters": a JSON schema}}. The answer is a text, calls of them (`Reply.tool_calls`), or a text
-        and then calls; their arguments match the schemas. tool_choice: "auto"; "none", a text alone; "required", calls alone;
-        {"type": "function", "function": {"name": N}}, calls of that one alone; {"type": "allowed_tools", "allowed_tools": {"mode":
-        "auto" or "required", "tools": [...]}}, some of them, whose parameters, if given, are narrower here. parallel_tool_calls:
-        whether there may be more than one. thinking_budget: tokens after which the program closes the thinking, so that the
-        answer goes on. response_format: what the answer must match, from its start or from the end of its thinking: {"type":
-        "json_object"}, {"type": "json_schema", "json_schema": {"schema": S}}, {"type": "regex", "pattern": P}, {"type": "choice",
-        "choices": [...]}, {"type": "grammar", "grammar": a Lark grammar}, a JSON schema, or a class with `model_json_schema()`; an
-        answer that max_new_tokens ends is incomplete (finish_reason "length"). logprobs: the number of alternatives, 0 to 20, that Reply.logprobs tells of each
+        "description": D, "parameters": a JSON schema}}. The answer is a text, calls of them (`Reply.tool_calls`), or a
+        text and then calls; their arguments match the schemas. tool_choice: "auto"; "none", a text alone; "required",
+        calls alone; {"type": "function", "function": {"name": N}}, calls of that one alone; {"type": "allowed_tools",
+        "allowed_tools": {"mode": "auto" or "required", "tools": [...]}}, some of them, whose parameters, if given, are
+        narrower here. parallel_tool_calls: whether there may be more than one. thinking_budget: tokens after which the
+        program closes the thinking, so that the answer goes on. response_format: what the answer must match, from its
+        start or from the end of its thinking: {"type": "json_object"}, {"type": "json_schema", "json_schema": {"schema":
+        S}}, {"type": "regex", "pattern": P}, {"type": "choice", "choices": [...]}, {"type": "grammar", "grammar": a Lark
+        grammar}, a JSON schema, or a class with `model_json_schema()`; an answer that max_new_tokens ends is incomplete
+        (finish_reason "length"). logprobs: the number of alternatives, 0 to 20, that Reply.logprobs tells of each
         token; None for no Reply.logprobs. progress(stage, done, total): stages "scan", "dedupe", "decode", "vision", "prefill",
         "generate"; of the store "restore" and "store", in bytes. Raises Stopped only while it opens files.
         """

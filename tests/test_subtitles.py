@@ -144,7 +144,7 @@ Tom &amp; <b>Ann</b>&nbsp;&lt;3
 FORMATS = {
     "a.ass": (ASS, [(1, 3, "kara x, y"), (4, 5, "{laughs} done")]),
     "a.ssa": (SSA, [(1, 3, "one, two")]),
-    "a.vtt": (VTT, [(1, 2, "Hi there"), (2, 3604, "Tom & Ann <3")]),
+    "a.vtt": (VTT, [(1, 2, "Bob: Hi there"), (2, 3604, "Tom & Ann <3")]),
     "a.sub": ("{1}{1}10\n{10}{20}Hi|there\n{30}{}open\n{50}{60}{y:i}ok\n", [(1, 2, "Hi there"), (3, 4, "open"), (5, 6, "ok")]),
     "a.mpl": ("[10][20]/Hi|you\n[30][40]b\n", [(1, 2, "Hi you"), (3, 4, "b")]),
     "a.txt": ("00:00:01:Hello\n00:00:02:World|you\n", [(1, 2, "Hello"), (2, 3.773, "World you")]),
@@ -429,7 +429,6 @@ def test_files_beside_a_video_are_found(write, tmp_path):
         "other.srt",
         "my talk.jpg",
         "my talk.part2.srt",
-        "my talk.sub",
         "my talk.idx",
     ]
     for name in mine + others:
@@ -509,6 +508,16 @@ def test_tracks_of_pictures_are_named_and_left_out(tmp_path, monkeypatch):
     tracks, skipped = subtitles.of_tracks(path)
     assert not tracks and len(skipped) == 1
     assert "track 1 (en)" in skipped[0] and "pictures" in skipped[0]
+
+
+def test_files_of_pictures_are_named_and_left_out(tmp_path, write):
+    path = film(tmp_path / "a.mkv", [])
+    write("a.sub", b"\0\0\1\xba" + bytes(3000))
+    write("a.idx", "# VobSub index file, v7\n")
+    write("a.en.sup", b"PG" + bytes(3000))
+    found = subtitles.of_video(path, 5.0)
+    assert not found.tracks and len(found.skipped) == 2 and all("as pictures" in s for s in found.skipped)
+    assert "a.en.sup" in found.skipped[0] and "a.sub" in found.skipped[1]
 
 
 def test_a_video_has_its_tracks_and_the_files_beside_it(tmp_path, write):

@@ -1,6 +1,7 @@
 """`ivlite find`: spans of texts and of frames, as text, JSON and a contact sheet."""
 
 import json
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -125,6 +126,18 @@ def test_a_changed_video_is_not_found_by_its_old_texts(found, indexed, films):
     (films / "b.mp4").write_bytes(CLIP.read_bytes() + b"\0\0\0\x0cfreexxxx")
     code, lines, err = found("gate", "b.mp4")
     assert code == 1 and not lines and "has changed since it was remembered" in err
+
+
+def test_odd_names_stay_on_one_line(found, films):
+    for name in (b"new\nline\t.mp4", b"caf\xe9.mp4", b"-x.mp4", "emoji 🎉 %d.mp4".encode()):
+        (films / os.fsdecode(name)).write_bytes(CLIP.read_bytes() + b"\0\0\0\x0cfree" + name[:4])
+        (films / os.fsdecode(name[:-4] + b".en.srt")).write_text(SRT)
+    code, lines, err = found("bridge", ".")
+    assert code == 0 and not err and len(lines) == 5
+    assert sorted(line.split("  ")[0] for line in lines)[3:] == ["emoji 🎉 %d.mp4", "new\\nline\\t.mp4"]
+    data = json.loads(found("bridge", "--json")[1][0])["found"]
+    assert {os.path.exists(row["path"]) for row in data} == {True} and len(data) == 5
+    assert len(found("bridge", "--", "-x.mp4")[1]) == 1
 
 
 def test_a_contact_sheet_shows_the_middle_of_each_span(found, indexed, films):

@@ -5,7 +5,7 @@ import contextlib
 import os
 from dataclasses import dataclass, replace
 
-from ivlite.cli import arguments, json_line, printable, say, videos
+from ivlite.cli import arguments, json_line, say, videos
 from ivlite.cli.plan import duration
 from ivlite.cli.progress import Progress, display, seconds
 from ivlite.errors import MediaError, Stopped, UsageError
@@ -240,7 +240,9 @@ class Search:
             text = span.text if len(span.text) <= LONGEST else f"{span.text[: LONGEST - 4]} ..."
             words = f"{span.kind}: {text}" if text else span.kind
             print(
-                printable(f"{shorter(span.path)}  {clock(span.start)} - {clock(span.end)}  {span.score:.2f}  {words}"),
+                videos.one_line(
+                    f"{shorter(span.path)}  {clock(span.start)} - {clock(span.end)}  {span.score:.2f}  {words}"
+                ),
                 flush=True,
             )
 

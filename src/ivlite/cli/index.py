@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import os
 
-from ivlite.cli import arguments, json_line, printable, say, videos
+from ivlite.cli import arguments, json_line, say, videos
 from ivlite.cli.plan import duration
 from ivlite.cli.progress import Progress, display, seconds
 from ivlite.errors import MediaError, Stopped, UsageError
@@ -83,7 +83,7 @@ class Indexing(Progress):
         elapsed, text = now - self.started, f"{self.name}: {self.describe(stage)}"
         if elapsed >= 1 and 0 < done < total:
             text += f" · {seconds(elapsed * (total - done) / done)} left"
-        return printable(text)
+        return videos.one_line(text)
 
 
 class Captions:
@@ -226,7 +226,7 @@ class Run:
             say("warning", sentence)
         self.facts.append(facts(path, done, error))
         if done and not self.args.json and not self.args.quiet:
-            print(printable(line(done)), flush=True)
+            print(videos.one_line(line(done)), flush=True)
 
 
 def facts(path, done, error):
@@ -268,7 +268,7 @@ def listed(args):
     for video in found:
         counts = ", ".join(counted(video[name], what) for name, what in LISTED.items() if video[name])
         where = video["path"] if video["there"] else f"{video['path']} (not there now)"
-        print(printable(f"{where} ({seconds(video['duration'])}): {counts or 'no texts'}"), flush=True)
+        print(videos.one_line(f"{where} ({seconds(video['duration'])}): {counts or 'no texts'}"), flush=True)
     if not found:
         print("nothing is indexed", flush=True)
     return 0
@@ -303,7 +303,7 @@ def forgotten(args, paths):
                 raise UsageError(f"video {path} is not in the library; `ivlite index --list` lists what is")
             library.forget(video.id)
             if not args.quiet and not args.json:
-                print(printable(f"forgotten: {path}"), flush=True)
+                print(videos.one_line(f"forgotten: {path}"), flush=True)
     if args.json:
         print(json_line({"forgotten": paths}), flush=True)
     return 0

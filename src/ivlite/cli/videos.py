@@ -2,13 +2,18 @@
 
 import os
 
-from ivlite.cli import arguments, say
+from ivlite.cli import arguments, printable, say
 from ivlite.errors import MediaError, UsageError
 
 SUFFIXES = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .ts .m2ts .mts .mpg .mpeg .vob .flv .ogv .ogm .wmv .asf .3gp .3g2 .mxf .mj2 .gif".split()
 )
 LIBRARY = "the library (default: $XDG_DATA_HOME/ivlite/library.sqlite, or ~/.local/share/ivlite/library.sqlite)"
+
+
+def one_line(text):
+    """A text on one line of output: names of files may hold line breaks."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def add_library(group):

@@ -15,6 +15,7 @@ SPEED, LEAST, MOST = 15, 1.0, 7.0  # characters read per second; seconds that a 
 SLACK = 5.0  # seconds that subtitles may go on after the last frame
 
 TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|<\d+:[\d:.]{1,20}>")  # HTML, WebVTT classes and its times of words
+SPEAKER = re.compile(r"<v(?:\.[^\s<>]{0,80})?\s+([^<>]{1,80})>")  # of WebVTT
 OVERRIDE = re.compile(r"(\{[^{}]*\})")
 DRAWING = re.compile(r"\\p(\d)")
 EASTERN = r"[\u3040-\u30ff\u3400-\u9fff\uff00-\uffef]"
@@ -50,7 +51,7 @@ def plain(text):
         text = _without_overrides(text) if "{" in text else text
         text = text.replace("\\N", "\n").replace("\\n", "\n").replace("\\h", " ")
     if "<" in text:
-        text = TAG.sub("", text)
+        text = TAG.sub("", SPEAKER.sub(r"\1: ", text))
     if "&" in text:
         text = TAG.sub("", html.unescape(text))
     if not text.isprintable():

@@ -21,7 +21,7 @@ from ivlite.stop import checkpoint
 
 __all__ = ["COUNTED", "Cue", "Subtitles", "beside", "of_tracks", "of_video", "read"]
 
-SUFFIXES = (".srt", ".vtt", ".ass", ".ssa", ".sub", ".smi", ".sami", ".ttml", ".dfxp", ".mpl")
+SUFFIXES = (".srt", ".vtt", ".ass", ".ssa", ".sub", ".smi", ".sami", ".ttml", ".dfxp", ".mpl", ".sup")
 PICTURES = ("dvdsub", "dvd_subtitle", "pgssub", "hdmv_pgs_subtitle", "dvbsub", "dvb_subtitle", "xsub")
 MOST_BYTES = 256 << 20  # of a file that is read
 MOST_LINES = 1_000_000  # of a file: as many cues as are kept have hardly more
@@ -125,8 +125,6 @@ def beside(path: Any) -> list[str]:
     for other in names:
         root, suffix = os.path.splitext(other)
         if suffix.lower() not in SUFFIXES or any(root == s or root.startswith(s + ".") for s in others):
-            continue
-        if suffix.lower() == ".sub" and f"{root}.idx" in names:  # pictures
             continue
         label = root[len(name) :] if root.startswith(name) else root[len(stem) :]
         if LABEL.fullmatch(label):

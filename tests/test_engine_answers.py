@@ -48,6 +48,15 @@ def run_all(bodies):
         raise errors[0]
 
 
+def idle(engine):
+    """Waits until an engine has nothing to do: it sees at its next step that a client has left."""
+    for _ in range(100 * TIMEOUT):
+        if engine.running == engine.waiting == 0:
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError(f"{engine.running} run and {engine.waiting} wait")
+
+
 @pytest.mark.parametrize("most", [1, 3, 8])
 def test_fifty_clients_at_random_moments(demo, most):
     """Some leave in the middle, some before they are served; the others get what they get alone."""
@@ -75,7 +84,7 @@ def test_fifty_clients_at_random_moments(demo, most):
             found[n] = text, stream.reply
 
         run_all([lambda n=n, plan=plan: client(n, *plan) for n, plan in enumerate(plans)])
-        assert engine.running == engine.waiting == 0
+        idle(engine)
     for n, (_, leaves) in enumerate(plans):
         text, reply = found[n]
         if leaves is None:
@@ -289,3 +298,30 @@ def test_one_who_runs_alone_still_guesses(demo):
             for _ in (stream := engine.stream(text, temperature=0, response_format=schema)):
                 pass
     assert what(stream.reply) == what(plain) and passes[0] == alone_[0] > 1  # drafts follow measured times
+
+
+def test_an_open_engine_runs_every_answer(demo):
+    """Those of the model, of sessions and `together`, so that nobody computes beside it; and its own callbacks' directly."""
+    expected = [alone(demo, n) for n in range(4)]
+    demo.caches.clear()
+    inner = []
+    with ivlite.Engine(demo) as engine, demo.session() as session:
+        seen = []
+
+        def progress(stage, done, total):
+            seen.append((threading.current_thread().name, engine.running))
+            if stage == "generate" and not inner:
+                inner.append(what(demo.chat(question(1), max_new_tokens=24, **SETTINGS[1])))
+
+        reply = demo.chat(question(0), max_new_tokens=24, progress=progress, **SETTINGS[0])
+        assert what(reply) == expected[0] and inner == [expected[1]]
+        streams = [asked(demo, n, progress=progress) for n in (2, 3)]
+        for _ in ivlite.together(streams):
+            pass
+        assert [what(stream.reply) for stream in streams] == expected[2:]
+        for _ in (stream := session.ask("Say a number.", temperature=0, progress=progress)):
+            pass
+        assert stream.reply.token_ids and {name for name, _ in seen} == {"ivlite-engine"}
+        assert min(running for _, running in seen) >= 1
+    seen.clear()
+    assert what(demo.chat(question(0), max_new_tokens=24, **SETTINGS[0])) == expected[0] and demo.engine is None

@@ -73,6 +73,7 @@ class Model:
         self.load_seconds = 0.0
         self._room: int | None = None  # the last of room()
         self.planner: Planner | None = None
+        self.engine: Any = None  # an open engine.batch.Engine: it runs all answers
         self._network, self._closing = network, Stop()
         self._works: weakref.WeakSet[Work[Any]] = weakref.WeakSet()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
@@ -351,9 +352,13 @@ class Model:
             Stream(
                 built, tokens, self.tokenizer.stream(), asked.strings, stop, meter, ended, began=began,
                 load_seconds=self.load_seconds, calls=asked.rules.calls is not None,
-                most=len(built.token_ids) + limit, holder=holder,
+                most=len(built.token_ids) + limit, holder=holder, engine=self._engine,
             )
         )  # fmt: skip
+
+    def _engine(self) -> Any:
+        """The Engine that runs the answers of this thread, or None."""
+        return self.engine if self.engine is not None and self.engine.serves() else None
 
     def _stop(self, *stops: Stop | None) -> Stop:
         """A Stop for one call, set by the caller's Stop, by this thread's, or by close()."""

@@ -34,8 +34,11 @@ def together(streams: Sequence[Stream]) -> Iterator[tuple[int, Delta]]:
     """Runs several streams of one model in this thread; yields (index, Delta) as they come, and closes all at the end.
 
     Prefills run one after another, then one pass over the weights gives the next token of each. Every answer is the one
-    that its stream alone gives. An exception of one is raised when the others have ended.
+    that its stream alone gives. An exception of one is raised when the others have ended. An open Engine runs them instead.
     """
+    if streams and (engine := streams[0].engine()) is not None:
+        yield from engine.together(streams)
+        return
     steps: dict[int, Step] = {}
     errors: list[BaseException] = []
     with ExitStack() as closing:
@@ -95,7 +98,8 @@ class Engine:
 
     At each step one pass over the weights gives the next token of every answer that is being written; a piece of somebody's
     prefill comes between two steps. Clients have equal shares of the machine, and one client's requests come in order.
-    Answers are what `Model.stream` gives, to the last bit where it reuses the same rows.
+    Answers are what `Model.stream` gives, to the last bit where it reuses the same rows. As long as it is open it runs every answer
+    of the model: those of `Model.chat`, `Model.stream`, sessions and `together` as well.
 
     most: the answers that run at once; others wait. memory: bytes of all caches: those of running answers as they will be at
     their end, of sessions, and of calls that have ended, which are dropped where it is needed; None: what is free now.
@@ -116,6 +120,7 @@ class Engine:
         self._number, self._process = 0, os.getpid()
         self._threads: set[threading.Thread] = set()
         _open.add(self)
+        model.engine = self
         model.caches.shared_by(2 * self.most, self.memory)
         model.begun(self)
 
@@ -204,10 +209,16 @@ class Engine:
         """Ends all answers, and waits for their end unless an answer's own progress function calls it."""
         self._close(None)
 
+    def serves(self) -> bool:
+        """Whether it runs what the calling thread asks of the model: not once it is closed, in a forked child, or for itself."""
+        mine = threading.current_thread() in self._threads
+        return not self._stop and os.getpid() == self._process and not mine
+
     def _close(self, seconds: float | None) -> None:
         if os.getpid() != self._process:
             return
         self._stop.set("closed")
+        self.model.engine = None if self.model.engine is self else self.model.engine
         with self._changed:
             requests = [*self._queue, *self._running]
             self._changed.notify_all()

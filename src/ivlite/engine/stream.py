@@ -23,14 +23,14 @@ class Stream(Work[Delta]):
     tokens: a generator of ids that returns the finish reason. text: the detokenizer (push, flush). calls: whether the answer
     may have calls of tools. ended(reply, end) is called once: reply None after an error or without a start, end the
     characters before a stop string. began: the perf_counter at the start of the call. most: tokens of prompt and answer, at
-    most. holder: who provides the cache, as `Model` knows it.
+    most. holder: who provides the cache, as `Model` knows it. engine(): the Engine that runs the model's answers, or None.
     """
 
     def __init__(self, prompt: Prompt, tokens: Generator[Any, None, str], text: Any, strings: Sequence[str], stop: Stop,
                  meter: Meter, ended: Ended = lambda reply, end: None, *, began: float, load_seconds: float,
-                 calls: bool = False, most: int = 0, holder: Any = None) -> None:  # fmt: skip
+                 calls: bool = False, most: int = 0, holder: Any = None, engine: Callable[[], Any] = lambda: None) -> None:  # fmt: skip
         self.prompt, self._meter, self.most, self.holder = prompt, meter, most, holder
-        self._feed: Any = None
+        self.engine, self._feed = engine, None  # type: Callable[[], Any], Any
         self._began, self._load_seconds = began, load_seconds
         self._opened = time.perf_counter() - began
         self._reply = Reply(usage=usage(prompt))
@@ -40,6 +40,8 @@ class Stream(Work[Delta]):
         self._ended = ended
 
     def __next__(self) -> Delta:
+        if self._feed is None and (engine := self.engine()) is not None:
+            engine.add(self)
         if self._feed is not None:
             return self._feed.get()
         while isinstance(item := super().__next__(), Step):

@@ -60,7 +60,7 @@ def test_a_run_goes_on_in_another_process_and_takes_more_questions(demo, lecture
     with Agent(demo, [lecture], library=library, budget=budget) as agent:
         whole = agent.ask(ASK)
     steps = library.run(whole.run).steps
-    for cut in (1, len(steps) // 2, len(steps)):
+    for cut in (0, 1, len(steps) // 2, len(steps)):
         with Library.open(tmp_path / f"cut{cut}.sqlite") as other:
             run = other.begin_run(ASK, **library.run(whole.run).data)
             for step in steps[:cut]:

@@ -1,6 +1,7 @@
 """The agent: a model that looks at parts of videos until its answer holds."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
@@ -53,6 +54,7 @@ class Agent:
         signatures = [tool.signature for tool in self.tools.values()]
         self.context = Context(self.case, signatures, self.case.remarks.append)
         self.record, self._asked = record, False
+        self._first: tuple[str, Budget] | None = None  # the question of a run without steps
         self._facts = {
             "temperature": temperature,
             "seed": seed,
@@ -88,6 +90,8 @@ class Agent:
             checked(found, model, list(agent.case.films.values()))
             if agent.memory is not None:
                 agent.record = agent.memory.resume(found)
+            if not found.steps:  # killed before the first one
+                agent._first = found.question, Budget(**found.data["settings"]["budget"])
         except BaseException:
             agent.close()
             raise
@@ -102,7 +106,7 @@ class Agent:
     def pending(self) -> tuple[str, Budget] | None:
         """The next question of a run that is resumed, and its budget; None where it has answered all."""
         data = None if self.record is None else self.record.upcoming("question")
-        return None if data is None else (data["question"], Budget(**data["budget"]))
+        return self._first if data is None else (data["question"], Budget(**data["budget"]))
 
     def __enter__(self) -> Self:
         return self
@@ -144,16 +148,17 @@ class Agent:
         return Work(self._events(question.strip(), budget or self.budget), stopped)
 
     def _events(self, question: str, budget: Budget) -> Iterator[Event]:
-        first, self._asked = not self._asked, True
-        record = self.record = self.record or self._begun(question)
+        first, self._asked, self._first = not self._asked, True, None
+        record = self.record = self.record or self._begun(question, budget)
         loop = Loop(self.case, self.context, record, self.tools, verifying=self.verify, run=self.run)
         yield from loop.events(question, budget, first)
 
-    def _begun(self, question: str) -> Record:
+    def _begun(self, question: str, budget: Budget) -> Record:
         """The Record of a new run."""
         if self.memory is None:
             return Record()
-        return self.memory.begin(question, facts(self.model, list(self.case.films.values()), **self._facts))
+        settings = self._facts | {"budget": asdict(budget)}
+        return self.memory.begin(question, facts(self.model, list(self.case.films.values()), **settings))
 
 
 def chosen(tools: Iterable[str | Tool] | None, interactive: bool) -> Sequence[Tool]:

@@ -14,6 +14,7 @@ from typing import assert_type
 import numpy as np
 
 import ivlite
+from ivlite.agent import Agent, Answer, Budget
 from ivlite.quantize import quantize
 
 quantize("folder", "model.gguf", type="q4_0")
@@ -39,6 +40,13 @@ with ivlite.load("model.gguf", context=4096, threads=2, progress=lambda stage, d
         assert_type(twin.stream(messages, dedupe=True).reply.usage["cached_tokens"], int)
         assert_type((session.tokens, session.capacity, session.nbytes), tuple[int, int, int])
         session.save("talk.ivs")
+    with Agent(model, ["talk.mp4"], tools=["watch", "look"], budget=Budget(frames=64)) as agent:
+        answer = agent.ask("When does it begin?", stop=stop)
+        assert_type(answer, Answer)
+        assert_type(answer.claims[0].confirmed, bool | None)
+        assert_type([e.start for e in answer.cited()], list[float])
+        for event in agent.stream("And then?"):
+            print(event)
     prompt = model.prepare(messages)
     assert_type(prompt.token_ids, list[int])
     merged, deepstack = model.encode_vision(prompt)

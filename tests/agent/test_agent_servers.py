@@ -79,6 +79,27 @@ def test_commands_that_cannot_run(line):
         Server(line)
 
 
+def test_the_command_takes_servers(clip, capsys, tmp_path):
+    from ivlite import cli
+
+    given = [
+        "agent",
+        "demo",
+        "--video",
+        clip,
+        "--mcp",
+        command("good"),
+        "--rounds",
+        "2",
+        "--library",
+        str(tmp_path / "l.sqlite"),
+    ]
+    assert cli.main([*given, "When does it turn blue?"]) == 0
+    assert "delete_page is left out" in capsys.readouterr().err
+    assert cli.main(["agent", "demo", "--resume", "--library", str(tmp_path / "l.sqlite")]) == 2
+    assert "name its server again" in capsys.readouterr().err
+
+
 def test_schemas_have_an_end():
     schema = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "array", "items": {"type": "string"}},
                                                "c": {"type": "string", "enum": ["x"]}}}  # fmt: skip

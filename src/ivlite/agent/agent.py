@@ -99,8 +99,8 @@ class Agent:
 
     @property
     def run(self) -> str:
-        """The id of the run in the library; "" before the first question, and without a library."""
-        return "" if self.memory is None else self.memory.run
+        """The id of the run in the library; "" before the first question, and where no library keeps it."""
+        return self.memory.run if self.memory is not None and self.memory.library.kept else ""
 
     @property
     def pending(self) -> tuple[str, Budget] | None:
@@ -174,7 +174,7 @@ def chosen(tools: Iterable[str | Tool] | None, interactive: bool) -> Sequence[To
                 ) from None
         if not isinstance(tool, Tool):
             raise UsageError(f"a tool is {shown(tool)}; it must be a name or an ivlite.agent.Tool")
-        if tool.name != "ask_user" or interactive:
+        if tool.name != "ask_user" or interactive or tools is not None:
             out.append(tool)
     return out if any(tool.name == "finish" for tool in out) else [*out, named("finish")]
 

@@ -64,6 +64,13 @@ def played(path):
         return [(f.time, said(f.to_ndarray(format="rgb24"))) for f in clip.decode(video=0)]
 
 
+def lasts(path):
+    """Seconds of the pictures of a clip."""
+    with av.open(str(path)) as clip:
+        stream = clip.streams.video[0]
+        return float(stream.duration * stream.time_base) if stream.duration else clip.duration / 1e6
+
+
 def numbers(path):
     return [number for _, number in played(path)]
 
@@ -109,8 +116,9 @@ def test_a_player_begins_with_the_frame_at_the_start(tmp_path, name):
         first, last = int(25 * start + 1e-6), min(199, int(25 * (end or 8) - 1e-6))
         assert [n for _, n in seen][: last - first + 1] == list(range(first, last + 1))
         assert len(seen) - (last - first + 1) <= 3  # frames that are decoded before others
-        moments = [max(0, (first + i) / 25 - start) for i in range(len(seen))]  # the start may be between two frames
-        assert [t for t, _ in seen] == pytest.approx(moments, abs=0.001)
+        moments = [max(0, i / 25 - start) for i in range(first, last + 1)]  # the start may be between two frames
+        assert [t for t, _ in seen][: len(moments)] == pytest.approx(moments, abs=0.001)
+        assert made.end - start - 0.001 <= lasts(made.path) <= made.end - start + 0.13
         assert made.early == 0 and made.start == start and made.end == pytest.approx(end or 8)
         assert made.copied and made.hidden == pytest.approx(start % 2) and checked_by_ffmpeg(made.path)
 
@@ -290,6 +298,22 @@ def test_sound_that_the_container_does_not_take_is_encoded(tmp_path, sound, exac
             name = clip.streams.audio[0].codec_context.codec.canonical_name
         assert begin == pytest.approx(before[0], abs=0.04) and end == pytest.approx(before[0] + 0.2, abs=0.12)
         assert name in ("aac", sound.removeprefix("lib")) and not made.notes and checked_by_ffmpeg(made.path)
+
+
+def test_codecs_that_only_the_writer_refuses(tmp_path):
+    """Opus goes into mp4 and not into mov, and FFmpeg's table does not say so."""
+    path = film(tmp_path / "a.mkv", 60, sound="libopus")
+    for ending, wanted in ((".mp4", "opus"), (".mov", "aac"), (".mkv", "opus")):
+        made = cut(path, tmp_path / f"clip{ending}", 1, 2)
+        with av.open(made.path) as clip:
+            assert clip.streams.audio[0].codec_context.codec.canonical_name == wanted
+        assert made.copied and not made.notes and numbers(made.path)[:25] == list(range(25, 50))
+
+
+def test_codecs_whose_decoders_show_what_an_edit_list_hides(tmp_path):
+    path = film(tmp_path / "a.webm", 60, codec="libvpx-vp9", sound=None, gop=20, bf=0)
+    made = cut(path, tmp_path / "clip.mp4", 1, 2)
+    assert made.early == pytest.approx(0.2) and made.hidden == 0 and played(made.path)[0] == (0, 20)
 
 
 def test_sound_of_joined_streams(tmp_path):

@@ -106,7 +106,7 @@ def suffix(source: str | os.PathLike[str], stream: int | None = None) -> str:
     with open_stream(path, name, stream) as (container, video):
         streams = container.streams
         sound, subtitles = ({tracks.codec(s) for s in some} - {None} for some in (streams.audio, streams.subtitles))
-        pictures = {tracks.codec(video)} if tracks.takes(video) else set()  # else they are encoded
+        pictures = {tracks.codec(video)} if tracks.takes("matroska", video) else set()  # else they are encoded
         if container.format.name.startswith(MOV):
             return ".mp4" if pictures | sound <= MP4_ALREADY else ".mov"
         return ".mp4" if pictures | sound | subtitles <= MP4 else ".mkv"

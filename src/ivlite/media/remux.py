@@ -12,6 +12,7 @@ from ivlite.media.tracks import Copied, codec, others_of
 from ivlite.stop import checkpoint
 
 EDITS = ("mp4", "mov")  # formats in which an edit list hides what comes before the start
+SHOWN = ("av1", "vp9", "vp8")  # codecs whose decoders show what it hides, in older players
 LATE = 5  # seconds that sound may come later in a file than the pictures of its time
 
 
@@ -22,7 +23,7 @@ def copy(found, span, sink, form, progress=None):
     """
     with open_stream(found.path, found.name, found.track) as (container, stream):
         with av.open(sink, "w", format=form) as out:
-            copying = Copy(found.times, span, stream, form in EDITS)
+            copying = Copy(found.times, span, stream, form in EDITS and codec(stream) not in SHOWN)
             video = out.add_stream_from_template(stream, opaque=True)
             if stream.sample_aspect_ratio:
                 video.codec_context.sample_aspect_ratio = stream.sample_aspect_ratio
@@ -94,8 +95,10 @@ class Copy:
         self.low = int(times.pts[span.key]) * self.tick
         first = float(times.times[span.first])
         self.high = int(times.pts[span.first]) * self.tick + Fraction(span.end - first).limit_denominator(10**6)
+        self.over = round(self.high / self.tick)  # the end in ticks
+        self.usual = max(1, round(times.interval / float(self.tick)))  # ticks of a frame
         self.started = self.complete = False
-        self.top = self.seen = 0  # the largest index of the frames so far, and how many there are
+        self.seen = 0  # frames of the span so far
         self.past = set()  # streams that are behind the end
 
     def rank(self, packet):
@@ -122,10 +125,16 @@ class Copy:
         # Frames before the key frame that come after it refer to frames that are not there.
         if not self.started or behind or rank < span.key or packet.is_discard:
             return False
-        self.top, self.seen = max(self.top, rank), self.seen + 1
-        self.complete = self.top >= span.last and self.seen >= self.top - span.key + 1
-        if rank == span.last:  # it may be on screen for long: until the end, whatever its packet says
-            packet.duration = max(1, round(self.high / self.tick) - max(packet.pts, int(self.zero / self.tick)))
+        if rank > span.last:  # one that others refer to: it is shown after the end, but no later than it must
+            after = max(self.over, int(self.times.pts[span.last]) + self.usual)
+            packet.pts = min(packet.pts, after + (rank - span.last - 1) * self.usual)
+            packet.duration = self.usual
+            return True
+        self.seen += 1
+        self.complete = self.seen >= span.last - span.key + 1
+        # Of reordered frames, files give durations in the order of decoding, and the last frame may be on screen for long.
+        after = self.over if rank == span.last else int(self.times.pts[rank + 1])
+        packet.duration = max(1, after - max(packet.pts, int(self.zero / self.tick)))
         late = int(self.zero / self.tick) - packet.pts
         if rank == span.first and late > 0:
             packet.pts += late

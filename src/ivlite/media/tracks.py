@@ -17,13 +17,14 @@ def codec(stream):
     return stream.codec_context and stream.codec_context.codec.canonical_name
 
 
-def takes(stream):
-    """Whether mkv, which takes most, takes the codec of a stream."""
-    with av.open(io.BytesIO(), "w", format="matroska") as out:
-        try:
+def takes(form, stream):
+    """Whether a format takes the codec of a stream: FFmpeg's tables say more than its writers do."""
+    try:
+        with av.open(io.BytesIO(), "w", format=form) as out:
             out.add_stream_from_template(stream, opaque=True)
-        except (ValueError, av.FFmpegError):
-            return False
+            out.start_encoding()
+    except (ValueError, av.FFmpegError):
+        return False
     return True
 
 
@@ -46,11 +47,10 @@ def others_of(container, out):
 
 def track_of(stream, out):
     """The Copied or Encoded track of a stream; None where the format takes neither."""
-    try:
+    if takes(out.format.name, stream):
         return Copied(out.add_stream_from_template(stream, opaque=True))
-    except (ValueError, av.FFmpegError):
-        sound = stream.type == "audio" and stream.codec_context.sample_rate and "aac" in av.codecs_available
-        return Encoded(stream, out) if sound else None
+    sound = stream.type == "audio" and stream.codec_context.sample_rate and "aac" in av.codecs_available
+    return Encoded(stream, out) if sound else None
 
 
 class Copied:

@@ -6,6 +6,7 @@ Also what a close look shows: the sign on a shape, and where the shape is.
 from dataclasses import replace
 from itertools import islice
 
+import film_questions
 import numpy as np
 import play
 import world
@@ -44,12 +45,18 @@ def film_row(rng, speaker, config, test=False):
     rolls = []
     shared.flush()
     for text in islice(asked(rng, film, views, known.duration), 24):
-        roll = Roll(speaker, shared.at)
-        roll.question(text)
-        roll.answer(play.aside(views, text))
-        roll.kind = play.kind_of(text)
-        rolls.append(roll.done())
+        rolls.append(put(Roll(speaker, shared.at), play.kind_of(text), text, play.aside(views, text)))
+    if len(views) == 1 and (found := plain(rng, views[0], test)):
+        rolls.insert(0, put(Roll(speaker, shared.at), "plain", *found))
     return filled(shared, rolls, LENGTH)
+
+
+def put(roll, kind, question, answer, actors=()):
+    """A Roll of a question and its answer."""
+    roll.kind = kind
+    roll.question(question)
+    roll.answer(answer, actors)
+    return roll.done()
 
 
 def seen(rng, known):
@@ -96,15 +103,48 @@ def scanned(rng, known):
 def asked(rng, film, views, duration):
     """Questions, without end: most about what is shown, or resembles it."""
     here = [a for v in views for a in film.shown(v.times[0], v.times[-1] + 1e-3)]
+    moving = [a for v in views for a in seen_moving(v)]
     while True:
         name = near(rng, here)
         actor = next((a for a in here if a.name == name), None)
         kind = str(rng.choice(["shown", "shown", "ground", "count", "claim"]))
         if kind == "claim":
-            yield say.VERIFY.format(claim=claim(rng, name, actor))
+            yield say.VERIFY.format(claim=claim(rng, name, next((a for a in moving if a.name == name), None)))
         elif kind != "ground" or actor or rng.random() < 0.3:
             template = {"shown": say.SHOWN, "ground": say.GROUND, "count": say.COUNT}[kind]
             yield template.format(query=name, duration=duration)
+
+
+def seen_moving(view, least=2):
+    """The actors that several frames of a View show."""
+    count = {id(a): sum(a.shown[0] <= t < a.shown[1] for t in view.times) for a in view.film.actors}
+    return [a for a in view.film.actors if count[id(a)] >= least]
+
+
+def plain(rng, view, test):
+    """(question, answer, actors): as whoever has no tools asks about a film, answered from what the frames show; or None."""
+    here, rolls = seen_moving(view, 1), rng.random(2)
+    names = [a.name for a in here]
+    if rolls[0] < 0.25 or not here:
+        name = near(rng, here)
+        if name in names:
+            return None
+        return film_questions.worded(rng, "way", test, n=name), f"There is no {name}.", ()
+    if rolls[1] < 0.2 and len(set(names)) == len(names) > 1:
+        one, other = (here[i] for i in rng.permutation(len(here))[:2])
+        first = min(one, other, key=lambda a: a.shown[0])
+        text = film_questions.worded(rng, "order", test, a=one.name, b=other.name, o="first")
+        return text, f"The {first.name} comes first.", (first,)
+    actor = here[int(rng.integers(len(here)))]
+    if rolls[1] < 0.4:
+        times = film_questions.TIMES[len(play.spans(view, actor.name))]
+        return film_questions.worded(rng, "count", test, n=actor.name), f"The {actor.name} appears {times}.", ()
+    if names.count(actor.name) > 1:
+        return None
+    kinds = ["when", "there", *["way"] * any(a is actor for a in seen_moving(view))]
+    question = film_questions.about(rng, "needle", str(rng.choice(kinds)), actor, test)
+    at = f" {play.spans(view, actor.name)[0][0]} seconds." if question.kind == "when" else ""
+    return question.text, question.truth.removesuffix("." if at else "") + at, (actor,)
 
 
 def near(rng, here):

@@ -23,73 +23,13 @@ import traces
 import warm
 import world
 from model import HINTS, PROBED, InternVideo3, Layer, patchified
+from optimiser import Optimiser
 from tokenizers import Tokenizer
 from torch.nn import functional as F
 
 SEED = 3
 DIGIT = 3.0
 LEAD = 0.45  # share of a batch, of two processes, that falls to the one which also steps: both are ready together then
-
-
-# ------------------------------------------------------------------------------------------------ optimiser
-
-
-class Muon:
-    """Momentum whose matrices are made orthogonal (five Newton-Schulz steps), equal shapes in one go."""
-
-    def __init__(self, params, lr, momentum=0.95, decay=0.01):
-        self.groups, self.lr, self.momentum, self.decay = {}, lr, momentum, decay
-        for p in params:
-            self.groups.setdefault(tuple(p.shape), []).append(p)
-        self.velocity = {s: torch.zeros(len(ps), *s) for s, ps in self.groups.items()}
-
-    @torch.no_grad()
-    def step(self, share):
-        for shape, params in self.groups.items():
-            grad, v = torch.stack([p.grad for p in params]), self.velocity[shape]
-            v.lerp_(grad, 1 - self.momentum)
-            update = orthogonal(torch.lerp(grad, v, self.momentum))
-            lr = self.lr * share
-            scale = max(1, shape[0] / shape[1]) ** 0.5
-            for p, u in zip(params, update, strict=True):
-                p.mul_(1 - lr * self.decay).add_(u, alpha=-lr * scale)
-
-
-def orthogonal(x):
-    """(n, a, b) -> nearly orthogonal matrices of the same directions, in bfloat16."""
-    tall = x.shape[1] > x.shape[2]
-    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
-    x = x.mT if tall else x
-    for _ in range(5):
-        a = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * (a @ a)) @ x
-    return (x.mT if tall else x).float()
-
-
-class Optimiser:
-    """Muon for the inner matrices, AdamW for tables, head, norms and biases."""
-
-    def __init__(self, named, lr, table_lr):
-        def is_inner(name, p):
-            return p.ndim == 2 and not any(s in name for s in ("embed", "lm_head", "probe", "hint"))
-
-        self.muon = Muon([p for n, p in named if is_inner(n, p)], lr)
-        rest = [p for n, p in named if not is_inner(n, p)]
-        self.adam = torch.optim.AdamW(rest, table_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-        self.table_lr = table_lr
-
-    def step(self, share):
-        self.muon.step(share)
-        for group in self.adam.param_groups:
-            group["lr"] = self.table_lr * share
-        self.adam.step()
-
-    def state(self):
-        return {"adam": self.adam.state_dict(), "muon": self.muon.velocity}
-
-    def load(self, state):
-        self.adam.load_state_dict(state["adam"])
-        self.muon.velocity = state["muon"]
 
 
 # ------------------------------------------------------------------------------------------------ losses
@@ -99,7 +39,9 @@ def made(args, speaker, step, rank):
     """The batch of a step and a process: looks in the first stage, then conversations, about single moments first, then the agent."""
     rng, size = np.random.default_rng([SEED, step, rank]), portion(args, rank)
     if step >= args.look + args.steps:
-        return agent_stage.made(rng, speaker, np.random.default_rng([SEED, step]).random(), size)
+        return agent_stage.made(
+            rng, speaker, np.random.default_rng([SEED, step]).random(), args.batch // args.processes
+        )
     if step < args.look:
         return data.glance(rng, 8 * size)
     if step < args.look + args.name:
@@ -162,7 +104,9 @@ BARRED = barred_classes()
 
 def probed(seen, labels):
     """`classified` of the probe (tokens, 18), with what training never shows left out of it."""
-    return classified(seen.float().masked_fill(BARRED[labels.clamp(min=0).unbind(-1)], -1e9), PROBED, labels)
+    return classified(
+        seen.float().masked_fill(BARRED.to(seen.device)[labels.clamp(min=0).unbind(-1)], -1e9), PROBED, labels
+    )
 
 
 def classified(scores, classes, labels):
@@ -223,7 +167,7 @@ def train(args):
     torch.manual_seed(SEED)
     model, saved = InternVideo3(), {"step": 0, "optimiser": []}
     if (args.work / "last.pt").exists():
-        saved = torch.load(args.work / "last.pt", weights_only=True)
+        saved = torch.load(args.work / "last.pt", map_location=args.device, weights_only=True)
         model.load_state_dict(saved["model"])
         print(f"resumed at step {saved['step']}", flush=True)
     elif args.warm:
@@ -401,7 +345,7 @@ if __name__ == "__main__":
     add("--look", type=int, default=800, help="steps in which the vision tower alone learns to name what it sees")
     add("--steps", type=int, default=3300, help="steps in which the whole model learns to answer")
     add("--name", type=int, default=350, help="the first of these, about pictures and single pairs of frames")
-    add("--agent", type=int, default=4500, help="steps in which it learns to play the agent")
+    add("--agent", type=int, default=3300, help="steps in which it learns to play the agent")
     add("--batch", type=int, default=20)
     add("--processes", type=int, default=2, help="that share a batch, one thread each")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")

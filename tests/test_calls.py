@@ -507,6 +507,29 @@ def test_a_call_that_was_cut_short_stays_in_its_session(demo):
 # ------------------------------------------------------------------------------------------------ other models
 
 
+WRITTEN = '<tool_call>\n{"name": "note", "arguments": {"kind": "é"}}\n</tool_call>'
+TEXTS = [  # an answer, whether it may end there
+    ("Hello", True), (f"Hello\n{WRITTEN}", True), (f"Hello {WRITTEN}", True), (WRITTEN, True), (f"{WRITTEN}\n{WRITTEN}", True),
+    (f"{WRITTEN}\n", True), ("a < b <tool_call", True), ("x<<tool_call>\n", False), ("", True), ("é\r\n\u2028<", True),
+    (f"a\n{WRITTEN}\nb", None), ("a <tool_call> b", None), (f"{WRITTEN}{WRITTEN}", True), (WRITTEN[:-13], False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("text, ends", TEXTS)
+def test_text_and_calls_in_every_order(demo, written, text, ends):
+    """As tokens of their own, or written out where a model has none; None: what cannot be said."""
+    data = json.loads(demo.network.source.metadata["tokenizer.huggingface.json"])
+    if written:
+        data["added_tokens"] = [row for row in data["added_tokens"] if "tool" not in row["content"]]
+    tokenizer = Tokenizer(json.dumps(data))
+    read = Vocabulary(tokenizer, demo.config.text.vocab_size, demo.config.tokens.eos)
+    ids = tokenizer.encode(text, ("<tool_call>", "</tool_call>"))
+    matcher = read.following(rules(NOTE))
+    taken = matcher.try_consume_tokens(ids) == len(ids)
+    assert taken == (ends is not None) and (not taken or matcher.is_accepting() == ends)
+
+
 def test_a_model_without_tokens_for_calls_writes_them(demo):
     data = json.loads(demo.network.source.metadata["tokenizer.huggingface.json"])
     data["added_tokens"] = [row for row in data["added_tokens"] if "tool" not in row["content"]]

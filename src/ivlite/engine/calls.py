@@ -121,17 +121,21 @@ def grammar(calls: Calls, answer: dict[str, Any] | None, tokens: Mapping[str, in
 
     answer: the grammar of an answer without calls, None for any text. tokens: {name: id} of the tokens that text never becomes.
     """
-    marks = [f"<[{tokens[mark]}]>" if mark in tokens else json.dumps(mark) for mark in (BEGIN, END)]
-    free, following = ("@answer", "@answer | calls") if answer else ("TEXT", "TEXT | TEXT? calls")
+    begin, end = (f"<[{tokens[mark]}]>" if mark in tokens else json.dumps(mark) for mark in (BEGIN, END))
+    free = "@answer" if answer else "TEXT"
+    following = f"{free} | calls" if answer else "TEXT | after"
     rules = [f"start: {free if not calls.functions else 'calls' if calls.begins else following}"]
     parts = [] if answer is None else [{"name": "answer", **answer}]
     if calls.functions:
         # A line break at the end is no beginning of another call.
-        rules.append("calls: call" + ' ("\\n"? call)*' * calls.many + ' "\\n"?')
-        rules.append("call: " + " | ".join(f"call_{n}" for n in range(len(calls.functions))))
+        more = ' ("\\n"? call)*' * calls.many + ' "\\n"?'
+        rules += [f"calls: call{more}", f"after: opening rest{more}", f"call: {begin} rest"]
+        # A text does not give back the mark that it has begun to hold, so there the two are one.
+        rules.append(f"opening: TEXT? {begin}" if BEGIN in tokens else f"opening[lazy]: /(.|\\n)*{BEGIN}/")
+        rules.append("rest: " + " | ".join(f"rest_{n}" for n in range(len(calls.functions))))
     for n, (name, schema) in enumerate(calls.functions):
         before = f'\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": '
-        rules.append(f'call_{n}: {marks[0]} {json.dumps(before)} @arguments_{n} "}}\\n" {marks[1]}')
+        rules.append(f'rest_{n}: {json.dumps(before)} @arguments_{n} "}}\\n" {end}')
         parts.append({"name": f"arguments_{n}", "json_schema": schema})
     # The mark is no part of a text even where it is spelled out: what looks like a call is one.
     rules.append(f"TEXT: /(.|\\n)*/ & ~/(.|\\n)*{BEGIN}(.|\\n)*/")

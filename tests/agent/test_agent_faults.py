@@ -277,3 +277,11 @@ def test_tools_of_others_that_no_call_can_follow_are_dropped(demo, clip):
         assert list(agent.tools) == ["overview", "finish", "fine"]
         dropped = [remark for remark in agent.case.remarks if "is not used" in remark]
         assert len(dropped) == 3 and all(len(remark) < 500 for remark in dropped)
+
+
+@pytest.mark.parametrize("budget", [{"frames": 2}, {"frames": 8, "rounds": 1}, {"frames": 8, "new_tokens": 16}])
+def test_more_videos_than_frames(demo, clip, budget):
+    """Those that cannot be looked at are named, and the run ends with an answer."""
+    with Agent(demo, [clip] * 4, budget=Budget(**budget)) as agent:
+        answer = agent.ask(ASK)
+    assert answer.finish_reason and answer.usage["frames"] <= budget["frames"] and len(answer.videos) == 4

@@ -16,7 +16,8 @@ RANGES = {
         "--fps": RATE, "--max-frames": COUNT, "--min-pixels": COUNT, "--max-pixels": COUNT, "--max-new-tokens": COUNT,
         "--temperature": ((0, 100), (-0.1, 100.5)), "--top-k": ((0, 2**31), (-1, 2**31 + 1)), "--top-p": SHARE,
         "--min-p": SHARE, "--repetition-penalty": ((0.01, 100), (0.009, 101)),
-        "--seed": ((0, 2**64 - 1), (-1, 2**64)), "--stream": ((0, MOST), (-1, MOST + 1)), "--context": COUNT, "--threads": ((1, 1024), (0, 1025)),
+        "--seed": ((0, 2**64 - 1), (-1, 2**64)), "--stream": ((0, MOST), (-1, MOST + 1)), "--thinking-budget": ((0, MOST), (-1, MOST + 1)),
+        "--context": COUNT, "--threads": ((1, 1024), (0, 1025)),
     },
     "calibrate": {
         "--limit": COUNT, "--fps": RATE, "--max-frames": COUNT, "--max-pixels": COUNT, "--context": COUNT,
@@ -25,6 +26,10 @@ RANGES = {
     "eval": {
         "--answer-tokens": ((0, 4096), (-1, 4097)), "--limit": COUNT, "--fps": RATE, "--max-frames": COUNT,
         "--max-pixels": COUNT, "--context": COUNT, "--threads": ((1, 1024), (0, 1025)),
+    },
+    "serve": {
+        "--port": ((0, 65535), (-1, 65536)), "--parallel": ((1, 256), (0, 257)), "--max-waiting": ((1, 100_000), (0, 100_001)),
+        "--context": COUNT, "--threads": ((1, 1024), (0, 1025)),
     },
     "verify": {"--threads": ((1, 1024), (0, 1025))},
     "bench": {

@@ -10,7 +10,7 @@ from ivlite.agent.answer import Answer, Answered, Call, Claim, Event, Remark, Re
 from ivlite.agent.budget import Budget, Spent
 from ivlite.agent.case import Case, Found
 from ivlite.agent.context import Context
-from ivlite.agent.film import Wrong
+from ivlite.agent.film import NothingLeft, Wrong
 from ivlite.agent.record import Record
 from ivlite.agent.route import direct
 from ivlite.agent.tools import Tool
@@ -92,7 +92,11 @@ class Loop:
         films, calls, shown = list(self.case.films.values()), [], list[dict[str, Any]]()
         for film in films if first else ():
             arguments = {"video": film.handle} if self.case.several else {}
-            found = looks.overview(self.case, arguments)
+            try:
+                found = looks.overview(self.case, arguments)
+            except NothingLeft:  # more videos than the frames of the budget: the model knows at least that it is there
+                shown.append({"type": "text", "text": say.unseen(film.handle, film.duration) + "\n"})
+                continue
             self.case.answered("overview", arguments, found.evidence)
             calls.append(done("overview", arguments, found))
             shown += [{"type": "text", "text": found.text}, *found.parts, {"type": "text", "text": "\n"}]

@@ -50,6 +50,11 @@ def overview(evidence: Evidence, duration: float, texts: int, several: bool = Fa
     return compact(data)
 
 
+def unseen(video: str, duration: float) -> str:
+    """In place of the overview of a video for which no frames are left."""
+    return compact({"video": video, "seconds": number(duration), "frames": 0})
+
+
 def frames(evidence: Evidence, several: bool = False) -> str:
     """Before the frames of one window."""
     return compact(span(evidence, several) | {"frames": len(evidence.frames)})

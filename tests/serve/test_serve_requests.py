@@ -189,13 +189,13 @@ def mutated(random, value, depth=0):
         0.5,
         "file-x",
     ]
-    if random.random() < 0.08 + 0.02 * depth:
+    if random.random() < 0.015 + 0.005 * depth:
         return random.choice(odd)
     if isinstance(value, dict):
-        out = {key: mutated(random, item, depth + 1) for key, item in value.items() if random.random() > 0.03}
-        return out | ({random.choice(["type", "role", "x", ""]): random.choice(odd)} if random.random() < 0.05 else {})
+        out = {key: mutated(random, item, depth + 1) for key, item in value.items() if random.random() > 0.01}
+        return out | ({random.choice(["type", "role", "x", ""]): random.choice(odd)} if random.random() < 0.02 else {})
     if isinstance(value, list):
-        return [mutated(random, item, depth + 1) for item in value for _ in range(random.choice([1, 1, 1, 1, 0, 2]))]
+        return [mutated(random, item, depth + 1) for item in value for _ in range(random.choice([1] * 30 + [0, 2]))]
     return value
 
 
@@ -217,7 +217,7 @@ def test_random_requests(http, served):
         answer = http.post(path, content=body, headers=JSON)
         assert answer.status_code in (200, 400), (body[:2000], answer.text, served.lines[-1:])
         seen.add(answer.status_code)
-    assert http.get("/health").status_code == 200 and 400 in seen
+    assert http.get("/health").status_code == 200 and seen == {200, 400}
     assert not list(served.service.files.folder.glob("sent-*"))
 
 

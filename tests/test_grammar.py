@@ -219,6 +219,16 @@ def test_a_vocabulary_without_the_needed_bytes_is_told(demo):
         drawn(poor, b"xq", "x[q]y")
 
 
+@pytest.mark.parametrize("schema", ["x", 5, [], True, 0.5])
+def test_what_is_no_schema(demo, schema):
+    for asked in (
+        {"type": "json_schema", "json_schema": {"schema": schema}},
+        {"type": "json_object", "schema": schema},
+    ):
+        with pytest.raises(UsageError, match="it must be a dict"):
+            demo.chat(ASK, response_format=asked, max_new_tokens=1)
+
+
 def test_a_grammar_is_read_once_and_the_vocabulary_is_made_once(demo, monkeypatch):
     demo.chat(ASK, response_format=SCHEMA, max_new_tokens=2)
     monkeypatch.setattr("ivlite.engine.grammar.Vocabulary", None)

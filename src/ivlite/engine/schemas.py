@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ivlite.errors import UsageError
+from ivlite.errors import UsageError, shown
 
 # JSON as json.dumps writes it: where any white space may stand between values, small models write it without end
 COMPACT = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
@@ -17,8 +17,10 @@ PART = 1024  # of an interval, by which a bound that is no part of it is moved i
 
 def readable(schema: dict[str, Any], close: bool = False) -> dict[str, Any]:
     """A JSON schema whose every value follows the given one. close: objects have the stated properties alone, unless the schema says
-    otherwise or joins schemas. Raises UsageError for one that nests too deeply.
+    otherwise or joins schemas. Raises UsageError for one that nests too deeply, and for what is no schema.
     """
+    if not isinstance(schema, dict):
+        raise UsageError(f"the JSON schema is {shown(schema)}; it must be a dict")
     try:
         return {**known(schema, close and not joins(schema)), **COMPACT}
     except RecursionError:

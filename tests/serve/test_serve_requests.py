@@ -9,7 +9,7 @@ import resource
 import zlib
 
 import pytest
-from serve_asking import WHAT, asked, data_uri
+from serve_asking import PICTURE, WHAT, asked, data_uri
 from test_serve_guard import JSON, refused
 
 pytest.importorskip("starlette")
@@ -204,7 +204,7 @@ def test_random_requests(http, served):
     dice = random.Random(20261129)
     base = asked(
         {"type": "video_url", "video_url": {"url": data_uri(), "nframes": 2}, "start": 0}, {"type": "text", "text": "<1 seconds>"},
-        {"type": "image_url", "image_url": {"url": "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="}}, WHAT, max_tokens=2,
+        {"type": "image_url", "image_url": {"url": PICTURE}}, WHAT, max_tokens=2,
         top_p=0.9, stop=["a"], stream=False, stream_options={"include_usage": True}, logprobs=True, top_logprobs=2,
         tools=[{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}], seed=3,
         response_format={"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}, media_io_kwargs={"video": {"fps": 1}},

@@ -366,6 +366,37 @@ def test_a_library_that_is_damaged_under_way(path, clip, said):
         assert found(library, "after") == ["after all"] and library.kept
 
 
+@pytest.mark.parametrize("usable", [["words", "grams"], ["words"], []])
+def test_tables_are_compared_with_those_that_are_made(path, monkeypatch, usable):
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "usable", lambda: usable)
+        Library.open(path).close()
+    with sqlite3.connect(path) as other:
+        assert schema.intact(other)
+        other.execute("DROP TRIGGER words_added" if usable else "DROP INDEX text_video")
+        assert not schema.intact(other)
+    other.close()
+
+
+def test_what_is_not_there_is_no_damage(library, path):
+    run = library.begin_run("?")
+    for wrong in (
+        lambda: library.note(99, "x"), lambda: library.add_texts(99, "subtitle", cues("x"), "s"), lambda: library.add_segments(99, [(0, 1)]),
+        lambda: library.step("nope", 1, "call", {}), lambda: library.step(run, 1, "call", {}, [{"id": "E1", "video": 99, "start": 0, "end": 1, "kind": "x"}]),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match="no such video"):
+            wrong()
+    assert library.kept and library.run(run).steps == () and len(os.listdir(path.parent)) <= 3
+    with pytest.raises(UsageError, match="no such video"):
+        Library.in_memory().note(1, "x")
+
+
+def test_a_defect_sets_nothing_aside(library, path):
+    with pytest.raises(sqlite3.OperationalError, match="syntax"):
+        library._database.rows("SELECT id FRM video")
+    assert not [name for name in os.listdir(path.parent) if ".corrupt-" in name]
+
+
 @pytest.mark.parametrize("kind", ["foreign", "newer"])
 def test_files_of_others_are_set_aside_whole(path, said, kind):
     with sqlite3.connect(path) as other:

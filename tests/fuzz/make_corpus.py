@@ -1,10 +1,11 @@
 """Writes the corpora again: small valid inputs of every kind, from which the fuzzers start. Needs av, pillow and numpy.
 
-python tests/fuzz/make_corpus.py     # tests/fuzz/corpus/{gguf,safetensors,media,messages,sessions}/
+python tests/fuzz/make_corpus.py     # tests/fuzz/corpus/{gguf,safetensors,media,messages,sessions,subtitles,library}/
 """
 
 import importlib.util
 import json
+import sqlite3
 import struct
 import tempfile
 import zlib
@@ -15,6 +16,8 @@ import numpy as np
 from PIL import Image
 
 from ivlite.gguf import GGUFFile
+from ivlite.library import Library
+from ivlite.media.cues import Cue
 from ivlite.quantize import quantize
 from ivlite.session.file import DATA
 from ivlite.session.packing import pack
@@ -135,12 +138,66 @@ def talks():
         yield name, Table(layout, count, *pack(state), blocks).packed()
 
 
+def captions():
+    """Subtitle files of every format."""
+    ass = "[Script Info]\n[V4+ Styles]\n[Events]\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n"
+    ass += "Dialogue: 0,0:00:01.00,0:00:03.00,Default,,0,0,0,,{\\k20}ka{\\k30}ra\\Nx\nDialogue: 1,0:00:01.00,0:00:03.00,D,,0,0,0,,{\\p1}m 0 0\n"
+    srt = "1\n00:00:01,000 --> 00:00:02,500\n<i>Grüße</i> &amp; {\\an8}mehr\n\n2\n00:00:05,000 --> 00:00:03,000\nback\n\n3\n00:00:07,000 -->\nopen\n"
+    yield "a.srt", srt.encode()
+    yield "b.srt", srt.encode("cp1252")
+    yield "c.srt", srt.encode("utf-16")
+    yield (
+        "a.vtt",
+        b"WEBVTT\n\nNOTE x\ny\n\nid\n00:01.000 --> 00:02.000 align:start\n<v Bob>Hi <00:00:01.500><c.x>there</c>\n",
+    )
+    yield "a.ass", ass.encode()
+    yield "a.sub", b"{1}{1}25\n{10}{20}Hi|there\n{30}{}open\n{50}{60}{y:i}ok\n"
+    yield "a.mpl", b"[10][20]/Hi|you\n[30][]b\n"
+    yield "a.txt", b"00:00:01:Hello\n00:00:02:World|you\n"
+    yield (
+        "a.smi",
+        b"<SAMI><BODY>\n<SYNC Start=1000><P>Hi\n<SYNC Start=2000><P>&nbsp;\n<SYNC Start=3000><P>a<br>b\n</BODY>",
+    )
+    yield (
+        "a.ttml",
+        (
+            b'<?xml version="1.0"?><tt xmlns="http://www.w3.org/ns/ttml"><body><div><p begin="00:00:01.000" end="00:00:02.000">'
+            b"Hi<br/>x</p></div></body></tt>"
+        ),
+    )
+
+
+def libraries(folder):
+    """A library in small pages."""
+    (folder / "a.mp4").write_bytes(b"frames")
+    with Library.open(folder / "library.sqlite") as library:
+        video = library.add_video(folder / "a.mp4", duration=60)
+        library.add_texts(
+            video, "subtitle", [Cue(i, i + 1.0, f"line {i} of the red truck") for i in range(20)], "a.srt"
+        )
+        library.caption(library.add_segments(video, [(0, 30), (30, 60)])[0], video, "a dog", "model")
+        library.step(
+            library.begin_run("why?"),
+            1,
+            "call",
+            {"x": 1},
+            [{"id": "E1", "video": video, "start": 0, "end": 1, "kind": "text"}],
+        )
+    with sqlite3.connect(folder / "library.sqlite") as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA page_size = 512")
+        connection.execute("VACUUM")
+    connection.close()
+    yield "a.sqlite", (folder / "library.sqlite").read_bytes()
+
+
 def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         made = {
             "gguf": list(models(folder)), "safetensors": list(weights()), "media": [*videos(folder), *pictures(folder)],
             "messages": [(n, json.dumps(v, indent=1).encode()) for n, v in conversations()], "sessions": list(talks()),
+            "subtitles": list(captions()), "library": list(libraries(folder)),
         }  # fmt: skip
     for target, inputs in made.items():
         (CORPUS / target).mkdir(parents=True, exist_ok=True)

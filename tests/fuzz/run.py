@@ -29,7 +29,9 @@ def fuzz(name, seconds, seed):
 
     with atheris.instrument_imports(include=["ivlite"]):
         import ivlite.gguf.tokenizer
+        import ivlite.library
         import ivlite.media
+        import ivlite.media.subtitles
         import ivlite.models.internvideo3
         import ivlite.prompt
         import ivlite.quantize.checkpoint

@@ -142,7 +142,32 @@ def sessions(data):
         checked(state, model()[1])
 
 
-TARGETS = {"gguf": gguf, "safetensors": safetensors, "media": media, "messages": messages, "sessions": sessions}
+def subtitles(data):
+    """A subtitle file of any format: its cues lie within the video and in order."""
+    from ivlite.media import subtitles
+
+    found = subtitles.read(stored("talk.srt", data), duration=100.0, rate=25.0)
+    starts = [cue.start for cue in found.cues]
+    assert starts == sorted(starts) and all(0 <= cue.start <= cue.end <= 100 and cue.text for cue in found.cues)
+
+
+def library(data):
+    """A library's file: what is damaged is set aside, and what is written is found again."""
+    from ivlite.library import Library
+
+    place = folder() / "library"
+    place.mkdir(exist_ok=True)
+    for old in place.iterdir():
+        old.unlink()
+    path = stored("library/library.sqlite", data)
+    with Library.open(path) as library:
+        library.search("red truck"), library.runs(), [library.segments(video.id) for video in library.videos()]
+        library.note(library.add_video(path, bytes(32)), "a new note")
+        assert any(hit.text == "a new note" for hit in library.search('"a new note"')) and library.kept
+
+
+TARGETS = {"gguf": gguf, "safetensors": safetensors, "media": media, "messages": messages, "sessions": sessions,
+           "subtitles": subtitles, "library": library}  # fmt: skip
 
 
 def once(name, data):

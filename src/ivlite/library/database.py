@@ -35,13 +35,6 @@ UNWRITABLE = (
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_PROTOCOL,
 )  # fmt: skip
-LOST = (
-    "no such table",
-    "no such column",
-    "malformed",
-    "no such module",
-    "no such tokenizer",
-)  # tables that are not ours any more
 
 
 class Malformed(sqlite3.DatabaseError):
@@ -125,10 +118,14 @@ class Database:
 
     def _mend(self, error: Exception) -> None:
         """Makes a fault good, so that the work can be tried again. Raises what is no fault of the file."""
-        code, text = _code(error), str(error)
+        code = _code(error)
+        if code == sqlite3.SQLITE_CONSTRAINT and _whole(self.connection):
+            raise UsageError("the library has no such video, segment or run") from error
         if not self.kept:
             raise error
-        if code in DAMAGE or (code == sqlite3.SQLITE_ERROR and any(words in text for words in LOST)):
+        if code in (*DAMAGE, sqlite3.SQLITE_CONSTRAINT) or (
+            code == sqlite3.SQLITE_ERROR and not schema.intact(self.connection)
+        ):
             self.connection.close()
             self._set_aside("is damaged")
             self.connection = self._opened()
@@ -158,7 +155,7 @@ class Database:
                 code = _code(error)
                 if code in UNWRITABLE or code in LOCKED:
                     return self._memory(connection, error)
-                if code not in DAMAGE and not any(words in str(error) for words in LOST):
+                if code not in (*DAMAGE, sqlite3.SQLITE_ERROR):
                     raise
                 wrong = "is damaged" if _is_database(self.path) else "is no library of ivlite"
             if connection is not None:
@@ -312,6 +309,14 @@ def _sound(connection: sqlite3.Connection, path: str) -> bool:
     except OSError:
         return True
     return large or [row[0] for row in connection.execute("PRAGMA quick_check(1)")] == ["ok"]
+
+
+def _whole(connection: sqlite3.Connection) -> bool:
+    """Whether SQLite finds a database whole, its indexes included."""
+    try:
+        return connection.execute("PRAGMA integrity_check(1)").fetchall() == [("ok",)]
+    except FAULTS:
+        return False
 
 
 def _is_database(path: str) -> bool:

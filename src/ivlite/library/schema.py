@@ -84,6 +84,27 @@ def create(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
+def intact(connection: sqlite3.Connection) -> bool:
+    """Whether the tables of a library are those that `create` makes; its full-text indexes may be fewer."""
+    wanted = sqlite3.connect(":memory:")
+    sql = "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL"
+    try:
+        create(wanted)
+        found = set(connection.execute(sql).fetchall())
+        fewer = tuple(f"{name}_" for name in INDEXES if ("table", name) not in {row[:2] for row in found})
+        missing = [name for _, name, _ in set(wanted.execute(sql)) - found if not f"{name}_".startswith(fewer)]
+        return not [name for name in missing if not _shadow(name)]
+    except (sqlite3.Error, UnicodeDecodeError):
+        return False
+    finally:
+        wanted.close()
+
+
+def _shadow(name: str) -> bool:
+    """Whether a table is one that SQLite makes for a full-text index: its form is SQLite's own."""
+    return name.endswith(("_data", "_idx", "_content", "_docsize", "_config")) and name.split("_")[0] in INDEXES
+
+
 def usable() -> list[str]:
     """The names of the full-text indexes that this SQLite can make."""
     found = []

@@ -1,5 +1,7 @@
 """Runs in the library: texts and notes that are found again, runs that go on where they were killed."""
 
+import sqlite3
+
 import pytest
 from agent_scripts import Scripted, call, film, finish, results
 
@@ -53,6 +55,18 @@ def test_notes_are_found_by_later_runs(demo, lecture, library):
     with Scripted(demo, [lecture], [call("search_text", query="blue square"), finish()], library=library) as agent:
         answer = agent.ask("What is in it?")
     assert any(e.kind == "note" and e.text == "A blue square follows" for e in answer.evidence)
+
+
+def test_a_library_that_is_damaged_under_way_costs_no_answer(demo, lecture, tmp_path):
+    said, path = [], tmp_path / "library.sqlite"
+    replies = [call("note", text="A square", evidence=["E1"]), finish("Red [E1].", ["E1"])]
+    with Library.open(path, warn=said.append) as library, Scripted(demo, [lecture], replies, library=library) as agent:
+        with sqlite3.connect(path) as other:
+            other.execute("DROP TABLE text")
+            other.execute("DROP TABLE step")
+        other.close()
+        answer = agent.ask("What is seen?")
+    assert answer.text == "Red [E1]." and len(said) == 1 and "set aside" in said[0]
 
 
 def test_a_run_goes_on_in_another_process_and_takes_more_questions(demo, lecture, library, tmp_path):

@@ -1,6 +1,7 @@
 """What an agent keeps in the library, and finds there: texts of its videos, its notes, and the steps of its runs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ivlite.agent.case import Line
@@ -49,7 +50,8 @@ class Memory:
     def note(self, film: Film, start: float, end: float, text: str) -> None:
         """Keeps a note."""
         if (id := self.ids.get(film.handle)) is not None:
-            self.library.note(id, text, start=start, end=end, run=self.run)
+            with suppress(UsageError):  # the library was damaged, and begins anew without the video
+                self.library.note(id, text, start=start, end=end, run=self.run)
 
     # -------------------------------------------------------------------------------------------- runs
 

@@ -45,7 +45,10 @@ class Record:
         if self._write is not None:
             try:
                 self._write(number, kind, data)
-            except OSError as error:
+            except (
+                OSError,
+                UsageError,
+            ) as error:  # UsageError: the library was damaged, and begins anew without the run
                 self._write = None
                 self._warn(f"the run is not stored ({error}): it cannot be resumed")
         return data

@@ -31,6 +31,22 @@ def film(path, seconds=30, rate=5, words="", text_from=0.0):
     return str(path)
 
 
+def uneven(path, times):
+    """A video whose frames are on screen at given times."""
+    from fractions import Fraction
+
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("mpeg4", rate=1000)
+        (stream.height, stream.width), stream.pix_fmt = SIZE, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for n, t in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((*SIZE, 3), n * 5 % 250, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = round(t * 1000), Fraction(1, 1000)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    return str(path)
+
+
 def call(tool, /, **arguments):
     """The text of a reply that calls a tool."""
     return f'<tool_call>\n{{"name": {json.dumps(tool)}, "arguments": {json.dumps(arguments)}}}\n</tool_call>'

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from agent_scripts import Scripted, call, film, finish, kept, kinds, results
+from agent_scripts import Scripted, call, film, finish, kept, kinds, results, uneven
 
 from ivlite.agent import Agent, Budget
 from ivlite.agent.answer import Answered, Call, Remark, Said, event_data, event_of
@@ -60,6 +60,26 @@ def test_the_frames_of_a_prompt_are_those_that_evidence_tells(demo, clip):
             at, part = shown.frame(t, [250, 250, 500, 750])
             (media,) = demo.prepare([{"role": "user", "content": agent.case.resolved([part])}]).media
             assert media.timestamps == pytest.approx([at], abs=1e-3)
+
+
+def test_so_they_are_where_frames_come_and_stay(demo, tmp_path):
+    """At a rate that varies: bursts, and pauses of seconds."""
+    times = [0, 0.033, 0.066, 0.1, 1.1, 1.133, 5.0, 5.033, 9.0, 9.5, 9.6, 9.7, 20.0]
+    with Agent(demo, [uneven(tmp_path / "uneven.mp4", times)]) as agent:
+        shown = agent.case.films["v1"]
+        assert shown.times == pytest.approx(times, abs=2e-3)
+        for start, end in [(0, shown.duration), (0.5, 6.0), (4.0, 4.5), (9.55, 20.0), (19.0, 20.0)]:
+            for count in (1, 2, 4, 8):
+                count = min(count, shown.possible(start, end))
+                part = agent.case.resolved([shown.part(start, end, count)])
+                prompt = demo.prepare([{"role": "user", "content": part}])
+                assert [shown.times[n] for n in prompt.frames[0]] == pytest.approx(
+                    shown.shown(start, end, count), abs=1e-3
+                )
+        for t in (0.05, 3.0, 4.99, 9.55, 19.9):
+            at, part = shown.frame(t)
+            (frames,) = demo.prepare([{"role": "user", "content": agent.case.resolved([part])}]).frames
+            assert [shown.times[n] for n in frames] == pytest.approx([at], abs=1e-3) and at <= t
 
 
 def test_several_windows_are_asked_apart_and_only_answers_come_in(demo, clip, apart):
@@ -141,6 +161,22 @@ def test_the_probability_of_yes_is_that_of_the_logits(demo, clip):
         logits = demo.logits(demo.prepare(question))[-1].astype(np.float64)
         yes, no = (np.exp(logits[demo.tokenizer.encode(word)[0]]) for word in ("Yes", "No"))
         assert p == pytest.approx(yes / (yes + no), abs=0.05)
+
+
+def test_questions_apart_are_not_kept_on_the_disk(clip, tmp_path):
+    import ivlite
+    from ivlite.agent.apart import Apart
+    from ivlite.session.store import Store
+
+    with ivlite.load("demo", store=False) as model:
+        model.store = Store(tmp_path / "sessions", worth=0.0, limit=10**9)
+        with Agent(model, [clip]) as agent, Apart(agent.case) as aside:
+            aside.ask([agent.case.films["v1"].part(0, 30, 32)], "What happens?")
+            assert not list(tmp_path.rglob("*.ivs"))
+        with model.session() as kept:
+            for _ in kept.ask("What happens?", [clip], max_new_tokens=4):
+                pass
+            assert list(tmp_path.rglob("*.ivs"))
 
 
 def test_not_in_this_video_says_what_was_not_seen(demo, tmp_path):

@@ -27,6 +27,7 @@ class Apart:
     def __init__(self, case: Case) -> None:
         self.case = case
         self.session = case.model.session()
+        self.session.keeps = False  # its rows are used once, and take gigabytes for a long video
 
     def __enter__(self) -> Self:
         return self

@@ -58,6 +58,7 @@ class Session:
     def __init__(self, model: Any) -> None:
         self._model = model
         self.file: SessionFile | None = None  # where save() saves
+        self.keeps = True  # whether the store keeps its long prefills; False for what will not be asked again
         self._turns: tuple[Turn, ...] = ()
         self._past: Prompt | None = None  # the tokens of all turns; its media have no pixels
         self._tools: list[str] = []
@@ -162,6 +163,8 @@ class Session:
         if self._runner is None:
             self._model.free(capacity)
             self._runner = self._model.runner(capacity)
+            if not self.keeps:
+                self._runner.keeper = None
         cache = self._runner.cache
         if cache.capacity < capacity:
             self._model.free(capacity - cache.capacity)

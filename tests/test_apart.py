@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ivlite import media
-from ivlite.errors import MediaError, Stopped, UsageError
+from ivlite.errors import MediaError, OutOfMemoryError, Stopped, UsageError
 from ivlite.media.apart import Apart, Decoders
 from ivlite.stop import Stop, using
 
@@ -152,6 +152,21 @@ def test_a_stop_ends_it_at_once():
     thread.join(30)
     assert ended and not thread.is_alive()
     sleeping.close()
+
+
+def test_a_system_that_starts_no_process():
+    none = Decoders(command=["/nothing/here"])
+    with pytest.raises(OutOfMemoryError, match="starts no process"):
+        media.open_video(Apart(CLIP, "a clip", none), **LIMITS)
+
+
+def test_a_process_that_was_started_before():
+    some = Decoders()
+    some.warm()
+    (child,) = some._idle
+    assert media.open_video(Apart(CLIP, "a clip", some), **LIMITS).frames and some._idle == [child]
+    some.close()
+    assert child.process.poll() is not None
 
 
 def test_processes_are_used_again_and_end(tmp_path):

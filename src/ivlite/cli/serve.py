@@ -109,6 +109,7 @@ def serve(args, engine, root, listening, made, loopback, stop):
     service = Service(engine, name, root=root, limits=limits, log=lambda line: say("serve", line))
     try:
         app = application(service, loopback=loopback, key=args.api_key or made, hosts=(args.host, *args.allow_host))
+        service.decoders.warm()
         print(f"{name} at {listen.address(listening)}/v1", flush=True)
         if made:
             print(f"API key: {made}", flush=True)

@@ -115,6 +115,10 @@ class Decoders:
         for child in idle:
             child.kill()
 
+    def warm(self) -> None:
+        """Starts a process for the next file: its libraries take a moment to load."""
+        self._give(self._child(), True)
+
     def one(self, source: "Apart", work: str, **what: Any) -> Message:
         """The answer of one message to a short piece of work."""
         while not self._looks.acquire(timeout=LOOK):
@@ -160,7 +164,10 @@ class Decoders:
                 child = self._idle.pop()
                 if child.process.poll() is None:
                     return child
-        return Child(self._command, self.patience)
+        try:
+            return Child(self._command, self.patience)
+        except OSError as error:  # no more processes or descriptors, no memory
+            raise OutOfMemoryError(f"the system starts no process that decodes now ({error.strerror})") from None
 
     def _give(self, child: Child, sound: bool) -> None:
         with self._lock:

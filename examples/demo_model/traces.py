@@ -60,7 +60,7 @@ def batch(rng, speaker, config, size, test=False):
             if len(shared.ids) + sum(len(r.ids) for r in [*rolls, roll]) > LENGTH:
                 break
             rolls.append(roll)
-            kinds.append((b, len(rolls), listed[0].row))
+            kinds.append((b, len(rolls), f"agent-{listed[0].row}"))
         rows.append((shared, rolls))
     return finished(rng, rows, speaker.encode("".join(instructions)), kinds)
 

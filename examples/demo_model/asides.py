@@ -25,7 +25,7 @@ WHERE = ["Where is the {n}?", "In which box is the {n}?", "Tell me the box of th
 
 def batch(rng, speaker, config, size, test=False):
     """`size` rows, as `conversations.packed`."""
-    rows = [(close_row if rng.random() < 0.2 else film_row)(rng, speaker, config, test) for _ in range(size)]
+    rows = [(close_row if rng.random() < 0.3 else film_row)(rng, speaker, config, test) for _ in range(size)]
     kinds = [(b, n, f"apart-{roll.kind}") for b, (_, rolls) in enumerate(rows) for n, roll in enumerate(rolls, 1)]
     return packed(rng, rows, LENGTH) | {"kinds": kinds}
 

@@ -328,9 +328,9 @@ def optimisers(args, model, stage):
         return [Optimiser(sees, args.look_lr, args.look_table_lr)]
     if stage == 2:
         sees, answers = ([(n, p) for n, p in part if not n.startswith(("probe.", "hint."))] for part in (sees, answers))
-    less = args.agent_share if stage == 2 else 1.0
-    return [Optimiser(part, calm * less * args.lr, calm * less * args.table_lr)
-            for part, calm in ((sees, args.calm), (answers, 1.0))]  # fmt: skip
+    less, calm = (args.agent_share, args.agent_calm) if stage == 2 else (1.0, args.calm)
+    return [Optimiser(part, share * less * args.lr, share * less * args.table_lr)
+            for part, share in ((sees, calm), (answers, 1.0))]  # fmt: skip
 
 
 if __name__ == "__main__":
@@ -355,6 +355,12 @@ if __name__ == "__main__":
     add("--look-lr", type=float, default=0.02, help="of the tower while it learns alone, inner matrices")
     add("--look-table-lr", type=float, default=3e-3, help="of the tower while it learns alone, the rest")
     add("--calm", type=float, default=0.15, help="the tower's share of the rates while the whole model learns")
+    add(
+        "--agent-calm",
+        type=float,
+        default=0.3,
+        help="the tower's share of these: signs and sizes of frames are new to it",
+    )
     add("--agent-share", type=float, default=0.7, help="the agent's share of the rates")
     add("--probe", type=float, default=0.5, help="weight of the probe's loss at the start")
     add("--easy", type=float, default=0.15, help="share of the steps in which scenes grow from easy to everything")

@@ -18,7 +18,7 @@ NUMBERS = ["zero", "one", "two", "three", "four"]
 ASPECTS = [1.0, 1.0, 4 / 3, 16 / 9, 3 / 4, 9 / 16, 3 / 2]  # width / height of the source
 RATES = [5, 8, 10, 12, 15, 24, 25, 30]
 WHOLE = (0.0, 0.0, 1.0, 1.0)
-SIGN, DARK = 0.03, np.float32(16)  # radius of a sign, as a share of the shorter side, and its ink
+SIGN, DARK = 0.036, np.float32(16)  # radius of a sign, as a share of the shorter side, and its ink
 FPS, MIN_FRAMES, MAX_FRAMES, MIN_PIXELS, MAX_PIXELS = 2, 4, 16, 4096, 8192  # as in the model's preprocessor files
 
 

@@ -78,23 +78,19 @@ def asked(model, prompt, new, progress):
     prepared = model._prepared
     model._prepared = lambda *_, **__: prompt
     try:
-        # an answer of a set length: that of a random model may end at once
-        return model.stream(
-            [], max_new_tokens=new, progress=progress, response_format={"type": "regex", "pattern": "a{99}"}
-        )
+        return model.stream([], max_new_tokens=new, progress=progress, temperature=1.0)
     finally:
         model._prepared = prepared
 
 
 def beside(model, short, long, rounds):
-    """[seconds of the first token, of a step] of a short question alone and beside a long prefill, medians; and shares of both."""
+    """[seconds of the first token, of a step] of a short question alone and beside a long prefill, medians."""
     with ivlite.Engine(model) as engine:
         first_token(engine, model, short, 1)
         alone = [first_token(engine, model, short, 2 + r) for r in range(rounds)]
-        begun, chunks = threading.Event(), []
+        begun = threading.Event()
 
         def progress(stage, done, total):
-            chunks.append((time.perf_counter(), done))
             begun.set()
 
         random = np.random.default_rng(0)

@@ -183,7 +183,7 @@ void bind_expanded(py::module_& m) {
   construct(work, make_expanded, py::arg("tokens"), py::arg("cache"), py::arg("layer"), py::arg("kv_b"), py::arg("scale"),
             py::keep_alive<1, 3>(), py::keep_alive<1, 5>());
   compute(work, "add", add_queries, py::arg("q_nope"), py::arg("q_rope"), "The next queries: a multiple of 128, or the last.");
-  compute(work, "step", step_expanded, py::arg("y"), "Attends to the next span of cached tokens; whether there are more.");
+  compute(work, "step", step_expanded, py::arg("y"), "Some heads attend to a span of cached tokens; whether more is to be done.");
 }
 
 void bind_cache(py::module_& m) {

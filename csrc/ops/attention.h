@@ -26,7 +26,7 @@ class ExpandedAttention {
   ~ExpandedAttention();
   // The next n queries, packed and not needed any more; n is a multiple of kPackedRows but for the last.
   void add(const InHeads& q_nope, const InHeads& q_rope);
-  // Attends to the next span of cached tokens; whether there are more of them. All calls are given the same out.
+  // Some heads of the queries attend to a span of cached tokens; whether more is to be done. All calls are given the same out.
   bool step(const OutHeads& out);
 
  private:

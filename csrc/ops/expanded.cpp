@@ -81,9 +81,9 @@ struct Expansion {
   int64_t rank, stored;
   bool gemm;  // blocks are what quantize_gemm makes; else int8 codes, or floats for float weights
   const float* mean;
-  codes_gemm_fn take;      // the cache's codes, to what quantize_gemm makes; or null
-  bool exact = false;      // that was done with the span
-  char* blocks = nullptr;  // scratch of the thread that runs it
+  codes_gemm_fn take;  // the cache's codes, to what quantize_gemm makes; or null
+  bool exact = false;  // that was done with the span
+  std::unique_ptr<char, void (*)(void*)> blocks{nullptr, free};
 
   Expansion(const LatentCache& cache, int64_t layer, const Weight& kv_b, const float* mean)
       : cache(cache), layer(layer), kv_b(kv_b), rank(kv_b.cols()), stored(stored_rows(cache, layer)), mean(mean) {
@@ -93,14 +93,14 @@ struct Expansion {
   }
 
   void begin(int64_t span) {
-    blocks = (char*)thread_scratch(Scratch::inputs, (size_t)((span + kExpandRows - 1) / kExpandRows * block_bytes()));
+    if (!blocks) blocks.reset((char*)allocate((size_t)((span + kExpandRows - 1) / kExpandRows * block_bytes())));
   }
 
   int64_t block_bytes() const {
     if (!kv_b.quantized()) return product({kExpandRows, rank, 4});
     return round_up(gemm || take ? gemm_bytes(kExpandRows, rank) : quant_rows_bytes(kExpandRows, rank), 64);
   }
-  char* block(int64_t at) const { return blocks + at / kExpandRows * block_bytes(); }
+  char* block(int64_t at) const { return blocks.get() + at / kExpandRows * block_bytes(); }
 
   // Reads tokens [s, s + n), all of them stored or none.
   void read(int64_t s, int64_t n) {
@@ -207,10 +207,10 @@ struct ExpandedAttention::Work {
   Expansion expansion;
   std::vector<float> mean, balance;  // what the values lack, (heads, nope + v); of rotated keys, if packed
   AttentionArgs args{};
-  int64_t query_bytes = 0, key_bytes = 0, added = 0, done = 0;  // done: tokens that were attended to
-  int64_t group = 0, span = 0;                                  // heads, and cached tokens, whose keys and values exist at a time
+  int64_t query_bytes = 0, key_bytes = 0, added = 0, done = 0, first_head = 0;  // done: tokens that were attended to
+  int64_t group = 0, span = 0;  // heads, and cached tokens, whose keys and values exist at a time
   std::unique_ptr<char, void (*)(void*)> queries{nullptr, free};
-  std::unique_ptr<float, void (*)(void*)> sums{nullptr, free};  // maxima and sums of all heads' queries
+  std::unique_ptr<float, void (*)(void*)> sums{nullptr, free};  // maxima and sums of all heads' queries; then rope
   char* keys = nullptr;
   float* rope = nullptr;
 
@@ -348,21 +348,22 @@ struct ExpandedAttention::Work {
     });
   }
 
-  // The next span. Only the sums stay between two of them: other work may use the scratch of the threads.
+  // The next heads of a span. What stays between two calls is not in the scratch of the threads: they may do other work.
   bool step(const OutHeads& out) {
-    if (sums == nullptr) sums.reset((float*)allocate((size_t)product({2, heads, tokens, 4})));
-    const int64_t s = done, n = std::min(span, (s < expansion.stored ? expansion.stored : visible) - s);
-    expansion.begin(span);
-    rope = floats(Scratch::parts, {span, args.d2});
-    keys = (char*)thread_scratch(Scratch::keys_values, (size_t)product({group, key_bytes}));
-    expansion.read(s, n);
-    read_rope(s, n);
-    for (int64_t h0 = 0; h0 < heads; h0 += group) {
-      const int64_t h1 = std::min(h0 + group, heads);
-      expand(h0, h1, n);
-      attend(out, h0, h1, s, n);
+    const int64_t n = std::min(span, (done < expansion.stored ? expansion.stored : visible) - done);
+    if (first_head == 0) {
+      expansion.begin(span);
+      if (!sums) sums.reset((float*)allocate((size_t)product({round_up(2 * heads * tokens, 16) + span * args.d2, 4})));
+      rope = sums.get() + round_up(2 * heads * tokens, 16);
+      expansion.read(done, n);
+      read_rope(done, n);
     }
-    done += n;
+    keys = (char*)thread_scratch(Scratch::keys_values, (size_t)product({group, key_bytes}));
+    const int64_t h1 = std::min(first_head + group, heads);
+    expand(first_head, h1, n);
+    attend(out, first_head, h1, done, n);
+    first_head = h1 % heads;
+    done += first_head == 0 ? n : 0;
     return done < visible;
   }
 };

@@ -274,6 +274,34 @@ def test_queries_in_parts(isa, rng, fmt):
         _C.ExpandedAttention(length, cache, 0, kv_b, 0.15)
 
 
+def test_expanded_step_by_step(isa, guarded, rng):
+    """Other work between the steps, of the same threads, changes nothing: here that of a second attention."""
+    if isa == "ref":
+        pytest.skip("takes long; the steps are those of every set")
+    heads, rank, rope, nope, v, newest = 12, 32, 16, 16, 16, 130
+    o = ops.get("cpu")
+    kv_b = o.weight("q8_0", o.encode("q8_0", normal(rng, heads * (nope + v), rank)), (heads, nope + v, rank))
+    works, outs, wholes, counts = [], [], [], [0, 0]
+    for length in (300, 2500):
+        cache, _, _ = filled(rng, rank, rope, length, "q8", newest)
+        qn, qr = normal(rng, newest, heads, nope), normal(rng, newest, heads, rope)
+        whole, out = np.empty((2, newest, heads, v), np.float32)
+        _C.expanded_attention(whole, qn, qr, cache, 0, kv_b, 0.15)
+        work = _C.ExpandedAttention(newest, cache, 0, kv_b, 0.15)
+        work.add(qn, qr)
+        works.append(work), outs.append(out), wholes.append(whole)
+    more = [True, True]
+    while any(more):
+        for i in (0, 1):
+            if more[i]:
+                more[i] = works[i].step(outs[i])
+                counts[i] += 1
+    assert np.array_equal(outs[0], wholes[0]) and np.array_equal(outs[1], wholes[1])
+    assert 2 <= counts[0] < counts[1]
+    with pytest.raises(ValueError, match="attended to"):
+        works[0].step(outs[0])
+
+
 def expanded(out, latent, keys, qn, qr, length, newest, fmt, kv_b, scale):
     """Fills out by expanded attention over a float32 cache; returns the formula over the weights as they are decoded."""
     heads, width, rank = kv_b.shape

@@ -103,7 +103,7 @@ class Engine:
 
     most: the answers that run at once; others wait. memory: bytes of all caches: those of running answers as they will be at
     their end, of sessions, and of calls that have ended, which are dropped where it is needed; None: what is free now.
-    What does not fit waits.
+    What does not fit waits. Progress functions are called by the engine's threads: one that waits holds up all.
     """
 
     def __init__(self, model: Any, *, most: int = MOST, memory: int | None = None) -> None:

@@ -504,6 +504,9 @@ def test_no_home_costs_no_answer(tmp_path, clip, said, monkeypatch):
             library.note(library.add_video(clip()), "seen")
             assert not library.kept and found(library, "seen") == ["seen"]
         assert len(said) == 1 and "not kept" in said[0] and "XDG_DATA_HOME" in said[0]
+        with pytest.raises(DiskError, match="XDG_DATA_HOME"):
+            Library.open(warn=said.append, strict=True)
+        assert len(said) == 1
     monkeypatch.setenv("HOME", str(tmp_path))
     with Library.open() as library:
         assert library.path == str(tmp_path / ".local/share/ivlite/library.sqlite")

@@ -116,6 +116,11 @@ def test_a_killed_index_goes_on(films):
     assert rows(films, "SELECT segment, id, body FROM text WHERE kind = 'caption' ORDER BY id")[: len(kept)] == kept
 
 
+def test_an_index_that_cannot_be_kept_is_refused(films, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", "/proc/none")
+    refused(ivlite("index", "--no-captions", "films", cwd=films), 6, "not kept", "XDG_DATA_HOME")
+
+
 def test_videos_are_forgotten(films):
     ivlite("index", "--no-captions", "films", cwd=films)
     done = ivlite("index", "--forget", "films/a.mp4", cwd=films)

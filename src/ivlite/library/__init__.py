@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Self
 
 from ivlite import files
-from ivlite.errors import MediaError, UsageError, shown
+from ivlite.errors import DiskError, MediaError, UsageError, shown
 from ivlite.files import reason
 from ivlite.library.database import Database, place
 from ivlite.library.schema import KINDS
@@ -90,8 +90,11 @@ class Library:
         of another program or of a newer ivlite is set aside under another name, and a new one begins; a file that cannot be
         written is held in memory instead, unless `strict`: then that is a DiskError. Raises UsageError, DiskError (the path).
         """
+        reasons: list[str] = []
         say = warn or (lambda sentence: None)
-        found = place(path, say)
+        found = place(path, reasons.append if strict else say)
+        if found is None and strict:
+            raise DiskError(reasons[0])
         return cls(Database(found, say, strict))
 
     @classmethod

@@ -15,7 +15,7 @@ examples:
   ivlite clip stream.ts --start 90 --end 95 --exact
 
 Pictures and sound are copied, not encoded, wherever that is right. In mp4 and mov a clip then begins exactly at the start in
-every player that heeds edit lists; in mkv it begins at the key frame before, and the command says by how much.
+every player that heeds edit lists; in mkv, and of AV1 and VP9, it begins at the key frame before, and the command says by how much.
 --exact encodes the pictures, so that the file holds nothing from before the start.
 """
 

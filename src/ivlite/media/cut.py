@@ -1,7 +1,8 @@
 """Cuts a span out of a video into a file of its own: packets are copied where that is right, and encoded where it is not.
 
 Copying begins at the key frame before the span. In mp4 and mov an edit list hides what comes before the start, so players
-begin with the frame that is on screen at the start; in mkv nothing can, so the clip begins early, and says by how much.
+begin with the frame that is on screen at the start. In mkv nothing can, and decoders of AV1 and VP9 may show it all the same:
+there the clip begins early, and says by how much.
 Frames are decoded and encoded where times do not identify packets (joined streams, AVI with B-frames), where there are no
 packets (animated images), where the container does not take the codec, and where the clip that was copied does not show
 the same pictures as its source.

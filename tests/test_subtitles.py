@@ -81,6 +81,16 @@ def test_the_language_in_the_name_decides_what_bytes_leave_open(write):
     assert found.cues[0].text == "红色卡车" and found.language == "zh"
 
 
+@pytest.mark.parametrize(
+    "text", ["Müller", "It’s “fine”… ok", "£5 and 20°C", "façade", "¿qué?", "Ångström – déjà vu", "5€ to 10€"]
+)
+def test_a_few_western_characters_are_western(write, text):
+    assert (
+        subtitles.read(write("talk.srt", SRT.format(f"hello, {text}, and more", "ok").encode("cp1252"))).cues[0].text
+        == f"hello, {text}, and more"
+    )
+
+
 def test_accents_far_into_a_file_count(write):
     lines = [
         f"{i}\n00:{i // 60:02}:{i % 60:02},000 --> 00:{i // 60:02}:{i % 60:02},900\nline {i}\n" for i in range(3000)

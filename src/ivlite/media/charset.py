@@ -125,6 +125,8 @@ def _letter(c, before, after, rank, latin):
         return -0.2 if c.isalpha() and latin else -1.0
     if c != low and before.islower() and before.isalpha():
         return -1.0  # upper case after lower case
+    if before.isdigit() or after.isdigit():
+        return -0.5  # no letter: the sign of a currency, a degree
     foreign = (before.isascii() and before.isalpha()) or (after.isascii() and after.isalpha())
     if not latin and foreign:
         return -1.0

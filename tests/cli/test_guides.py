@@ -43,6 +43,8 @@ def folder(tmp_path, toy):
 def test_commands(folder, guide):
     for recipe in blocks(guide, "toml"):
         (folder / "mine.toml").write_text(recipe)
+    for tools in blocks(guide, "json"):
+        (folder / "tools.json").write_text(tools)
     for args in commands(guide):
         done = ivlite(*args, cwd=folder)
         assert done.returncode == 0, (args, done.stderr)

@@ -47,6 +47,14 @@ with ivlite.load("model.gguf", context=4096, threads=2, progress=lambda stage, d
         assert_type([e.start for e in answer.cited()], list[float])
         for event in agent.stream("And then?"):
             print(event)
+    with ivlite.Engine(model, most=4) as engine:
+        first, second = engine.stream(messages, client="a", seed=1), engine.add(session.ask("And?"), client="b")
+        for delta in first:
+            assert_type(delta.text, str)
+        assert_type(second.reply, ivlite.Reply)
+        for index, delta in ivlite.together([model.stream(messages), first]):
+            assert_type((index, delta.text), tuple[int, str])
+        assert_type((engine.running, engine.waiting, engine.nbytes), tuple[int, int, int])
     prompt = model.prepare(messages)
     assert_type(prompt.token_ids, list[int])
     merged, deepstack = model.encode_vision(prompt)

@@ -124,12 +124,11 @@ IVLITE_KERNEL void faulty_kernel(Fault fault, float* memory, int count) {
     case Fault::race_in_block: shared[i] = v; break;
     case Fault::race_in_warp: sync_block(), shared[lane] = v, v = shared[lane ^ 1]; break;
     case Fault::race_of_blocks: memory[i] = v; return;
-    case Fault::race_past_arrival:
-      if (last_block((int32_t*)memory + count - 1, 2))
-        v = memory[64 + lane];
-      else if (i < kWarp)
-        memory[64 + i] = v;
+    case Fault::race_past_arrival: {
+      const bool last = last_block((int32_t*)memory + count - 1, 2);
+      if (i < kWarp) memory[64 + i] = last ? memory[64 + i] + 1 : v;
       return;
+    }
     case Fault::race_with_copy:
       if (i == 40) copy_async16(shared + 60, memory);
       break;

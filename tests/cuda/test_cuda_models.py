@@ -167,6 +167,17 @@ def test_logits_outlive_steps_over_other_caches(card, converted):  # noqa: F811
             assert Sampler(params)(logits) == Sampler(params)(row)
 
 
+def test_steps_of_several_caches_are_taken_one_by_one(card, converted):  # noqa: F811
+    """What an engine asks of a network: on a card each gets its own recorded step, and its own logits."""
+    model = ivlite.load(converted("plain", "q8_0"), device="cuda", kv="q8")
+    together, alone = ([model.network.cache(100, "q8") for _ in range(3)] for _ in range(2))
+    for turn in range(3):
+        parts = [([5 + i + turn], np.full((3, 1), turn), cache) for i, cache in enumerate(together)]
+        found = model.network.steps(parts)
+        for (ids, positions, _), cache, logits in zip(parts, alone, found, strict=True):
+            assert np.array_equal(np.asarray(logits), np.asarray(model.network.step(ids, positions, cache)))
+
+
 @pytest.mark.parametrize("type", ["q4_0", "f16", "f32"])
 @pytest.mark.parametrize("count", [1, 2, 4, 6])
 def test_launches_of_a_step(card, type, count):

@@ -20,7 +20,11 @@ from ivlite.agent.search import AGAIN, RATE, SEGMENT
 from ivlite.agent.verify import AROUND, CLOSE
 
 LENGTH = 960  # tokens of a row
-WHERE = ["Where is the {n}?", "In which box is the {n}?", "Tell me the box of the {n}."]
+WHERE = [
+    "Where is the sign of the {n}?",
+    "In which box is the sign of the {n}?",
+    "Tell me the box of the sign of the {n}.",
+]
 
 
 def batch(rng, speaker, config, size, test=False):
@@ -182,7 +186,7 @@ def close(rng, speaker, at, known):
     actors = [a for a in known.source.actors if a.sign]
     actor = actors[int(rng.integers(len(actors)))]
     t, where = rng.uniform(*actor.shown), rng.random() < 0.4
-    box, roll = box_of(actor, t), Roll(speaker, at)
+    box, roll = box_of(actor, t, known.source.aspect), Roll(speaker, at)
     if where:
         roll.view(shown(known, t, t + 0.2, 1, DETAILS["high"].pixels))
         roll.question(str(rng.choice(WHERE)).format(n=actor.name))
@@ -203,8 +207,9 @@ def close(rng, speaker, at, known):
     return roll.done()
 
 
-def box_of(actor, t):
-    """A box of two fifths of the frame around an actor, in steps of a fifth: [x0, y0, x1, y1] in thousandths."""
-    x, y = (float(v[0]) for v in actor.at(np.array([t])))
-    x0, y0 = (200 * min(3, max(0, round((v - 0.2) / 0.2))) for v in (x, y))
+def box_of(actor, t, aspect):
+    """A box of two fifths of the frame around the sign of an actor, in steps of a fifth: [x0, y0, x1, y1] in thousandths."""
+    (x, y), (dx, dy) = (float(v[0]) for v in actor.at(np.array([t]))), world.to_sign(actor)
+    at = x + dx / max(1.0, aspect), y + dy / max(1.0, 1 / aspect)
+    x0, y0 = (200 * min(3, max(0, round((v - 0.2) / 0.2))) for v in at)
     return [x0, y0, x0 + 400, y0 + 400]

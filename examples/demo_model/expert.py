@@ -111,7 +111,7 @@ class Expert:
             seen = visible(view, name)
             pair = seen[len(seen) // 2] // 2
             (actor,) = (a for a in view.film.actors if a.name == name)
-            return "look", {"t": float(view.marks[pair]), "box": box_of(actor, view.pairs[2 * pair])}
+            return "look", {"t": float(view.marks[pair]), "box": box_of(actor, view.pairs[2 * pair], view.film.aspect)}
         id = self.signs[name]
         return finish(f"{question.truth[:-1]} [{id}].", [shown, {"text": question.truth, "evidence": [id]}])
 

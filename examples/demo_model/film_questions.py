@@ -43,9 +43,9 @@ WORDINGS = {
          "Tell me how many times a {n} appears in this {f}."],
     ),
     "sign": (
-        ["Which sign is on the {n}?", "What sign does the {n} have?", "What is the sign on the {n}?",
-         "Tell me the sign on the {n}.", "Which sign does the {n} show in the {f}?", "What small sign is on the {n}?"],
-        ["What sign is on the {n}?", "Which sign does the {n} have?", "Tell me which sign is on the {n} in the {f}."],
+        ["Which sign is beside the {n}?", "What sign does the {n} have?", "What is the sign beside the {n}?",
+         "Tell me the sign beside the {n}.", "Which sign does the {n} show in the {f}?", "What small sign is beside the {n}?"],
+        ["What sign is beside the {n}?", "Which sign does the {n} have?", "Tell me which sign is beside the {n} in the {f}."],
     ),
     "there": (
         ["Is there a {n} in the {f}?", "Does a {n} appear?", "Can you see a {n} in this {f}?", "Do you see a {n}?",

@@ -18,7 +18,15 @@ NUMBERS = ["zero", "one", "two", "three", "four"]
 ASPECTS = [1.0, 1.0, 4 / 3, 16 / 9, 3 / 4, 9 / 16, 3 / 2]  # width / height of the source
 RATES = [5, 8, 10, 12, 15, 24, 25, 30]
 WHOLE = (0.0, 0.0, 1.0, 1.0)
-SIGN, DARK = 0.036, np.float32(16)  # radius of a sign, as a share of the shorter side, and its ink
+SIGN, BESIDE = 0.036, 0.3  # radius of a sign and its distance from its shape, as shares of the shorter side
+INKS = {
+    "red": "white",
+    "green": "white",
+    "purple": "white",
+    "blue": "yellow",
+    "white": "blue",
+    "yellow": "blue",
+}  # of signs
 FPS, MIN_FRAMES, MAX_FRAMES, MIN_PIXELS, MAX_PIXELS = 2, 4, 16, 4096, 8192  # as in the model's preprocessor files
 
 
@@ -44,7 +52,7 @@ class Actor:
     end: float = 1e9
     first: int = 0  # the first frame pair that shows it
     shown: tuple = (-1.0, 1e9)  # seconds between which it is drawn
-    sign: str = ""  # a small dark shape on it, if any
+    sign: str = ""  # a small shape beside it, if any
     tint: np.ndarray = field(default_factory=lambda: np.zeros(3, np.float32))
 
     @property
@@ -260,6 +268,14 @@ def distance(shape, x, y, r):
     return np.minimum(np.maximum(ax - r, ay - 0.32 * r), np.maximum(ay - r, ax - 0.32 * r))
 
 
+def to_sign(actor):
+    """(dx, dy) from the middle of an actor to its sign, across its way and towards the middle of the frame."""
+    x, y = actor.path[0]
+    if actor.motion in ("left", "right"):
+        return 0.0, BESIDE if y < 0.5 else -BESIDE
+    return BESIDE if x < 0.5 else -BESIDE, 0.0
+
+
 def backdrop(background, h, w, box=WHOLE):
     """float32 (h, w, 3)."""
     x0, y0, x1, y1 = box
@@ -287,11 +303,12 @@ def draw(scene, times, h, w, softness=1.0, box=WHOLE):
             continue
         cx, cy = actor.at(times[seen])
         cx, cy = (cx * wide).astype(np.float32)[:, None, None], (cy * high).astype(np.float32)[:, None, None]
-        layers = [(actor.shape, actor.radius, np.asarray(COLORS[actor.color], np.float32) + actor.tint)]
+        layers = [(actor.shape, actor.radius, np.asarray(COLORS[actor.color], np.float32) + actor.tint, (0.0, 0.0))]
         if actor.sign:
-            layers.append((actor.sign, SIGN, DARK))
-        for shape, radius, ink in layers:
-            inside = np.clip(0.5 - distance(shape, x - cx, y - cy, np.float32(radius)) / edge, 0, 1)[..., None]
+            layers.append((actor.sign, SIGN, np.asarray(COLORS[INKS[actor.color]], np.float32), to_sign(actor)))
+        for shape, radius, ink, (dx, dy) in layers:
+            far = distance(shape, x - cx - np.float32(dx), y - cy - np.float32(dy), np.float32(radius))
+            inside = np.clip(0.5 - far / edge, 0, 1)[..., None]
             out[seen] += inside.astype(np.float32) * (ink - out[seen])
     return np.clip(out, 0, 255).astype(np.uint8)
 

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import sys
 import weakref
 from pathlib import Path
@@ -266,6 +267,16 @@ def test_the_demo_model_answers(card):
     assert model.device == "cuda:0 (emulated card)" and closing_line(reply, device=model.device).endswith(
         f" | {model.device}]"
     )
+
+
+@pytest.mark.skipif(not SHIPPED["demo"].is_file(), reason="the demo model is not in the package")
+def test_what_a_grammar_allows_is_drawn(card):
+    """Tokens are drawn on the card; where the grammar does not allow one, by numpy from those that it does."""
+    model = ivlite.load("demo", device="cuda", context=256)
+    wanted = {"type": "regex", "pattern": "[0-9]{3} (yes|no)"}
+    for settings in ({"temperature": 0}, {"temperature": 1.5, "seed": 3, "repetition_penalty": 1.2}):
+        reply = model.chat([{"role": "user", "content": "Say something."}], response_format=wanted, **settings)
+        assert re.fullmatch(wanted["pattern"], reply.text) and reply.finish_reason == "stop"
 
 
 # ------------------------------------------------------------------------------------------------ which device

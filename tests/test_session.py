@@ -172,7 +172,9 @@ def test_a_stop_string_ends_the_turn_where_it_ends_the_text(session, stop):
 def test_thinking_stays_in_the_cache(model, session, monkeypatch):
     """Whatever the model thinks is before the next question, and the published form leaves it out."""
     ids = iter(model.tokenizer.encode("<think>\nred\n</think>\n\nblue", ["<think>", "</think>"]))
-    monkeypatch.setattr("ivlite.engine.settings.Sampler", lambda *_: lambda logits: next(ids, model.config.tokens.im_end))
+    monkeypatch.setattr(
+        "ivlite.engine.settings.Sampler", lambda *_: lambda logits: next(ids, model.config.tokens.im_end)
+    )
     first = session.ask("Hi", **GREEDY | {"max_new_tokens": 200})
     assert said(first) == "red" + "blue" and first.reply.thinking == "red"
     assert session.messages[-1] == {"role": "assistant", "content": "blue", "thinking": "red"}

@@ -61,7 +61,7 @@ def deeply(work):
 
     before = threading.stack_size(DEEP)
     try:
-        threading.Thread(target=run, daemon=True).start()
+        threading.Thread(target=run, daemon=False).start()  # one that comes back from Rust at exit would end in a fault
     except (RuntimeError, MemoryError):  # the system allows no thread, or none with such a stack
         return work()
     finally:

@@ -344,7 +344,9 @@ def test_half_a_call_is_no_call(demo, limit):
 
 def test_a_stop_within_a_call_leaves_no_call(demo):
     settings = {"tools": [LONG], "tool_choice": "required", "temperature": 1.0, "max_new_tokens": None}
-    with demo.stream(ASK, **settings, progress=lambda stage, done, total: done > 25 and stream.stop.set()) as stream:
+    with demo.stream(
+        ASK, **settings, progress=lambda stage, done, total: stage == "generate" and done > 25 and stream.stop.set()
+    ) as stream:
         assert list(stream) == []
     assert stream.reply.finish_reason == "interrupted" and not stream.reply.tool_calls
     assert stream.reply.unfinished.startswith("<tool_call>") and not stream.reply.text

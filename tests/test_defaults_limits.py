@@ -24,7 +24,7 @@ API = {  # of parameters whose default is not None
     ivlite.load: {"device": "auto", "kv": "q8", "vit": "file", "load": "repack", "store": False},
     ivlite.Model: {"kv": "q8", "media": MediaLimits()},
     ivlite.Model.room: {"held": 0},
-    ivlite.Model.prepare: ASKING | {"max_new_tokens": 256}, ivlite.Model.plan: ASKING | {"max_new_tokens": 256}, 
+    ivlite.Model.prepare: ASKING | {"max_new_tokens": 256}, ivlite.Model.plan: ASKING | {"max_new_tokens": 256},
     ivlite.Model.stream: ASKING | {"max_new_tokens": 256, "tool_choice": "auto", "parallel_tool_calls": True},
     ivlite.Engine: {"most": 8}, ivlite.Engine.stream: {"client": ""}, ivlite.Engine.add: {"client": ""},
     ivlite.Engine.together: {"client": ""},

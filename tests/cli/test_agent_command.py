@@ -36,7 +36,7 @@ def test_an_answer_with_its_evidence(library, capsys):
     assert cli.main(agent("--video", CLIP, library=library)) == 0
     out, err = capsys.readouterr()
     assert re.search(r"^\[E\d+\] clip.mp4 00:00:\d\d.\d\d\d", out, re.M) and "Confidence: " in out and "rounds" in err
-    assert "overview" not in out
+    assert "overview" not in out and "has not been trained to use these tools" in err
     assert cli.main([*agent("--video", CLIP, library=library), "--verbose"]) == 0
     out, err = capsys.readouterr()
     assert "> overview" in err and "  [E1] v1 00:00:00.000-" in err

@@ -26,6 +26,8 @@ the frames that were shown. Ctrl-C stops the work and prints what was found (exi
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
+UNTRAINED = "the demo model has not been trained to use these tools: its calls are well formed, and its answers mean nothing yet"
+
 
 def add_parser(commands):
     parser = commands.add_parser(
@@ -97,6 +99,7 @@ def run(args):
     from ivlite.cli.run import question
 
     asked = None if args.question is None else question(argparse.Namespace(prompt=args.question, media=[]))
+    from ivlite.gguf import SHIPPED
     from ivlite.library import Library
 
     progress = display(args.quiet, args.verbose)
@@ -106,6 +109,8 @@ def run(args):
     with library:
         checkpoint()
         model = arguments.load(args, progress)
+        if args.model in SHIPPED and not args.quiet:
+            say("warning", UNTRAINED)
         with model, contextlib.ExitStack() as open_:
             extra = [tool for server in servers(args, progress) for tool in open_.enter_context(server).tools]
             agent = open_.enter_context(agent_of(args, model, library, progress, extra))

@@ -106,11 +106,16 @@ def test_errors_reach_their_own_consumer(demo, monkeypatch):
 
 def test_a_fault_of_the_engine_reaches_everyone(demo, monkeypatch):
     with ivlite.Engine(demo) as engine:
-        first = engine.stream(question(0), **LONG)
-        second = engine.stream(question(1), **LONG)
-        next(first)
-        monkeypatch.setattr(engine, "_admit", lambda: 1 / 0)
-        for stream in (first, second):
+        start, admit = engine._start, engine._admit
+
+        def broken():
+            ended = admit()
+            return 1 / 0 if len(engine._running) > 1 else ended
+
+        # neither is answered before both are there
+        monkeypatch.setattr(engine, "_start", lambda run, *args: start(run, *args) if run == engine._work else None)
+        monkeypatch.setattr(engine, "_admit", broken)
+        for stream in [engine.stream(question(n), **LONG) for n in range(2)]:
             with pytest.raises(ZeroDivisionError):
                 list(stream)
         monkeypatch.undo()

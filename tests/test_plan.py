@@ -279,11 +279,11 @@ def test_memory_of_features_files_and_decoders_is_counted(demo, monkeypatch):
         return count, size / 1e6
 
     sparse, every = list(range(0, 400_000, 25_000)), list(range(200))
-    assert taken(432_000, (64, 64), sparse) == (2, pytest.approx(2 * 432_000 * 120e-6, rel=0.1))
-    assert taken(10_000_000, (64, 64), sparse) == (1, pytest.approx(10_000_000 * 120e-6, rel=0.1))
+    assert taken(432_000, (64, 64), sparse) == (2, pytest.approx(2 * 432_000 * 150e-6, rel=0.1))
+    assert taken(10_000_000, (64, 64), sparse) == (1, pytest.approx(10_000_000 * 150e-6, rel=0.1))
     assert taken(18_000, (1080, 1920), sparse[:1]) == (
         1,
-        pytest.approx(18_000 * 120e-6 + 24 * 3.1, rel=0.1),
+        pytest.approx(18_000 * 150e-6 + 24 * 3.1, rel=0.1),
     )  # 10 of them are resized
     assert taken(18_000, (1080, 1920), every)[0] == 1
 
@@ -293,7 +293,7 @@ def test_memory_of_a_long_file_is_planned(demo, tmp_path):
     short, long = (str(packed(tmp_path / f"{n}.mp4", n, 5)) for n in (200, 20_000))
     made = [demo.plan(ask({"type": "video", "video": path}), max_new_tokens=9) for path in (short, long)]
     more = made[1].peak_memory - made[0].peak_memory
-    assert 19_000 * 90 < more < 20_000 * 120 * 9
+    assert 19_000 * 90 < more < 20_000 * 150 * 9
     demo.chat(ask({"type": "video", "video": long}), max_new_tokens=1)
     held = demo.plan(ask({"type": "video", "video": long}), max_new_tokens=9)
     assert held.held > 0 and held.peak_memory <= made[1].peak_memory
@@ -302,16 +302,19 @@ def test_memory_of_a_long_file_is_planned(demo, tmp_path):
 
 
 def test_a_long_file_takes_no_more_memory_than_planned(tmp_path):
-    """In a process of its own, whose most bytes are counted: 200,000 frames, decoded by as many decoders as there are processors."""
-    path = str(packed(tmp_path / "long.mp4", 200_000, 50))
+    """200,000 frames beside 200, each in a process of its own whose most bytes are counted, which a tracer may have more of."""
     code = (
         "import sys, ivlite; from ivlite.machine import peak_memory\n"
         "with ivlite.load('demo') as model:\n"
         "    reply = model.chat([{'role': 'user', 'content': [{'type': 'video', 'video': sys.argv[1]}]}], max_new_tokens=2)\n"
         "print(reply.plan.peak_memory, peak_memory())"
     )
-    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
-    planned, taken = map(int, done.stdout.split())
+    found = []
+    for count in (200, 200_000):
+        path = str(packed(tmp_path / f"{count}.mp4", count, 50))
+        done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+        found.append(np.array(done.stdout.split(), np.int64))
+    planned, taken = found[1] - found[0]
     assert planned / 2 < taken <= planned
 
 

@@ -1,5 +1,6 @@
 """A session as plain data: what is saved beside the rows of its cache."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,7 +107,7 @@ def _ends(s, config):
 
 def _messages(s, config):
     plain = all(m["role"] in ROLES and isinstance(m["content"], str | list) for m in s.messages)
-    return plain and isinstance(s.tail, str) and all(isinstance(t, str) for t in s.tools)
+    return plain and isinstance(s.tail, str) and all(isinstance(json.loads(t), dict) for t in s.tools)
 
 
 def _whole(value, low, high=1 << 60):

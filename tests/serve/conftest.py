@@ -67,9 +67,9 @@ def serving(demo, media_root):
         yield serve
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(demo, media_root):
-    """A server that tests share."""
+    """A server that the tests of a file share: after them, none of its threads is left."""
     with servers(demo, media_root) as serve:
         yield serve()
 

@@ -6,6 +6,7 @@ import sys
 import textwrap
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,57 @@ def test_errors_are_those_of_the_file(decoders, tmp_path):
     with pytest.raises(UsageError, match="stream 9 of video a clip"):
         media.open_video(Apart(CLIP, "a clip", decoders), **LIMITS, stream=9)
     assert media.open_video(Apart(CLIP, "a clip", decoders), **LIMITS).frames  # the process goes on
+
+
+def with_subtitles(path):
+    """A video with a track of subtitles, made of the clip."""
+    import av
+
+    with av.open(CLIP) as clip, av.open(str(path), "w") as out:
+        source = clip.streams.video[0]
+        pictures, words = out.add_stream_from_template(source), out.add_stream("srt")
+        words.time_base, words.metadata["language"] = Fraction(1, 1000), "eng"
+        words.codec_context.subtitle_header = b"[Script Info]\n[Events]\nFormat: Layer, Start, End, Text\n"
+        for packet in clip.demux(source):
+            if packet.dts is not None:
+                packet.stream = pictures
+                out.mux(packet)
+        said = av.Packet(b"a red truck")
+        said.pts = said.dts = 1000
+        said.duration, said.time_base, said.stream = 500, Fraction(1, 1000), words
+        out.mux(said)
+    return str(path)
+
+
+def test_subtitles_are_read_there(decoders, tmp_path):
+    path = with_subtitles(tmp_path / "a.mkv")
+    (tmp_path / "a.en.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nhello\n\nno time\n")
+    (tmp_path / "a.de.srt").write_text("secret")
+    for found in (media.probe(path, fps=2), media.probe(Apart(path, "a", decoders), fps=2)):
+        (track,), skipped = found.tracks()
+        assert [(c.start, c.end, c.text) for c in track.cues] == [(1, 1.5, "a red truck")] and not skipped
+        assert (track.language, track.path) == ("en", None)
+    chosen = Apart(path, "a", decoders, lambda file: file.endswith(".en.srt"))
+    there, here = media.probe(chosen, fps=2), media.probe(path, fps=2)
+    assert there.beside(path) == [str(tmp_path / "a.en.srt")] and len(here.beside(path)) == 2
+    assert there.read(str(tmp_path / "a.en.srt")) == here.read(str(tmp_path / "a.en.srt"))
+    with pytest.raises(MediaError):
+        there.read(str(tmp_path / "a.de.srt"))
+    assert media.probe(Apart(CLIP, "a clip", decoders), fps=2).tracks() == ([], [])
+
+
+@pytest.mark.parametrize("answer", (
+    "yield {'tracks': [{}], 'skipped': []}, [b'[]']", "yield {'tracks': [], 'skipped': 3}, ()", "yield {}, ()",
+    "yield {'tracks': [child.facts(said)], 'skipped': []}, [b'[[0, NaN, 1]]']", "os._exit(1)",
+))  # fmt: skip
+def test_subtitles_that_make_no_sense(answer):
+    made = "from ivlite.media.subtitles import Subtitles; said = Subtitles((), 'a')"
+    lying = Decoders(patience=5.0, command=replaced("tracks", f"{made}; {answer}"))
+    try:
+        with pytest.raises(MediaError, match="a clip"):
+            media.probe(Apart(CLIP, "a clip", lying), fps=2).tracks()
+    finally:
+        lying.close()
 
 
 def test_a_video_that_is_too_long():

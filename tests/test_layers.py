@@ -20,7 +20,7 @@ LAYERS = (
     {"errors", "_version", "_C"},
     {"numbers"},
     {"stop"},
-    {"machine", "files", "interrupt", "workers"},
+    {"machine", "files", "interrupt", "workers", "stages"},
     {"output", "ops"},
     {"media"},
     {"gguf"},

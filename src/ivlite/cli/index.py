@@ -10,19 +10,12 @@ from ivlite.cli.progress import Progress, display, seconds
 from ivlite.errors import MediaError, Stopped, UsageError
 
 BUDGET = 1024  # vision tokens of a segment
-NEW_TOKENS = 96  # of a caption
-TOGETHER = 4  # captions that are written at once: one pass over the weights gives a token of each
-CAPTION = (
-    "Describe what is seen in this part of a video in one or two short sentences: who or what, what happens, where, and any "
-    "text that can be read."
-)
 LISTED = {
     "subtitles": "line of subtitles",
     "speech": "line of speech",
     "captioned": "segment described",
     "notes": "note",
 }
-ENDS = ("stop", "length", "repetition")  # of an answer that was not stopped
 
 EPILOG = """\
 examples:
@@ -86,39 +79,31 @@ class Indexing(Progress):
         return videos.one_line(text)
 
 
-class Captions:
-    """A Captioner: the model of the command line, which is loaded when it is needed."""
-
-    together = TOGETHER
+class Loaded:
+    """The model of the command line, which is loaded when it is needed; a context manager that closes it."""
 
     def __init__(self, path, args):
-        self.path, self.args, self.name, self.model = path, args, os.path.basename(path), None
+        self.path, self.args, self.model = path, args, None
 
-    def captions(self, source, spans):
-        from ivlite.engine.batch import together
+    def __enter__(self):
+        return self
 
-        streams = [self._stream(source, start, end) for start, end in spans]
-        for _ in together(streams):
-            pass
-        ended = [stream.reply.finish_reason in ENDS for stream in streams]
-        yield from ((i, stream.reply.text) for i, stream in enumerate(streams) if ended[i])
-        if not all(ended):
-            raise Stopped.because(streams[ended.index(False)].reply.finish_reason)
+    def __exit__(self, *_):
+        if self.model is not None:
+            self.model.close()
 
-    def _stream(self, source, start, end):
-        content = [{"type": "video", "video": source, "start": start, "end": end}, {"type": "text", "text": CAPTION}]
-        settings = {"budget": self.args.budget or BUDGET, "max_new_tokens": NEW_TOKENS, "temperature": 0}
-        return self._loaded().stream([{"role": "user", "content": content}], **settings)
-
-    def _loaded(self):
+    def __call__(self):
         if self.model is None:
             self.args.model, self.args.no_store = self.path, True  # what one segment leaves helps no other
             self.model = arguments.load(self.args, None)
         return self.model
 
-    def close(self):
-        if self.model is not None:
-            self.model.close()
+
+def captions(path, args, stack):
+    """A Captioner of the model of the command line."""
+    from ivlite.library.captions import Captions
+
+    return Captions(os.path.basename(path), stack.enter_context(Loaded(path, args)), args.budget or BUDGET)
 
 
 def run(args):
@@ -133,7 +118,7 @@ def run(args):
     with contextlib.ExitStack() as stack:
         library = stack.enter_context(videos.open_library(args, strict=True, inputs=[model, args.speech, *paths]))
         engine = stack.enter_context(whisper(args)) if args.speech else None
-        captioner = None if args.no_captions else stack.enter_context(contextlib.closing(Captions(model, args)))
+        captioner = None if args.no_captions else captions(model, args, stack)
         if progress:
             stack.callback(progress.clear)
         return Run(args, library, engine, captioner, progress).all(paths)

@@ -5,9 +5,6 @@ import os
 from ivlite.cli import arguments, printable, say
 from ivlite.errors import MediaError, UsageError
 
-SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .ts .m2ts .mts .mpg .mpeg .vob .flv .ogv .ogm .wmv .asf .3gp .3g2 .mxf .mj2 .gif".split()
-)
 LIBRARY = "the library (default: $XDG_DATA_HOME/ivlite/library.sqlite, or ~/.local/share/ivlite/library.sqlite)"
 
 
@@ -51,24 +48,16 @@ def with_model(words):
 
 def expanded(paths):
     """The video files that paths name; folders stand for those in them, at any depth. Raises MediaError for none."""
+    from ivlite.media.folders import inside
     from ivlite.media.source import local_path
 
     found = []
     for path in paths:
         if os.path.isdir(path):
-            inside = sorted(_inside(path))
-            if not inside:
+            videos = sorted(inside(path))
+            if not videos:
                 raise MediaError(f"folder {path} has no video files in it: name the files")
-            found += inside
+            found += videos
         else:
             found.append(local_path(path, "video")[0])
     return list(dict.fromkeys(found))
-
-
-def _inside(folder):
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            path = os.path.abspath(os.path.join(root, name))
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".") and os.path.isfile(path):
-                yield path

@@ -14,7 +14,6 @@ from ivlite.library import Library, Segment, digest_of
 from ivlite.media import speech, subtitles
 from ivlite.media.probe import Probe
 from ivlite.media.scenes import scenes
-from ivlite.media.video import VideoProbe
 
 T = TypeVar("T")
 TRACKS = "tracks"  # the source that says that the tracks of a file were read
@@ -133,22 +132,20 @@ def _subtitles(library: Library, done: Indexed, probe: Probe, moved: bool) -> No
     known = library.sources(done.id, "subtitle")
     done.first = TRACKS not in known
     if done.first:
-        tracks: list[subtitles.Subtitles] = []
         try:
-            tracks, skipped = subtitles.of_tracks(done.path, done.duration)
+            tracks, skipped = probe.tracks()
             done.notes += skipped
+            for track in tracks:
+                done.new += _add(library, done, track, "")
         except MediaError as error:
-            if isinstance(probe, VideoProbe):  # images have no tracks
-                done.notes.append(str(error))
-        for track in tracks:
-            done.new += _add(library, done, track, "")
+            done.notes.append(str(error))
         library.add_texts(done.id, "subtitle", (), TRACKS)
-    beside = {os.path.basename(file): file for file in subtitles.beside(done.path)}
+    beside = {os.path.basename(file): file for file in probe.beside(done.path)}
     for name, file in beside.items():
         try:
             mark = files.content_digest(file).hex()
             if known.get(name) != mark:
-                done.new += _add(library, done, subtitles.read(file, done.duration, probe.times.rate), mark)
+                done.new += _add(library, done, probe.read(file), mark)
         except MediaError as error:
             done.notes.append(str(error))
         except OSError as error:

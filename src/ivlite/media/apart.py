@@ -5,6 +5,7 @@ pipe as they are decoded.
 """
 
 import contextlib
+import json
 import os
 import select
 import subprocess
@@ -19,10 +20,12 @@ import numpy as np
 from ivlite.errors import MediaError, OutOfMemoryError, UsageError
 from ivlite.machine import gigabytes
 from ivlite.media import timeline, wire
+from ivlite.media.cues import MOST_CUES, Cue
 from ivlite.media.image import Still
 from ivlite.media.medium import Content, Medium
 from ivlite.media.probe import Probe
 from ivlite.media.source import MAX_PIXELS, Remote
+from ivlite.media.subtitles import Subtitles
 from ivlite.media.video import ROW
 from ivlite.stop import checkpoint
 
@@ -178,10 +181,10 @@ class Decoders:
 
 
 class Apart(Remote):
-    """An image or video file that other processes decode. name: for messages."""
+    """An image or video file that other processes decode. name: for messages. allowed(path): whether a file beside it may be read."""
 
-    def __init__(self, path: str, name: str, decoders: Decoders) -> None:
-        self.path, self.name, self.decoders = path, name, decoders
+    def __init__(self, path: str, name: str, decoders: Decoders, allowed: Callable[[str], bool] = lambda path: True) -> None:  # fmt: skip
+        self.path, self.name, self.decoders, self.allowed = path, name, decoders, allowed
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
@@ -267,6 +270,21 @@ class ApartProbe(Probe):
             scan, decode = (float(seconds) for seconds in head["cost"])
             return scan, decode
 
+    def tracks(self) -> tuple[list[Subtitles], list[str]]:
+        head, arrays = self._source.decoders.one(self._source, "tracks", video=self._video)
+        with sense(self.what):
+            found = [subtitles(*track) for track in zip(head["tracks"], arrays, strict=True)]
+            return found, texts(head["skipped"], self._source)
+
+    def beside(self, path: str) -> list[str]:
+        return [file for file in super().beside(path) if self._source.allowed(file)]
+
+    def read(self, path: str) -> Subtitles:
+        what = {"path": path, "duration": self.times.duration, "rate": self.times.rate}
+        head, arrays = self._source.decoders.one(self._source, "subtitles", **what)
+        with sense(f"subtitles {os.path.basename(path)}"):
+            return subtitles(head, arrays[0])
+
     def open(self, chosen: Any, size: tuple[int, int], **shape: int) -> Medium:
         chosen = np.asarray(chosen)
         marks, length = self.times.times[chosen], self.times.duration
@@ -327,6 +345,16 @@ def picture(data: Any, size: tuple[int, int], what: str) -> np.ndarray:
     if len(data) != size[0] * size[1] * 3:
         raise MediaError(f"{what} cannot be decoded: its picture makes no sense")
     return np.frombuffer(data, np.uint8).reshape(*size, 3)
+
+
+def subtitles(facts: dict[str, Any], data: Any) -> Subtitles:
+    """Subtitles of what a process says of them. Raises ValueError, TypeError, KeyError where it makes no sense."""
+    cues = tuple(Cue(float(a), float(b), str(text)) for a, b, text in json.loads(bytes(data))[:MOST_CUES])
+    if not np.isfinite([(cue.start, cue.end) for cue in cues]).all():
+        raise ValueError("times")
+    words = {name: str(facts[name]) for name in ("source", "language", "title", "format", "charset")}
+    counts = {str(name): int(count) for name, count in facts["counts"].items()}
+    return Subtitles(cues, **words, counts=counts, notes=tuple(map(str, facts["notes"])), path=facts["path"])
 
 
 def checked_shape(shape: Any, what: str) -> tuple[int, int]:

@@ -14,6 +14,16 @@ import time
 
 PICTURE = 256 << 20  # bytes of one decoded picture
 KEPT = 4  # media that were looked at and may be asked for again
+SUBTITLES = (
+    "source",
+    "language",
+    "title",
+    "format",
+    "charset",
+    "counts",
+    "notes",
+    "path",
+)  # of what is said of Subtitles
 PICTURES = 8 << 20  # bytes of pictures that are sent together
 
 
@@ -117,7 +127,29 @@ def frames(media, first, **what):
     yield {"notes": medium.warnings}, waiting
 
 
-WORK = {"look": look, "rgb": rgb, "probe": probe, "settle": settle, "cost": cost, "frames": frames}
+def tracks(media, video):
+    found, skipped = media.video(*video).tracks()
+    yield {"tracks": [facts(track) for track in found], "skipped": skipped}, [cues(track) for track in found]
+
+
+def subtitles(media, path, duration, rate):
+    from ivlite.media import subtitles
+
+    found = subtitles.read(path, duration, rate)
+    yield facts(found), [cues(found)]
+
+
+def facts(found):
+    """What is known of Subtitles besides their cues, for JSON."""
+    return {name: getattr(found, name) for name in SUBTITLES}
+
+
+def cues(found):
+    return json.dumps([[cue.start, cue.end, cue.text] for cue in found.cues]).encode()
+
+
+WORK = {"look": look, "rgb": rgb, "probe": probe, "settle": settle, "cost": cost, "frames": frames,
+        "tracks": tracks, "subtitles": subtitles}  # fmt: skip
 
 
 def answers(media, asked, tell):

@@ -51,6 +51,22 @@ class Probe:
         """
         return 0.0, 0.0
 
+    def tracks(self):
+        """(Subtitles of the text tracks in the file, sentences about the other tracks). Raises MediaError."""
+        return [], []
+
+    def beside(self, path):
+        """The paths of the subtitle files beside the video's own path."""
+        from ivlite.media import subtitles
+
+        return subtitles.beside(path)
+
+    def read(self, path):
+        """The Subtitles of such a file. Raises MediaError."""
+        from ivlite.media import subtitles
+
+        return subtitles.read(path, self.times.duration, self.times.rate)
+
     def open(self, chosen, size, **shape):
         """A Medium of the chosen frames, resized to `size`. shape: patch_size and temporal."""
         raise NotImplementedError

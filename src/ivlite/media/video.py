@@ -98,6 +98,11 @@ class VideoProbe(Probe):
             self._pace = Pace(lambda some: self.open(some, size, **shape), first, last, self.times.keys, pixels)
         return self._pace.scan if self.estimated else 0.0, self._pace.seconds(chosen, size)
 
+    def tracks(self):
+        from ivlite.media import subtitles
+
+        return subtitles.of_tracks(self.path, self.times.duration)
+
     def open(self, chosen, size, **shape):
         if self._display is None:
             self._look()

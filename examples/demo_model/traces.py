@@ -57,10 +57,11 @@ def batch(rng, speaker, config, size, test=False):
             instructions, glance, turns[0].given = parted(turns[0].given)
             shared = shared or glanced(speaker, glance)
             roll = rolled(speaker, turns, shared.at)
-            if len(shared.ids) + sum(len(r.ids) for r in [*rolls, roll]) > LENGTH:
+            if len(shared.ids) + sum(len(r.ids) for r in [*rolls, roll]) <= LENGTH:
+                rolls.append(roll)
+                kinds.append((b, len(rolls), f"agent-{listed[0].row}"))
+            elif rolls:  # a row holds one at least: one in nine is longer than a row by itself
                 break
-            rolls.append(roll)
-            kinds.append((b, len(rolls), f"agent-{listed[0].row}"))
         rows.append((shared, rolls))
     return finished(rng, rows, speaker.encode("".join(instructions)), kinds)
 

@@ -116,7 +116,7 @@ class Planner:
     def seconds(self, speeds, draft, laid, answer, measuring, held):
         """Seconds of each stage."""
         tokens = len(laid.token_ids)
-        scan, decode = draft.cost(laid, measuring, held)
+        scan, decode = draft.cost(laid, measuring and tokens >= WORTH_MEASURING, held)
         load = {} if self.loaded else {"load": OPENED + speeds.byte * sum(t.nbytes for t in self.tensors.values())}
         return load | {
             "scan": scan, "decode": decode * speeds.ratio("decode"), "vision": vision_seconds(speeds, laid, held),

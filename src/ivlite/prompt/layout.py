@@ -139,6 +139,7 @@ class Draft:
         self.opened = []  # the videos of the last layout
         self.began = time.perf_counter() if began is None else began
         self.looking = None  # seconds until the first layout: of opening files and reading their indexes
+        self.measuring = 0.0  # seconds of measuring how fast files are decoded
         self.planned = None  # frames of each video, from the times that their containers declare
         self.budget = None  # the one that was stated for the last layout
 
@@ -189,15 +190,17 @@ class Draft:
     def cost(self, laid, measuring=True, held=0):
         """Seconds for the media of a Prompt of this draft: (opening files and reading their frames' times, decoding).
 
-        held: tokens whose work is done; their frames are not decoded.
+        held: tokens whose work is done; their frames are not decoded. Measuring counts as opening: a run does it, too.
         """
         places, firsts = {id(m): n for n, m in enumerate(laid.media)}, laid.firsts(held)
-        total = np.array([self.looking, 0.0])
+        began, total = time.perf_counter(), np.array([self.looking, 0.0])
         for video, medium in zip(self.videos, self.opened, strict=True):
             left = laid.frames[place := places[id(medium)]][firsts[place] * video.shape["temporal"] :]
             if left or video.probe.estimated:
                 scan, decode = video.probe.cost(np.array(left or laid.frames[place]), video.size, measuring)
                 total += scan, decode if left else 0.0
+        self.measuring = max(self.measuring, time.perf_counter() - began)  # again, it is remembered
+        total[0] += self.measuring
         return tuple(total.tolist())
 
     def _spare(self, laid, keep, room):

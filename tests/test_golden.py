@@ -10,6 +10,7 @@ import pytest
 import ivlite
 from ivlite.engine import runner
 from ivlite.errors import UsageError
+from ivlite.evaluate.compare import followed
 from ivlite.quantize import quantize
 
 DATA = Path(__file__).parent / "data"
@@ -180,6 +181,23 @@ def test_vision_in_float32(converted, case):
         reference = ivlite.load(path, device="reference")
         expected = reference.encode_vision(reference.prepare(messages_of(case)))[0]
         assert np.abs(got - expected).max() < 1e-4 * expected.std()
+
+
+@pytest.mark.parametrize("device", OPS)
+def test_logprobs_of_a_text(converted, device):
+    """They are rows of the log-softmax of a plain pass over prompt and text."""
+    messages, text = messages_of("mixed"), "a red square and then a blue one, 12"
+    with ivlite.load(converted("plain", "f32"), kv="f32", device=device) as model:
+        entries = model.logprobs(messages, text, top=2)
+        prompt = model.prepare(messages)
+        ids = model.tokenizer.encode(text)
+        assert [entry.token for entry in entries] == ids and len(ids) > 16  # more than a call of some tokens takes
+        logits = model.logits(followed(prompt, ids))[len(prompt.token_ids) - 1 : -1].astype(np.float64)
+    expected = logits - logits.max(1, keepdims=True)
+    expected -= np.log(np.exp(expected).sum(1, keepdims=True))
+    got = [entry.logprob for entry in entries]
+    assert np.abs(got - expected[np.arange(len(ids)), ids]).max() < LIMIT["f32"] * logits.std()
+    assert [entry.top[0][0] for entry in entries] == logits.argmax(1).tolist()
 
 
 def test_vit_is_checked(converted):

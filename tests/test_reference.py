@@ -54,6 +54,10 @@ def test_an_answer(converted):  # noqa: F811
     test_golden.test_greedy(converted, "plain", "text", "reference")
 
 
+def test_logprobs_of_a_text(converted):  # noqa: F811
+    test_golden.test_logprobs_of_a_text(converted, "reference")
+
+
 @pytest.mark.parametrize(
     "kind, values, keys", [("f32", 0, 0), ("bf16", 1e-3, 1e-3), ("q8", 5e-3, 1e-3), ("q4", 0.2, 5e-3)]
 )

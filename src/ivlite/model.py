@@ -14,8 +14,9 @@ import numpy as np
 from ivlite import ops, plan, prompt
 from ivlite.engine import vision
 from ivlite.engine.grammar import Grammars
+from ivlite.engine.logprobs import MOST
 from ivlite.engine.meter import Meter, Progress
-from ivlite.engine.reply import Reply
+from ivlite.engine.reply import Reply, TokenLogprob
 from ivlite.engine.runner import Runner, too_long
 from ivlite.engine.settings import Settings
 from ivlite.engine.stream import Stream
@@ -321,12 +322,39 @@ class Model:
         settings = {name: value for name, value in locals().items() if name not in ("self", "messages")}
         return self._stream(self._pool, messages, **settings)
 
+    def logprobs(
+        self, messages: Messages, text: str, *, top: int = 0, tools: Sequence[Any] | None = None, enable_thinking: bool = False,
+        add_vision_id: bool = False, continue_final_message: bool = False, budget: int | None = None, dedupe: bool = False,
+        progress: Progress | None = None, stop: Stop | None = None,
+    ) -> list[TokenLogprob]:  # fmt: skip
+        """The log-probabilities of a text as the beginning of the answer to messages: an entry for each of its tokens.
+
+        Their sum is the log-likelihood of the text. top: the number of alternatives, 0 to 20, in each entry: with 1, `top[0][0]`
+        is the token that a greedy answer has there. Other arguments: see `stream`; what calls share is shared here, too.
+        Raises UsageError, MediaError, ContextError, OutOfMemoryError, Stopped.
+        """
+        settings = {name: value for name, value in locals().items() if name not in ("self", "messages", "text", "top")}
+        ids = self.tokenizer.encode(text)
+        settings |= {"told": ids, "logprobs": whole("top", top, 0, MOST), "max_new_tokens": max(1, len(ids))}
+        with self._stream(self._pool, messages, **settings) as stream:
+            for _ in stream:
+                pass
+        reply = stream.reply
+        if reply.finish_reason not in ("stop", "length"):
+            raise Stopped.because(reply.finish_reason)
+        if len(reply.logprobs) < len(ids):
+            raise ContextError(too_long(len(stream.prompt.token_ids) + len(ids), self.context))
+        return reply.logprobs
+
     def _stream(self, holder: Any, messages: Messages, **settings: Any) -> Stream:
-        """The Stream of `stream`, over a cache of `holder`: the pool, or a call of a session (session.asking)."""
+        """The Stream of `stream`, over a cache of `holder`: the pool, or a call of a session (session.asking).
+
+        settings: those of `stream`, and `told`, the token ids of an answer that is known.
+        """
         began = time.perf_counter()
         self._check_open()
         defaults = Model.stream.__kwdefaults__ or {}
-        if unknown := settings.keys() - defaults.keys():
+        if unknown := settings.keys() - defaults.keys() - {"told"}:
             raise TypeError(f"stream() got an unexpected keyword argument {min(unknown)!r}")
         given = defaults | settings
         given["tools"] = prompt.listed_tools(given["tools"])
@@ -334,18 +362,19 @@ class Model:
         stop = self._stop(holder.stop, *asked.stops)
         built = self._prepared(messages, holder, stop=stop, **given)
         room = self._check_context(built, 1, holder.nbytes if holder.past else 0)
+        eos = self.config.tokens.eos
         meter, limit = Meter(given["progress"]), min(asked.most or room, room - len(built.token_ids))
         meter.warnings, self.remarks = self.remarks, []
         with using(stop):
-            sampler = asked.sampler(self.grammars, built, given["enable_thinking"], meter.logprobs)
-        tokens = holder.answer(built, sampler, self.config.tokens.eos, limit, meter)
+            sampler = asked.sampler(self.grammars, built, given["enable_thinking"], min(eos), meter.logprobs)
+        tokens = holder.answer(built, sampler, eos, limit, meter)
 
         planning = self._planning()
 
         def ended(reply: Reply | None, end: int | None) -> None:
             holder.ended(reply, end)
             whole = reply is not None and reply.finish_reason in ("stop", "length", "tool_calls")
-            if reply is not None and whole and not meter.shared:
+            if reply is not None and whole and not meter.shared and asked.told is None:
                 planning.record(built.plan, meter.seconds, meter.cached, len(reply.token_ids))
 
         return self.begun(

@@ -118,9 +118,8 @@ class Session:
         return self._begun(messages, settings, follows=False)
 
     def _begun(self, messages: Any, settings: dict[str, Any], follows: bool) -> Stream:
-        told, asking = settings.pop("told", None), self._claim()
+        asking = self._claim()
         try:
-            asking.told = None if told is None else [int(token) for token in told]
             asking.messages = said.published(messages, self.messages[-1:] if follows else ())
             asking.past = self._past if follows else None
             if settings.get("tools") is not None:

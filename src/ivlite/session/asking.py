@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 from ivlite.engine.meter import Meter
 from ivlite.engine.reply import Reply
 from ivlite.engine.runner import Runner
-from ivlite.engine.sampling import Told
 from ivlite.engine.step import Step
 from ivlite.engine.stream import Stream
 from ivlite.errors import Stopped
@@ -31,7 +30,6 @@ class Asking:
         self.continued = self.done = self.complete = False
         self.stream: Callable[[], Stream | None] = lambda: None
         self.made = 0
-        self.told: list[int] | None = None  # the answer, where it is known
 
     @property
     def nbytes(self) -> int:
@@ -44,7 +42,6 @@ class Asking:
         self.prompt, self.runner = prompt, session._ready(len(prompt.token_ids) + limit, meter)
         base = session._turns[-1].rows if session._turns else 0
         lost = Lost(session, self.runner, prompt, base)
-        sampler = sampler if self.told is None else Told(self.told, min(eos))
         tokens = self.runner.answering(prompt, sampler, eos, limit, base)
         try:
             while True:

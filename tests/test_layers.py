@@ -30,7 +30,7 @@ LAYERS = (
     {"plan", "session", "library"},
     {"model", "quantize"},
     {"loading"},
-    {"evaluate", "agent"},
+    {"evaluate", "agent", "adapters"},
     {"serve"},
     {"cli"},
     {"__init__", "__main__"},
@@ -50,6 +50,8 @@ OWNERS = {
     "mcp": ("agent/servers.py",),
     "uvicorn": ("serve/listen.py", "cli/serve.py"),
     "anyio": ("serve/",),
+    "lmms_eval": ("adapters/",),
+    "loguru": ("adapters/",),
     "transformers": (),
     "ivlite._C": ("ops/", "media/", "quantize/", "cli/"),
 }
@@ -126,6 +128,8 @@ def test_only_declared_packages(path):
         "mcp",
         "uvicorn",
         "anyio",
+        "lmms_eval",
+        "loguru",
         "ivlite",
     } | sys.stdlib_module_names
     assert {module.split(".")[0] for module in imports(path)} <= allowed

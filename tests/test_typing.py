@@ -31,7 +31,7 @@ with ivlite.load("model.gguf", context=4096, threads=2, progress=lambda stage, d
     assert_type(reply, ivlite.Reply)
     assert_type(reply.text, str)
     assert_type(reply.token_ids, list[int])
-    assert_type(sum(entry.logprob for entry in model.logprobs(messages, "Yes", top=1)), float | int)
+    assert_type([entry.logprob for entry in model.logprobs(messages, "Yes", top=1)], list[float])
     with model.session() as session:
         assert_type(session, ivlite.Session)
         for delta in session.ask("Who?", videos=["b.mp4"], max_new_tokens=20):

@@ -31,6 +31,7 @@ from ivlite.stop import checkpoint
 
 LOOK = 0.05  # seconds between two looks at the Stop
 KEPT = 2  # processes that wait for the next file
+CLIP = 64 << 20  # bytes that a clip may have beyond twice those of its video
 LOOKS = 4  # files that are looked at side by side; those whose frames are decoded do not count: they wait for the model
 ERRORS = {"UsageError": UsageError, "MediaError": MediaError, "OutOfMemoryError": OutOfMemoryError}
 FEW_THREADS = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "4"}  # each reserves addresses, which the limit counts
@@ -133,10 +134,13 @@ class Decoders:
         finally:
             self._looks.release()
 
-    def all(self, source: "Apart", work: str, told: Callable[..., object] = lambda *counts: None,
+    def all(self, source: "Apart", work: str, told: Callable[..., object] = lambda *counts: None, writes: int = 0,
             **what: Any) -> Generator[Message, None, None]:  # fmt: skip
-        """Yields the messages of an answer. Raises MediaError where the process dies or hangs, and what it raises."""
-        child = self._child()
+        """Yields the messages of an answer. writes: bytes of the file that the work may write, in a process of its own.
+
+        Raises MediaError where the process dies or hangs, and what it raises.
+        """
+        child = self._started(writes) if writes else self._child()
         try:
             for head, arrays in child.ask(work, **what):
                 if "progress" in head:
@@ -159,7 +163,7 @@ class Decoders:
             sound = False
             raise
         finally:
-            self._give(child, sound)
+            self._give(child, sound and not writes)
 
     def _child(self) -> Child:
         with self._lock:
@@ -167,8 +171,11 @@ class Decoders:
                 child = self._idle.pop()
                 if child.process.poll() is None:
                     return child
+        return self._started()
+
+    def _started(self, writes: int = 0) -> Child:
         try:
-            return Child(self._command, self.patience)
+            return Child([*self._command, str(writes)] if writes else self._command, self.patience)
         except OSError as error:  # no more processes or descriptors, no memory
             raise OutOfMemoryError(f"the system starts no process that decodes now ({error.strerror})") from None
 
@@ -188,6 +195,17 @@ class Apart(Remote):
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
+
+    def cut(self, output: str, start: float, end: float) -> str:
+        """Writes the part from `start` to `end` seconds to a file, the path `output` and an ending; returns its path.
+
+        See `media.cut`. Raises MediaError, UsageError, OutOfMemoryError, Stopped.
+        """
+        what = {"video": [self.path, 25, None, None, None], "output": output, "start": start, "end": end}
+        most = 2 * os.path.getsize(self.path) + CLIP
+        with contextlib.closing(self.decoders.all(self, "cut", writes=most, **what)) as messages:
+            found = [head for head, _ in messages if "progress" not in head]
+        return str(found[-1]["path"])
 
     def still(self, kind: str) -> Still:
         return ApartStill(self, kind)

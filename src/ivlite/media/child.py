@@ -1,7 +1,7 @@
-"""The process that decodes media for another (`media.apart`): `python -m ivlite.media.child MEMORY`.
+"""The process that decodes media for another (`media.apart`): `python -m ivlite.media.child MEMORY [WRITTEN]`.
 
 It reads requests from standard input and writes answers to standard output until the input ends. Limits of the system
-bound its memory and keep it from writing files.
+bound its memory and keep it from writing files, or files of more than WRITTEN bytes.
 """
 
 import json
@@ -27,9 +27,9 @@ SUBTITLES = (
 PICTURES = 8 << 20  # bytes of pictures that are sent together
 
 
-def confine(memory):
-    """Bounds this process: its memory, no files that grow, no core file; it ends when its parent does."""
-    for limit, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
+def confine(memory, written=0):
+    """Bounds this process: its memory, the files that grow, no core file; it ends when its parent does."""
+    for limit, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, written), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(limit)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (value, value))
@@ -148,8 +148,16 @@ def cues(found):
     return json.dumps([[cue.start, cue.end, cue.text] for cue in found.cues]).encode()
 
 
+def cut(media, video, output, start, end, tell):
+    from ivlite.media.cut import cut, suffix
+
+    path = output + suffix(video[0])
+    cut(media.video(*video), path, start, end, progress=lambda stage, done, total: tell({"progress": [done, total]}))
+    yield {"path": path}, ()
+
+
 WORK = {"look": look, "rgb": rgb, "probe": probe, "settle": settle, "cost": cost, "frames": frames,
-        "tracks": tracks, "subtitles": subtitles}  # fmt: skip
+        "tracks": tracks, "subtitles": subtitles, "cut": cut}  # fmt: skip
 
 
 def answers(media, asked, tell):
@@ -157,7 +165,7 @@ def answers(media, asked, tell):
     from ivlite.errors import IvliteError
 
     try:
-        more = {"tell": tell} if asked["work"] == "settle" else {}
+        more = {"tell": tell} if asked["work"] in ("settle", "cut") else {}
         yield from WORK[asked.pop("work")](media, **asked, **more)
         yield {"end": True}, ()
     except IvliteError as error:
@@ -169,7 +177,7 @@ def answers(media, asked, tell):
 
 
 def main():
-    confine(int(sys.argv[1]))
+    confine(*map(int, sys.argv[1:]))
     from ivlite.media import stills, wire
 
     stills.MAX_BYTES = PICTURE

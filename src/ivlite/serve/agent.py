@@ -57,7 +57,8 @@ def translated(body: Mapping[str, Any]) -> dict[str, Any]:
     if unknown := budget.keys() - BUDGET:
         raise Refused(400, f"budget takes {', '.join(sorted(BUDGET))}, not {min(unknown)[:80]!r}", param="budget")
     parts = [{"type": "video", "video": video} if isinstance(video, str) else video for video in videos]
-    return {"messages": [{"role": "user", "content": parts}], "stream": given["stream"], "user": given["user"]}
+    shared = {name: given[name] for name in ("stream", "stream_options", "user")}
+    return {"messages": [{"role": "user", "content": parts}], **shared}
 
 
 class Investigation(Answer):

@@ -18,6 +18,7 @@ from ivlite.stop import Stop
 
 T = TypeVar("T")
 PATIENCE = 5.0  # seconds without news after which a stream says what is being done
+BEAT = 0.5  # the same, where the client wants to show it
 STALLED = 60.0  # seconds for which a client may take nothing of its answer
 
 
@@ -141,7 +142,7 @@ class Answer(Response):
     async def _news(self) -> AsyncIterator[Portion | None]:
         """The pieces; None where nothing has come for a while."""
         while not self.work.done:
-            pieces = await self.work.pieces(PATIENCE)
+            pieces = await self.work.pieces(BEAT if self.asked.include_progress else PATIENCE)
             for piece in pieces:
                 yield piece
             if not pieces and not self.work.done:
@@ -150,8 +151,11 @@ class Answer(Response):
             yield piece
 
     def _stage(self) -> bytes:
-        """A comment, which clients pass over: what is being done, and how far it is."""
-        stage, done, total = self.work.stage
+        """What is being done, and how far it is: a comment, which clients pass over, or the event that they asked for."""
+        stage, stages = self.work.stage, self.work.stages
+        if self.asked.include_progress:
+            return event({"object": "progress", "stage": stage, "stages": stages}, "progress")
+        done, total = stages.get(stage, (0, 0))
         return f": {stage} {done} of {total}\n\n".encode() if total else f": {stage}\n\n".encode()
 
     def _check(self) -> None:

@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ivlite._version import __version__
-from ivlite.serve import agent, file_routes, responses, schema
+from ivlite.serve import agent, exports, file_routes, page, responses, schema
 from ivlite.serve.answers import attended, taken
 from ivlite.serve.chat import Chat
 from ivlite.serve.guard import Guard
@@ -23,9 +23,12 @@ Endpoint = Callable[[Service, HttpRequest], Awaitable[Response]]
 
 def application(service: Service, *, loopback: bool, key: str | None = None, hosts: tuple[str, ...] = ()) -> Any:
     """The ASGI application of a Service. loopback, key, hosts: see Guard."""
-    routes = [Route(path, Handled(service, path, endpoint), methods=[method]) for method, path, endpoint in ROUTES]
+    routes = [
+        Route(path, Handled(service, path, endpoint), methods=[method])
+        for method, path, endpoint in (*ROUTES, *page.ROUTES)
+    ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: unknown})
-    return Guard(app, loopback=loopback, key=key, hosts=hosts)
+    return Guard(app, loopback=loopback, key=key, hosts=hosts, pages=tuple(page.FILES))
 
 
 class Handled:
@@ -117,4 +120,5 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     *file_routes.ROUTES,
     *responses.ROUTES,
     *agent.ROUTES,
+    *exports.ROUTES,
 )

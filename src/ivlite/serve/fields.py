@@ -95,8 +95,9 @@ CHAT = SHARED | {
 }  # fmt: skip
 AGENT = {
     "question": a("string"), "videos": a("array"), "budget": a("object"), "tools": a("array"), "temperature": SHARED["temperature"],
-    "seed": SEED, "verify": a("boolean"), "stream": a("boolean"), "user": a("string"),
+    "seed": SEED, "verify": a("boolean"), "stream": a("boolean"), "stream_options": a("object"), "user": a("string"),
 }  # fmt: skip
+EXPORT = {"kind": a("string"), "question": a("string"), "videos": a("array"), "answer": a("object")}
 RESPONSES = SHARED | {
     "max_output_tokens": TOKENS, "input": a("string", "array"), "instructions": a("string"), "text": a("object"),
     "reasoning": a("object"), "include": a("array"), "previous_response_id": a("string"), "store": a("boolean"),

@@ -42,10 +42,13 @@ class Guard:
     (its Host is foreign), or from its own address (its Origin is).
 
     loopback: the server listens to this machine alone. key: what clients must know, or None. hosts: more names of the server.
+    pages: paths of the server's own page, which need no key; other sites may link to it.
     """
 
-    def __init__(self, app: Any, *, loopback: bool, key: str | None, hosts: tuple[str, ...] = ()) -> None:
+    def __init__(self, app: Any, *, loopback: bool, key: str | None, hosts: tuple[str, ...] = (),
+                 pages: tuple[str, ...] = ()) -> None:  # fmt: skip
         self.app, self.loopback, self.key = app, loopback, key
+        self.pages, self.open = pages, {*OPEN, *pages}
         self.hosts = {host.lower() for host in hosts} | {socket.gethostname().lower()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,13 +78,20 @@ class Guard:
             raise Refused(403, "the Host of the request is not a name of this server: see --allow-host", code="host")
         origin = headers.get("origin")
         foreign = origin is not None and origin.partition("://")[2].lower() != hosts[0].lower()
-        if foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        if foreign or (
+            headers.get("sec-fetch-site") in ("cross-site", "same-site") and not self._followed(scope, headers)
+        ):
             raise Refused(403, "pages of other sites may not use this server", code="origin")
-        if self.key is not None and scope["path"] not in OPEN and not self._has_key(headers):
+        if self.key is not None and scope["path"] not in self.open and not self._has_key(headers):
             message = "the API key is missing or wrong: send it as Authorization: Bearer KEY"
             raise Refused(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
         if scope["method"] in ("POST", "PUT", "PATCH"):
             self._check_body(headers)
+
+    def _followed(self, scope: Scope, headers: Headers) -> bool:
+        """Whether the visitor follows a link to the page."""
+        wanted = scope["method"], headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
+        return scope["path"] in self.pages and wanted == ("GET", "navigate", "document")
 
     def _known(self, host: str) -> bool:
         if host in self.hosts or is_loopback(host):

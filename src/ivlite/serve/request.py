@@ -24,6 +24,7 @@ class Request:
     media: dict[str, dict[str, Any]] = field(default_factory=dict)
     stream: bool = False
     include_usage: bool = False
+    include_progress: bool = False
     logprobs: int | None = None
     user: str = ""
     release: Callable[[], object] = lambda: None  # gives back the memory of the body
@@ -47,10 +48,10 @@ def read(body: Mapping[str, Any]) -> Request:
         raise Refused(400, "budget is stated both in a part and for the request: state it once", param="budget")
     if lifted is not None:
         settings["budget"] = lifted
-    options = given.get("stream_options", {}).get("include_usage", False)
+    options = given.get("stream_options", {})
+    wanted = [options.get(name) is True for name in ("include_usage", "include_progress")]
     return Request(
-        given["messages"], settings, media_settings(given), given.get("stream", False), options is True, logprobs(given),
-        given.get("user", ""),
+        given["messages"], settings, media_settings(given), given.get("stream", False), *wanted, logprobs(given), given.get("user", ""),
     )  # fmt: skip
 
 

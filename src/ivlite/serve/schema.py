@@ -3,7 +3,7 @@
 from typing import Any
 
 from ivlite._version import __version__
-from ivlite.serve.fields import AGENT, CHAT, RESPONSES, Field
+from ivlite.serve.fields import AGENT, CHAT, EXPORT, RESPONSES, Field
 
 ERROR = {
     "type": "object", "required": ["error", "request_id"], "properties": {"request_id": {"type": "string"}, "error": {
@@ -33,7 +33,7 @@ def fields(table: dict[str, Field], required: list[str]) -> dict[str, Any]:
 
 BODIES = {
     "/v1/chat/completions": fields(CHAT, ["messages"]), "/v1/plan": fields(CHAT, ["messages"]),
-    "/v1/agent": fields(AGENT, ["question", "videos"]),
+    "/v1/agent": fields(AGENT, ["question", "videos"]), "/v1/exports": fields(EXPORT, ["kind", "videos", "answer"]),
     "/v1/responses": fields(RESPONSES, ["input"]), "/v1/files": FORM, "/v1/uploads/{upload}/parts": PART,
     "/v1/uploads": {"type": "object", "required": ["bytes", "filename", "purpose"], "properties": {
         "bytes": {"type": "integer", "minimum": 1}, "filename": {"type": "string", "minLength": 1}, "purpose": {"type": "string"}}},
@@ -41,7 +41,11 @@ BODIES = {
         "part_ids": {"type": "array", "items": {"type": "string"}}, "md5": {"type": "string"}}},
 }  # fmt: skip
 FORMS = (FORM, PART)
-OTHERS = {"/metrics": "text/plain", "/v1/files/{file}/content": "application/octet-stream"}
+OTHERS = {
+    "/metrics": "text/plain",
+    "/v1/files/{file}/content": "application/octet-stream",
+    "/v1/exports": "application/octet-stream",
+}
 
 
 def document(routes: Any) -> dict[str, Any]:

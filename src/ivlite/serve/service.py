@@ -24,7 +24,7 @@ from ivlite.serve.wire import LEFT, Refused, refusal
 from ivlite.serve.work import Work, portions
 from ivlite.stop import Stop, using
 
-PLANS = 2  # that are made at once
+PLANS = 2  # plans, pictures and exports that are made at once
 Log = Callable[[str], object]
 
 

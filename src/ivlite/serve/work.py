@@ -46,7 +46,8 @@ class Work:
         self.reply: Any = None
         self.error: BaseException | None = None
         self.done = False
-        self.stage = ("waiting", 0, 0)
+        self.stage = "waiting"
+        self.stages: dict[str, tuple[int, int]] = {}  # done and total of those of the pass that runs, in order
         self.began = time.monotonic()
         self._pieces: list[Any] = []
         self._lock = threading.Lock()
@@ -76,8 +77,9 @@ class Work:
         self._tell(None)
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """The model's progress function."""
-        self.stage = (stage, done, total)
+        """The model's progress function. A stage that begins again is of another pass."""
+        before = self.stages if done >= self.stages.get(stage, (0, 0))[0] else {}
+        self.stage, self.stages = stage, before | {stage: (done, total)}
 
     def _tell(self, then: Callable[[], object] | None) -> None:
         def told() -> None:

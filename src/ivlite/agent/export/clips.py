@@ -9,6 +9,7 @@ from ivlite.agent.export.text import cited
 from ivlite.errors import DiskError, MediaError, UsageError
 from ivlite.files import WRITING, expanded, reason
 from ivlite.media.cut import Cut, cut, suffix
+from ivlite.media.probe import Probe
 from ivlite.numbers import clock
 
 SHORTEST = 2.0  # seconds of a clip: evidence may be one frame
@@ -55,14 +56,26 @@ def write(folder: str | os.PathLike[str], answer: Answer) -> list[Clip]:
 
 def clip(folder, evidence, found, ending):
     """The Clip of evidence from the Probe of its video."""
+    try:
+        start, end = span(evidence, found)
+    except UsageError as error:
+        return Clip(evidence, None, str(error))
+    return Clip(evidence, cut(found, os.path.join(folder, name(evidence) + ending), start, end))
+
+
+def span(evidence: Evidence, found: Probe) -> tuple[float, float]:
+    """(start, end) in seconds of the clip of evidence. Raises UsageError where there is none."""
     times = found.times
     if evidence.start >= times.duration:
-        return Clip(evidence, None, f"{evidence.id} begins after the end of {found.what}, which has changed")
+        raise UsageError(f"{evidence.id} begins after the end of {found.what}, which has changed")
     if evidence.end - evidence.start >= WHOLE * times.duration > SHORTEST:
-        return Clip(evidence, None, f"{evidence.id} is the whole video")
+        raise UsageError(f"{evidence.id} is the whole video")
     end = min(
         times.duration, max(evidence.end + times.interval, evidence.start + SHORTEST)
     )  # with the frame at its end
-    start = max(0.0, min(evidence.start, end - SHORTEST))
-    name = f"{evidence.id}_{clock(evidence.start).replace(':', '-')}{ending}"
-    return Clip(evidence, cut(found, os.path.join(folder, name), start, end))
+    return max(0.0, min(evidence.start, end - SHORTEST)), end
+
+
+def name(evidence: Evidence) -> str:
+    """The name of a clip without its ending: "E1_00-41-12.000"."""
+    return f"{evidence.id}_{clock(evidence.start).replace(':', '-')}"

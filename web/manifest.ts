@@ -2,7 +2,7 @@
 // A test compares them without node; another builds again.
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { dirname, join, relative } from "node:path";
+import { dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
@@ -27,7 +27,7 @@ export function manifest() {
   return {
     name: "manifest",
     configResolved(config: { root: string; build: { outDir: string } }) {
-      out = join(config.root, config.build.outDir);
+      out = resolve(config.root, config.build.outDir);
     },
     closeBundle() {
       const data = { sources: digests(HERE), built: digests(out, ["sources.json"]) };

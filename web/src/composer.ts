@@ -6,6 +6,8 @@ import type { Plan } from "./progress.ts";
 import type { Session, Turn } from "./store.ts";
 import { about } from "./times.ts";
 
+const MORE = 1.25; // times the frames that are planned: fewer are no choice worth showing
+
 export interface Desk {
   session(): Session;
   turns(): Turn[];
@@ -119,16 +121,20 @@ export class Composer {
     const figure = (n: number) => n.toLocaleString("en");
     const looks = `${figure(frames)}${frames < possible ? ` of ${figure(possible)}` : ""} frames${every}`;
     const held = plan.held >= 64 ? ` (${figure(plan.held)} known already)` : "";
-    const wait = plan.wait === null ? "" : this.agent ? "" : `First word in about ${about(plan.wait)}`;
-    const agent = "The agent starts from a glance at the whole, then looks again where it matters";
+    const wait = plan.wait === null ? "" : `First word in about ${about(plan.wait)}`;
+    const glance = plan.wait === null ? "" : ` (about ${about(plan.wait)})`;
     fill(this.line,
-      el("p", {}, this.agent ? el("strong", {}, agent) : [el("strong", {}, wait || "Ready"), ` · ${looks} · ${figure(plan.prompt_tokens)} tokens${held}`]),
+      el("p", {}, this.agent
+        ? [el("strong", {}, "Looks again where it matters"), ` · a glance at the whole first${glance}, then up to 12 rounds · each question on its own`]
+        : [el("strong", {}, wait || "Ready"), ` · ${looks} · ${figure(plan.prompt_tokens)} tokens${held}`]),
       !this.agent && this.choices(plan));
   }
 
   private choices(plan: Plan): HTMLElement | null {
-    if (!plan.nearest.length) return null;
-    return el("p", { class: "row" }, plan.nearest.slice(0, 3).map((setting) =>
+    const frames = plan.videos.reduce((sum, video) => sum + video.frames, 0);
+    const offered = plan.nearest.filter((setting) => !plan.fits || setting.frames >= MORE * frames);
+    if (!offered.length) return null;
+    return el("p", { class: "row" }, offered.slice(0, 3).map((setting) =>
       el("button", { type: "button", class: "plain", on: { click: () => this.desk.choose(setting.settings) } }, `Take ${setting.frames.toLocaleString("en")} frames`)));
   }
 }

@@ -1,6 +1,6 @@
 // What the agent did and found: steps, evidence with pictures, claims.
 import { el, icon } from "./dom.ts";
-import { clock, span } from "./times.ts";
+import { about, clock, span } from "./times.ts";
 
 export interface Evidence {
   id: string;
@@ -31,10 +31,9 @@ const TOOLS: Record<string, string> = {
   overview: "Looks over the whole video", search_text: "Searches what is said and written", ground: "Searches where it is seen",
   watch: "Watches", look: "Looks closely at", count: "Counts", verify: "Checks", note: "Notes", finish: "Answers",
 };
-const KINDS: Record<string, string> = { frames: "frames", text: "text", note: "note", count: "count" };
 const CONFIDENCE: Record<string, string> = { low: "Low confidence", mid: "Medium confidence", high: "High confidence" };
 const ENDS: Record<string, string> = {
-  budget: "The budget is used up.", stalled: "Nothing new was found.", repairs: "The model's calls made no sense.",
+  budget: "the budget is used up", stalled: "nothing new was found", repairs: "the model's calls made no sense",
 };
 
 /** A button that goes to evidence. */
@@ -83,10 +82,9 @@ export function claims(found: Claim[], marks: Marks): HTMLElement | null {
   return el("ul", { class: "claims", "aria-label": "Claims" }, found.map((claim) => {
     const state = claim.confirmed === true ? "confirmed" : claim.confirmed === false ? "not confirmed" : "not checked";
     const odds = typeof claim.probability === "number" ? `, ${Math.round(100 * claim.probability)} %` : "";
-    return el("li", {},
+    return el("li", {}, claim.text.replace(/\s*\[E\d+(?:\s*,\s*E\d+)*\]/g, ""), " ", marked(claim.evidence, marks),
       el("span", { class: `badge ${claim.confirmed === true ? "good" : claim.confirmed === false ? "bad" : ""}` },
-        icon(claim.confirmed === true ? "check" : claim.confirmed === false ? "close" : "doubt"), state + odds),
-      el("span", {}, claim.text.replace(/\s*\[E\d+(?:\s*,\s*E\d+)*\]/g, ""), " ", marked(claim.evidence, marks)));
+        icon(claim.confirmed === true ? "check" : claim.confirmed === false ? "close" : "doubt"), state + odds));
   }));
 }
 
@@ -96,7 +94,7 @@ export function gallery(found: Evidence[], marks: Marks): HTMLElement | null {
   return el("ul", { class: "gallery", "aria-label": "Evidence" }, found.map((one) => {
     const picture = marks.picture(one.id);
     const title = marks.title(one.video);
-    const what = one.text || KINDS[one.kind] || one.kind;
+    const what = one.text || (one.kind === "frames" ? `${one.frames.length} frame${one.frames.length === 1 ? "" : "s"}` : one.kind);
     return el("li", {}, el("button", { type: "button", class: "proof", on: { click: () => marks.seek(one) } },
       picture ? el("img", { src: picture, alt: "", loading: "lazy" }) : el("span", { class: "blank", "aria-hidden": "true" }),
       el("span", { class: "when" }, `${one.id} · ${title && `${title} · `}${span(one.start, one.end)}`),
@@ -106,7 +104,8 @@ export function gallery(found: Evidence[], marks: Marks): HTMLElement | null {
 
 /** How sure the agent is, and what is missing. */
 export function verdict(answer: any): HTMLElement {
-  const end = ENDS[answer.finish_reason];
-  return el("p", { class: "small soft" }, CONFIDENCE[answer.confidence] ?? "", end ? `. ${end}` : "", answer.missing ? ` Missing: ${answer.missing}` : "",
-    answer.usage?.rounds ? ` · ${answer.usage.rounds} rounds, ${answer.usage.frames ?? 0} frames, ${Math.round(answer.usage.seconds ?? 0)} s` : "");
+  const { usage } = answer;
+  const cost = usage?.rounds && `${usage.rounds} round${usage.rounds === 1 ? "" : "s"}, ${usage.frames ?? 0} frames, ${about(usage.seconds ?? 0)}`;
+  const said = [CONFIDENCE[answer.confidence], ENDS[answer.finish_reason], answer.missing && `Missing: ${answer.missing}`, cost];
+  return el("p", { class: "small soft" }, said.filter(Boolean).join(" · "));
 }

@@ -127,7 +127,7 @@ export class View {
   }
 }
 
-/** "1,204 of 1,230 tokens were known · first word after 0.4 s · 12 tokens a second". */
+/** "1,204 tokens known already · 26 read in 0.4 s · 12 tokens/s". */
 function used(usage: any): string {
   if (!usage?.prompt_tokens) return "";
   const figure = (n: number) => n.toLocaleString("en");
@@ -135,9 +135,10 @@ function used(usage: any): string {
   const seconds: Record<string, number> = usage.ivlite?.seconds ?? {};
   const before = Object.entries(seconds).reduce((sum, [stage, value]) => (stage === "generate" ? sum : sum + value), 0);
   const pace = seconds["generate"] ? usage.completion_tokens / seconds["generate"] : 0;
+  const fresh = usage.prompt_tokens - held;
   return [
-    held ? `${figure(held)} of ${figure(usage.prompt_tokens)} tokens were known` : `${figure(usage.prompt_tokens)} tokens read`,
-    before > 0 && `in ${before < 10 ? before.toFixed(1) : Math.round(before)} s`,
+    held > 0 && `${figure(held)} tokens known already`,
+    `${figure(fresh)} read in ${before < 10 ? before.toFixed(1) : Math.round(before)} s`,
     pace > 0 && `${pace < 10 ? pace.toFixed(1) : Math.round(pace)} tokens/s`,
   ].filter(Boolean).join(" · ");
 }

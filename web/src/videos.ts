@@ -169,7 +169,7 @@ export class Videos {
   private card(video: Video, number: number, several: boolean): HTMLElement {
     const sending = this.sending.get(video.id);
     const wrong = this.wrong.get(video.id);
-    const size = [video.seconds && clock(video.seconds), bytes(video.size)].filter(Boolean).join(" · ");
+    const size = [video.seconds && clock(Math.round(video.seconds)), bytes(video.size)].filter(Boolean).join(" · ");
     return el("li", { class: `video${this.room.playing() === video.id ? " now" : ""}`, "data-id": video.id },
       el("button", { type: "button", class: "pick", "aria-label": `Show ${video.name}`, "aria-pressed": String(this.room.playing() === video.id), on: { click: () => this.room.play(video) } },
         video.picture ? el("img", { src: video.picture, alt: "" }) : el("span", { class: "blank", "aria-hidden": "true" }),

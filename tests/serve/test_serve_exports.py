@@ -11,7 +11,10 @@ from test_serve_guard import refused
 
 pytest.importorskip("starlette")
 
-CLAIMS = [{"text": "It begins.", "evidence": ["E1"]}, {"text": "<b>It</b> ends & is over", "evidence": ["E2"], "confirmed": False}]
+CLAIMS = [
+    {"text": "It begins.", "evidence": ["E1"]},
+    {"text": "<b>It</b> ends & is over", "evidence": ["E2"], "confirmed": False},
+]
 EVIDENCE = [
     {"id": "E1", "video": "v1", "start": 0.5, "end": 1.5, "kind": "frames", "frames": [0.5, 1, 1.5], "text": "a start"},
     {"id": "E2", "video": "v1", "start": 3, "end": 3, "kind": "frames", "frames": [3]},
@@ -28,7 +31,9 @@ def video(served):
     import httpx
 
     with httpx.Client(base_url=served.url, timeout=120, trust_env=False) as client:
-        sent = client.post("/v1/files", files={"file": ("my <clip>.mp4", CLIP.read_bytes())}, data={"purpose": "vision"})
+        sent = client.post(
+            "/v1/files", files={"file": ("my <clip>.mp4", CLIP.read_bytes())}, data={"purpose": "vision"}
+        )
         return sent.json()["id"]
 
 

@@ -60,7 +60,11 @@ class Handled:
 async def unknown(http: HttpRequest, error: Exception) -> Response:
     """No such path, or not with this method."""
     status = getattr(error, "status_code", 404)
-    message = "there is no such path" if status == 404 else "this path does not take this method"
+    message = (
+        "there is no such path: /openapi.json lists those there are"
+        if status == 404
+        else "this path does not take this method"
+    )
     return Json(Refused(status, message).body(http.scope["request_id"]), status, getattr(error, "headers", None))
 
 

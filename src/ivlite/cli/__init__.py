@@ -23,6 +23,7 @@ COMMANDS = {
     "agent": "ivlite.cli.agent",
     "plan": "ivlite.cli.plan",
     "serve": "ivlite.cli.serve",
+    "mcp": "ivlite.cli.mcp",
     "clip": "ivlite.cli.clip",
     "index": "ivlite.cli.index",
     "find": "ivlite.cli.find",

@@ -178,7 +178,9 @@ def answered(args, agent, asked, progress):
     if args.json:
         print(json_line(answer.as_dict()), flush=True)
     else:
-        print(printable("\n".join(text(answer))), flush=True)
+        from ivlite.agent.export.plain import lines as told
+
+        print(printable("\n".join(told(answer))), flush=True)
         if not args.quiet:
             exports.show(answer)
             print(closing(answer), file=sys.stderr)
@@ -214,6 +216,7 @@ def worked(args, agent, question, progress):
 def lines(event):
     """An event as lines: ("thought", ...), ("call", ...), ("result", ...), ("warning", ...)."""
     from ivlite.agent.answer import Call, Remark, Result, Said, Thought
+    from ivlite.agent.export.plain import entry, shortened, verdict
 
     if isinstance(event, Thought):
         yield "thought", "  " + shortened(event.text, 600)
@@ -230,11 +233,6 @@ def lines(event):
         yield "call", f"= {shortened(event.claim.text, 200)} {verdict(event.claim)}"
 
 
-def shortened(text, most):
-    text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 4] + " ..."
-
-
 def described(arguments):
     """Arguments as a person reads them: times as clocks."""
     from ivlite.numbers import clock
@@ -249,55 +247,6 @@ def described(arguments):
         f'"{value}"' if name in ("query", "question", "claim", "text") else str(value) for name, value in rest.items()
     ]
     return " ".join(parts)
-
-
-def entry(evidence):
-    """One piece of evidence in a line."""
-    from ivlite.numbers import clock
-
-    span = clock(evidence.start) if evidence.end <= evidence.start else f"{clock(evidence.start)}-{clock(evidence.end)}"
-    count = f"  {len(evidence.frames)} frame{'s' * (len(evidence.frames) > 1)}" if evidence.frames else ""
-    score = "" if evidence.score is None else f"  {evidence.score:.2f}"
-    told = f"  {shortened(evidence.text, 120)}" if evidence.text else ""
-    return f"[{evidence.id}] {evidence.video} {span}{count}{score}{told}"
-
-
-def verdict(claim):
-    """Whether a claim was confirmed, in words."""
-    ids = " ".join(f"[{id}]" for id in claim.evidence)
-    if claim.confirmed is None:
-        return ids
-    return f"{ids} {'confirmed' if claim.confirmed else 'not confirmed'} ({claim.probability:.2f})"
-
-
-def text(answer):
-    """An answer as lines: the text with times, the claims, the evidence, what is missing."""
-    from ivlite.numbers import clock
-
-    times = {e.id: clock(e.start) for e in answer.evidence}
-    told = answer.text
-    for id, at in times.items():
-        told = told.replace(f"[{id}]", f"[{id} {at}]")
-    yield told
-    if answer.claims:
-        yield ""
-        yield from (f"- {claim.text} {verdict(claim)}" for claim in answer.claims)
-    if cited := answer.cited():
-        titles = {video.handle: video.title for video in answer.videos}
-        yield ""
-        yield from (entry(e).replace(f"[{e.id}] {e.video} ", f"[{e.id}] {titles[e.video]} ", 1) for e in cited)
-    if answer.missing:
-        yield ""
-        yield f"Not seen: {answer.missing}"
-    yield f"Confidence: {answer.confidence}{ENDS.get(answer.finish_reason, '')}"
-
-
-ENDS = {
-    "budget": " (the budget is used up)",
-    "stalled": " (nothing new was found)",
-    "repairs": " (the model's calls made no sense)",
-    "interrupted": " (interrupted)",
-}
 
 
 def closing(answer):

@@ -8,10 +8,10 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
-from ivlite.engine.clients import Clients, Request
+from ivlite.engine.clients import Clients, Request, Serving
 from ivlite.engine.reply import Delta
 from ivlite.engine.step import Step, run_together
 from ivlite.engine.stream import Stream
@@ -111,7 +111,7 @@ class Engine:
         free = model.free_memory()
         default = None if free is None else max(0, free - MARGIN) + model.caches.nbytes
         self.memory = default if memory is None else whole("memory", memory, 1, 1 << 60)
-        self._clients, self._turns, self._stop = Clients(), Turns(), Stop()
+        self._clients, self._serving, self._turns, self._stop = Clients(), Serving(), Turns(), Stop()
         self._decoding: list[Request] = []  # those of the step that is being run
         self._turn = Turn(self._turns, lambda seconds: (0.0,), self._spent, self._stop, urgent=True)
         self._changed = threading.Condition()
@@ -148,22 +148,31 @@ class Engine:
 
     # -------------------------------------------------------------------------------------------- requests
 
-    def stream(self, messages: Sequence[Mapping[str, Any]], *, client: str = "", session: Any = None,
+    def stream(self, messages: Sequence[Mapping[str, Any]], *, client: str | None = None, session: Any = None,
                **settings: Any) -> Stream:  # fmt: skip
         """A Stream of the answer to a conversation, of `Model.stream` or, with a session, of `Session.stream`.
 
-        Files are opened in the calling thread. client: whose request it is. Close a stream that nobody reads any more: it is
+        Files are opened in the calling thread. client: whose request it is; None: of whom `serving` says. Close a stream that nobody reads any more: it is
         answered to its end otherwise. Raises what these raise, and OutOfMemoryError for a request that never fits.
         """
         self._check_open()
         return self.add((self.model if session is None else session).stream(messages, **settings), client=client)
 
-    def add(self, stream: Stream, *, client: str = "") -> Stream:
+    @contextmanager
+    def serving(self, client: str) -> Iterator[None]:
+        """Context manager in which this thread's requests, those of sessions and agents as well, are a client's."""
+        before, self._serving.client = self._serving.client, client
+        try:
+            yield
+        finally:
+            self._serving.client = before
+
+    def add(self, stream: Stream, *, client: str | None = None) -> Stream:
         """Runs a stream of the model or of a session that was just made, such as `session.ask(...)`; returns it."""
         self._request(stream, client, None)
         return stream
 
-    def together(self, streams: Sequence[Stream], *, client: str = "") -> Iterator[tuple[int, Delta]]:
+    def together(self, streams: Sequence[Stream], *, client: str | None = None) -> Iterator[tuple[int, Delta]]:
         """Runs several streams; yields (index, Delta) as they come, and closes all at the end. See `together`."""
         changed, errors = threading.Condition(), list[BaseException]()
         with ExitStack() as closing:
@@ -184,7 +193,8 @@ class Engine:
         if errors:
             raise errors[0]
 
-    def _request(self, stream: Stream, client: str, changed: threading.Condition | None) -> Request:
+    def _request(self, stream: Stream, client: str | None, changed: threading.Condition | None) -> Request:
+        client = self._serving.client if client is None else client
         request = Request(stream, client, self.model.token_nbytes, changed)
         try:
             self._check_open()

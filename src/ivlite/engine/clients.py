@@ -42,6 +42,12 @@ class Request:
         return getattr(self.stream.holder, "session", None)
 
 
+class Serving(threading.local):
+    """The client for whom a thread works."""
+
+    client = ""
+
+
 class Clients:
     """The seconds of computing that each client had: who had the fewest goes first.
 

@@ -12,7 +12,6 @@ from typing import Any
 import uvicorn
 
 from ivlite.errors import AddressError
-from ivlite.serve.service import Service
 from ivlite.stop import Stop
 
 GRACE = 3.0  # seconds that answers have to end once the server shall
@@ -58,9 +57,12 @@ def address(listening: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """Ends when a Stop is set: first it takes no more connections, then answers have GRACE seconds, then they are stopped."""
+    """Ends when a Stop is set: first it takes no more connections, then answers have GRACE seconds, then they are stopped.
 
-    def __init__(self, app: Any, service: Service, stop: Stop) -> None:
+    service: what has the Stop of all answers.
+    """
+
+    def __init__(self, app: Any, service: Any, stop: Stop) -> None:
         super().__init__(uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", ws="none", http="h11", loop="asyncio", server_header=False,
             timeout_keep_alive=IDLE, h11_max_incomplete_event_size=HEADERS, limit_concurrency=CONNECTIONS,
@@ -83,10 +85,15 @@ class Server(uvicorn.Server):
         self.service.stop.set("the server is closing")
 
 
-def run(app: Any, service: Service, listening: socket.socket, stop: Stop) -> None:
-    """Serves until the Stop is set, and until what runs then has ended."""
-    logger = logging.getLogger("uvicorn")  # what it says is said by the service, in one line
+def quiet() -> None:
+    """What uvicorn says is said by the service, in one line."""
+    logger = logging.getLogger("uvicorn")
     logger.handlers, logger.propagate = [logging.NullHandler()], False
+
+
+def run(app: Any, service: Any, listening: socket.socket, stop: Stop) -> None:
+    """Serves until the Stop is set, and until what runs then has ended."""
+    quiet()
     try:
         asyncio.run(Server(app, service, stop).serve(sockets=[listening]))
     finally:

@@ -1,12 +1,9 @@
 """Messages of clients as the model takes them: media become files of this machine, frames with times become videos."""
 
-import os
 import re
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
 
 from ivlite.errors import MediaError, UsageError
 from ivlite.media.animation import is_image
@@ -15,6 +12,7 @@ from ivlite.numbers import number
 from ivlite.prompt import Message, plain_messages
 from ivlite.prompt.messages import Part
 from ivlite.serve.files import FILE_ID, Files
+from ivlite.serve.roots import Roots
 from ivlite.serve.wire import Refused
 
 MOST_MEDIA = 4096  # pictures and videos of one request
@@ -82,15 +80,9 @@ class Sources:
         """The path of a file:// URI: the same sentence whether the file does not exist or lies elsewhere."""
         if self.root is None:
             raise media_error(NO_FOLDER)
-        try:
-            parts = urlsplit(uri)
-            path = os.path.realpath(unquote(parts.path, errors="surrogateescape"))
-            inside = Path(path).is_relative_to(self.root) and parts.netloc in ("", "localhost")
-            if inside and stat.S_ISREG(os.stat(path).st_mode) and os.access(path, os.R_OK):
-                return path
-        except (OSError, ValueError):  # gone, a loop of links, a null
-            pass
-        raise media_error(NO_FILE)
+        if (path := Roots([self.root]).uri(uri)) is None:
+            raise media_error(NO_FILE)
+        return path
 
 
 def media_error(message: str) -> Refused:

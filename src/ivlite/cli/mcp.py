@@ -50,7 +50,6 @@ def run(args):
         raise UsageError("--port is of --transport http")
     try:
         import mcp.server.stdio  # noqa: F401
-        import mcp_types  # noqa: F401
     except ImportError as error:
         raise UsageError(f"the MCP server needs {error.name}: pip install 'ivlite[mcp]'") from None
     from ivlite.engine.batch import Engine

@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, Self
 
 from ivlite.engine.clients import Clients, Request, Serving
@@ -103,7 +103,8 @@ class Engine:
 
     most: the answers that run at once; others wait. memory: bytes of all caches: those of running answers as they will be at
     their end, of sessions, and of calls that have ended, which are dropped where it is needed; None: what is free now.
-    What does not fit waits. Progress functions are called by the engine's threads: one that waits holds up all.
+    What does not fit waits. `with engine.serving(client)`: this thread's requests, those of sessions and agents too, are a
+    client's. Progress functions are called by the engine's threads: one that waits holds up all.
     """
 
     def __init__(self, model: Any, *, most: int = MOST, memory: int | None = None) -> None:
@@ -111,7 +112,7 @@ class Engine:
         free = model.free_memory()
         default = None if free is None else max(0, free - MARGIN) + model.caches.nbytes
         self.memory = default if memory is None else whole("memory", memory, 1, 1 << 60)
-        self._clients, self._serving, self._turns, self._stop = Clients(), Serving(), Turns(), Stop()
+        self._clients, self.serving, self._turns, self._stop = Clients(), Serving(), Turns(), Stop()
         self._decoding: list[Request] = []  # those of the step that is being run
         self._turn = Turn(self._turns, lambda seconds: (0.0,), self._spent, self._stop, urgent=True)
         self._changed = threading.Condition()
@@ -158,15 +159,6 @@ class Engine:
         self._check_open()
         return self.add((self.model if session is None else session).stream(messages, **settings), client=client)
 
-    @contextmanager
-    def serving(self, client: str) -> Iterator[None]:
-        """Context manager in which this thread's requests, those of sessions and agents as well, are a client's."""
-        before, self._serving.client = self._serving.client, client
-        try:
-            yield
-        finally:
-            self._serving.client = before
-
     def add(self, stream: Stream, *, client: str | None = None) -> Stream:
         """Runs a stream of the model or of a session that was just made, such as `session.ask(...)`; returns it."""
         self._request(stream, client, None)
@@ -194,7 +186,7 @@ class Engine:
             raise errors[0]
 
     def _request(self, stream: Stream, client: str | None, changed: threading.Condition | None) -> Request:
-        client = self._serving.client if client is None else client
+        client = self.serving.client if client is None else client
         request = Request(stream, client, self.model.token_nbytes, changed)
         try:
             self._check_open()

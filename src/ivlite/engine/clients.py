@@ -1,6 +1,8 @@
 """Who is served next: requests of several clients, and the seconds that each client had."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ivlite.engine.feed import Feed
@@ -43,9 +45,17 @@ class Request:
 
 
 class Serving(threading.local):
-    """The client for whom a thread works."""
+    """The client for whom a thread works; called with one, a context manager in which it works for that one."""
 
     client = ""
+
+    @contextmanager
+    def __call__(self, client: str) -> Iterator[None]:
+        before, self.client = self.client, client
+        try:
+            yield
+        finally:
+            self.client = before
 
 
 class Clients:

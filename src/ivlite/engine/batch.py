@@ -153,8 +153,9 @@ class Engine:
                **settings: Any) -> Stream:  # fmt: skip
         """A Stream of the answer to a conversation, of `Model.stream` or, with a session, of `Session.stream`.
 
-        Files are opened in the calling thread. client: whose request it is; None: of whom `serving` says. Close a stream that nobody reads any more: it is
-        answered to its end otherwise. Raises what these raise, and OutOfMemoryError for a request that never fits.
+        Files are opened in the calling thread. client: whose request it is; None: of whom `serving` says. Close a stream that
+        nobody reads any more: it is answered to its end otherwise. Raises what these raise, and OutOfMemoryError for a request
+        that never fits.
         """
         self._check_open()
         return self.add((self.model if session is None else session).stream(messages, **settings), client=client)

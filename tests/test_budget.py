@@ -7,7 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from test_media import bits, numbered
+from made_videos import bits, numbered
 from test_prompt import setup, text, user
 
 import ivlite

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from test_media import bits, lossless, numbered, opened, paired, said, shown
+from made_videos import bits, lossless, numbered, opened, paired, said, shown
 from test_time import needs_proc, timed
 
 from ivlite.errors import MediaError, UsageError

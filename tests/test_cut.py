@@ -10,8 +10,8 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from made_videos import bits, numbered, opened, said, shown
 from PIL import Image
-from test_media import bits, numbered, opened, said, shown
 from test_time import joined, timed
 
 from ivlite import output

@@ -7,11 +7,11 @@ row  what                                      tests
 36   an answer that uses the context up        test_plan: test_an_answer_that_uses_the_context_up_keeps_its_text
                                                test_session_ends: test_a_full_context_says_so
 37   endless repetition                        test_speculation: test_an_endless_answer_ends
-38   missing, empty, a text                    test_media: test_bad_videos_are_a_sentence
-39   an mp4 without its index                  test_media: test_any_cut_is_a_video_or_a_sentence
-40   cut off, but decodable                    test_media: test_a_video_cut_off_is_used_as_far_as_it_goes
-                                               test_media: test_the_end_of_a_video_cut_off_is_what_can_be_decoded
-41   damage in the middle                      test_media: test_a_damaged_video_gives_every_pair_and_says_so
+38   missing, empty, a text                    test_media_faults: test_bad_videos_are_a_sentence
+39   an mp4 without its index                  test_media_faults: test_any_cut_is_a_video_or_a_sentence
+40   cut off, but decodable                    test_media_faults: test_a_video_cut_off_is_used_as_far_as_it_goes
+                                               test_media_faults: test_the_end_of_a_video_cut_off_is_what_can_be_decoded
+41   damage in the middle                      test_media_faults: test_a_damaged_video_gives_every_pair_and_says_so
 42   a stream without frames                   test_media_rows: test_row_42_a_stream_without_frames
 43   sound alone                               test_media_rows: test_rows_43_and_44_cover_art_is_no_video
 44   cover art                                 test_media_rows: test_rows_43_and_44_cover_art_is_no_video
@@ -50,7 +50,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from test_media import bits, numbered, opened, paired, said
+from made_videos import bits, numbered, opened, paired, said
 from test_time import timed
 
 from ivlite.errors import MediaError

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_media import numbered
+from made_videos import numbered
 
 from ivlite.errors import UsageError
 from ivlite.media import lanes, pace, timeline

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from made_videos import numbered
 from test_budget import listed, packed
-from test_media import numbered
 
 import ivlite
 from ivlite import plan, prompt

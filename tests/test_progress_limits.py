@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from av.stream import Disposition
+from made_videos import numbered
 from PIL import Image
 from test_budget import packed
-from test_media import numbered
 
 import ivlite
 from ivlite.cli.chat import terminal

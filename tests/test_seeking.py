@@ -7,7 +7,7 @@ import threading
 import av
 import numpy as np
 import pytest
-from test_media import numbered, opened, said
+from made_videos import numbered, opened, said
 from test_time import timed
 
 from ivlite.errors import Stopped

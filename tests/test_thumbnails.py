@@ -4,8 +4,8 @@ import io
 
 import numpy as np
 import pytest
+from made_videos import bits, numbered, opened, said
 from PIL import Image
-from test_media import bits, numbered, opened, said
 from test_time import joined, timed
 
 from ivlite import media

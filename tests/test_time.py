@@ -6,7 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from test_media import bits, cut, numbered, opened, paired, said, shown
+from made_videos import bits, cut, numbered, opened, paired, said, shown
 
 from ivlite.errors import UsageError
 from ivlite.media import scan

@@ -6,7 +6,7 @@ import os
 import av
 import pytest
 from export_answers import answer
-from test_media import numbered, said
+from made_videos import numbered, said
 
 from ivlite import output
 from ivlite.agent.answer import Evidence, Video

@@ -12,8 +12,8 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from export_answers import HOSTILE, answer
+from made_videos import numbered, said
 from PIL import Image
-from test_media import numbered, said
 
 from ivlite.agent.answer import Evidence, Look, Video
 from ivlite.agent.export import page

@@ -6,7 +6,7 @@ import os
 import av
 import pytest
 from command import ivlite, refused
-from test_media import numbered, said
+from made_videos import numbered, said
 
 
 @pytest.fixture

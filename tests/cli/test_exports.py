@@ -5,7 +5,7 @@ import io
 import os
 
 import pytest
-from test_media import numbered
+from made_videos import numbered
 from test_pictures import Terminal
 
 from ivlite.agent.answer import Answer, Claim, Evidence, Video

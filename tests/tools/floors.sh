@@ -20,5 +20,5 @@ for requirement in (*project["dependencies"], *project["optional-dependencies"][
 END
 "$work/venv/bin/python" -m pip install -q -c "$work/floors.txt" '.[test]'
 "$work/venv/bin/python" -m pip freeze | grep -iE "^($(cut -d= -f1 "$work/floors.txt" | paste -sd '|'))==" >&2
-"$work/venv/bin/python" -m pytest -q "$@" tests/test_media.py tests/test_time.py tests/test_containers.py tests/test_images.py tests/test_large_images.py tests/test_golden.py tests/test_prompt.py \
+"$work/venv/bin/python" -m pytest -q "$@" tests/test_media.py tests/test_media_faults.py tests/test_time.py tests/test_containers.py tests/test_images.py tests/test_large_images.py tests/test_golden.py tests/test_prompt.py \
     tests/test_tokenizer.py tests/test_gguf.py tests/test_quantize.py tests/test_eval.py tests/test_demo.py tests/cli/test_chat.py tests/cli/test_chat_terminal.py tests/test_grammar.py tests/subtitles tests/serve

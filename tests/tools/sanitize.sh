@@ -40,6 +40,6 @@ if [ "$kind" = asan ]; then
   under python -m pytest -q -p no:cacheprovider tests/kernels -k \
     "refused or misuse or cannot or rows_come_back or truncate or one_operation or segments or rope or norms or patchify"
   under python -m pytest -q -p no:cacheprovider tests/test_formats.py tests/test_gguf.py tests/test_bad_models.py tests/test_loading.py \
-    tests/test_media.py tests/test_images.py tests/test_large_images.py tests/test_ops.py tests/test_fuzz.py -k "not less_memory"  # the sanitizer's own counts
+    tests/test_media.py tests/test_media_faults.py tests/test_images.py tests/test_large_images.py tests/test_ops.py tests/test_fuzz.py -k "not less_memory"  # the sanitizer's own counts
 fi
 under python tests/tools/stress.py

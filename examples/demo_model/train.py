@@ -39,9 +39,7 @@ def made(args, speaker, step, rank):
     """The batch of a step and a process: looks in the first stage, then conversations, about single moments first, then the agent."""
     rng, size = np.random.default_rng([SEED, step, rank]), portion(args, rank)
     if step >= args.look + args.steps:
-        return agent_stage.made(
-            rng, speaker, np.random.default_rng([SEED, step]).random(), args.batch // args.processes
-        )
+        return agent_stage.made(rng, speaker, np.random.default_rng([SEED, step]).random(), size)
     if step < args.look:
         return data.glance(rng, 8 * size)
     if step < args.look + args.name:

@@ -92,6 +92,22 @@ def test_time_thins_looks_by_the_plan(demo, clip, monkeypatch):
         assert looks.affordable(agent.case, shown, 0.0, 30.0, looks.OVERVIEW) == 32 and len(asked) == 1
 
 
+@pytest.mark.parametrize("seconds", [0.001, 0.1, 60.0])
+def test_frames_that_nobody_states_are_those_of_ten_minutes(demo, clip, monkeypatch, seconds):
+    shown = []
+
+    def plan(messages, **more):
+        part = messages[0]["content"][0]
+        shown.append(part["nframes"])
+        return SimpleNamespace(seconds={"vision": 0.25 * seconds, "prefill": 0.75 * seconds, "decode": 99.0})
+
+    monkeypatch.setattr(demo, "plan", plan)
+    with Agent(demo, [clip]) as agent:
+        wanted = looks.frames_in_time(agent.case)
+    assert wanted == max(1024, int(600 / (seconds / shown[0])))
+    assert (wanted == 1024) == (seconds == 60.0)
+
+
 def test_a_real_plan_limits_a_hurried_run(demo, clip):
     replies = [call("watch", windows=[{"start": 0.0, "end": 30.0}], question="?", detail="high"), finish()]
     with Scripted(demo, [clip], replies, verify=False, budget=Budget(seconds=600.0)) as agent:

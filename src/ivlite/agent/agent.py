@@ -1,7 +1,7 @@
 """The agent: a model that looks at parts of videos until its answer holds."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,6 +10,7 @@ from ivlite.agent.budget import Budget
 from ivlite.agent.case import Case, NoTexts, Texts
 from ivlite.agent.context import Context
 from ivlite.agent.film import Film
+from ivlite.agent.looks import frames_in_time
 from ivlite.agent.loop import Loop
 from ivlite.agent.memory import Memory, checked, facts
 from ivlite.agent.record import Record
@@ -149,6 +150,8 @@ class Agent:
 
     def _events(self, question: str, budget: Budget) -> Iterator[Event]:
         first, self._asked, self._first = not self._asked, True, None
+        if budget.frames is None:  # the number is recorded: a run that is resumed has the same
+            budget = replace(budget, frames=frames_in_time(self.case))
         record = self.record = self.record or self._begun(question, budget)
         loop = Loop(self.case, self.context, record, self.tools, verifying=self.verify, run=self.run)
         yield from loop.events(question, budget, first)

@@ -9,6 +9,7 @@ from ivlite.stop import Stop
 
 THINKING, LOOKING = 0.75, 0.4  # shares of the time after which nothing new is begun, and that one look may take
 CHECKS = 0.2  # share of the frames that is kept for verifying what is said in the end
+FRAMES = 1024  # that are looked at where no number is stated, at least
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,13 @@ class Budget:
     """The most that a question may take. Raises UsageError for a value out of range.
 
     rounds: replies of the model, the last of which must be the answer. frames: frames that are looked at, those of overview,
-    searches and verification included. new_tokens: of all replies. thinking: tokens of thought before each call; 0 for
-    none. seconds: until the answer, as planned from the speed of this machine; None for no limit. tool_seconds: of one call.
+    searches and verification included; None: 1,024, or as many as this machine sees in ten minutes. new_tokens: of all replies.
+    thinking: tokens of thought before each call; 0 for none. seconds: until the answer, as planned from the speed of this
+    machine; None for no limit. tool_seconds: of one call.
     """
 
     rounds: int = 12
-    frames: int = 1024
+    frames: int | None = None
     new_tokens: int = 8192
     thinking: int = 96
     seconds: float | None = None
@@ -29,7 +31,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, low in (("rounds", 1), ("frames", 2), ("new_tokens", 16), ("thinking", 0)):
-            whole(name, getattr(self, name), low)
+            if getattr(self, name) is not None or name != "frames":
+                whole(name, getattr(self, name), low)
         number("tool_seconds", self.tool_seconds, 0.01, 1e9)
         if self.seconds is not None:
             number("seconds", self.seconds, 0.1, 1e9)
@@ -65,8 +68,8 @@ class Spent:
 
     def frames_left(self, checking: bool = False) -> int:
         """Frames that may still be looked at. checking: by the verification of the answer."""
-        most = self.budget.frames if checking else self.budget.frames - int(self.budget.frames * CHECKS)
-        return max(0, most - self.frames)
+        most = FRAMES if self.budget.frames is None else self.budget.frames
+        return max(0, (most if checking else most - int(most * CHECKS)) - self.frames)
 
     def frames_for(self, wanted: int, checking: bool = False) -> int:
         """As many of the wanted frames as there are left, in pairs; 0 where there are none."""

@@ -5,10 +5,15 @@ from typing import Any
 
 from ivlite.agent import apart, say
 from ivlite.agent.answer import Evidence
+from ivlite.agent.budget import FRAMES
 from ivlite.agent.case import Case, Found
-from ivlite.agent.film import DETAILS, LOOK, OVERVIEW, Detail, Film, NothingLeft, Wrong
+from ivlite.agent.film import DETAILS, LOOK, MANY, OVERVIEW, Detail, Film, NothingLeft, Wrong
 
 SAYS = 64  # new tokens of what is said of one window of several
+PATIENCE, SAMPLE = (
+    600.0,
+    64,
+)  # seconds of looking that nobody has to ask for; frames of the plan by which they are counted
 
 
 def affordable(case: Case, film: Film, start: float, end: float, detail: Detail, checking: bool = False) -> int:
@@ -30,6 +35,16 @@ def within_time(case: Case, film: Film, start: float, end: float, count: int, pi
     if plan.videos and plan.videos[0].by == "limit":
         return max(2, min(count, plan.videos[0].frames))
     return count
+
+
+def frames_in_time(case: Case) -> int:
+    """How many frames this machine looks at within PATIENCE seconds, by the plan of a few; at least FRAMES."""
+    film = next(iter(case.films.values()))
+    count = min(SAMPLE, film.possible(0.0, film.duration))
+    part = {"type": "video", "video": film.source, "nframes": count}
+    seconds = case.model.plan([{"role": "user", "content": [part]}], max_new_tokens=SAYS).seconds
+    each = (seconds["vision"] + seconds["prefill"]) / count if seconds else 0.0
+    return max(FRAMES, min(MANY, int(PATIENCE / each))) if each > 0 else FRAMES
 
 
 def overview(case: Case, arguments: Mapping[str, Any]) -> Found:

@@ -44,7 +44,8 @@ def add_parser(commands):
     group = parser.add_argument_group("what it may take")
     whole = arguments.whole
     group.add_argument("--rounds", type=whole(1, 1000), metavar="N", help="most replies of the model (default: 12)")
-    group.add_argument("--frames", type=whole(2), metavar="N", help="most frames that are looked at (default: 1024)")
+    group.add_argument("--frames", type=whole(2), metavar="N",
+                       help="most frames that are looked at (default: 1024, or what this machine sees in ten minutes)")  # fmt: skip
     group.add_argument(
         "--max-new-tokens", type=whole(16), metavar="N", help="most new tokens of all replies (default: 8192)"
     )

@@ -1,6 +1,8 @@
 """/v1/agent: the agent's answer, and its events as they happen."""
 
 import json
+import threading
+import time
 
 import pytest
 from serve_asking import WHAT, data_uri
@@ -39,3 +41,43 @@ def test_its_events(http):
 ])  # fmt: skip
 def test_requests_that_are_wrong(http, more):
     refused(http.post("/v1/agent", json=QUESTION | more), 400)
+
+
+def test_its_work_is_that_of_its_client(served, http):
+    """What an agent computes counts as what its client had, as that of other requests does."""
+    engine = served.service.engine
+    assert engine.had("127.0.0.1 worker") == 0
+    assert http.post("/v1/agent", json=QUESTION | {"user": "worker"}).status_code == 200
+    assert engine.had("127.0.0.1 worker") > 0 and engine.serving.client == ""
+
+
+def test_places_are_given_in_order():
+    """To the lowest rank first, of equal ones to who came first; who is stopped leaves the line."""
+    from ivlite.errors import Stopped
+    from ivlite.serve.places import Places
+    from ivlite.stop import Stop
+
+    places, order, had, threads = Places(1), [], {"a": 3.0, "b": 1.0}, []
+    first, leaving = Stop(), Stop()
+
+    def work(name, stop):
+        try:
+            with places.taken(stop, lambda: had[name[0]]):
+                order.append(name)
+        except Stopped:
+            order.append(f"{name} left")
+
+    with places.taken(first):
+        for name, stop in (("a1", first), ("b1", leaving), ("a2", first), ("b2", first), ("b3", first)):
+            threads.append(threading.Thread(target=work, args=(name, stop)))
+            threads[-1].start()
+            while len(places._line) < len(threads):
+                time.sleep(0.001)
+        leaving.set("left")
+        threads[1].join(60)
+    for thread in threads:
+        thread.join(60)
+    assert order == ["b1 left", "b2", "b3", "a1", "a2"] and places._free == 1 and not places._line
+    with pytest.raises(ZeroDivisionError), places.taken(first):
+        raise ZeroDivisionError
+    assert places._free == 1

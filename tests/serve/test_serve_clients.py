@@ -1,17 +1,20 @@
 """Many clients at once, and those that leave, wait or do not read."""
 
+import base64
 import concurrent.futures
 import json
 import re
 import socket
+import threading
 import time
 from urllib.parse import urlsplit
 
 import pytest
-from serve_asking import PICTURE, TOLD, WHAT, asked, data_uri
+from serve_asking import CLIP, PICTURE, TOLD, WHAT, asked, data_uri
 from test_serve_guard import refused
 
 pytest.importorskip("starlette")
+httpx = pytest.importorskip("httpx")
 
 
 def until(condition, seconds=60):
@@ -190,8 +193,6 @@ def test_what_is_no_http(served, http, data):
 
 
 def test_too_many_requests(serving, demo):
-    import httpx
-
     engine = Endless(demo)
     served = serving(engine=engine, waiting=3)
     wires = [sent(served.url, asked("prefill")) for _ in range(3)]
@@ -222,25 +223,101 @@ def test_a_server_that_ends_stops_its_answers(serving, demo, monkeypatch):
     stream.close()
 
 
+KINDS = ("whole", "stream", "choice", "schema", "hostile", "leaving", "agent")
+QUESTIONS = [(WHAT, TOLD), ("What shape is the red thing?", "The red one is a cross."),
+             ("How many shapes are there?", "A yellow circle and a red cross: two.")]  # fmt: skip
+HOSTILE = [
+    b"only words " * 50,
+    CLIP.read_bytes()[:7000],
+    b"\0" * 4000,
+    b"ffconcat version 1.0\nfile '/etc/passwd'\n",
+    b"GIF89a" + b"\xff" * 90,
+]
+
+
+def streamed(text):
+    """The content of a stream, and whether it came to its end."""
+    lines = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
+    return "".join(line["choices"][0]["delta"].get("content") or "" for line in lines), text.endswith(
+        "data: [DONE]\n\n"
+    )
+
+
+class Crowd:
+    """Many clients of a server at once, each with a mark of its own. It notes the most memory that they take."""
+
+    def __init__(self, served):
+        self.served, self.engine, self.most, self.over = served, served.service.engine, 0, threading.Event()
+
+    def watch(self):
+        while not self.over.wait(0.002):
+            self.most = max(self.most, self.engine.nbytes)
+
+    def client(self, n):
+        """Asks, and returns what is wrong with the answer, or nothing."""
+        kind = KINDS[n % len(KINDS)]
+        with httpx.Client(base_url=self.served.url, timeout=300, trust_env=False) as http:
+            return getattr(self, kind)(
+                n, lambda body, path="chat/completions": http.post(f"/v1/{path}", json=body | {"user": f"u{n % 9}"})
+            )
+
+    def whole(self, n, post):
+        text, told = QUESTIONS[n % 3]
+        answer = post(asked(VIDEO, text)).json()
+        return answer.get("choices", [{}])[0].get("message", {}).get("content") != told and answer
+
+    def stream(self, n, post):
+        text, told = QUESTIONS[n % 3]
+        answer = post(asked(VIDEO, text, stream=True)).text
+        return streamed(answer) != (told, True) and answer
+
+    def choice(self, n, post):
+        answer = post(asked(f"Say {n}.", response_format={"type": "choice", "choices": [f"mark {n}"]})).json()
+        return answer.get("choices", [{}])[0].get("message", {}).get("content") != f"mark {n}" and answer
+
+    def schema(self, n, post):
+        schema = {"type": "object", "properties": {"n": {"const": n}}, "required": ["n"], "additionalProperties": False}
+        wanted = {"type": "json_schema", "json_schema": {"name": "mark", "schema": schema}}
+        text, ended = streamed(post(asked(PART, f"Say {n}.", response_format=wanted, stream=True)).text)
+        return (not ended or json.loads(text) != {"n": n}) and text
+
+    def hostile(self, n, post):
+        data = base64.b64encode(HOSTILE[n // len(KINDS) % len(HOSTILE)]).decode()
+        video = {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{data}"}}
+        answer = post(asked(video, WHAT, stream=n % 2 == 0))
+        begun = n % 2 == 0 and answer.status_code == 200  # it has waited long: the error is an event
+        return (answer.status_code != 400 and not begun or '"code":"invalid_media"' not in answer.text) and answer.text
+
+    def leaving(self, n, post):
+        wire = sent(self.served.url, LONG | {"stream": True, "user": f"u{n % 9}"})
+        try:
+            return n % 2 == 0 and b" 200 " not in wire.recv(1000) and "it was refused"
+        finally:
+            wire.close()
+
+    def agent(self, n, post):
+        answer = post(
+            {"question": WHAT, "videos": [data_uri()], "budget": {"rounds": 2, "frames": 8, "new_tokens": 64}}, "agent"
+        ).json()
+        return answer.get("object") != "agent.answer" and answer
+
+
+VIDEO = {"type": "video_url", "video_url": {"url": data_uri()}}
+PART = {"type": "image_url", "image_url": {"url": PICTURE}}
+
+
 def test_fifty_clients_at_once(served):
-    """Each gets its own answer, and nobody an error."""
-    import httpx
-
-    questions = [("What happens?", TOLD), ("What shape is the red thing?", "The red one is a cross."),
-                 ("How many shapes are there?", "A yellow circle and a red cross: two.")]  # fmt: skip
-
-    def one(n):
-        text, answer = questions[n % 3]
-        part = {"type": "video_url", "video_url": {"url": data_uri()}}
-        with httpx.Client(base_url=served.url, timeout=300, trust_env=False) as http:
-            body = asked(part, text, user=str(n % 7), stream=n % 2 == 1)
-            response = http.post("/v1/chat/completions", json=body)
-            if n % 2 == 0:
-                return response.json()["choices"][0]["message"]["content"] == answer
-            lines = [json.loads(line[6:]) for line in response.text.split("\n\n") if line.startswith("data: {")]
-            return "".join(line["choices"][0]["delta"].get("content", "") for line in lines) == answer
-
-    with concurrent.futures.ThreadPoolExecutor(50) as pool:
-        assert all(pool.map(one, range(50)))
-    until(lambda: served.service.open == 0)
+    """Questions, streams, schemas, damaged files, agents, clients that leave: each gets its own answer, within the memory."""
+    crowd = Crowd(served)
+    watching = threading.Thread(target=crowd.watch)
+    watching.start()
+    try:
+        with concurrent.futures.ThreadPoolExecutor(50) as pool:
+            wrong = [(n, found) for n, found in enumerate(pool.map(crowd.client, range(50))) if found]
+    finally:
+        crowd.over.set()
+        watching.join()
+    assert not wrong and 0 < crowd.most <= crowd.engine.memory
+    until(lambda: served.service.open == 0 and crowd.engine.running == crowd.engine.waiting == 0)
     assert served.service.bodies.held == 0 and not list(served.service.files.folder.glob("sent-*"))
+    assert served.thread.is_alive() and crowd.client(0) is False

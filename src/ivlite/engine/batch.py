@@ -147,6 +147,10 @@ class Engine:
         with self._changed:
             return self._taken() + int(self.model.caches.nbytes)
 
+    def had(self, client: str) -> float:
+        """The seconds of computing that a client had; 0 for one who comes new."""
+        return self._clients.seconds.get(client, 0.0)
+
     # -------------------------------------------------------------------------------------------- requests
 
     def stream(self, messages: Sequence[Mapping[str, Any]], *, client: str | None = None, session: Any = None,

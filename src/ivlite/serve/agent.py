@@ -1,7 +1,6 @@
 """/v1/agent: a question that the agent answers by looking at parts of videos; its events as they happen."""
 
 import dataclasses
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -21,9 +20,7 @@ from ivlite.serve.request import Request, checked
 from ivlite.serve.service import Service
 from ivlite.serve.wire import Refused
 from ivlite.serve.work import Work
-from ivlite.stop import Stop
 
-LOOK = 0.05  # seconds between two looks at a Stop
 BUDGET = {field.name for field in dataclasses.fields(Budget)}
 
 
@@ -64,8 +61,6 @@ def translated(body: Mapping[str, Any]) -> dict[str, Any]:
 class Investigation(Answer):
     """The answer of the agent, or its events."""
 
-    turn = threading.Semaphore(1)  # one at a time: each keeps a conversation in memory
-
     def __init__(self, service: Service, http: HttpRequest, asked: Request, given: dict[str, Any]) -> None:
         super().__init__(service, http, asked)
         self.given = given
@@ -79,18 +74,11 @@ class Investigation(Answer):
             films = [sources.medium(str(part.value), "video") for part in message.parts]
             self.asked.messages = []
             self.asked.release()
-            with self._waited(work.stop), Agent(self.service.model, films, **self._settings(work)) as agent:
-                with agent.stream(self.given["question"], stop=work.stop) as events:
-                    yield self._told(work, events)
-
-    @contextmanager
-    def _waited(self, stop: Stop) -> Iterator[None]:
-        while not self.turn.acquire(timeout=LOOK):
-            stop.check()
-        try:
-            yield
-        finally:
-            self.turn.release()
+            settings, engine = self._settings(work), self.service.engine
+            with engine.serving(self.client), self.service.agents.taken(work.stop, lambda: engine.had(self.client)):
+                with Agent(self.service.model, films, **settings) as agent:
+                    with agent.stream(self.given["question"], stop=work.stop) as events:
+                        yield self._told(work, events)
 
     def _settings(self, work: Work) -> dict[str, Any]:
         stated = {

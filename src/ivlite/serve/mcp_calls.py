@@ -61,6 +61,11 @@ class Desk:
                 self.open -= 1
                 self._changed.notify_all()
 
+    def agent(self, stop: Stop) -> Any:
+        """Context manager of an agent's work, for the client of this thread: one at a time."""
+        client = self.engine.serving.client
+        return self.agents.taken(stop, lambda: self.engine.had(client))
+
     def path(self, name: str) -> str:
         """The path of a video by its name. Raises Refused, with one text whether or not there is such a file elsewhere."""
         if (path := self.roots.find(name)) is not None:

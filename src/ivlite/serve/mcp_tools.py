@@ -176,7 +176,7 @@ def investigated(desk: Desk, course: Course, paths: list[str], given: Arguments)
     remarks: list[str] = []
     texts = Memory(desk.library, (), remarks.append)
     answer = Answer("")
-    with desk.agents.taken(course.stop):
+    with desk.agent(course.stop):
         sources = [desk.source(path) for path in paths]
         for n, (path, source) in enumerate(zip(paths, sources, strict=True), 1):
             known = indexing.texts(desk.library, path, media.probe(source, fps=indexing.FPS))
@@ -285,7 +285,7 @@ def ground(desk: Desk, course: Course, given: Arguments) -> Result:
     stated = {"frames": given.get("max_frames"), "seconds": given.get("max_seconds")}
     case.spent.budget = Budget(**{name: value for name, value in stated.items() if value is not None})
     case.settings = {"temperature": 0.0, "seed": 0, "progress": course.progress}
-    with desk.agents.taken(course.stop):
+    with desk.agent(course.stop):
         found = searched(case, {"query": given["query"], "start": given.get("start"), "end": given.get("end")})
     scan, *spans = found.evidence
     name = desk.roots.name(film.source.path)

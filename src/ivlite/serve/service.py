@@ -19,6 +19,7 @@ from ivlite.serve.files import Files
 from ivlite.serve.kept import Kept
 from ivlite.serve.metrics import Metrics
 from ivlite.serve.parts import Sources, readable
+from ivlite.serve.places import Places
 from ivlite.serve.request import Request
 from ivlite.serve.wire import LEFT, Refused, refusal
 from ivlite.serve.work import Work, portions
@@ -49,7 +50,7 @@ class Service:
         self.metrics = Metrics()
         self.decoders, self.responses = decoders or Decoders(), Kept()
         self.files, self.bodies = Files(limits.file), Bodies(limits.body)
-        self.plans = anyio.CapacityLimiter(PLANS)
+        self.plans, self.agents = anyio.CapacityLimiter(PLANS), Places()
         self.open, self._seconds = 0, 1.0  # requests for answers; how long one takes, on average
         self.metrics.gauges |= {
             "ivlite_requests_open": lambda: self.open,

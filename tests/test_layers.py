@@ -31,7 +31,7 @@ LAYERS = (
     {"model", "quantize"},
     {"loading"},
     {"evaluate", "agent", "adapters"},
-    {"serve"},
+    {"serve", "batch"},
     {"cli"},
     {"__init__", "__main__"},
 )
@@ -53,6 +53,7 @@ OWNERS = {
     "anyio": ("serve/",),
     "lmms_eval": ("adapters/",),
     "loguru": ("adapters/",),
+    "ray": ("batch/cluster.py",),
     "transformers": (),
     "ivlite._C": ("ops/", "media/", "quantize/", "cli/"),
 }
@@ -132,6 +133,7 @@ def test_only_declared_packages(path):
         "anyio",
         "lmms_eval",
         "loguru",
+        "ray",
         "ivlite",
     } | sys.stdlib_module_names
     assert {module.split(".")[0] for module in imports(path)} <= allowed

@@ -160,6 +160,10 @@ class Model:
             self._room = last = room
         return last
 
+    def settle_room(self) -> None:
+        """From now on there is as much room as now, whatever calls take meanwhile: prompts are laid out alike at any moment."""
+        self.context, self.context_stated = self.room(), True
+
     def free_memory(self) -> int | None:
         """Bytes that caches may still take: of the card that computes, or of the machine."""
         on_card = getattr(self.network.ops, "free_memory", None)

@@ -24,6 +24,7 @@ COMMANDS = {
     "plan": "ivlite.cli.plan",
     "serve": "ivlite.cli.serve",
     "mcp": "ivlite.cli.mcp",
+    "batch": "ivlite.cli.batch",
     "clip": "ivlite.cli.clip",
     "index": "ivlite.cli.index",
     "find": "ivlite.cli.find",

@@ -184,6 +184,12 @@ def add_media(group):
     for article, kind in (("a", "video"), ("an", "image")):
         add(f"--{kind}", dest="media", type=path, action=InOrder, metavar="FILE",
             help=f"{article} {kind}; may be repeated")  # fmt: skip
+    add_media_settings(group)
+
+
+def add_media_settings(group):
+    """Adds the settings of videos and images to a group of arguments."""
+    add = group.add_argument
     add_shared(group, "--budget", "--fps", "--max-frames",
                fps="frames taken per second of video, exactly (default: at most 1, as the budget allows)",
                max_frames="most frames taken from one video, instead of the budget")  # fmt: skip

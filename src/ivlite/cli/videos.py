@@ -61,3 +61,23 @@ def expanded(paths):
         else:
             found.append(local_path(path, "video")[0])
     return list(dict.fromkeys(found))
+
+
+def is_glob(word):
+    """Whether a word is a pattern of names: it has *, ? or [ and is the name of no file."""
+    return any(c in word for c in "*?[") and not os.path.lexists(word)
+
+
+def matching(pattern):
+    """The files that a pattern names, by name; `*` without an ending of its own names videos alone. Raises MediaError for none."""
+    import glob
+
+    from ivlite.media.folders import SUFFIXES
+
+    found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+    end = os.path.splitext(pattern)[1]
+    if not end or any(c in end for c in "*?["):
+        found = [path for path in found if os.path.splitext(path)[1].lower() in SUFFIXES]
+    if not found:
+        raise MediaError(f"{pattern} matches no {'file' if end else 'video'}: check the pattern")
+    return found

@@ -265,7 +265,8 @@ def run(args):
 def remembered(known, journal):
     """What is said of an earlier run."""
     if known.kept:
-        yield f"{known.kept:,} {'line stays' if known.kept == 1 else 'lines stay'} as an earlier run left them"
+        failures = f", {known.failed:,} of them failures" if known.failed else ""
+        yield f"{known.kept:,} {'line stays' if known.kept == 1 else 'lines stay'} as an earlier run left them{failures}"
     for id in known.changed[:8]:
         yield f"{id} has changed since it was answered: it is answered again"
     if len(known.changed) > 8:
@@ -301,7 +302,8 @@ def answered(args, machine, journal, tasks, known, progress):
         if progress:
             progress.clear()
         if line.error is not None and not args.quiet:
-            say("failed", f"{task.id}: {line.error['message']}")
+            message = line.error["message"]
+            say("failed", message if task.id in message else f"{task.id}: {message}")
         elif args.verbose:
             say("done", f"{task.id} ({counts.done:,} of {counts.inputs:,})")
 
@@ -322,10 +324,16 @@ def answered(args, machine, journal, tasks, known, progress):
 
 def engine(args, machine, progress, counts):
     """Who answers: a function of work that yields lines as they come."""
+
+    def tick():
+        if progress:
+            progress.counts = counts
+            progress("inputs", counts.done, counts.inputs)
+
     if args.engine == "ray":
         from ivlite.batch import cluster
 
-        return lambda work: cluster.answers(machine, work, args.address, lambda text: say("note", text))
+        return lambda work: cluster.answers(machine, work, args.address, lambda text: say("note", text), tick)
     from ivlite.batch import local
 
     def answers(work):

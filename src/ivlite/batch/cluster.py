@@ -11,6 +11,8 @@ whichever node has a processor free, which has a model in its memory already.
 import contextlib
 import logging
 import signal
+import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -166,8 +168,10 @@ class Cluster:
                 member,
                 ("OutOfMemoryError", f"its worker died {DEATHS} times: the memory of the node may be too small"),
             )
-        else:
-            self.told(f"the worker of node {member.name} is gone: {len(member.under_way)} inputs go to others")
+        elif member.under_way:
+            self.told(
+                f"the worker of node {member.name} is gone: what it had under way ({len(member.under_way)}) goes to others"
+            )
 
     def _refuse(self, id: str, member: Member, why: Fault) -> None:
         self.refused[id] = why[0], f"node {member.name}: {why[1]}"
@@ -261,6 +265,19 @@ def answers(machine: Machine, work: Iterable[tuple[int, Task]], address: str | N
             ) from None
 
 
+class WithoutRay:
+    """A stream without what ray's threads print: they print to standard output."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.current_thread().name.startswith("ray_") else self.stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 @contextlib.contextmanager
 def connected(ray: Any, address: str | None) -> Iterator[None]:
     """A connection to a cluster. One that a program has already stays. Ray's own words do not reach the user."""
@@ -281,6 +298,7 @@ def connected(ray: Any, address: str | None) -> Iterator[None]:
             with contextlib.suppress(ValueError):  # not the main thread
                 signal.signal(number, handler)
     try:
-        yield
+        with contextlib.redirect_stdout(WithoutRay(sys.stdout)), contextlib.redirect_stderr(WithoutRay(sys.stderr)):
+            yield
     finally:
         ray.shutdown()

@@ -114,7 +114,7 @@ def sources(kind: str, value: Any) -> list[str]:
 
 def part(kind: str, source: str, record: Mapping[str, Any], defaults: Defaults) -> dict[str, Any]:
     stated = {name: record[name] for name in SETTINGS[kind] if name in record}
-    return {"type": kind, kind: source, **(defaults.media.get(kind, {}) | stated)}
+    return {"type": kind, kind: source, **defaults.media.get(kind, {}), **stated}
 
 
 def settings(record: Mapping[str, Any], defaults: Defaults, media: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,11 @@ class Task:
         """(kind, source) of each medium, in order."""
         found: list[tuple[str, str]] = []
         for part in parts(self.messages):
-            replaced(part, lambda source, kind=part["type"]: found.append((kind, source)))
+
+            def seen(source: str, kind: str = part["type"]) -> None:
+                found.append((kind, source))
+
+            replaced(part, seen)
         return found
 
     def paths(self) -> dict[str, str]:

@@ -108,6 +108,7 @@ class Answerer:
         except (Stopped, *FATAL):
             raise
         except Exception as error:
+            checkpoint()  # what fails while all is stopped may fail for that
             return failed(task, f"{task.asked(self.digest)}{SPLIT}{content}", error)
 
     def _answered(self, task: Task) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ivlite.batch.task import Task
 from ivlite.errors import UsageError, shown
 from ivlite.stop import checkpoint
 
-# Errors that the same input gives again; others may be over (memory, a node that died), and the input is asked again.
+# Errors that the same input gives again; others may be over (memory, a decoder or a node that died), and the input is asked again.
 LASTING = ("MediaError", "UsageError", "ContextError")
 SPLIT = "-"  # between the two digests of a line
 

@@ -272,7 +272,7 @@ def remembered(known, journal):
     if len(known.changed) > 8:
         yield f"{len(known.changed) - 8:,} more have changed and are answered again"
     if known.again:
-        yield f"{known.again:,} that failed for lack of memory or by a fault are tried again"
+        yield f"{known.again:,} that failed for what may be over (memory, a decoder that died) are tried again"
     yield from journal.notes
 
 

@@ -43,6 +43,10 @@ class Died(Exception):
     """A process ended, or said what makes no sense."""
 
 
+class DecoderError(MediaError):
+    """The process that decoded a file died, or said nothing for long: the file may be why, or the machine."""
+
+
 class Child:
     """A process that decodes. memory: bytes it may take. patience: seconds without a word after which it hangs."""
 
@@ -50,7 +54,7 @@ class Child:
         self.patience = patience
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
-            env=os.environ | FEW_THREADS,
+            env=os.environ | FEW_THREADS, start_new_session=True,  # Ctrl-C in a terminal is for this process
         )  # fmt: skip
         assert self.process.stdin and self.process.stdout
         self._to, self._from = self.process.stdin.fileno(), self.process.stdout.fileno()
@@ -153,10 +157,10 @@ class Decoders:
         except Died as died:
             sound = False
             why = f"{died}; it may take {gigabytes(self.memory)} of memory" if str(died) else "it ended"
-            raise MediaError(f"{source.name} cannot be decoded: its decoder failed ({why})") from None
+            raise DecoderError(f"{source.name} cannot be decoded: its decoder failed ({why})") from None
         except TimeoutError:
             sound = False
-            raise MediaError(
+            raise DecoderError(
                 f"{source.name} cannot be decoded: nothing came of it for {self.patience:g} seconds"
             ) from None
         except BaseException:  # stopped, or nobody wants the rest

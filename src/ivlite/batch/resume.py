@@ -1,7 +1,7 @@
 """What an earlier run of the same batch has answered: which lines stay, which inputs are answered again, and why."""
 
 import json
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,11 @@ class Line:
     content: str
     error: dict[str, Any] | None
 
+    @property
+    def passing(self) -> bool:
+        """Whether it is a failure that may be over."""
+        return self.error is not None and self.error.get("class") not in LASTING
+
 
 @dataclass
 class Known:
@@ -44,25 +49,25 @@ class Known:
 def resumed(
     journal: Journal, tasks: Sequence[Task], model: str, progress: Callable[[str, int, int], object] | None = None
 ) -> Known:
-    """Begins a Journal with what an earlier run left. progress: stage "check", lines whose files are read.
+    """Begins a Journal with what an earlier run left. progress: stage "check", inputs whose files are read.
 
     Raises UsageError where lines are of other inputs or settings, or of another program: nothing is changed then.
     """
     asked = [task.asked(model) for task in tasks]
     lines, cuts = found(journal, set(asked))
     known, places = Known(), dict[int, tuple[File, int, int]]()
-    total = sum(map(len, lines.values()))
     for index, task in enumerate(tasks):
         checkpoint()
         if not (here := lines.get(asked[index])):
             continue
-        line = here.popleft()
         if progress:
-            progress("check", known.kept + known.again + len(known.changed), total)
-        if line.error is not None and line.error.get("class") not in LASTING:
+            progress("check", index, len(tasks))
+        if all(line.passing for line in here.values()):
             known.again += 1
-        elif line.content != task.content():
+        elif (line := here.get(task.content())) is None:
             known.changed.append(task.id)
+        elif line.passing:
+            known.again += 1
         else:
             places[index] = line.file, line.at, line.size
             known.kept += 1
@@ -85,12 +90,11 @@ def leading(journal: Journal, places: dict[int, tuple[File, int, int]]) -> tuple
     return first, places
 
 
-def found(journal: Journal, asked: set[str]) -> tuple[dict[str, deque[Line]], list[tuple[File, int]]]:
-    """The lines of output and hidden file by what was asked, and where files end whose last line is half. Raises UsageError."""
-    lines: dict[str, deque[Line]] = defaultdict(deque)
+def found(journal: Journal, asked: set[str]) -> tuple[dict[str, dict[str, Line]], list[tuple[File, int]]]:
+    """The lines of output and hidden file by what was asked and of which contents, and where files end whose last line is half. Raises UsageError."""
+    lines: dict[str, dict[str, Line]] = defaultdict(dict)
     cuts = []
-    for file in (journal.main, journal.ahead):
-        taken = {key: len(of) for key, of in lines.items()}  # a line whose turn came is in both files
+    for file in (journal.main, journal.ahead):  # a line whose turn came is in both
         for number, (at, data) in enumerate(file.lines(), 1):
             checkpoint()
             if not data.endswith(b"\n"):
@@ -104,10 +108,8 @@ def found(journal: Journal, asked: set[str]) -> tuple[dict[str, deque[Line]], li
                     f"{journal.name} line {number} is of another input, prompt, setting or model ({shown(json.loads(data).get('id'))}): "
                     "write to another file, or remove this one"
                 )
-            if file is journal.ahead and taken.get(key, 0):
-                taken[key] -= 1
-                continue
-            lines[key].append(line)
+            if line.content not in lines[key] or lines[key][line.content].passing:
+                lines[key][line.content] = line
     return lines, cuts
 
 

@@ -44,21 +44,17 @@ class Node:
         self.machine, self.version, self.open = machine, version, ExitStack()
         self.answerer: Answerer | None = None
 
-    def ready(self) -> tuple[list[str], Fault | None]:
-        """Loads the model. Returns remarks, and why it cannot answer, or None."""
+    def ready(self) -> tuple[list[str], Fault | None, str]:
+        """Loads the model. Returns remarks, why it cannot answer or None, and what the model is."""
         remarks: list[str] = []
         try:
             if self.version != __version__:
                 raise UsageError(f"it has ivlite {__version__}, and the batch is of {self.version}: install the same")
             keep_digests(cache_folder())
             self.answerer = self.open.enter_context(self.machine.opened(remarks.append))
-            return remarks, None
+            return remarks, None, self.answerer.digest
         except Exception as error:
-            return remarks, fault(error)
-
-    def identity(self) -> str:
-        assert self.answerer is not None
-        return self.answerer.digest
+            return remarks, fault(error), ""
 
     def answer(self, task: Task) -> Line | Fault:
         """The line of a task, or why this node can answer no more."""
@@ -144,12 +140,11 @@ class Cluster:
             raise AddressError("no node of the Ray cluster offers a processor: start some with `ray start`")
 
     def _member(self, id: str, node: dict[str, Any]) -> Member:
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
+        pinned = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         card = node["Resources"].get("GPU", 0) >= 1 and self.machine.settings.get("device") != "cpu"
         actor = self.ray.remote(Node).options(
             num_cpus=1, num_gpus=int(card), max_restarts=0, max_task_retries=0, max_concurrency=self.slots + 1,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=id, soft=False),
+            scheduling_strategy=pinned(node_id=id, soft=False),
         ).remote(self.machine, __version__)  # fmt: skip
         return Member(
             node.get("NodeManagerHostname") or node.get("NodeManagerAddress") or id[:8], actor, actor.ready.remote()
@@ -220,10 +215,10 @@ class Cluster:
             else:
                 self._leaves(refs[ref], member, (index, task), result)
 
-    def _loaded(self, id: str, member: Member, remarks: list[str], why: Fault | None) -> None:
+    def _loaded(self, id: str, member: Member, remarks: list[str], why: Fault | None, identity: str) -> None:
         for sentence in remarks:
             self.told(f"node {member.name}: {sentence}")
-        if why is None and self.ray.get(member.actor.identity.remote()) != self.identity:
+        if why is None and identity != self.identity:
             why = "ModelFileError", "its model file is another one: copy this machine's there"
         if why is not None:
             del self.members[id]
@@ -254,6 +249,7 @@ def answers(machine: Machine, work: Iterable[tuple[int, Task]], address: str | N
     """
     try:
         import ray
+        import ray.util.scheduling_strategies
     except ImportError:
         raise UsageError("--engine ray needs ray: pip install 'ivlite[ray]'") from None
     with connected(ray, address), Cluster(ray, machine, work, told) as cluster:

@@ -161,12 +161,14 @@ def tasks_of(args):
 
 def named(words):
     """The files that words name, as they name them; each once."""
+    from ivlite.media import folders
+
     found = []
     for word in words:
         if word == "-":
             continue
         if os.path.isdir(word):
-            inside = sorted(videos.inside_of(word))
+            inside = sorted(os.path.join(word, os.path.relpath(path, word)) for path in folders.inside(word))
             if not inside:
                 raise MediaError(f"folder {word} has no video files in it: name the files")
             found += inside

@@ -19,7 +19,8 @@ def answers(
 ) -> Iterator[tuple[int, Task, Line]]:
     """Yields (index, Task, Line) as they are answered, in any order. Raises Stopped, and what ends a whole batch.
 
-    work: is taken from as places become free, so it may have any length. tick() is called ten times a second. Closing the iterator stops what is under way.
+    work: is taken from as places become free, so it may have any length. tick() is called ten times a second. Closing the
+    iterator stops what is under way.
     """
     stop = Stop(*(s for s in (current(),) if s is not None))
     taking, out = Taking(work), queue.Queue[Any](maxsize=64)

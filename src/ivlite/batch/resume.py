@@ -91,7 +91,10 @@ def leading(journal: Journal, places: dict[int, tuple[File, int, int]]) -> tuple
 
 
 def found(journal: Journal, asked: set[str]) -> tuple[dict[str, dict[str, Line]], list[tuple[File, int]]]:
-    """The lines of output and hidden file by what was asked and of which contents, and where files end whose last line is half. Raises UsageError."""
+    """The lines of output and hidden file by what was asked and of which contents; where files end whose last line is half.
+
+    Raises UsageError.
+    """
     lines: dict[str, dict[str, Line]] = defaultdict(dict)
     cuts = []
     for file in (journal.main, journal.ahead):  # a line whose turn came is in both

@@ -18,13 +18,13 @@ examples:
   find / -name '*.mp4' | ivlite batch model.gguf - --prompt "What happens?" -o out.jsonl
   ivlite batch model.gguf videos/ --engine ray --address 10.0.0.1:6379 -o out.jsonl
 
-Each input is a line of the output, in their order: {"id", "video", "prompt", "text", "usage", ..., "error", "task"}; "error" is null, or what
-failed. Run the same command again after a kill or Ctrl-C: it goes on, and finished lines stay. "task" tells what was asked and of which contents:
-a video that has changed is answered again, and an output with lines of another prompt or model is refused. The same inputs give the same
-bytes. Lines survive a kill at once, a power cut but for those of the last second.
+Each input is a line of the output, in their order: {"id", "video", "prompt", "text", "usage", ..., "error", "task"}; "error" is null,
+or what failed. Run the same command again after a kill or Ctrl-C: it goes on, and finished lines stay. "task" tells what was asked of
+which contents: a video that has changed is answered again, and an output with lines of another prompt or model is refused. The same
+inputs give the same bytes. Lines survive a kill at once, and a power cut but for those of the last second.
 
 Exit codes: 0 all are answered; otherwise that of the first line that failed (4: its video cannot be used), the others are answered;
-6 if the output cannot be written, 130 after Ctrl-C.
+6 if the output cannot be written, 8 if there is no Ray cluster, 130 after Ctrl-C.
 """
 
 
@@ -86,6 +86,7 @@ NOT_BY_AGENT = (
     "repetition_penalty", "stop", "schema", "tools", "system", "think", "thinking_budget",
 )  # fmt: skip
 NEW_TOKENS = 1024  # of an answer, as `ivlite run` has it
+FRAMES = 1024  # of the agent: what `ivlite agent` takes depends on the machine's speed, and lines must not
 
 
 def check(args):
@@ -125,7 +126,7 @@ def defaults(args):
     from ivlite.batch.inputs import Defaults
 
     if args.agent:
-        budget = {"rounds": args.rounds, "frames": args.frames, "new_tokens": args.max_new_tokens}
+        budget = {"rounds": args.rounds, "frames": args.frames or FRAMES, "new_tokens": args.max_new_tokens}
         settings = {"temperature": args.temperature or 0.0, "seed": args.seed, "verify": not args.no_verify}
         return Defaults(args.prompt, None, settings, agent={name: n for name, n in budget.items() if n is not None})
     args.max_new_tokens = args.max_new_tokens or NEW_TOKENS

@@ -1,6 +1,8 @@
 """The published schema says what the checks do, and every endpoint is in it."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 from serve_asking import asked
@@ -8,10 +10,11 @@ from serve_asking import asked
 from ivlite.errors import UsageError
 
 pytest.importorskip("starlette")
-from ivlite.serve.fields import CHAT, RESPONSES  # noqa: E402
+from ivlite.serve import exports  # noqa: E402
+from ivlite.serve.fields import AGENT, CHAT, EXPORT, EXPORTS, RESPONSES  # noqa: E402
 
 ODD = [True, False, 0, 1, -1, 0.5, 20, 21, 100, 101, 2**31, 2**31 + 1, 2**40, 2**40 + 1, -(2**63), -(2**63) - 1, 2**64 - 1, 2**64, 1e300,
-       0.01, 0.009, "", "x", "disabled", [], ["x"], [""], [5], ["x"] * 16, ["x"] * 17, ["text"], {}, {"a": 1}]  # fmt: skip
+       0.01, 0.009, "", " ", "x", "report", "x" * 9000, "disabled", [], ["x"], [""], [5], ["x"] * 16, ["x"] * 17, ["text"], {}, {"a": 1}]  # fmt: skip
 
 
 def fits(schema, value):
@@ -29,11 +32,18 @@ def fits(schema, value):
     if number:
         return schema.get("minimum", value) <= value <= schema.get("maximum", value)
     if isinstance(value, list) and "items" in schema:
-        return len(value) <= schema["maxItems"] and all(fits(schema["items"], item) for item in value)
-    return len(value) >= schema.get("minLength", 0) if isinstance(value, str) else True
+        inner = schema["items"]
+        return schema.get("minItems", 0) <= len(value) <= schema["maxItems"] and all(
+            not inner or fits(inner, item) for item in value
+        )
+    if not isinstance(value, str):
+        return True
+    if value not in schema.get("enum", [value]) or not re.search(schema.get("pattern", ""), value):
+        return False
+    return schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value))
 
 
-@pytest.mark.parametrize("name, field", [*CHAT.items(), *RESPONSES.items()])
+@pytest.mark.parametrize("name, field", [*CHAT.items(), *RESPONSES.items(), *AGENT.items(), *EXPORT.items()])
 def test_checks_are_those_of_the_schema(name, field):
     for value in ODD:
         try:
@@ -81,3 +91,38 @@ def test_schemathesis(served):
             case.call_and_validate(base_url=served.url, checks=checks)
 
         ask()
+
+
+def test_exports_are_those_of_the_schema():
+    assert EXPORTS == tuple(exports.KINDS)
+
+
+CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance",
+          "negative_data_rejection", "unsupported_method", "allow_header_conformance", "missing_required_header")  # fmt: skip
+
+
+def test_requests_made_from_the_document(served, tmp_path):
+    """By schemathesis: none is answered otherwise than the document says. That all that it allows is taken, no schema can say."""
+    pytest.importorskip("schemathesis")
+    command = [
+        sys.executable,
+        "-m",
+        "schemathesis.cli",
+        "run",
+        f"{served.url}/openapi.json",
+        "--max-examples",
+        "4",
+        "--seed",
+        "1",
+    ]
+    done = subprocess.run([*command, "--checks", ",".join(CHECKS), "--request-timeout", "120", "--no-color"], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=900)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert served.thread.is_alive()
+
+
+def test_methods_that_a_path_does_not_take(http):
+    for path, methods in http.get("/openapi.json").json()["paths"].items():
+        answer = http.options(re.sub(r"{\w+}", "x", path))
+        named = {name for name in re.split(r",\s*", answer.headers["allow"]) if name != "HEAD"}
+        assert answer.status_code == 405 and named == {method.upper() for method in methods}, path

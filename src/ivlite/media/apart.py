@@ -205,7 +205,12 @@ class Apart(Remote):
 
         See `media.cut`. Raises MediaError, UsageError, OutOfMemoryError, Stopped.
         """
-        what = {"video": [self.path, 25, None, None, None], "output": output, "start": start, "end": end}
+        what: dict[str, Any] = {
+            "video": [self.path, 25, None, None, None],
+            "output": output,
+            "start": start,
+            "end": end,
+        }
         most = 2 * os.path.getsize(self.path) + CLIP
         with contextlib.closing(self.decoders.all(self, "cut", writes=most, **what)) as messages:
             found = [head for head, _ in messages if "progress" not in head]

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from ivlite.agent.agent import MOST, QUESTION, Agent
+from ivlite.agent.agent import Agent
 from ivlite.agent.answer import Answered, event_data
 from ivlite.agent.budget import Budget
 from ivlite.errors import UsageError
@@ -46,11 +46,10 @@ ROUTES = (("POST", "/v1/agent", create),)
 def translated(body: Mapping[str, Any]) -> dict[str, Any]:
     """The videos of the body as a chat request, whose checks they share. Raises Refused."""
     given = {name: checked(name, field, body) for name, field in AGENT.items()}
-    question, videos, budget = given["question"], given["videos"], given["budget"] or {}
-    if not question or not question.strip() or len(question) > QUESTION:
-        raise Refused(400, f"question must be a text of 1 to {QUESTION:,} characters", param="question")
-    if not isinstance(videos, list) or not 1 <= len(videos) <= MOST:
-        raise Refused(400, f"videos must be a list of 1 to {MOST} videos", param="videos")
+    for name in ("question", "videos"):
+        if given[name] is None:
+            raise Refused(400, f"{name} is missing", param=name)
+    videos, budget = given["videos"], given["budget"] or {}
     if unknown := budget.keys() - BUDGET:
         raise Refused(400, f"budget takes {', '.join(sorted(BUDGET))}, not {min(unknown)[:80]!r}", param="budget")
     parts = [{"type": "video", "video": video} if isinstance(video, str) else video for video in videos]

@@ -23,19 +23,19 @@ Endpoint = Callable[[Service, HttpRequest], Awaitable[Response]]
 
 def application(service: Service, *, loopback: bool, key: str | None = None, hosts: tuple[str, ...] = ()) -> Any:
     """The ASGI application of a Service. loopback, key, hosts: see Guard."""
-    routes = [
-        Route(path, Handled(service, path, endpoint), methods=[method])
-        for method, path, endpoint in (*ROUTES, *page.ROUTES)
-    ]
+    paths: dict[str, dict[str, Endpoint]] = {}
+    for method, path, endpoint in (*ROUTES, *page.ROUTES):
+        paths.setdefault(path, {})[method] = endpoint
+    routes = [Route(path, Handled(service, path, found), methods=[*found]) for path, found in paths.items()]
     app = Starlette(routes=routes, exception_handlers={HTTPException: unknown})
     return Guard(app, loopback=loopback, key=key, hosts=hosts, pages=tuple(page.FILES))
 
 
 class Handled:
-    """An endpoint as an ASGI application: its errors become responses in OpenAI's shape, and all are counted."""
+    """The endpoints of a path as an ASGI application: errors become responses in OpenAI's shape, and all are counted."""
 
-    def __init__(self, service: Service, path: str, endpoint: Endpoint) -> None:
-        self.service, self.path, self.endpoint = service, path, endpoint
+    def __init__(self, service: Service, path: str, endpoints: dict[str, Endpoint]) -> None:
+        self.service, self.path, self.endpoints = service, path, endpoints
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         http, status = HttpRequest(scope, receive, send), 0  # 0: nothing was sent yet
@@ -46,7 +46,8 @@ class Handled:
             await send(message)
 
         try:
-            response = await self.endpoint(self.service, http)
+            endpoint = self.endpoints["GET" if http.method == "HEAD" else http.method]
+            response = await endpoint(self.service, http)
             await response(scope, receive, seen)
         except Exception as error:
             refused = self.service.told(http, error)

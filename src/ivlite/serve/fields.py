@@ -5,10 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ivlite.agent.agent import MOST, QUESTION
 from ivlite.errors import UsageError, shown
 from ivlite.numbers import number, whole
 
 MOST_STOPS = 16
+MESSAGES = 100_000
 Check = Callable[[str, Any], Any]
 
 
@@ -46,6 +48,37 @@ def a(*kinds: str, becomes: str = "") -> Field:
         return value
 
     return Field(check, {"type": kinds[0] if len(kinds) == 1 else [*kinds]}, becomes)
+
+
+def text(most: int) -> Field:
+    """A text of 1 to `most` characters that are not all white space."""
+
+    def check(name: str, value: Any) -> str:
+        if not isinstance(value, str) or not value.strip() or len(value) > most:
+            raise UsageError(f"{name} is {shown(value)}; it must be a text of 1 to {most:,} characters")
+        return value
+
+    return Field(check, {"type": "string", "minLength": 1, "maxLength": most, "pattern": r"\S"})
+
+
+def several(of: Field | None, most: int) -> Field:
+    """A list of 1 to `most` values; of: each of them, or None for any."""
+
+    def check(name: str, value: Any) -> list[Any]:
+        if not isinstance(value, list) or not 1 <= len(value) <= most:
+            raise UsageError(f"{name} is {shown(value)}; it must be a list of 1 to {most}")
+        return value if of is None else [of.check(f"{name}[{n}]", item) for n, item in enumerate(value)]
+
+    return Field(check, {"type": "array", "items": of.schema if of else {}, "minItems": 1, "maxItems": most})
+
+
+def one_of(choices: tuple[str, ...]) -> Field:
+    def check(name: str, value: Any) -> str:
+        if value not in choices:
+            raise UsageError(f"{name} is {shown(value)}; it must be one of {', '.join(choices)}")
+        return str(value)
+
+    return Field(check, {"type": "string", "enum": list(choices)})
 
 
 def only(allowed: Any) -> Field:
@@ -88,16 +121,17 @@ SHARED = {  # of every request for an answer
     "media_io_kwargs": a("object"), "mm_processor_kwargs": a("object"),
 }  # fmt: skip
 CHAT = SHARED | {
-    "messages": a("array"), "max_tokens": TOKENS, "max_completion_tokens": TOKENS, "stream_options": a("object"),
+    "messages": several(None, MESSAGES), "max_tokens": TOKENS, "max_completion_tokens": TOKENS, "stream_options": a("object"),
     "n": only(1), "logprobs": a("boolean"), "response_format": a("object"),
     "continue_final_message": a("boolean", becomes="continue_final_message"),
     "frequency_penalty": only(0), "presence_penalty": only(0), "logit_bias": only({}), "modalities": only(["text"]),
 }  # fmt: skip
 AGENT = {
-    "question": a("string"), "videos": a("array"), "budget": a("object"), "tools": a("array"), "temperature": SHARED["temperature"],
+    "question": text(QUESTION), "videos": several(None, MOST), "budget": a("object"), "tools": a("array"), "temperature": SHARED["temperature"],
     "seed": SEED, "verify": a("boolean"), "stream": a("boolean"), "stream_options": a("object"), "user": a("string"),
 }  # fmt: skip
-EXPORT = {"kind": a("string"), "question": a("string"), "videos": a("array"), "answer": a("object")}
+EXPORTS = ("report", "clips", "chapters", "ffmetadata", "srt", "vtt")
+EXPORT = {"kind": one_of(EXPORTS), "question": a("string"), "videos": a("array"), "answer": a("object")}
 RESPONSES = SHARED | {
     "max_output_tokens": TOKENS, "input": a("string", "array"), "instructions": a("string"), "text": a("object"),
     "reasoning": a("object"), "include": a("array"), "previous_response_id": a("string"), "store": a("boolean"),

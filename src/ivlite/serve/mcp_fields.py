@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ivlite.errors import UsageError, shown
-from ivlite.serve.fields import Field, real
+from ivlite.serve.fields import Field, real, text
 from ivlite.serve.mcp_calls import Course, Desk
 from ivlite.serve.wire import Refused
 
@@ -78,33 +78,6 @@ class Tool:
 def told(known: Field, description: str, **more: Any) -> Field:
     """A field whose schema says what it is for."""
     return replace(known, schema=known.schema | {"description": description, **more})
-
-
-def text(most: int) -> Field:
-    def check(name: str, value: Any) -> str:
-        if not isinstance(value, str) or not value.strip() or len(value) > most:
-            raise UsageError(f"{name} is {shown(value)}; it must be a text of 1 to {most:,} characters")
-        return value
-
-    return Field(check, {"type": "string", "minLength": 1, "maxLength": most})
-
-
-def several(of: Field, most: int) -> Field:
-    def check(name: str, value: Any) -> list[Any]:
-        if not isinstance(value, list) or not 1 <= len(value) <= most:
-            raise UsageError(f"{name} is {shown(value)}; it must be a list of 1 to {most}")
-        return [of.check(f"{name}[{n}]", item) for n, item in enumerate(value)]
-
-    return Field(check, {"type": "array", "items": of.schema, "minItems": 1, "maxItems": most})
-
-
-def one_of(choices: tuple[str, ...]) -> Field:
-    def check(name: str, value: Any) -> str:
-        if value not in choices:
-            raise UsageError(f"{name} is {shown(value)}; it must be one of {', '.join(choices)}")
-        return str(value)
-
-    return Field(check, {"type": "string", "enum": list(choices)})
 
 
 VIDEO = told(

@@ -18,7 +18,7 @@ from ivlite.library import KINDS, indexing
 from ivlite.library.captions import Captions
 from ivlite.media.thumbnails import thumbnails
 from ivlite.numbers import clock
-from ivlite.serve.fields import a, integer, real
+from ivlite.serve.fields import a, integer, one_of, real, several, text
 from ivlite.serve.mcp_calls import Course, Desk
 from ivlite.serve.mcp_fields import (
     COUNT,
@@ -34,9 +34,6 @@ from ivlite.serve.mcp_fields import (
     Result,
     Tool,
     listed,
-    one_of,
-    several,
-    text,
     thing,
     told,
 )

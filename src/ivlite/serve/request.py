@@ -49,9 +49,10 @@ def read(body: Mapping[str, Any]) -> Request:
     if lifted is not None:
         settings["budget"] = lifted
     options = given.get("stream_options", {})
-    wanted = [options.get(name) is True for name in ("include_usage", "include_progress")]
+    usage, progress = (options.get(name) is True for name in ("include_usage", "include_progress"))
     return Request(
-        given["messages"], settings, media_settings(given), given.get("stream", False), *wanted, logprobs(given), given.get("user", ""),
+        given["messages"], settings, media_settings(given), given.get("stream", False), usage, progress, logprobs(given),
+        given.get("user", ""),
     )  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def wanted_format(asked: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def logprobs(given: Mapping[str, Any]) -> int | None:
     """The number of alternatives of each token, None where no logprobs are wanted."""
-    if "top_logprobs" in given and not given.get("logprobs"):
+    if given.get("top_logprobs") and not given.get("logprobs"):
         raise Refused(400, "top_logprobs needs logprobs: true", param="top_logprobs")
     return int(given.get("top_logprobs", 0)) if given.get("logprobs") else None
 

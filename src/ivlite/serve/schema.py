@@ -4,6 +4,7 @@ from typing import Any
 
 from ivlite._version import __version__
 from ivlite.serve.fields import AGENT, CHAT, EXPORT, RESPONSES, Field
+from ivlite.serve.file_routes import PURPOSES
 
 ERROR = {
     "type": "object", "required": ["error", "request_id"], "properties": {"request_id": {"type": "string"}, "error": {
@@ -17,16 +18,18 @@ STATUSES = {
     "408": "the body did not come", "413": "the body is too large", "415": "a body of another type", "429": "too many requests",
     "500": "the server failed", "503": "the server is closing, or has no memory",
 }  # fmt: skip
-FORM = {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string"}}}
-PART = {"type": "object", "properties": {"data": {"type": "string", "format": "binary"}}}
+BYTES = {"type": "string", "format": "binary", "minLength": 1}
+PURPOSE = {"type": "string", "enum": [*PURPOSES]}
+FORM = {"type": "object", "required": ["file"], "properties": {"file": BYTES, "purpose": PURPOSE}}
+PART = {"type": "object", "required": ["data"], "properties": {"data": BYTES}}
+NULL = {"type": "null"}
 OBJECT = {"type": "object"}
 
 
 def fields(table: dict[str, Field], required: list[str]) -> dict[str, Any]:
     """The schema of a body; null is the same as nothing."""
     properties = {
-        name: field.schema if name in required else {"anyOf": [field.schema, {"type": "null"}]}
-        for name, field in table.items()
+        name: field.schema if name in required else {"anyOf": [field.schema, NULL]} for name, field in table.items()
     }
     return {"type": "object", "required": required, "properties": properties, "additionalProperties": True}
 
@@ -35,8 +38,8 @@ BODIES = {
     "/v1/chat/completions": fields(CHAT, ["messages"]), "/v1/plan": fields(CHAT, ["messages"]),
     "/v1/agent": fields(AGENT, ["question", "videos"]), "/v1/exports": fields(EXPORT, ["kind", "videos", "answer"]),
     "/v1/responses": fields(RESPONSES, ["input"]), "/v1/files": FORM, "/v1/uploads/{upload}/parts": PART,
-    "/v1/uploads": {"type": "object", "required": ["bytes", "filename", "purpose"], "properties": {
-        "bytes": {"type": "integer", "minimum": 1}, "filename": {"type": "string", "minLength": 1}, "purpose": {"type": "string"}}},
+    "/v1/uploads": {"type": "object", "required": ["bytes", "filename"], "properties": {
+        "bytes": {"type": "integer", "minimum": 1}, "filename": {"type": "string", "minLength": 1}, "purpose": {"anyOf": [PURPOSE, NULL]}}},
     "/v1/uploads/{upload}/complete": {"type": "object", "required": ["part_ids"], "properties": {
         "part_ids": {"type": "array", "items": {"type": "string"}}, "md5": {"type": "string"}}},
 }  # fmt: skip
@@ -65,7 +68,7 @@ def operation(method: str, path: str, endpoint: Any) -> dict[str, Any]:
     """One endpoint."""
     answers: dict[str, Any] = {"application/json": {"schema": OBJECT}}
     if path in ("/v1/chat/completions", "/v1/responses", "/v1/agent") and method == "POST":
-        answers["text/event-stream"] = {"schema": {"type": "string"}}
+        answers["text/event-stream"] = {}
     if path in OTHERS:
         answers = {OTHERS[path]: {"schema": {"type": "string"}}}
     error = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}

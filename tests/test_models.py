@@ -38,15 +38,15 @@ def test_rotary_takes_one_position_per_row_or_per_frequency():
 
 def test_block_order_puts_neighbours_of_a_merged_token_together():
     grid = np.arange(4 * 6).reshape(4, 6)
-    rows = internvideo3.block_order(grid, 2)
+    rows = internvideo3.vision.block_order(grid, 2)
     assert rows[:8].tolist() == [0, 1, 6, 7, 2, 3, 8, 9]
     assert rows[12:16].tolist() == [12, 13, 18, 19]
 
 
 def test_positions_at_the_table_s_own_size_are_the_table():
     table = np.random.default_rng(0).standard_normal((36, 5)).astype(np.float32)
-    out = internvideo3.interpolated_positions(table, 6, 6, 2)
-    assert np.allclose(out, internvideo3.block_order(table.reshape(6, 6, 5), 2), atol=1e-6)
+    out = internvideo3.vision.interpolated_positions(table, 6, 6, 2)
+    assert np.allclose(out, internvideo3.vision.block_order(table.reshape(6, 6, 5), 2), atol=1e-6)
 
 
 @pytest.mark.parametrize("h, w", [(2, 2), (4, 10), (12, 6), (14, 14)])
@@ -54,11 +54,11 @@ def test_positions_are_bilinear_with_aligned_corners(h, w):
     side = 8
     y, x = np.mgrid[0:side, 0:side].astype(np.float32)
     table = np.stack([y, x, y + 10 * x], -1).reshape(side * side, 3)  # linear in both, so interpolation is exact
-    out = internvideo3.interpolated_positions(table, h, w, 2)
+    out = internvideo3.vision.interpolated_positions(table, h, w, 2)
     rows, cols = np.linspace(0, side - 1, h), np.linspace(0, side - 1, w)
     expected = np.stack(np.meshgrid(rows, cols, indexing="ij"), -1)
     expected = np.concatenate([expected, expected @ np.array([[1.0], [10.0]])], -1)
-    assert np.allclose(out, internvideo3.block_order(expected, 2), atol=1e-4)
+    assert np.allclose(out, internvideo3.vision.block_order(expected, 2), atol=1e-4)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="compares with torch.linspace")
@@ -67,4 +67,4 @@ def test_linspace_is_torch_s(n):
     import torch
 
     # Torch may fuse the product and the sum, which moves the last bit; the embeddings are continuous in it.
-    assert np.allclose(internvideo3._linspace32(47, n), torch.linspace(0, 47, n).numpy(), rtol=0, atol=4e-6)
+    assert np.allclose(internvideo3.vision._linspace32(47, n), torch.linspace(0, 47, n).numpy(), rtol=0, atol=4e-6)

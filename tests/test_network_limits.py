@@ -109,7 +109,7 @@ def test_positions_of_patches_stand_in_blocks(tiny):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 48])
 def test_places_between_corners(n):
-    got = internvideo3._linspace32(7, n)
+    got = internvideo3.vision._linspace32(7, n)
     assert (
         got.dtype == np.float32 and np.allclose(got, np.linspace(0, 7, n), atol=1e-6) and got[-1] == (7 if n > 1 else 0)
     )

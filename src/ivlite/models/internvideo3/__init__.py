@@ -1,7 +1,7 @@
 """InternVideo3: a Qwen3-VL vision tower and decoder whose attention is multi-head latent attention (M2LA).
 
-The arithmetic is in `ivlite.ops`; this file defines the tensors and the network. Per text layer and token x, for each
-head h, with a latent c and a rotary key that all heads share:
+The arithmetic is in `ivlite.ops`, the tensors are in `tensors.py`, the vision tower in `vision.py`; here are the decoder
+and the network. Per text layer and token x, for each head h, with a latent c and a rotary key that all heads share:
 
     q_h = [q_nope | q_rope]            c, k_rope = split(W_kva x + b)           [k_nope_h | v_h] = W_kvb,h c
     s_h = (q_nope . k_nope + rot(q_rope) . rot(k_rope)) / sqrt(nope + rope)     o = W_o [softmax(s_h) v_h]
@@ -14,160 +14,20 @@ Only c and rot(k_rope) are cached. With W_kvb,h = [W_UK,h; W_UV,h], there are tw
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from ivlite.gguf.loading import Loader
+from ivlite.models.internvideo3.tensors import TensorSpec, tensor_names
+from ivlite.models.internvideo3.vision import Merger, Vision, VisionBlock
 from ivlite.ops.modules import Linear, Mlp, SplitMlp
 from ivlite.prompt.positions import mrope_axes, rotary
 from ivlite.stop import checkpoint
 
+__all__ = ["ARCHITECTURE", "Layer", "Merger", "Network", "TensorSpec", "Vision", "VisionBlock", "tensor_names"]
+
 ARCHITECTURE = "internvideo3"
 ROWS = 512  # tokens that go together through what is computed row by row: it would need most of the memory at once
-
-
-# ------------------------------------------------------------------------------------------------ tensors
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One tensor of a checkpoint: its Hugging Face name, its GGUF name, and its shape as a matrix or vector.
-
-    kind: "matrix" may be quantized, "float_matrix" keeps a float format, "vector" is always float32.
-    """
-
-    hf: str
-    gguf: str
-    shape: tuple[int, ...]
-    kind: str = "matrix"
-    optional: bool = False
-
-
-def _pair(hf, gguf, rows, cols, bias=True, kind="matrix"):
-    """A linear layer's weight and bias."""
-    yield TensorSpec(f"{hf}.weight", f"{gguf}.weight", (rows, cols), kind)
-    if bias:
-        yield TensorSpec(f"{hf}.bias", f"{gguf}.bias", (rows,), "vector")
-
-
-def _norm(hf, gguf, n, bias=False):
-    yield TensorSpec(f"{hf}.weight", f"{gguf}.weight", (n,), "vector")
-    if bias:
-        yield TensorSpec(f"{hf}.bias", f"{gguf}.bias", (n,), "vector")
-
-
-def _text_layer(text, i):
-    hf, gg = f"model.language_model.layers.{i}", f"blk.{i}"
-    width, heads, rank = text.hidden_size, text.num_heads, text.kv_lora_rank[i]
-    yield from _norm(f"{hf}.input_layernorm", f"{gg}.attn_norm", width)
-    yield from _norm(f"{hf}.post_attention_layernorm", f"{gg}.ffn_norm", width)
-    attn, bias = f"{hf}.self_attn", text.attention_bias
-    query = heads * (text.qk_nope_head_dim + text.qk_rope_head_dim)
-    yield from _pair(f"{attn}.q_proj", f"{gg}.attn_q", query, width, bias)
-    latent = rank + text.qk_rope_head_dim
-    yield from _pair(f"{attn}.kv_a_proj_with_mqa", f"{gg}.attn_kv_a", latent, width, bias)
-    if text.latent_norm:
-        yield from _norm(f"{attn}.kv_a_layernorm", f"{gg}.attn_kv_a_norm", rank)
-    expanded = heads * (text.qk_nope_head_dim + text.v_head_dim)
-    yield from _pair(f"{attn}.kv_b_proj", f"{gg}.attn_kv_b", expanded, rank, bias=False)
-    yield from _pair(f"{attn}.o_proj", f"{gg}.attn_output", width, heads * text.v_head_dim, bias=False)
-    for part, rows, cols in (
-        ("gate", text.intermediate_size, width),
-        ("up", text.intermediate_size, width),
-        ("down", width, text.intermediate_size),
-    ):
-        yield from _pair(f"{hf}.mlp.{part}_proj", f"{gg}.ffn_{part}", rows, cols, bias=False)
-
-
-def _vision_block(vision, i):
-    hf, gg = f"model.visual.blocks.{i}", f"v.blk.{i}"
-    width, inner = vision.hidden_size, vision.intermediate_size
-    yield from _norm(f"{hf}.norm1", f"{gg}.ln1", width, bias=True)
-    yield from _norm(f"{hf}.norm2", f"{gg}.ln2", width, bias=True)
-    yield from _pair(f"{hf}.attn.qkv", f"{gg}.attn_qkv", 3 * width, width)
-    yield from _pair(f"{hf}.attn.proj", f"{gg}.attn_out", width, width)
-    yield from _pair(f"{hf}.mlp.linear_fc1", f"{gg}.ffn_up", inner, width)
-    yield from _pair(f"{hf}.mlp.linear_fc2", f"{gg}.ffn_down", width, inner)
-
-
-def _merger(vision, hf, gg, norm):
-    inner = vision.hidden_size * vision.spatial_merge_size**2
-    yield from _norm(f"{hf}.norm", f"{gg}.norm", norm, bias=True)
-    yield from _pair(f"{hf}.linear_fc1", f"{gg}.fc1", inner, inner)
-    yield from _pair(f"{hf}.linear_fc2", f"{gg}.fc2", vision.out_hidden_size, inner)
-
-
-def _vision(vision):
-    width = vision.hidden_size
-    patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    yield from _pair("model.visual.patch_embed.proj", "v.patch_embd", width, patch, kind="float_matrix")
-    yield TensorSpec("model.visual.pos_embed.weight", "v.position_embd.weight",
-                     (vision.num_position_embeddings, width), "float_matrix")  # fmt: skip
-    for i in range(vision.depth):
-        yield from _vision_block(vision, i)
-    yield from _merger(vision, "model.visual.merger", "v.merger", width)
-    merged = width * vision.spatial_merge_size**2
-    for k in range(len(vision.deepstack_indexes)):
-        yield from _merger(vision, f"model.visual.deepstack_merger_list.{k}", f"v.deepstack.{k}", merged)
-
-
-def tensor_names(config):
-    """A list of TensorSpec: every tensor of a checkpoint of this configuration."""
-    text = config.text
-    table = (text.vocab_size, text.hidden_size)
-    specs = [TensorSpec("model.language_model.embed_tokens.weight", "token_embd.weight", table)]
-    for i in range(text.num_layers):
-        specs += _text_layer(text, i)
-    specs += _norm("model.language_model.norm", "output_norm", text.hidden_size)
-    if not text.tie_word_embeddings:
-        specs.append(TensorSpec("lm_head.weight", "output.weight", table))
-    return specs + list(_vision(config.vision))
-
-
-# ------------------------------------------------------------------------------------------------ positions
-
-
-def interpolated_positions(table, h, w, merge):
-    """Resamples the (side, side) table of position embeddings bilinearly to an h x w grid, with align_corners.
-
-    table float32 (side * side, width) -> float32 (h * w, width), rows in merge-block order.
-    """
-    side = math.isqrt(len(table))
-
-    def corners(n):
-        at = _linspace32(side - 1, n)
-        low = at.astype(np.int64)
-        return low, np.minimum(low + 1, side - 1), (at - low.astype(np.float32))[:, None]
-
-    top, bottom, dh = corners(h)
-    left, right, dw = corners(w)
-    grid = table.reshape(side, side, -1)
-    dh = dh[:, None]
-    one = np.float32(1)
-    out = grid[top][:, left] * ((one - dh) * (one - dw)) + grid[top][:, right] * ((one - dh) * dw)
-    out += grid[bottom][:, left] * (dh * (one - dw))
-    out += grid[bottom][:, right] * (dh * dw)
-    return block_order(out, merge)
-
-
-def _linspace32(end, n):
-    """torch.linspace(0, end, n) in float32: like torch, counts up from 0 in the first half, down from the end in the second."""
-    if n == 1:
-        return np.zeros(1, np.float32)
-    step = np.float32(end) / np.float32(n - 1)
-    i = np.arange(n)
-    up = step * i.astype(np.float32)
-    down = np.float32(end) - step * (n - 1 - i).astype(np.float32)
-    return np.where(i < n // 2, up, down).astype(np.float32)
-
-
-def block_order(grid, merge):
-    """(h, w, ...) reordered to rows (h/merge, w/merge, merge, merge): the order of the patches."""
-    h, w = grid.shape[:2]
-    rest = grid.shape[2:]
-    blocks = grid.reshape(h // merge, merge, w // merge, merge, *rest).swapaxes(1, 2)
-    return np.ascontiguousarray(blocks).reshape(h * w, *rest)
 
 
 # ------------------------------------------------------------------------------------------------ the decoder
@@ -291,101 +151,6 @@ class Layer:
         if self.latent_norm is not None:
             latent = ops.rms_norm(latent, self.latent_norm, text.rms_norm_eps)
         return latent, ops.rope(k_rope, cos, sin, text.rope_interleave).reshape(tokens, -1)
-
-
-# ------------------------------------------------------------------------------------------------ the vision tower
-
-
-class Merger:
-    """LayerNorm, concatenation of 2x2 neighbours, Linear, erf GELU, Linear: patches (N, width) -> (N/4, hidden)."""
-
-    def __init__(self, load, vision, name, norm_after_merge):
-        self.ops, self.eps, self.after = load.ops, vision.layer_norm_eps, norm_after_merge
-        self.width = vision.hidden_size * vision.spatial_merge_size**2
-        self.norm = load.norm(f"{name}.norm")
-        fc1 = load.linear(f"{name}.fc1", self.width, self.width)
-        self.mlp = Mlp(fc1, "gelu_erf", load.linear(f"{name}.fc2", vision.out_hidden_size, self.width))
-
-    def __call__(self, x):
-        x = x.reshape(-1, self.width) if self.after else x
-        x = self.ops.layer_norm(x, *self.norm, self.eps).reshape(-1, self.width)
-        return self.mlp(x)
-
-
-class VisionBlock:
-    """Attention within one frame pair and a tanh-GELU MLP, both pre-norm."""
-
-    def __init__(self, load, vision, i):
-        self.ops, self.vision = load.ops, vision
-        name, width, inner = f"v.blk.{i}", vision.hidden_size, vision.intermediate_size
-        self.ln1, self.ln2 = load.norm(f"{name}.ln1"), load.norm(f"{name}.ln2")
-        self.qkv = load.linear(f"{name}.attn_qkv", 3 * width, width)
-        self.exact = load.exact(f"{name}.attn_qkv.weight")
-        self.out = load.linear(f"{name}.attn_out", width, width)
-        up = load.linear(f"{name}.ffn_up", inner, width)
-        self.mlp = Mlp(up, "gelu_tanh", load.linear(f"{name}.ffn_down", width, inner))
-
-    def __call__(self, x, cos, sin, segment):
-        ops, heads, eps = self.ops, self.vision.num_heads, self.vision.layer_norm_eps
-        qkv = self.qkv(ops.layer_norm(x, *self.ln1, eps)).reshape(len(x), 3, heads, -1)
-        q, k = (ops.rope(qkv[:, i], cos, sin, False) for i in (0, 1))
-        h = ops.attention(q, k, qkv[:, 2], qkv.shape[-1] ** -0.5, segment, self.exact)
-        x = self.out(h.reshape(len(x), -1), into=x)
-        return self.mlp(ops.layer_norm(x, *self.ln2, eps), into=x)
-
-
-def _nth_merger(load, vision, k):
-    """The k-th merger in execution order: one per DeepStack layer, then the one after the last block."""
-    if k < len(vision.deepstack_indexes):
-        return Merger(load, vision, f"v.deepstack.{k}", norm_after_merge=True)
-    return Merger(load, vision, "v.merger", norm_after_merge=False)
-
-
-class Vision:
-    """The vision tower: turns frame pairs into merged features and DeepStack features."""
-
-    def __init__(self, load, config):
-        vision = self.config = config.vision
-        self.ops = load.ops
-        patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-        self.patch_embed = load.linear("v.patch_embd", vision.hidden_size, patch)
-        self.positions = load.floats("v.position_embd.weight")
-        self.blocks = load.layers(vision.depth, lambda i: VisionBlock(load, vision, i))
-        self.mergers = load.layers(len(vision.deepstack_indexes) + 1, lambda k: _nth_merger(load, vision, k))
-        self._grid = None, None
-
-    def _grid_constants(self, h, w, pairs):
-        """Position embeddings and rotary cos, sin of `pairs` grids of h x w patches; caches the last result."""
-        key = (h, w, pairs)
-        if self._grid[0] != key:
-            vision, merge = self.config, self.config.spatial_merge_size
-            embedding = interpolated_positions(self.positions, h, w, merge)
-            at = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), -1)
-            at = block_order(at, merge)
-            half = vision.hidden_size // vision.num_heads // 2
-            parts = [rotary(at[:, axis], half, vision.rope_theta) for axis in (0, 1)]
-            cos, sin = (np.concatenate([p[i] for p in parts], 1) for i in (0, 1))
-            self._grid = key, [self.ops.array(np.tile(a, (pairs, 1))) for a in (embedding, cos, sin)]
-        return self._grid[1]
-
-    def __call__(self, pairs, mean, std):
-        """Encodes frame pairs of one size, a list of uint8 (temporal, H, W, 3).
-
-        Returns merged (n, hidden) and a list of DeepStack features (n, hidden), n = pairs * H/32 * W/32 tokens.
-        """
-        vision, ops = self.config, self.ops
-        h, w = pairs[0].shape[1] // vision.patch_size, pairs[0].shape[2] // vision.patch_size
-        patches = [ops.patchify(p, vision.patch_size, vision.spatial_merge_size, mean, std) for p in pairs]
-        embedding, cos, sin = self._grid_constants(h, w, len(pairs))
-        x = self.patch_embed(patches[0] if len(patches) == 1 else ops.concat(patches, axis=0))
-        x += embedding
-        deep, mergers = [], iter(self.mergers)
-        for i, block in enumerate(self.blocks):
-            checkpoint()
-            x = block(x, cos, sin, h * w)
-            if i in vision.deepstack_indexes:
-                deep.append(next(mergers)(x))
-        return next(mergers)(x), deep
 
 
 # ------------------------------------------------------------------------------------------------ the network

@@ -5,7 +5,8 @@ import json
 import pytest
 from command import ivlite, refused
 
-from ivlite.cli.plan import duration, size
+from ivlite.cli.arguments import duration
+from ivlite.cli.plan import size
 
 
 def test_a_plan_says_what_a_question_costs(toy):

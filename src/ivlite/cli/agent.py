@@ -6,7 +6,6 @@ import re
 import sys
 
 from ivlite.cli import arguments, exports, json_line, printable, say
-from ivlite.cli.plan import duration
 from ivlite.cli.progress import capable, display
 from ivlite.errors import UsageError
 from ivlite.stop import checkpoint
@@ -49,7 +48,9 @@ def add_parser(commands):
     group.add_argument(
         "--max-new-tokens", type=whole(16), metavar="N", help="most new tokens of all replies (default: 8192)"
     )
-    group.add_argument("--max-wait", type=duration, metavar="TIME", help="about how long it may take: 90, 2m or 1:30")
+    group.add_argument(
+        "--max-wait", type=arguments.duration, metavar="TIME", help="about how long it may take: 90, 2m or 1:30"
+    )
     group.add_argument(
         "--think", type=whole(0, 1 << 20), metavar="N", help="tokens of thought before each call (default: 96)"
     )

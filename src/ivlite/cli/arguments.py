@@ -63,6 +63,15 @@ def moment(text):
     return sum(v * 60**i for i, v in enumerate(reversed(values)))
 
 
+def duration(text):
+    """An argparse type: "90", "90s", "2m", "1.5h" or "1:30"; returns seconds."""
+    plain = re.fullmatch(r"(\d+|\d*\.\d+)([smh])", text)
+    value = float(plain[1]) * {"s": 1, "m": 60, "h": 3600}[plain[2]] if plain else moment(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time to wait: write 90, 2m or 1:30")
+    return value
+
+
 def path(text):
     """An argparse type: a path with a leading ~ expanded, as shells do if it is not quoted."""
     if not text:

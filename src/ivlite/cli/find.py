@@ -6,8 +6,7 @@ import os
 from dataclasses import dataclass, replace
 
 from ivlite.cli import arguments, json_line, say, videos
-from ivlite.cli.plan import duration
-from ivlite.cli.progress import Progress, display, seconds
+from ivlite.cli.progress import display
 from ivlite.errors import MediaError, Stopped, UsageError
 from ivlite.numbers import clock
 
@@ -66,7 +65,7 @@ def add_parser(commands):
     sight.add_argument("--least", type=arguments.number(0, 1), default=LEAST, metavar="P",
                        help=f"least probability of what is printed (default: {LEAST})")  # fmt: skip
     sight.add_argument(
-        "--max-wait", type=duration, metavar="TIME", help="look no longer than this, as 90, 5m or 1:30:00"
+        "--max-wait", type=arguments.duration, metavar="TIME", help="look no longer than this, as 90, 5m or 1:30:00"
     )
     arguments.add_shared(sight, "--budget", budget=f"most vision tokens of one look (default: {BUDGET})")
     arguments.add_machine(parser.add_argument_group("machine"))
@@ -173,7 +172,7 @@ class Search:
         stop, seen, stopped = Stop(), [], None
         if self.args.max_wait is not None:
             stop.after(self.args.max_wait)
-        progress = display(self.args.quiet or self.args.json, self.args.verbose, kind=Looking)
+        progress = display(self.args.quiet or self.args.json, self.args.verbose)
         try:
             with using(within(stop, current())), Eyes(self.model, self.args) as eyes:
                 todo = [*merged(map(widened, self.there(found))), *self.undescribed()]
@@ -272,43 +271,20 @@ class Search:
         say("progress", "nothing is indexed, see `ivlite index`" if not ids else f"nothing was found{more}")
 
 
-class Looking(Progress):
-    """The progress of looks."""
-
-    def line(self, now):
-        done, total = self.stages["look"]
-        elapsed, text = now - self.started, self.describe("look")
-        return (
-            f"{text} · {seconds(elapsed * (total - done) / done)} left" if elapsed >= 1 and 0 < done < total else text
-        )
-
-
-class Eyes:
-    """The model, asked whether frames show something. A context manager that loads and closes it."""
-
-    def __init__(self, path, args):
-        args.model, args.no_store = path, True
-        self.args, self.model = args, None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.model is not None:
-            self.model.close()
+class Eyes(videos.Loaded):
+    """The model of the command line, asked whether frames show something."""
 
     def odds(self, span, query):
         """p(yes) of a Span."""
         from ivlite.agent import say as words
         from ivlite.agent.apart import ENDS, odds
 
-        if self.model is None:
-            self.model = arguments.load(self.args, None)
+        model = self()
         content = [
             {"type": "video", "video": span.path, "start": span.start, "end": span.end},
             {"type": "text", "text": words.SHOWN.format(query=query)},
         ]
-        with self.model.session() as session:
+        with model.session() as session:
             stream = session.stream(
                 [{"role": "user", "content": content}],
                 budget=self.args.budget or BUDGET,
@@ -320,7 +296,7 @@ class Eyes:
                     pass
             if stream.reply.finish_reason not in ENDS:
                 raise Stopped.because(stream.reply.finish_reason)
-            return odds(session, stream, self.model.tokenizer)
+            return odds(session, stream, model.tokenizer)
 
 
 def widened(span):

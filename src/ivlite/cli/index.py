@@ -5,7 +5,6 @@ import contextlib
 import os
 
 from ivlite.cli import arguments, json_line, say, videos
-from ivlite.cli.plan import duration
 from ivlite.cli.progress import Progress, display, seconds
 from ivlite.errors import MediaError, Stopped, UsageError
 
@@ -52,7 +51,7 @@ def add_parser(commands):
         help="also write down what is said, with this model file of whisper.cpp (pip install 'ivlite[speech]')")  # fmt: skip
     add("--again", action="store_true", help="describe anew what is described already, as with another model")
     arguments.add_shared(what, "--budget", budget=f"most vision tokens of a segment (default: {BUDGET})")
-    add("--max-wait", type=duration, metavar="TIME", help="end after this time, as 90, 30m or 1:30:00")
+    add("--max-wait", type=arguments.duration, metavar="TIME", help="end after this time, as 90, 30m or 1:30:00")
     videos.add_library(what)
     add("--list", action="store_true", help="list the videos of the library instead")
     add("--forget", action="store_true", help="remove the videos from the library instead")
@@ -68,42 +67,17 @@ class Indexing(Progress):
     def __call__(self, stage, done, total):
         if stage not in self.stages:
             self.restart()
-            self.started = self.clock()
         super().__call__(stage, done, total)
 
     def line(self, now):
-        ((stage, (done, total)),) = self.stages.items()
-        elapsed, text = now - self.started, f"{self.name}: {self.describe(stage)}"
-        if elapsed >= 1 and 0 < done < total:
-            text += f" · {seconds(elapsed * (total - done) / done)} left"
-        return videos.one_line(text)
-
-
-class Loaded:
-    """The model of the command line, which is loaded when it is needed; a context manager that closes it."""
-
-    def __init__(self, path, args):
-        self.path, self.args, self.model = path, args, None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.model is not None:
-            self.model.close()
-
-    def __call__(self):
-        if self.model is None:
-            self.args.model, self.args.no_store = self.path, True  # what one segment leaves helps no other
-            self.model = arguments.load(self.args, None)
-        return self.model
+        return videos.one_line(f"{self.name}: {super().line(now)}")
 
 
 def captions(path, args, stack):
     """A Captioner of the model of the command line."""
     from ivlite.library.captions import Captions
 
-    return Captions(os.path.basename(path), stack.enter_context(Loaded(path, args)), args.budget or BUDGET)
+    return Captions(os.path.basename(path), stack.enter_context(videos.Loaded(path, args)), args.budget or BUDGET)
 
 
 def run(args):

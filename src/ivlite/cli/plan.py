@@ -41,7 +41,7 @@ def add_parser(commands):
     add("prompt", metavar="PROMPT", nargs="?", help="the question (default: describe)")
     arguments.add_media(parser.add_argument_group("media, in the order given"))
     limits = parser.add_argument_group("limits")
-    limits.add_argument("--max-wait", type=duration, metavar="TIME",
+    limits.add_argument("--max-wait", type=arguments.duration, metavar="TIME",
                         help="longest wait for the first token, as 90, 2m or 1:30")  # fmt: skip
     limits.add_argument("--memory", type=size, metavar="SIZE", help="most memory of the process, as 8G")
     limits.add_argument("--max-new-tokens", type=arguments.whole(1), default=1024, metavar="N",
@@ -50,15 +50,6 @@ def add_parser(commands):
     limits.add_argument("--think", action="store_true", help="let the model think before it answers")
     arguments.add_machine(parser.add_argument_group("machine"))
     arguments.add_shared(parser.add_argument_group("output"), "--json", "--quiet", "--verbose")
-
-
-def duration(text):
-    """An argparse type: "90", "90s", "2m", "1.5h" or "1:30"; returns seconds."""
-    plain = re.fullmatch(r"(\d+|\d*\.\d+)([smh])", text)
-    value = float(plain[1]) * {"s": 1, "m": 60, "h": 3600}[plain[2]] if plain else arguments.moment(text)
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time to wait: write 90, 2m or 1:30")
-    return value
 
 
 def size(text):

@@ -29,6 +29,26 @@ def open_library(args, strict=False, inputs=()):
     return Library.open(args.library, warn=lambda sentence: say("warning", sentence), strict=strict)
 
 
+class Loaded:
+    """The model of the command line, which is loaded when it is needed; a context manager that closes it."""
+
+    def __init__(self, path, args):
+        self.path, self.args, self.model = path, args, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.model is not None:
+            self.model.close()
+
+    def __call__(self):
+        if self.model is None:
+            self.args.model, self.args.no_store = self.path, True  # what one look leaves helps no other
+            self.model = arguments.load(self.args, None)
+        return self.model
+
+
 def is_model(path):
     """Whether a path names a model file: by its first bytes, or its name where there is no file."""
     try:

@@ -6,7 +6,6 @@ resumed asks the same and gets the same.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -32,9 +31,7 @@ class Apart:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.session.close()
 
     def ask(self, parts: Sequence[dict[str, Any]], text: str, *, max_new_tokens: int = 64, **settings: Any) -> Any:

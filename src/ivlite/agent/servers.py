@@ -13,7 +13,6 @@ import re
 import shlex
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from types import TracebackType
 from typing import Any, Self
 
 from ivlite.agent import act
@@ -71,9 +70,7 @@ class Server:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -92,13 +92,25 @@ def threads():
     _C.set_num_threads(before)
 
 
+def tiny_checkpoint():
+    """A module of its own of examples/tiny_checkpoint.py: its sizes may be changed."""
+    example = Path(__file__).parents[1] / "examples" / "tiny_checkpoint.py"
+    spec = importlib.util.spec_from_file_location("tiny_checkpoint", example)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def toy_module():
+    """What writes toy checkpoints and clips."""
+    return tiny_checkpoint()
+
+
 @pytest.fixture(scope="session")
 def wide(tmp_path_factory):
     """The folder of a small checkpoint whose decoder has rows of whole 256s; tests do not change it."""
-    example = Path(__file__).parents[1] / "examples" / "tiny_checkpoint.py"
-    spec = importlib.util.spec_from_file_location("wide_checkpoint", example)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = tiny_checkpoint()
     module.TEXT |= {"hidden_size": 256, "intermediate_size": 512, "v_head_dim": 64}
     module.VISION |= {"out_hidden_size": 256}
     folder = tmp_path_factory.mktemp("wide") / "checkpoint"

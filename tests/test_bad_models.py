@@ -1,10 +1,8 @@
 """Checkpoints and model files that cannot be used: each is one sentence that names the file and what is wrong."""
 
-import importlib.util
 import json
 import os
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,17 +16,13 @@ from ivlite.models.internvideo3 import tensor_names
 from ivlite.quantize import quantize
 
 LAYER = "model.language_model.layers.0."
-EXAMPLE = Path(__file__).parents[1] / "examples" / "tiny_checkpoint.py"
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory):
+def toy(toy_module, tmp_path_factory):
     """The files of a whole toy checkpoint, name -> bytes."""
-    spec = importlib.util.spec_from_file_location("tiny_checkpoint", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("toy")
-    module.write_checkpoint(folder)
+    toy_module.write_checkpoint(folder)
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 

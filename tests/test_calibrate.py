@@ -1,7 +1,6 @@
 """Calibration: what the statistics hold, their file, interruption and resume, and every bad input."""
 
 import base64
-import importlib.util
 import json
 import os
 import signal
@@ -25,13 +24,10 @@ MEDIA = ROOT / "tests/data/golden_media"
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory):
+def toy(toy_module, tmp_path_factory):
     """A folder with model.gguf (f32 weights) and media/ of a video and two images."""
     folder = tmp_path_factory.mktemp("toy")
-    spec = importlib.util.spec_from_file_location("tiny_checkpoint", ROOT / "examples/tiny_checkpoint.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.write_checkpoint(folder / "checkpoint")
+    toy_module.write_checkpoint(folder / "checkpoint")
     quantize(folder / "checkpoint", folder / "model.gguf", type="f32")
     (folder / "media").mkdir()
     for name in ("a.png", "b.png", "clip.mkv"):

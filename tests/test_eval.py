@@ -1,6 +1,5 @@
 """Judging: the numbers against formulas, a stored reference against a live one, the reports, and every bad input."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -18,13 +17,10 @@ MEDIA = ROOT / "tests/data/golden_media"
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory):
+def toy(toy_module, tmp_path_factory):
     """A folder with f32.gguf, q8_0.gguf, q4_0.gguf and data.jsonl of a text, an answered text, an image and a video."""
     folder = tmp_path_factory.mktemp("toy")
-    spec = importlib.util.spec_from_file_location("tiny_checkpoint", ROOT / "examples/tiny_checkpoint.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.write_checkpoint(folder / "checkpoint")
+    toy_module.write_checkpoint(folder / "checkpoint")
     for type in ("f32", "q8_0", "q4_0"):
         quantize(folder / "checkpoint", folder / f"{type}.gguf", type=type)
     answered = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "Three, I think."}]

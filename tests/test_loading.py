@@ -1,6 +1,5 @@
 """Weights loaded before the model runs, or each part when its turn comes: the same answers, less memory."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -21,15 +20,12 @@ VIDEO = {"type": "video", "video": str(EXAMPLES / "clip.mp4")}
 
 
 @pytest.fixture(scope="module")
-def middling(tmp_path_factory):
+def middling(toy_module, tmp_path_factory):
     """A model file of 90 MB, most of it in 8 text layers."""
-    spec = importlib.util.spec_from_file_location("middling_checkpoint", EXAMPLES / "tiny_checkpoint.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.TEXT |= {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8}
-    module.VISION |= {"out_hidden_size": 512}
+    toy_module.TEXT |= {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8}
+    toy_module.VISION |= {"out_hidden_size": 512}
     folder = tmp_path_factory.mktemp("middling")
-    module.write_checkpoint(folder / "checkpoint")
+    toy_module.write_checkpoint(folder / "checkpoint")
     quantize(folder / "checkpoint", folder / "model.gguf", "f32")
     return folder / "model.gguf"
 

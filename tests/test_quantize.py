@@ -1,6 +1,5 @@
 """Converting checkpoints: every weight arrives, in the format its recipe says, from every layout of the files."""
 
-import importlib.util
 import json
 import math
 import struct
@@ -21,14 +20,6 @@ from ivlite.quantize.recipes import TYPES, named, plan
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = [ROOT / "tests" / "data" / f"golden_{name}" / "hf" for name in ("plain", "variant")]
-
-
-@pytest.fixture(scope="module")
-def toy_module():
-    spec = importlib.util.spec_from_file_location("tiny_checkpoint", ROOT / "examples" / "tiny_checkpoint.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

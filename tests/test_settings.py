@@ -1,10 +1,8 @@
 """Every setting of a checkpoint and of a model file, set to values that nobody means: one sentence, or it is used."""
 
-import importlib.util
 import json
 import math
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from ivlite.gguf.tokenizer import Tokenizer, check_ids
 from ivlite.models.internvideo3 import tensor_names
 from ivlite.quantize import convert, golden, quantize
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "tiny_checkpoint.py"
 # What a damaged or hostile file may say instead, as JSON, since Python has no number for some of it.
 VALUES = [
     "null", "true", "false", "0", "-1", "1", "2.5", "1e400", "-1e400", "NaN", "1e-320", "9" * 400, "-9223372036854775809",
@@ -25,13 +22,10 @@ VALUES = [
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory):
+def toy(toy_module, tmp_path_factory):
     """A folder with a checkpoint and a model file of it; tests put back what they change."""
-    spec = importlib.util.spec_from_file_location("tiny_checkpoint", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("toy")
-    module.write_checkpoint(folder / "hf")
+    toy_module.write_checkpoint(folder / "hf")
     config = json.loads((folder / "hf" / "config.json").read_text())
     config |= {"architectures": ["InternVideo3ForConditionalGeneration"], "_name_or_path": "a/b", "eos_token_id": 256}
     config["text_config"] |= {"kv_lora_rank_list": [64] * 4, "q_lora_rank": None, "qk_latent_layernorm": False}

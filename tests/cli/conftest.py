@@ -1,6 +1,5 @@
 """A toy model with a clip and a picture, for the tests of the command line."""
 
-import importlib.util
 import json
 import shutil
 import struct
@@ -10,14 +9,6 @@ import pytest
 from command import ivlite
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-@pytest.fixture(scope="module")
-def toy_module():
-    spec = importlib.util.spec_from_file_location("tiny_checkpoint", EXAMPLES / "tiny_checkpoint.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def never_ends(folder):

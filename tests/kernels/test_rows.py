@@ -1,5 +1,7 @@
 """Few tokens in one call: each gets the bits of a call of its own, however a text is cut."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -11,20 +13,9 @@ TOKENS = 16
 
 
 @pytest.fixture(scope="module")
-def networks():
-    return {}
-
-
-@pytest.fixture
-def network_of(networks):
+def network_of():
     """network_of(type) makes a network once."""
-
-    def one(type):
-        if type not in networks:
-            networks[type] = varied(type)
-        return networks[type]
-
-    return one
+    return functools.cache(varied)
 
 
 def varied(type):

@@ -1,5 +1,7 @@
 """Few tokens of several caches in one pass: each gets the bits of a call of its own."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -13,20 +15,9 @@ DEPTHS = (0, 1, 700, 1020, 1600, 33)  # beside one another: short caches, one th
 
 
 @pytest.fixture(scope="module")
-def networks():
-    return {}
-
-
-@pytest.fixture
-def network_of(networks):
+def network_of():
     """network_of(type) makes a network on two threads once."""
-
-    def one(type):
-        if type not in networks:
-            networks[type] = random_model("tiny", type, threads=2, context=4096).network
-        return networks[type]
-
-    return one
+    return functools.cache(lambda type: random_model("tiny", type, threads=2, context=4096).network)
 
 
 class Text:

@@ -20,11 +20,6 @@ class Record:
         self._write, self._warn = write, warn
         self.count = 0
 
-    @property
-    def replaying(self) -> bool:
-        """Whether the next step is known."""
-        return bool(self._left)
-
     def upcoming(self, kind: str) -> dict[str, Any] | None:
         """The next step, where it is known and of that kind; it stays the next one."""
         return self._left[-1][1] if self._left and self._left[-1][0] == kind else None

@@ -23,7 +23,7 @@ class Counts:
     answered: int = 0
     failed: int = 0
     tokens: list[int] = field(default_factory=lambda: [0, 0])
-    began: float = field(default_factory=time.monotonic)
+    began: float | None = None
     code: tuple[int, int] | None = None  # index and exit code of the first failure in the order of the inputs
 
     @property
@@ -32,11 +32,16 @@ class Counts:
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.began
+        """Since the model was loaded."""
+        return 0.0 if self.began is None else time.monotonic() - self.began
 
     @property
     def exit_code(self) -> int:
         return 0 if self.code is None else self.code[1]
+
+    def start(self) -> None:
+        """Work begins; further calls change nothing."""
+        self.began = time.monotonic() if self.began is None else self.began
 
     def add(self, index: int, line: Line) -> None:
         if line.error is None:

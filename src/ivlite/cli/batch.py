@@ -270,7 +270,7 @@ def remembered(known, journal):
     if known.kept:
         failures = f", {known.failed:,} of them failures" if known.failed else ""
         yield f"{known.kept:,} {'line stays' if known.kept == 1 else 'lines stay'} as an earlier run left them{failures}"
-    for id in known.changed[:8]:
+    for id in map(videos.one_line, known.changed[:8]):
         yield f"{id} has changed since it was answered: it is answered again"
     if len(known.changed) > 8:
         yield f"{len(known.changed) - 8:,} more have changed and are answered again"
@@ -282,17 +282,11 @@ def remembered(known, journal):
 def machine_of(args):
     """The Machine of the command line."""
     from ivlite.batch.answering import Machine
-    from ivlite.gguf import located
+    from ivlite.gguf import SHIPPED, located
 
-    path = args.model if args.model in shipped() else os.path.abspath(located(args.model))
+    path = args.model if args.model in SHIPPED else os.path.abspath(located(args.model))
     settings = {name: getattr(args, name) for name in ("device", "threads", "context", "kv", "vit", "load")}
     return Machine({"path": path, **settings}, args.parallel)
-
-
-def shipped():
-    from ivlite.gguf import SHIPPED
-
-    return SHIPPED
 
 
 def answered(args, machine, journal, tasks, known, progress):
@@ -304,11 +298,12 @@ def answered(args, machine, journal, tasks, known, progress):
     def told(task, line):
         if progress:
             progress.clear()
+        name = videos.one_line(task.id)
         if line.error is not None and not args.quiet:
             message = line.error["message"]
-            say("failed", message if task.id in message else f"{task.id}: {message}")
+            say("failed", message if name in message else f"{name}: {message}")
         elif args.verbose:
-            say("done", f"{task.id} ({counts.done:,} of {counts.inputs:,})")
+            say("done", f"{name} ({counts.done:,} of {counts.inputs:,})")
 
     try:
         run(journal, tasks, known, engine(args, machine, progress, counts), counts, told)
@@ -329,7 +324,8 @@ def engine(args, machine, progress, counts):
     """Who answers: a function of work that yields lines as they come."""
 
     def tick():
-        if progress:
+        counts.start()
+        if progress and progress.live:
             progress.counts = counts
             progress("inputs", counts.done, counts.inputs)
 

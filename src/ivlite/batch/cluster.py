@@ -11,6 +11,7 @@ whichever node has a processor free, which has a model in its memory already.
 import contextlib
 import logging
 import signal
+import socket
 import sys
 import threading
 import time
@@ -274,6 +275,13 @@ class WithoutRay:
         return getattr(self.stream, name)
 
 
+def reach(address: str | None) -> None:
+    """Raises OSError where nobody listens at host:port: ray would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
 @contextlib.contextmanager
 def connected(ray: Any, address: str | None) -> Iterator[None]:
     """A connection to a cluster. One that a program has already stays. Ray's own words do not reach the user."""
@@ -283,8 +291,9 @@ def connected(ray: Any, address: str | None) -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
+        reach(address)
         ray.init(address or "auto", configure_logging=False, log_to_driver=False, logging_level=logging.CRITICAL)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         where = f"at {address}" if address else "on this machine"
         raise AddressError(
             f"there is no Ray cluster {where} ({errors.sentence(error, 200)}): start one with `ray start --head`"

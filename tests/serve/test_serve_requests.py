@@ -6,6 +6,7 @@ import json
 import random
 import re
 import resource
+import struct
 import zlib
 
 import pytest
@@ -166,6 +167,47 @@ def test_no_folder_is_readable_by_default(served, ask, media_root, monkeypatch):
         for path in (f"{media_root}/clip.mp4", "/etc/passwd", "/gone")
     }
     assert len(sentences) == 1 and "--media-root" in sentences.pop()
+
+
+def png(width, height):
+    """A PNG of one colour, one bit a pixel: a few kilobytes for a hundred million pixels."""
+    row = bytes(1 + -(-width // 8))
+    pack = zlib.compressobj(9)
+    data = b"".join([*(pack.compress(row * 100) for _ in range(height // 100)), pack.flush()])
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def uri(data, kind):
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def test_pictures_that_swell(http, served, ask):
+    """A small file of many pixels, in each place where a picture may stand; it costs the server's own process nothing."""
+    bomb = png(12_000, 12_000)
+    assert len(bomb) < 64 << 10
+    for part in ({"type": "image_url", "image_url": {"url": uri(bomb, "image/png")}}, {"type": "video", "video": uri(bomb, "video/mp4")},
+                 {"type": "video", "video": [{"t": 0, "image": uri(bomb, "image/png")}]}):  # fmt: skip
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert refused(ask(part, WHAT), 400)["code"] == "invalid_media"
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # kilobytes
+    frames = "data:video/jpeg;base64," + ",".join(["AAAA"] * 5000)
+    assert "4,096" in refused(ask({"type": "video_url", "video_url": {"url": frames}}, WHAT), 400)["message"]
+
+
+def test_what_a_source_says_that_it_is_counts_for_nothing(ask):
+    """A picture that is called a video is a video of one frame, and the reverse is refused; words are neither."""
+    red = base64.b64decode(PICTURE.partition(",")[2])
+    for kind in ("video/mp4", "text/html", "", "image/svg+xml"):
+        assert ask({"type": "image_url", "image_url": {"url": uri(red, kind)}}, WHAT, max_tokens=1).status_code == 200
+    for data in (b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"words", b"%PDF-1.7", b"PK\3\4", b"\x89PNG\r\n\x1a\n"):
+        for name in ("image", "video"):
+            part = {"type": f"{name}_url", f"{name}_url": {"url": uri(data * 20, "image/png")}}
+            assert refused(ask(part, WHAT), 400)["code"] == "invalid_media"
 
 
 def mutated(random, value, depth=0):

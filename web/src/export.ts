@@ -28,7 +28,7 @@ export function answerOf(text: string, handle: string, last: number): any {
 
 /** The menu below an answer. */
 export function menu(question: string, answer: () => any, videos: () => string[]): HTMLElement {
-  const list = el("div", { class: "menu-list card" });
+  const list = el("div", { class: "menu-list" });
   const details = el("details", { class: "menu" }, el("summary", { class: "plain" }, icon("save"), "Export"), list);
   const close = () => {
     details.open = false;

@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import json
 import shutil
 import sys
 import threading
@@ -13,7 +14,7 @@ import pytest
 
 HERE = Path(__file__).parent
 sys.path += [str(HERE.parent / name) for name in ("agent", "serve")]
-WAIT = 25_000  # milliseconds: the machine may be busy
+WAIT = 120_000  # milliseconds: the machine may be busy
 DROP = """async ({name, data, size, type}) => {
   const bytes = size ? new Uint8Array(size).fill(7) : Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
   const transfer = new DataTransfer();
@@ -158,6 +159,11 @@ class Tab:
         self.page.locator("#question").fill(question)
         self.page.get_by_role("button", name="Ask", exact=True).click()
         return self.page.get_by_role("article", name=question)
+
+    def agent_says(self, path):
+        """Questions to the agent are answered with the events of a file."""
+        body = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in json.loads(path.read_text()))
+        self.page.route("**/v1/agent", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
 
     def kept(self):
         """The turns that the browser keeps."""

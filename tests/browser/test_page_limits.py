@@ -1,11 +1,12 @@
 """The page in a browser: limits, faults, keys, the keyboard alone, a phone's width, what axe finds."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 expect = pytest.importorskip("playwright.sync_api").expect
-expect.set_options(timeout=25_000)
+expect.set_options(timeout=120_000)
 from conftest import served  # noqa: E402
 from serve_asking import CLIP  # noqa: E402
 
@@ -126,6 +127,7 @@ def test_a_film_that_the_browser_cannot_play(tab, tmp_path):
 
 def test_the_keyboard_alone(tab):
     page = tab.open().page
+    page.on("filechooser", lambda chooser: chooser.set_files(CLIP))
 
     def tabbed(name, role="button"):
         """Presses Tab until the control of that name has the focus."""
@@ -139,9 +141,7 @@ def test_the_keyboard_alone(tab):
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the question")).to_be_focused()
     tabbed("Choose a video")
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(CLIP)
+    page.keyboard.press("Enter")
     tab.planned()
     tabbed("Question", "textbox")
     page.keyboard.type(WHEN)
@@ -161,9 +161,7 @@ def test_the_keyboard_alone(tab):
 def test_a_phone(tab):
     page = tab.page
     page.set_viewport_size({"width": 360, "height": 740})
-    tab.open()
-    assert not tab.faults()
-    tab.drop("a_very_long_name_of_a_film_without_any_space_in_it_at_all_2026_11_29.mp4", CLIP.read_bytes()).planned()
+    tab.open().drop("a_very_long_name_of_a_film_without_any_space_in_it_at_all_2026_11_29.mp4", CLIP.read_bytes()).planned()
     turn = tab.ask(WHAT)
     turn.get_by_text("tokens/s").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") == 360
@@ -173,7 +171,6 @@ def test_a_phone(tab):
     assert not tab.faults()
     page.get_by_role("button", name="Sessions").click()
     expect(page.locator("#sessions a")).to_be_focused()
-    assert not tab.faults()
     page.keyboard.press("Escape")
     expect(page.get_by_role("button", name="Sessions")).to_be_focused()
 
@@ -183,10 +180,10 @@ def test_what_axe_finds(tabs, scheme):
     tab = tabs(color_scheme=scheme).open()
     assert not tab.faults()
     tab.drop(data=CLIP.read_bytes()).planned()
-    assert not tab.faults()
+    tab.agent_says(Path(__file__).parent / "agent_events.json")
     tab.ask(WHEN).get_by_text("tokens/s").wait_for()
     turn = tab.ask("What moves?", agent=True)
-    turn.locator(".foot .row").wait_for()
+    expect(turn.locator(".proof img")).to_have_count(3)
     turn.locator("summary", has_text="Steps").click()
     turn.locator("summary", has_text="Export").click()
     assert not tab.faults()

@@ -106,6 +106,7 @@ class Page {
       if (!this.videos.busy(session)) this.session = session;
       this.turns = turns.map((turn) => this.runs.get(turn.id)?.turn ?? turn);
       this.draw();
+      await this.videos.check(this.session);
     }, 200);
   }
 

@@ -37,7 +37,7 @@ export class Nav {
     const show = (asked: boolean) => {
       sure = asked;
       remove.classList.toggle("sure", asked);
-      remove.setAttribute("aria-label", asked ? `Really delete ${title}?` : `Delete ${title}`);
+      remove.setAttribute("aria-label", asked ? `Delete? ${title} goes from this browser` : `Delete ${title}`);
       fill(remove, asked ? "Delete?" : icon("close"));
     };
     show(false);

@@ -4,7 +4,6 @@ import { answerOf, menu } from "./export.ts";
 import { el, fill, icon } from "./dom.ts";
 import { Prose } from "./text.ts";
 import type { Turn, Video } from "./store.ts";
-import { clock } from "./times.ts";
 
 /** What a turn needs of the page around it. */
 export interface Around {
@@ -75,7 +74,7 @@ export class View {
     const video = this.around.shown() ?? this.around.videos()[0];
     this.prose.show(turn.text, {
       last: video?.seconds || 24 * 3600,
-      time: (seconds, written) => el("button", { type: "button", class: "time", "aria-label": `Go to ${clock(seconds)}`,
+      time: (seconds, written) => el("button", { type: "button", class: "time", "aria-label": `Go to ${written}`,
         on: { click: () => this.around.seek(this.around.shown() ?? this.around.videos()[0]!, seconds) } }, written),
       evidence: (id) => {
         const found = this.marks.known(id);

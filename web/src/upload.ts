@@ -16,7 +16,6 @@ interface Upload {
 /** Uploads a file and returns its id. known: the upload that was begun before. told(upload, bytes that have come). */
 export async function upload(file: File, known: string, signal: AbortSignal, told: (upload: string, sent: number) => void): Promise<string> {
   let state = (known && (await found(known, file, signal))) || (await begun(file, signal));
-  if (state.file) return state.file.id;
   let failed = 0;
   while (true) {
     const sent = state.parts.reduce((sum, part) => sum + part.bytes, 0);
@@ -43,7 +42,7 @@ async function begun(file: File, signal: AbortSignal): Promise<Upload> {
 async function found(id: string, file: File, signal: AbortSignal): Promise<Upload | null> {
   try {
     const state = await data<Upload>(`v1/uploads/${id}`, { signal });
-    return state.bytes === file.size && state.status !== "cancelled" ? state : null;
+    return state.bytes === file.size && state.status === "pending" ? state : null;
   } catch (error) {
     if (error instanceof Failure && error.status === 404) return null; // the server was started anew
     throw error;

@@ -22,6 +22,7 @@ export interface Room {
 export class Videos {
   private readonly sending = new Map<string, Sending>();
   private readonly wrong = new Map<string, string>(); // sentences, by id
+  private readonly there = new Set<string>(); // ids of those that the server was found to have
   private readonly list = byId("videos");
   private readonly picker = el("input", { type: "file", id: "files", multiple: true, accept: "video/*,image/gif,.mkv,.avi,.ts,.m2ts,.mov,.webm", class: "hidden", tabindex: -1, "aria-hidden": "true" });
 
@@ -56,7 +57,7 @@ export class Videos {
 
   /** Whether all of a session's videos are on the server. */
   ready(session: Session): boolean {
-    return session.videos.length > 0 && session.videos.every((video) => video.file && !this.wrong.has(video.id));
+    return session.videos.length > 0 && session.videos.every((video) => this.there.has(video.id) && !this.wrong.has(video.id));
   }
 
   busy(session: Session): boolean {
@@ -94,10 +95,11 @@ export class Videos {
         }
         this.progress(video);
       });
+      video.picture = (await pictures(video.file, [1], 320))[0] ?? ""; // a file that has none is no video
       this.sending.delete(video.id);
+      this.there.add(video.id);
       await this.note(id, video);
       say(`${video.name} is uploaded`);
-      await this.look(id, video);
     } catch (error) {
       if ((error as Error).name === "AbortError") return;
       const failed = told(error);
@@ -107,12 +109,6 @@ export class Videos {
       this.sending.delete(video.id);
       if (this.room.session().id === id) this.room.changed(this.room.session());
     }
-  }
-
-  /** Fetches the picture of a card: a file that has none is no video. */
-  private async look(id: string, video: Video): Promise<void> {
-    video.picture = (await pictures(video.file, [1], 320))[0] ?? "";
-    await this.note(id, video);
   }
 
   /** Writes a video as it is now into its session. */
@@ -126,14 +122,15 @@ export class Videos {
     if (this.room.session().id === id) this.room.changed(now);
   }
 
-  /** Finds out which files the server still has: it forgets them when it ends. */
+  /** Finds out which files the server has: it forgets them when it ends, and other tabs bring more. */
   async check(session: Session): Promise<void> {
     for (const video of session.videos) {
-      if (this.sending.has(video.id)) continue;
+      if (this.sending.has(video.id) || this.there.has(video.id)) continue;
       try {
-        const there = video.file !== "" && (await exists(video.file));
-        if (there) this.wrong.delete(video.id);
-        else this.wrong.set(video.id, video.file ? "The server no longer has this file: choose it again." : "The upload was interrupted: choose the file again to go on.");
+        if (video.file !== "" && (await exists(video.file))) {
+          this.wrong.delete(video.id);
+          this.there.add(video.id);
+        } else this.wrong.set(video.id, video.file ? "The server no longer has this file: choose it again." : "The upload was interrupted: choose the file again to go on.");
       } catch (error) {
         if (error instanceof Failure) alarm(error.message);
       }
@@ -171,9 +168,9 @@ export class Videos {
     const wrong = this.wrong.get(video.id);
     const size = [video.seconds && clock(Math.round(video.seconds)), bytes(video.size)].filter(Boolean).join(" · ");
     return el("li", { class: `video${this.room.playing() === video.id ? " now" : ""}`, "data-id": video.id },
-      el("button", { type: "button", class: "pick", "aria-label": `Show ${video.name}`, "aria-pressed": String(this.room.playing() === video.id), on: { click: () => this.room.play(video) } },
+      el("button", { type: "button", class: "pick", "aria-pressed": String(this.room.playing() === video.id), on: { click: () => this.room.play(video) } },
         video.picture ? el("img", { src: video.picture, alt: "" }) : el("span", { class: "blank", "aria-hidden": "true" }),
-        el("span", { class: "name", dir: "auto" }, several && el("b", {}, `${number} `), video.name),
+        el("span", { class: "name", dir: "auto" }, el("span", { class: "hidden" }, "Show "), several && el("b", {}, `${number} `), video.name),
         !wrong && !sending && el("span", { class: "small soft" }, size)),
       sending && el("progress", { max: 1, value: sending.share, "aria-label": `Upload of ${video.name}` }),
       wrong && el("p", { class: "failed small" }, wrong),

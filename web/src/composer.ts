@@ -125,7 +125,7 @@ export class Composer {
     const glance = plan.wait === null ? "" : ` (about ${about(plan.wait)})`;
     fill(this.line,
       el("p", {}, this.agent
-        ? [el("strong", {}, "Looks again where it matters"), ` · a glance at the whole first${glance}, then up to 12 rounds · each question on its own`]
+        ? [el("strong", {}, "Looks again where it matters"), ` · a glance at the whole first${glance}, then up to 12 rounds`]
         : [el("strong", {}, wait || "Ready"), ` · ${looks} · ${figure(plan.prompt_tokens)} tokens${held}`]),
       !this.agent && this.choices(plan));
   }

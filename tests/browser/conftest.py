@@ -160,9 +160,16 @@ class Tab:
         self.page.get_by_role("button", name="Ask", exact=True).click()
         return self.page.get_by_role("article", name=question)
 
+    def answered(self, turn):
+        """The text of an answer once it is complete."""
+        self.page.locator(".turn[data-state=done]").and_(turn).wait_for()
+        return turn.locator(".answer").inner_text()
+
     def agent_says(self, path):
         """Questions to the agent are answered with the events of a file."""
-        body = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in json.loads(path.read_text()))
+        body = "".join(
+            f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in json.loads(path.read_text())
+        )
         self.page.route("**/v1/agent", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
 
     def kept(self):

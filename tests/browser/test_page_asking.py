@@ -23,12 +23,6 @@ def until(true):
         time.sleep(0.02)
 
 
-def answered(turn):
-    """The text of a complete answer."""
-    turn.get_by_text("tokens/s").wait_for()
-    return turn.locator(".answer").inner_text()
-
-
 def playing(tab):
     return tab.page.evaluate("document.querySelector('#player video').currentTime")
 
@@ -43,12 +37,12 @@ def test_drop_plan_ask_seek_and_follow_up(ready):
     page = ready.page
     assert re.search(r"about \d+ s · 1\d (of \d+ )?frames, one every [\d.]+ s · \d+ tokens", page.inner_text("#plan"))
     turn = ready.ask(WHEN)
-    text = answered(turn)
+    text = ready.answered(turn)
     seconds = float(re.search(r"([\d.]+) seconds", text)[1])
     turn.get_by_role("button", name="Go to").click()
     until(lambda: abs(playing(ready) - seconds) < 0.05)
     second = ready.ask(WHAT)
-    assert len(answered(second)) > 10
+    assert len(ready.answered(second)) > 10
     known = int(re.search(r"([\d,]+) tokens known already", second.inner_text())[1].replace(",", ""))
     assert known > 100
     expect(page.locator("#sessions a")).to_have_count(1)
@@ -58,7 +52,7 @@ def test_drop_plan_ask_seek_and_follow_up(ready):
     page.locator(".turn").first.get_by_role("button", name="Go to").click()  # from the server now
     until(lambda: abs(playing(ready) - seconds) < 0.05)
     third = ready.ask("What shape is the red thing?")
-    answered(third)
+    ready.answered(third)
 
 
 def test_no_work_before_the_question(ready, server):
@@ -70,7 +64,7 @@ def test_no_work_before_the_question(ready, server):
 
 def test_stop_and_go_on(ready, gate, server):
     page = ready.page
-    gate.close(3)
+    gate.close(1)
     turn = ready.ask(WHAT)
     until(gate.reached.is_set)
     expect(turn.locator(".answer")).not_to_be_empty()
@@ -81,8 +75,8 @@ def test_stop_and_go_on(ready, gate, server):
     part = turn.locator(".answer").inner_text()
     gate.close(1000)
     turn.get_by_role("button", name="Go on").click()
-    whole = answered(page.get_by_role("article", name=WHAT))
-    assert whole.startswith(part.rstrip()) and len(whole) > len(part)
+    whole = ready.answered(page.get_by_role("article", name=WHAT))
+    assert whole.startswith(part.rstrip()) and len(whole) > len(part) and not turn.get_by_text("Stopped.").count()
 
 
 def test_escape_stops(ready, gate, server):
@@ -96,7 +90,7 @@ def test_escape_stops(ready, gate, server):
 
 def test_reload_in_the_middle(ready, gate, server):
     page = ready.page
-    gate.close(3)
+    gate.close(1)
     turn = ready.ask(WHAT)
     until(gate.reached.is_set)
     expect(turn.locator(".answer")).not_to_be_empty()
@@ -108,17 +102,17 @@ def test_reload_in_the_middle(ready, gate, server):
     assert part
     gate.close(1000)
     turn.get_by_role("button", name="Ask again").click()
-    assert answered(page.get_by_role("article", name=WHAT)).startswith(part.rstrip())
+    assert ready.answered(page.get_by_role("article", name=WHAT)).startswith(part.rstrip())
     expect(page.locator(".turn")).to_have_count(1)
 
 
 def test_two_tabs(ready, tabs, gate):
     other = tabs().open()
     other.drop("other.mp4", CLIP.read_bytes()).planned()
-    assert answered(other.ask(WHEN)) and answered(ready.ask(WHAT))
+    assert other.answered(other.ask(WHEN)) and ready.answered(ready.ask(WHAT))
     for tab in (ready, other):
         expect(tab.page.locator("#sessions a")).to_have_count(2)
-    gate.close(2)
+    gate.close(1)
     turn = ready.ask("What shape is the red thing?")
     until(gate.reached.is_set)
     other.page.locator("#sessions a", has_text=WHAT).click()  # the session that the first tab is in
@@ -126,10 +120,10 @@ def test_two_tabs(ready, tabs, gate):
     expect(other.page.get_by_text("Another tab is asking this")).to_be_visible()
     gate.close(1000)
     gate.opened.set()
-    text = answered(turn)
+    text = ready.answered(turn)
     shown = other.page.get_by_role("article", name="What shape is the red thing?")
-    assert answered(shown) == text
-    answered(other.ask(WHEN))
+    assert other.answered(shown) == text
+    other.answered(other.ask(WHEN))
     expect(ready.page.locator(".turn")).to_have_count(3)
     for tab in (ready, other):
         tab.page.reload()
@@ -143,7 +137,7 @@ def test_several_videos_and_sessions(ready):
     ready.drop("second.mp4", CLIP.read_bytes())
     expect(page.locator("#videos li")).to_have_count(2)
     expect(page.locator("#plan strong")).to_be_visible()
-    answered(ready.ask(WHAT))
+    ready.answered(ready.ask(WHAT))
     page.get_by_role("button", name="Show 1 clip.mp4").click()
     expect(page.locator("#videos li").first).to_have_class(re.compile("now"))
     page.get_by_role("button", name="New session").click()
@@ -166,7 +160,7 @@ def saved(page, turn, name):
 
 def test_exports_of_an_answer(ready):
     turn = ready.ask(WHEN)
-    text = answered(turn)
+    text = ready.answered(turn)
     name, report = saved(ready.page, turn, "Report (HTML)")
     assert name == "report.html" and text.split(" at ")[0].encode() in report and b"data:image/jpeg" in report
     name, chapters = saved(ready.page, turn, "Chapters for ffmpeg")
@@ -201,7 +195,10 @@ def test_the_agent(ready, scripted):
     proofs = turn.locator(".proof")
     expect(turn.get_by_text("Medium confidence")).to_be_visible()
     expect(turn.locator(".claims li")).to_have_count(2)
-    assert "<b>moves</b> left" in turn.locator(".answer").inner_text() and not turn.locator(".answer b, .claims img").count()
+    assert (
+        "<b>moves</b> left" in turn.locator(".answer").inner_text()
+        and not turn.locator(".answer b, .claims img").count()
+    )
     expect(proofs.locator("img").nth(1)).to_have_attribute("src", re.compile("^data:image/jpeg"))
     turn.locator("summary", has_text="Steps").click()
     expect(turn.get_by_text("Watches")).to_be_visible()
@@ -216,7 +213,7 @@ def test_the_agent(ready, scripted):
     page.reload()
     expect(proofs.locator("img").nth(1)).to_have_attribute("src", re.compile("^data:image/jpeg"))
     assert turn.locator(".claims li").count() == 2
-    assert answered(ready.ask(WHAT))
+    assert ready.answered(ready.ask(WHAT))
 
 
 def test_the_agent_of_the_model_itself(ready):
@@ -230,14 +227,17 @@ def test_times_of_a_text(ready):
     text = ("From 2 to 4.5 seconds, at 0:03, 1 s, **6.1 s**, and 1:02:03; 12 shapes, 3:2 ratio.\n\n- <script>alert(1)</script>\n"
             "- [x](javascript:alert(1)) at 0:07.5\n\n```\ncode 0:01\n```\n`0:02` ![y](http://evil.example/z.png) 99 s")  # fmt: skip
     chunk = {"choices": [{"delta": {"content": text}}]}
-    usage = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 1, "ivlite": {"seconds": {"generate": 1}}}}
+    usage = {
+        "choices": [],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 1, "ivlite": {"seconds": {"generate": 1}}},
+    }
     body = "".join(f"data: {json.dumps(item)}\n\n" for item in (chunk, usage)) + "data: [DONE]\n\n"
-    ready.page.route(
-        "**/v1/chat/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream")
-    )
+    ready.page.route("**/v1/chat/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
     turn = ready.ask(WHAT)
-    answered(turn)
+    ready.answered(turn)
     assert turn.locator(".answer .time").all_inner_texts() == ["2", "4.5 seconds", "0:03", "1 s", "6.1 s", "0:07.5"]
     labels = [b.get_attribute("aria-label") for b in turn.locator(".answer .time").all()]
     assert labels == [f"Go to {b.inner_text()}" for b in turn.locator(".answer .time").all()]
-    assert "<script>alert(1)</script>" in turn.inner_text() and not turn.locator("script, .answer a, .answer img").count()
+    assert (
+        "<script>alert(1)</script>" in turn.inner_text() and not turn.locator("script, .answer a, .answer img").count()
+    )

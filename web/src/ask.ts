@@ -98,7 +98,6 @@ export class Run {
       const { steps: _, ...answer } = event.answer; // they are there already
       turn.answer = { ...answer, steps: turn.steps };
       turn.text = answer.answer;
-      if (answer.finish_reason === "stopped") turn.state = "stopped";
     } else turn.steps.push(event);
     if (event.evidence?.length) this.pending = this.pending.then(() => this.show(event.evidence));
     this.told.changed();

@@ -220,6 +220,7 @@ class Page {
     this.runs.delete(turn.id);
     if (this.session.id !== turn.session) return;
     this.draw();
+    if (turn.state === "failed") void this.videos.checkAgain(this.session);
     say(turn.state === "done" ? "The answer is complete" : turn.error || "Stopped");
     if (document.activeElement === document.body) this.composer.focus();
   }

@@ -62,6 +62,7 @@ export class View {
     const { turn } = this;
     const runs = turn.state === "running" && (this.live || this.around.elsewhere(turn));
     this.place.setAttribute("aria-busy", String(runs));
+    this.place.dataset["state"] = runs ? "running" : turn.state === "running" ? "interrupted" : turn.state;
     this.place.classList.toggle("runs", runs);
     if (turn.state === "running" && !this.live && runs) this.progress("Another tab is asking this", null);
     this.work.hidden = !turn.steps.length;

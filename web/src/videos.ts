@@ -138,6 +138,12 @@ export class Videos {
     if (this.room.session().id === session.id) this.room.changed(this.room.session());
   }
 
+  /** The same, of files that were there: the server may have been started anew. */
+  async checkAgain(session: Session): Promise<void> {
+    for (const video of session.videos) this.there.delete(video.id);
+    await this.check(session);
+  }
+
   private async remove(video: Video): Promise<void> {
     this.sending.get(video.id)?.end.abort();
     this.sending.delete(video.id);

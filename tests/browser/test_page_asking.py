@@ -35,7 +35,9 @@ def ready(tab):
 
 def test_drop_plan_ask_seek_and_follow_up(ready):
     page = ready.page
-    assert re.search(r"about \d+ s · 1\d (of \d+ )?frames, one every [\d.]+ s · \d+ tokens", page.inner_text("#plan"))
+    assert re.search(
+        r"(about \d+ (s|min)|Ready) · 1\d (of \d+ )?frames, one every [\d.]+ s · \d+ tokens", page.inner_text("#plan")
+    )
     turn = ready.ask(WHEN)
     text = ready.answered(turn)
     seconds = float(re.search(r"([\d.]+) seconds", text)[1])

@@ -337,12 +337,7 @@ def engine(args, machine, progress, counts):
 
     def answers(work):
         with machine.opened(lambda text: say("warning", text), progress) as answerer:
-            if progress:
-                progress.clear()
-                progress.counts = counts
-            yield from local.answers(
-                answerer, work, lambda: progress and progress("inputs", counts.done, counts.inputs)
-            )
+            yield from local.answers(answerer, work, tick)
 
     return answers
 

@@ -31,6 +31,12 @@ asan tsan:
 floors:
 	tests/tools/floors.sh
 
+# a wheel from the source distribution, installed where there is no compiler; cross-compiled for ARM and run under emulation
+wheel:
+	python tests/tools/wheel.py
+wheel-arm:
+	python tests/tools/wheel.py aarch64
+
 # the ARM kernels against the plain ones, cross-compiled and emulated: Debian's g++-aarch64-linux-gnu and qemu-user
 test-arm:
 	cmake -S . -B build/arm -DIVLITE_COMPARE=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
@@ -51,4 +57,4 @@ format:
 	ruff format . && ruff check --fix .
 	clang-format -i $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
-.PHONY: all test check fuzz fuzz-blocks asan tsan floors test-arm bench bench-model format
+.PHONY: all test check fuzz fuzz-blocks asan tsan floors wheel wheel-arm test-arm bench bench-model format

@@ -28,11 +28,12 @@ class CMakeBuild(build_ext):
             f"-DIVLITE_CUDA={os.environ.get('IVLITE_CUDA', 'AUTO')}",
             f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",  # the cached one left with pip's last build environment
         ]  # fmt: skip
+        stripped = [] if self.inplace or self.editable_mode else ["--strip"]  # symbols are three quarters of the file
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
         for command in (
             configure,
             ["cmake", "--build", build, "-j", jobs],
-            ["cmake", "--install", build, "--prefix", target],
+            ["cmake", "--install", build, "--prefix", target, *stripped],
         ):
             subprocess.run([str(word) for word in command], check=True)
 

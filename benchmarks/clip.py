@@ -49,8 +49,8 @@ def write_video(path):
         out.mux(stream.encode())
 
 
-def write_model(path, type):
-    """InternVideo3-8B's shape with random weights and a small vocabulary."""
+def write_model(path, type, size="8b"):
+    """InternVideo3-8B's shape, or another size, with random weights and a small vocabulary."""
     import vocabulary
 
     from ivlite.evaluate.synthetic import RandomSource, config
@@ -60,7 +60,7 @@ def write_model(path, type):
     ids = {name: vocabulary.token_id(f"<|{name}|>") for name in
            ("image_pad", "video_pad", "vision_start", "vision_end", "im_start", "im_end")}  # fmt: skip
     # Rows of the head repeat, so the likeliest token is always one of the first and the answer never ends.
-    cfg = replace(config("8b"), tokens=TokenIds(**ids, eos=(ids["im_end"],)))
+    cfg = replace(config(size), tokens=TokenIds(**ids, eos=(ids["im_end"],)))
     source = RandomSource(cfg, type)
     metadata = cfg.to_metadata() | {TOKENIZER: vocabulary.tokenizer_json(), "general.alignment": 32}
     with GGUFWriter(path, metadata, [(t.name, t.shape, t.format) for t in source.tensors.values()]) as out:

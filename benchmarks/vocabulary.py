@@ -47,10 +47,11 @@ def add_to(writer, size):
 
     known = tokens()
     kinds = [TokenType.CONTROL if token in SPECIAL else TokenType.NORMAL for token in known]
+    more = size - len(known)  # normal as well: they are what random weights say, and a server streams texts
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list([*known, *(f"[unused {i}]" for i in range(len(known), size))])
-    writer.add_token_types([*kinds, *[TokenType.UNUSED] * (size - len(known))])
+    writer.add_token_list([*known, *(f"[unused_{i}]" for i in range(len(known), size))])
+    writer.add_token_types([*kinds, *[TokenType.NORMAL] * more])
     writer.add_token_merges([" ".join(pair) for pair in merges()])
     writer.add_eos_token_id(token_id("<|im_end|>"))
     writer.add_add_bos_token(False)

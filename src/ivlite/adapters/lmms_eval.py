@@ -189,7 +189,7 @@ def part(visual: Any) -> dict[str, Any]:
 
 
 def result(reply: Reply) -> GenerationResult:
-    counts = TokenCounts(reply.usage.get("prompt_tokens"), len(reply.token_ids) - reply.thought, reply.thought)
+    counts = TokenCounts(reply.usage.get("prompt_tokens"), len(reply.token_ids), reply.thought)
     return GenerationResult(reply.text, counts)
 
 

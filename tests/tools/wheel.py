@@ -81,7 +81,7 @@ def built(python, source, work, environment):
 def check(path):
     """What is in a wheel: the package, its licence, what other programs look for, and a library that needs those of every system."""
     with zipfile.ZipFile(path) as archive:
-        names = set(archive.namelist())
+        names = {name for name in archive.namelist() if not name.endswith("/")}
         (info,) = {name.partition("/")[0] for name in names if ".dist-info/" in name}
         entries = archive.read(f"{info}/entry_points.txt").decode()
         (library,) = (name for name in names if name.endswith(".so"))

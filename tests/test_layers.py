@@ -190,3 +190,9 @@ def test_files_stay_readable(path):
     lines = path.read_text().splitlines()
     assert len(lines) <= 500, f"{len(lines)} lines"
     assert max(map(len, lines), default=0) <= 150
+
+
+def test_no_test_imports_a_conftest():
+    """Every folder has one of that name: which of them it is depends on what was collected before."""
+    for path in Path(__file__).parent.rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) conftest\b", path.read_text(), re.M), path

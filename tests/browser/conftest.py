@@ -6,14 +6,16 @@ import json
 import shutil
 import sys
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 HERE = Path(__file__).parent
-sys.path += [str(HERE.parent / name) for name in ("agent", "serve")]
+sys.path += [str(HERE), *(str(HERE.parent / name) for name in ("agent", "serve"))]
+
+from page_servers import served  # noqa: E402
+
 WAIT = 120_000  # milliseconds: the machine may be busy
 DROP = """async ({name, data, size, type}) => {
   const bytes = size ? new Uint8Array(size).fill(7) : Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
@@ -53,32 +55,6 @@ def demo():
         pytest.skip("the demo model is not in the package")
     with ivlite.load("demo", context=4096) as model:
         yield model
-
-
-@contextmanager
-def served(engine, key=None, **limits):
-    """A server in a thread: its url, its service, and stop(), which ends it."""
-    from ivlite.serve import listen
-    from ivlite.serve.app import application
-    from ivlite.serve.service import Limits, Service
-    from ivlite.stop import Stop
-
-    stop, listening = Stop(), listen.bound("127.0.0.1", 0)
-    service = Service(engine, "demo", limits=Limits(**limits))
-    app = application(service, loopback=True, key=key)
-    thread = threading.Thread(target=listen.run, args=(app, service, listening, stop))
-    thread.start()
-
-    def end():
-        stop.set("the test has ended")
-        thread.join(60)
-        assert not thread.is_alive()
-
-    try:
-        yield SimpleNamespace(url=listen.address(listening), service=service, stop=end)
-    finally:
-        end()
-        service.close()
 
 
 @pytest.fixture(scope="module")

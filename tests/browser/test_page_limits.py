@@ -7,7 +7,7 @@ import pytest
 
 expect = pytest.importorskip("playwright.sync_api").expect
 expect.set_options(timeout=120_000)
-from conftest import served  # noqa: E402
+from page_servers import served  # noqa: E402
 from serve_asking import CLIP  # noqa: E402
 
 WHAT, WHEN = "What happens?", "When does the red cross appear?"

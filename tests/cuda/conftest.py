@@ -14,8 +14,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import emulation
 from device import CheckedDevice, Device
+from emulation import emulated
 
 from ivlite import _C
 
@@ -31,13 +31,6 @@ def card_here():
 def pytest_generate_tests(metafunc):
     if "device" in metafunc.fixturenames:
         metafunc.parametrize("device", ["emulated", "card"] if card_here() else ["emulated"], indirect=True)
-
-
-def emulated(name):
-    try:
-        return emulation.load(name)
-    except emulation.Unavailable as why:
-        pytest.skip(f"CUDA kernels are not tested: {why}")
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -37,6 +39,14 @@ def load(name):
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
     loader.exec_module(module)
     return module
+
+
+def emulated(name):
+    """The module of that name, for a test, which is skipped where it cannot be built."""
+    try:
+        return load(name)
+    except Unavailable as why:
+        pytest.skip(f"CUDA kernels are not tested: {why}")
 
 
 def build(folder, name):

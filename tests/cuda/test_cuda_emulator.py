@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import emulated
+from emulation import emulated
 
 FAULTS = (
     "none", "read_outside", "read_before", "write_outside", "shared_outside", "misaligned", "race_in_block", "race_in_warp",

@@ -18,6 +18,7 @@ from ivlite.engine.calls import ToolCall
 from ivlite.prompt import TOOLS_AFTER, TOOLS_BEFORE, plain_tools
 
 ROOM = 1 << 20  # tokens: nothing is folded
+SURE, UNSURE, DOUBTS = (2.5, 7.0), (0.1, 2.5), 0.15  # how far apart the logits of yes and no are; share of doubts
 
 
 @dataclass
@@ -47,9 +48,9 @@ class Oracle:
         return Conversation(self)
 
     def odds(self, yes):
-        """Logits after a question apart."""
+        """Logits after a question apart: right, but now and then hardly sure, as a model is that only sees."""
         out = np.zeros(self.config.text.vocab_size, np.float32)
-        sure = self.rng.uniform(2.5, 7) * (1 if yes else -1)
+        sure = self.rng.uniform(*(UNSURE if self.rng.random() < DOUBTS else SURE)) * (1 if yes else -1)
         out[self.tokenizer.encode(say.YES)[0]], out[self.tokenizer.encode(say.NO)[0]] = sure / 2, -sure / 2
         return out
 

@@ -20,7 +20,8 @@ from ivlite.agent.looks import within_time
 RATE = 1.0  # frames a second of a search, where the budget allows
 SEGMENT = 64  # frames of one
 SHARE = 0.5  # of the frames that are left, for one search
-LIKELY = 0.2  # p(yes) from which a segment is asked for times
+LIKELY = 0.2  # p(yes) from which a segment is asked for times, and what a closer look shows is found
+EVEN = 0.5  # p(yes) from which a segment is found that no times are named of: the whole of it
 SPANS = 5  # that are returned, at most
 CANDIDATES = 8  # that are looked at again, at most
 AGAIN = Detail(16, 1.0)  # of the second look
@@ -110,12 +111,18 @@ def _named(case: Case, film: Film, part: Segment, query: str) -> list[Span]:
             return []
         text = say.GROUND.format(duration=film.duration, query=query)
         reply = aside.ask(shown, text, max_new_tokens=NEW_TOKENS)
-    (a, b), *_ = spans_of(reply.text, part.start, part.end) or [(part.start, part.end)]
+    times = spans_of(reply.text, part.start, part.end)
+    if not times and probability < EVEN:  # neither is sure
+        return []
+    a, b = times[0] if times else (part.start, part.end)
     return [Span(marked(film, part.frames, a, b), probability)]
 
 
 def _again(case: Case, film: Film, span: Span, query: str) -> Evidence | None:
-    """The evidence of a span that is looked at again, wider and more closely; None where no frames are left for it."""
+    """The evidence of a span that is looked at again, wider and more closely.
+
+    None where it is not seen any more, or no frames are left for it.
+    """
     start, end = span.frames[0], span.frames[-1]
     more = max(1.0, WIDER * (end - start))
     a, b = max(0.0, start - more), min(film.duration, end + more)
@@ -126,6 +133,8 @@ def _again(case: Case, film: Film, span: Span, query: str) -> Evidence | None:
     case.looks_at(film, times)
     with Apart(case) as aside:
         score = aside.odds(shown, say.SHOWN.format(query=query))
+        if score < LIKELY:
+            return None
         text = say.GROUND.format(duration=film.duration, query=query)
         closer = spans_of(aside.ask(shown, text, max_new_tokens=NEW_TOKENS).text, a, b)
     inside = marked(film, times, *(closer[0] if closer else (start, end)))
@@ -145,16 +154,22 @@ def marked(film: Film, times: Sequence[float], start: float, end: float) -> tupl
 
 
 def count(case: Case, arguments: Mapping[str, Any]) -> Found:
-    """How often something is seen; what goes on over the border of two segments counts once."""
+    """How often something is seen; what goes on over the border of two segments counts once.
+
+    Where a segment does not show it, no times are asked: a model that is asked for times finds some.
+    """
     film, query = case.film(arguments), str(arguments.get("query") or "")
     start, end = film.window(arguments.get("start"), arguments.get("end"))
     parts = segments(case, film, start, end)
     every, spans = spacing(parts), list[Span]()
     scan = case.seen(film, [t for part in parts for t in part.frames], kind="count", text=query)
     for part in parts:
+        shown = [film.part(part.start, part.end, part.count)]
         with Apart(case) as aside:
+            if aside.odds(shown, say.SHOWN.format(query=query)) < LIKELY:
+                continue
             reply = aside.ask(
-                [film.part(part.start, part.end, part.count)], say.COUNT.format(query=query), max_new_tokens=160,
+                shown, say.COUNT.format(query=query), max_new_tokens=160,
                 response_format={"type": "regex", "pattern": TIMES},
             )  # fmt: skip
         spans += [Span(marked(film, part.frames, a, b)) for a, b in spans_of(reply.text, part.start, part.end)]

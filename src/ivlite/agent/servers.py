@@ -99,7 +99,8 @@ class Server:
         self._task = asyncio.current_task()
         with open(os.devnull, "w") as quiet:
             parameters = StdioServerParameters(command=words[0], args=words[1:])
-            async with Client(stdio_client(parameters, errlog=quiet), read_timeout_seconds=act.WAITS) as client:
+            wait = 2 * act.WAITS  # ours ends first: one sentence for one fault, whichever clock is quicker
+            async with Client(stdio_client(parameters, errlog=quiet), read_timeout_seconds=wait) as client:
                 self._client = client
                 self._started.set()
                 await asyncio.Event().wait()  # until it is cancelled

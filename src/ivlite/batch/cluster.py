@@ -10,6 +10,7 @@ whichever node has a processor free, which has a model in its memory already.
 
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -305,5 +306,6 @@ def connected(ray: Any, address: str | None) -> Iterator[None]:
     try:
         with contextlib.redirect_stdout(WithoutRay(sys.stdout)), contextlib.redirect_stderr(WithoutRay(sys.stderr)):
             yield
-    finally:
-        ray.shutdown()
+    finally:  # what was held back, because others might say the same, is printed now, by this thread
+        with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
+            ray.shutdown()

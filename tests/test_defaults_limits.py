@@ -26,8 +26,7 @@ API = {  # of parameters whose default is not None
     ivlite.Model.room: {"held": 0},
     ivlite.Model.prepare: ASKING | {"max_new_tokens": 256}, ivlite.Model.plan: ASKING | {"max_new_tokens": 256},
     ivlite.Model.stream: ASKING | {"max_new_tokens": 256, "tool_choice": "auto", "parallel_tool_calls": True},
-    ivlite.Engine: {"most": 8}, ivlite.Engine.stream: {"client": ""}, ivlite.Engine.add: {"client": ""},
-    ivlite.Engine.together: {"client": ""},
+    ivlite.Model.logprobs: ASKING | {"top": 0}, ivlite.Engine: {"most": 8},
     ivlite.Model.each_logits: {"rows": 64},
     ivlite.SamplingParams: {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "seed": 0},
     ivlite.Session.ask: {"videos": (), "images": ()},
@@ -101,7 +100,7 @@ def test_options_with_one_name_have_one_default():
 # Made step by step, or changed by their owner.
 MUTABLE = """
     Reply Record Scores Reference Importance Data Frames Packets Picture Prompt Part Message SessionState Table
-    Spent Found Indexed
+    Spent Found Indexed Member Line Known Counts
 """.split()
 MUTABLE += ["Upload", "Request"] * (importlib.util.find_spec("starlette") is not None)  # of the server, an extra
 BY_IDENTITY = ["Turn", "Mark"]  # equal only to themselves

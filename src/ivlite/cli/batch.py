@@ -66,7 +66,7 @@ def add_parser(commands):
         "--engine",
         choices=("local", "ray"),
         default="local",
-        help="this machine (default), or the nodes of a Ray cluster",
+        help="this machine (default: local), or the nodes of a Ray cluster",
     )
     add("--address", metavar="A", help="of the Ray cluster (default: the one that this machine belongs to)")
     arguments.add_media_settings(parser.add_argument_group("videos"))

@@ -17,7 +17,7 @@ NAME = 4096  # characters of the name of a video
 Arguments = Mapping[str, Any]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Result:
     """What a call returns. text: for who reads no data. data: as the tool's output schema says. pictures: JPEG files."""
 

@@ -11,6 +11,7 @@ from ivlite.errors import OutOfMemoryError
 from ivlite.gguf import SHIPPED
 from ivlite.session import pool as pooling
 
+LONG = {"type": "regex", "pattern": "([a-z ]{100}){60}"}  # an answer that does not end by itself
 pytestmark = pytest.mark.skipif(not SHIPPED["demo"].is_file(), reason="the demo model is not in the package")
 
 
@@ -191,7 +192,7 @@ def test_a_call_does_not_end_under_a_copy(demo, monkeypatch):
     demo.caches.clear()
     monkeypatch.setattr(ivlite.engine.runner.Runner, "copy", slow)
     with ivlite.Engine(demo) as engine:
-        first = engine.stream(text(0), **{**SETTINGS[6], "max_new_tokens": 500})
+        first = engine.stream(text(0), temperature=1.0, seed=1, max_new_tokens=3000, response_format=LONG)
         next(first)
         second = engine.stream(text(1), temperature=0, max_new_tokens=4)
         assert copying.wait(TIMEOUT)

@@ -165,10 +165,13 @@ def test_what_media_cost_of_which_nothing_is_left(estimated, firsts, cost):
     )
     medium = object()
     draft = SimpleNamespace(
-        looking=0.0, videos=[SimpleNamespace(probe=probe, shape={"temporal": 2}, size=(64, 64))], opened=[medium]
+        looking=0.0, measuring=0.0, videos=[SimpleNamespace(probe=probe, shape={"temporal": 2}, size=(64, 64))], opened=[medium]
     )
     laid = SimpleNamespace(media=[medium], frames=[[5, 6, 7, 8]], firsts=lambda held: firsts)
-    assert Draft.cost(draft, laid) == cost
+    scan, decode = Draft.cost(draft, laid)
+    assert (scan - draft.measuring, decode) == (pytest.approx(cost[0]), cost[1]) and 0 <= draft.measuring < 60
+    assert Draft.cost(draft, laid)[0] == pytest.approx(scan, abs=60)  # measured once
+    del asked[1:]
     assert asked == ([] if cost == (0, 0) else [[7, 8]] if firsts == [1] else [[5, 6, 7, 8]])
 
 

@@ -36,7 +36,7 @@ def test_a_file_that_is_no_video_and_names_that_are_markup(tab):
     name = "<img src=x onerror=alert(1)>.mp4"
     tab.open().drop(name, size=1000)
     expect(alert(tab)).to_contain_text("cannot be used")
-    expect(tab.page.locator("#videos .name")).to_have_text(name)
+    expect(tab.page.locator("#videos .name")).to_contain_text(name)
     assert not tab.page.locator("img[src=x]").count()
     tab.page.get_by_role("button", name=f"Remove {name}").click()
     tab.drop("empty.mp4", b"")

@@ -59,12 +59,19 @@ class Page {
 
   // ------------------------------------------------------------------------------------------------ the session
 
+  private opening = 0; // how many times an address was opened
+
   /** Shows the session that the address names. */
   private async open(): Promise<void> {
     const id = /^#s=([0-9a-f]{18})$/.exec(location.hash)?.[1];
     if (id === this.session.id && this.views.size) return;
-    this.session = (id && (await store.session(id))) || blank();
-    this.turns = id ? (await store.turns(id)).map((turn) => this.runs.get(turn.id)?.turn ?? turn) : [];
+    const mine = ++this.opening;
+    const session = (id && (await store.session(id))) || blank();
+    const turns = id ? await store.turns(id) : [];
+    if (mine !== this.opening) return; // the address has changed meanwhile
+    if (location.hash && session.id !== id) history.replaceState(null, "", location.pathname); // it names none
+    this.session = session;
+    this.turns = turns.map((turn) => this.runs.get(turn.id)?.turn ?? turn);
     this.views.clear();
     byId("turns").replaceChildren();
     this.composer.plan = null;
@@ -86,9 +93,12 @@ class Page {
     byId("fresh").focus();
   }
 
+  /** What is known of a session has changed; of one that is not shown any more it is kept already. */
   private changed(session: Session): void {
+    if (session.id !== this.session.id) return;
     this.session = session;
-    if (location.hash !== `#s=${session.id}` && session.changed) history.replaceState(null, "", `#s=${session.id}`);
+    // a new session gets its address; one that another address was just asked for does not take it back
+    if (!location.hash && session.changed) history.replaceState(null, "", `#s=${session.id}`);
     if (this.player.shown && !session.videos.some((video) => video.id === this.player.shown)) void this.player.show(session.videos[0] ?? null);
     this.draw();
   }

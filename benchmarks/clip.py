@@ -51,18 +51,18 @@ def write_video(path):
 
 def write_model(path, type, size="8b"):
     """InternVideo3-8B's shape, or another size, with random weights and a small vocabulary."""
-    import vocabulary
+    import words
 
     from ivlite.evaluate.synthetic import RandomSource, config
     from ivlite.gguf.config import TOKENIZER, TokenIds
     from ivlite.gguf.writer import GGUFWriter
 
-    ids = {name: vocabulary.token_id(f"<|{name}|>") for name in
+    ids = {name: words.token_id(f"<|{name}|>") for name in
            ("image_pad", "video_pad", "vision_start", "vision_end", "im_start", "im_end")}  # fmt: skip
     # Rows of the head repeat, so the likeliest token is always one of the first and the answer never ends.
     cfg = replace(config(size), tokens=TokenIds(**ids, eos=(ids["im_end"],)))
     source = RandomSource(cfg, type)
-    metadata = cfg.to_metadata() | {TOKENIZER: vocabulary.tokenizer_json(), "general.alignment": 32}
+    metadata = cfg.to_metadata() | {TOKENIZER: words.tokenizer_json(), "general.alignment": 32}
     with GGUFWriter(path, metadata, [(t.name, t.shape, t.format) for t in source.tensors.values()]) as out:
         for name in source.tensors:
             out.write(source.read(name))

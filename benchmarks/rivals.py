@@ -83,7 +83,7 @@ def once(folder, name, write, *args):
 
 def header(path):
     """A GGUFWriter that knows Qwen3-VL-8B's shape and a vocabulary."""
-    import vocabulary
+    import words
     from gguf import GGUFWriter
 
     writer = GGUFWriter(path, "qwen3vl")
@@ -94,7 +94,7 @@ def header(path):
         ("num_deepstack_layers", DEEPSTACK), ("vocab_size", VOCAB),
     ):  # fmt: skip
         getattr(writer, f"add_{add}")(value)
-    vocabulary.add_to(writer, VOCAB)
+    words.add_to(writer, VOCAB)
     return writer
 
 

@@ -91,7 +91,7 @@ def together(url, count, new, seed):
     for thread in threads:
         thread.join()
     # the first piece is one token or a few that make a character: the rates are those of all others
-    rates = [(a.tokens - 1) / (a.last - a.first) for a in answers]
+    rates = [(a.tokens - 1) / max(1e-6, a.last - a.first) for a in answers]
     if max(a.first for a in answers) < min(a.last for a in answers):
         return sum(rates)
     print("answers were not written together: raise --new", file=sys.stderr)

@@ -56,7 +56,7 @@ def test_a_server_is_asked_all_of_it(monkeypatch, capsys, tmp_path):
     """Of ivlite alone; llama-server is asked in the same words."""
     pytest.importorskip("starlette")
     monkeypatch.syspath_prepend(str(FOLDER))
-    names = ("streams", "clip", "rivals", "versus", "tuning", "vocabulary")
+    names = ("streams", "clip", "rivals", "versus", "tuning", "words")
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     import streams

@@ -165,7 +165,10 @@ def test_what_media_cost_of_which_nothing_is_left(estimated, firsts, cost):
     )
     medium = object()
     draft = SimpleNamespace(
-        looking=0.0, measuring=0.0, videos=[SimpleNamespace(probe=probe, shape={"temporal": 2}, size=(64, 64))], opened=[medium]
+        looking=0.0,
+        measuring=0.0,
+        videos=[SimpleNamespace(probe=probe, shape={"temporal": 2}, size=(64, 64))],
+        opened=[medium],
     )
     laid = SimpleNamespace(media=[medium], frames=[[5, 6, 7, 8]], firsts=lambda held: firsts)
     scan, decode = Draft.cost(draft, laid)

@@ -11,7 +11,7 @@ import traces
 from ivlite.gguf import SHIPPED, GGUFFile
 from ivlite.gguf.config import Config
 
-EARLIER, ASIDE = 0.26, 0.34  # shares of steps; the rest are conversations with tools
+EARLIER, ASIDE = 0.24, 0.44  # shares of steps; the rest are conversations with tools
 
 
 @cache

@@ -33,8 +33,9 @@ KEPT = """() => new Promise((done) => {
 })"""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """Ends with the file: Playwright's event loop runs in this thread, and tests of other folders have their own."""
     sync_api = pytest.importorskip("playwright.sync_api")
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:

@@ -148,8 +148,8 @@ class Engine:
             return self._taken() + int(self.model.caches.nbytes)
 
     def had(self, client: str) -> float:
-        """The seconds of computing that a client had; 0 for one who comes new."""
-        return self._clients.seconds.get(client, 0.0)
+        """The seconds of computing that a client had, which decide who is next: of one who comes new, those it would begin with."""
+        return self._clients.had(client)
 
     # -------------------------------------------------------------------------------------------- requests
 

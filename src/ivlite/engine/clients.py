@@ -79,6 +79,16 @@ class Clients:
                 self.seconds[client] = max(self.seconds.get(client, least), least)
             self._active[client] = self._active.get(client, 0) + 1
 
+    def had(self, client: str) -> float:
+        """What counts as the seconds of a client: of one who comes new, those it would begin with."""
+        with self._lock:
+            least = self._floor - CREDIT
+            return (
+                self.seconds.get(client, least)
+                if client in self._active
+                else max(self.seconds.get(client, least), least)
+            )
+
     def leave(self, client: str) -> None:
         with self._lock:
             self._active[client] -= 1

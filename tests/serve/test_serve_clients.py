@@ -177,7 +177,7 @@ def test_a_body_that_does_not_come(served, monkeypatch):
 
 @pytest.mark.parametrize("data", [
     b"\0" * 1000, b"GET", b"GET / HTTP/9.9\r\n\r\n", b"\r\n" * 1000, b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * 20_000 + b"\r\n", b"\x16\x03\x01\x02\0\x01\0",
+    b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * 20_000 + b"\r\n", b"\x16\x03\x01\x02\0\x01\0",
     b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Type: multipart/form-data; boundary=a\r\n\r\nzz",
 ], ids=range(8))  # fmt: skip
 def test_what_is_no_http(served, http, data):

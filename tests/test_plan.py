@@ -279,11 +279,11 @@ def test_memory_of_features_files_and_decoders_is_counted(demo, monkeypatch):
         return count, size / 1e6
 
     sparse, every = list(range(0, 400_000, 25_000)), list(range(200))
-    assert taken(432_000, (64, 64), sparse) == (2, pytest.approx(2 * 432_000 * 150e-6, rel=0.1))
-    assert taken(10_000_000, (64, 64), sparse) == (1, pytest.approx(10_000_000 * 150e-6, rel=0.1))
+    assert taken(432_000, (64, 64), sparse) == (2, pytest.approx(2 * 432_000 * lanes.ENTRY * 1e-6, rel=0.1))
+    assert taken(10_000_000, (64, 64), sparse) == (1, pytest.approx(10_000_000 * lanes.ENTRY * 1e-6, rel=0.1))
     assert taken(18_000, (1080, 1920), sparse[:1]) == (
         1,
-        pytest.approx(18_000 * 150e-6 + 24 * 3.1, rel=0.1),
+        pytest.approx(18_000 * lanes.ENTRY * 1e-6 + 24 * 3.1, rel=0.1),
     )  # 10 of them are resized
     assert taken(18_000, (1080, 1920), every)[0] == 1
 
@@ -293,7 +293,7 @@ def test_memory_of_a_long_file_is_planned(demo, tmp_path):
     short, long = (str(packed(tmp_path / f"{n}.mp4", n, 5)) for n in (200, 20_000))
     made = [demo.plan(ask({"type": "video", "video": path}), max_new_tokens=9) for path in (short, long)]
     more = made[1].peak_memory - made[0].peak_memory
-    assert 19_000 * 90 < more < 20_000 * 150 * 9
+    assert 19_000 * 90 < more < 20_000 * lanes.ENTRY * 9
     demo.chat(ask({"type": "video", "video": long}), max_new_tokens=1)
     held = demo.plan(ask({"type": "video", "video": long}), max_new_tokens=9)
     assert held.held > 0 and held.peak_memory <= made[1].peak_memory

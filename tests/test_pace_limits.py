@@ -229,10 +229,10 @@ def test_how_many_decoders_and_what_they_take(monkeypatch):
     frame = 1.5 * 64 * 64
     apart = list(range(0, 10_000, 500))
     waiting = 2 * 4 * 1 * 32 * 32 * 3
-    assert planned(monkeypatch, apart) == (4, 1, 4 * (150 * 10_000 + 15 * frame) + waiting)
+    assert planned(monkeypatch, apart) == (4, 1, 4 * (170 * 10_000 + 15 * frame) + waiting)
     assert planned(monkeypatch, apart, cores=16)[0] == 8 and planned(monkeypatch, apart, cores=1)[0] == 1
     assert planned(monkeypatch, apart[:3])[0] == 3 and planned(monkeypatch, apart, seekable=False)[0] == 1
-    one = 150 * 10_000 + (10 + 2 * 4 + 5 * 2) * frame
+    one = 170 * 10_000 + (10 + 2 * 4 + 5 * 2) * frame
     assert planned(monkeypatch, list(range(200))) == (1, 4, one)
     # four frames of the file to a wanted one
     for step, count in ((3, 1), (4, 1), (5, 4)):
@@ -258,7 +258,7 @@ def test_how_many_decoders_and_what_they_take(monkeypatch):
 def test_threads_of_one_decoder_by_the_size_of_frames(monkeypatch, side, threads):
     count, got, size = planned(monkeypatch, list(range(100)), cores=16, shape=(side, side))
     assert (count, got) == (1, threads) and got in (1, 16, ((256 << 20) // int(1.5 * side * side) - 10) // 2)
-    assert size == 150 * 10_000 + (10 + 2 * threads + 5 * lanes.resizers((side, side))) * int(1.5 * side * side)
+    assert size == 170 * 10_000 + (10 + 2 * threads + 5 * lanes.resizers((side, side))) * int(1.5 * side * side)
 
 
 def test_processors_are_those_of_the_process(monkeypatch):

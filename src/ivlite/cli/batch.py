@@ -86,7 +86,6 @@ NOT_BY_AGENT = (
     "repetition_penalty", "stop", "schema", "tools", "system", "think", "thinking_budget",
 )  # fmt: skip
 NEW_TOKENS = 1024  # of an answer, as `ivlite run` has it
-FRAMES = 1024  # of the agent: what `ivlite agent` takes depends on the machine's speed, and lines must not
 
 
 def check(args):
@@ -126,6 +125,10 @@ def defaults(args):
     from ivlite.batch.inputs import Defaults
 
     if args.agent:
+        from ivlite.agent.budget import (
+            FRAMES,
+        )  # what the agent takes by itself depends on the machine's speed, and lines must not
+
         budget = {"rounds": args.rounds, "frames": args.frames or FRAMES, "new_tokens": args.max_new_tokens}
         settings = {"temperature": args.temperature or 0.0, "seed": args.seed, "verify": not args.no_verify}
         return Defaults(args.prompt, None, settings, agent={name: n for name, n in budget.items() if n is not None})

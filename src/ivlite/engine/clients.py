@@ -83,11 +83,8 @@ class Clients:
         """What counts as the seconds of a client: of one who comes new, those it would begin with."""
         with self._lock:
             least = self._floor - CREDIT
-            return (
-                self.seconds.get(client, least)
-                if client in self._active
-                else max(self.seconds.get(client, least), least)
-            )
+            had = self.seconds.get(client, least)
+            return had if client in self._active else max(had, least)
 
     def leave(self, client: str) -> None:
         with self._lock:

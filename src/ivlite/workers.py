@@ -1,11 +1,13 @@
 """Python threads for reading, decoding and encoding, where the system allows them."""
 
+import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, thread
 
 from ivlite.stop import checkpoint
 
 DEEP = 512 << 20  # bytes of a stack; only what is used of it takes memory
+_stack = threading.Lock()  # held while threading.stack_size, which is the whole process's, is not its own
 
 
 class Workers(ThreadPoolExecutor):
@@ -59,13 +61,8 @@ def deeply(work):
         except BaseException as error:
             done.set_exception(error)
 
-    before = threading.stack_size(DEEP)
-    try:
-        threading.Thread(target=run, daemon=False).start()  # one that comes back from Rust at exit would end in a fault
-    except (RuntimeError, MemoryError):  # the system allows no thread, or none with such a stack
+    if not _started(run):
         return work()
-    finally:
-        threading.stack_size(before)
     while True:
         try:
             return done.result(0.05)
@@ -73,3 +70,28 @@ def deeply(work):
             if done.done():
                 raise
             checkpoint()
+
+
+def _started(run):
+    """Whether run() goes on in a thread with a stack of DEEP bytes. False: the system allows none."""
+    with _stack:
+        before = threading.stack_size(DEEP)
+        try:
+            # not a daemon: one that comes back from Rust at exit would end in a fault
+            threading.Thread(target=run, daemon=False).start()
+        except (RuntimeError, MemoryError):
+            return False
+        finally:
+            threading.stack_size(before)
+    return True
+
+
+def _forked():
+    """A child has no thread that would release the lock, or give the size back."""
+    global _stack
+    if _stack.locked():
+        threading.stack_size(0)
+    _stack = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -6,6 +6,7 @@ which sees what is shared and itself. What is said by the model is learnt, all e
 
 from dataclasses import dataclass
 
+import data
 import numpy as np
 import world
 
@@ -37,6 +38,15 @@ class View:
     def tokens(self):
         """Of each pair."""
         return self.size[0] * self.size[1] // UNIT**2
+
+    def answers(self):
+        """What the probe and the hint should see, as `data.answers`; nothing is known of a box."""
+        h, w = (n // UNIT for n in self.size)
+        actors = self.film.shown(self.times[0], self.times[-1] + 1e-6)
+        out = data.answers(self.pairs.reshape(-1, 2), self.marks, (h, w), self.film.aspect, actors)
+        if self.box != world.WHOLE:
+            out[:, :3] = out[:, 6] = IGNORE
+        return out
 
     def frames(self, rng):
         """uint8 (2 * pairs, h, w, 3): what the model sees."""
@@ -111,7 +121,7 @@ def packed(rng, rows, length, start=0):
     """Rows [(shared Roll, [Roll, ...])] as arrays of a batch; positions begin at `start`.
 
     ids, targets, segment (B, length), positions (3, B, length), barred (B, length, UNHEARD); frames: a list of uint8
-    (2P, h, w, 3), one per size; at: flat indexes of the vision tokens, size by size.
+    (2P, h, w, 3), one per size; at: flat indexes of the vision tokens, size by size, and labels: what they should show.
     """
     count = len(rows)
     out = {"ids": np.zeros((count, length), np.int64), "targets": np.full((count, length), IGNORE),
@@ -130,10 +140,12 @@ def packed(rng, rows, length, start=0):
             out["barred"][b, before] = np.array(roll.barred[1:]).reshape(-1, UNHEARD)
             for view, starts in roll.views:
                 place = b * length + at + np.array(starts)[:, None] + np.arange(view.tokens)
-                sizes.setdefault(view.size, []).append((view.frames(rng), place.ravel()))
+                sizes.setdefault(view.size, []).append((view.frames(rng), place.ravel(), view.answers()))
             at += len(roll.ids)
-    out["frames"] = [np.concatenate([frames for frames, _ in parts]) for parts in sizes.values()]
-    out["at"] = np.concatenate([np.zeros(0, np.int64), *(place for parts in sizes.values() for _, place in parts)])
+    parts = [part for listed in sizes.values() for part in listed]
+    out["frames"] = [np.concatenate([frames for frames, _, _ in listed]) for listed in sizes.values()]
+    out["at"] = np.concatenate([np.zeros(0, np.int64), *(place for _, place, _ in parts)])
+    out["labels"] = np.concatenate([np.zeros((0, 7), np.int64), *(known for _, _, known in parts)])
     return out
 
 

@@ -259,36 +259,42 @@ def call(start, end):
 
 
 def labels(scene):
-    """What the probe and the hint should see: int (tokens, 7) of colour, shape, motion (0 is nothing), the tens, ones and
-    tenths of the time mark, and whether a shape appears here. IGNORE where that is not known.
-    """
+    """What the probe and the hint should see in a scene: `answers` of its pairs of frames."""
+    times = scene.times if len(scene.times) % 2 == 0 else np.append(scene.times, scene.times[-1:])
     h, w = (s // 32 for s in scene.model_size())
-    pairs = max(1, len(scene.marks))
-    out = np.zeros((pairs, h, w, 7), np.int64)
+    return answers(times.reshape(-1, 2), scene.marks, (h, w), scene.aspect, scene.actors)
+
+
+def answers(pairs, marks, size, aspect, actors):
+    """What the probe and the hint should see in pairs of frames: int (tokens, 7) of colour, shape, motion (0 is nothing), the
+    tens, ones and tenths of the time mark, and whether a shape appears here. IGNORE where that is not known.
+
+    pairs: (P, 2) seconds; marks: P time marks, or none; size: (h, w) in tokens.
+    """
+    h, w = size
+    out = np.zeros((len(pairs), h, w, 7), np.int64)
     out[..., 3:] = IGNORE
-    for p, mark in enumerate(scene.marks):
+    for p, mark in enumerate(marks):
         tenths = round(10 * float(mark))
         out[p, ..., 3:6] = tenths // 100 % 10 if tenths >= 100 else 10, tenths // 10 % 10, tenths % 10
-    times = scene.times if len(scene.times) % 2 == 0 else np.append(scene.times, scene.times[-1:])
-    wide, high = max(1.0, scene.aspect), max(1.0, 1 / scene.aspect)
+    wide, high = max(1.0, aspect), max(1.0, 1 / aspect)
     placed = []
-    for a in scene.actors:
+    for a in actors:
         names = (1 + list(world.COLORS).index(a.color), 1 + world.SHAPES.index(a.shape))
-        for p in range(pairs):
-            visible = [t for t in times[2 * p : 2 * p + 2] if a.shown[0] <= t < a.shown[1]]
-            if not visible:
-                continue
+        seen = np.flatnonzero(((pairs >= a.shown[0]) & (pairs < a.shown[1])).any(1))
+        for p in seen:
+            visible = [t for t in pairs[p] if a.shown[0] <= t < a.shown[1]]
             x, y = a.at(np.array(visible))
-            reach = 1.1 * a.radius / wide, 1.1 * a.radius / high
+            far = 1.1 * a.radius + (max(map(abs, world.to_sign(a))) if a.sign else 0)
+            reach = far / wide, far / high
             left, right = int(max(0, (x.min() - reach[0]) * w)), int(min(w - 1e-6, (x.max() + reach[0]) * w))
             top, bottom = int(max(0, (y.min() - reach[1]) * h)), int(min(h - 1e-6, (y.max() + reach[1]) * h))
             out[p, top : bottom + 1, left : right + 1, :3] = IGNORE
-            both = len(visible) == len(times[2 * p : 2 * p + 2])
-            motion = 1 + min(world.MOTIONS.index(a.motion), 4) if both else IGNORE
-            placed.append(((p, int(y.mean() * h), int(x.mean() * w)), (*names, motion), int(p == a.first)))
+            motion = 1 + min(world.MOTIONS.index(a.motion), 4) if len(visible) == 2 else IGNORE
+            placed.append(((p, int(y.mean() * h), int(x.mean() * w)), (*names, motion), int(p == seen[0])))
     for cell, seen, first in placed:
         out[(*cell, slice(0, 3))] = seen
-        out[(*cell, 6)] = first if scene.marks else IGNORE
+        out[(*cell, 6)] = first if marks else IGNORE
     return out.reshape(-1, 7)
 
 

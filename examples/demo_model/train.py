@@ -23,7 +23,7 @@ import traces
 import warm
 import world
 from model import HINTS, PROBED, InternVideo3, Layer, patchified
-from optimiser import Optimiser
+from optimiser import Optimiser, halved
 from tokenizers import Tokenizer
 from torch.nn import functional as F
 
@@ -110,7 +110,8 @@ def probed(seen, labels):
 def classified(scores, classes, labels):
     """Loss of several classifications side by side, and the share right of each where the label is above nothing."""
     parts = scores.float().split(classes, -1)
-    loss = sum(F.cross_entropy(part, labels[:, i], ignore_index=data.IGNORE) for i, part in enumerate(parts))
+    loss = sum(F.cross_entropy(part, labels[:, i], ignore_index=data.IGNORE, reduction="sum")
+               / (labels[:, i] != data.IGNORE).sum().clamp(min=1) for i, part in enumerate(parts))  # fmt: skip
     return loss, [(part.argmax(-1) == labels[:, i])[labels[:, i] > 0].float().mean() for i, part in enumerate(parts)]
 
 
@@ -126,8 +127,6 @@ def talking(model, b, weight, digits, device="cpu"):
     logits, seen, hint = agent_stage.logits(model, b, inputs)
     right = (logits.argmax(-1) == targets).float().mean()
     loss = spoken(logits, targets, barred, digits)
-    if not weight:
-        return loss, [right]
     known = torch.from_numpy(b["labels"]).to(device)
     (probe, named), (clue, told) = probed(seen, known[:, :3]), classified(hint, HINTS, known[:, 3:])
     return loss + weight * (probe + clue), [right, *named, *told]
@@ -140,7 +139,7 @@ def held_out(model, speaker, agent=False):
     batches = [data.batch(np.random.default_rng([SEED + 1, seed]), speaker, 32, 1.0, test=True) for seed in range(3)]
     for b in batches + agent * agent_stage.tests(speaker, SEED + 1):
         inputs, targets, _ = tensors(b, device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, halved(device)):
             right = (agent_stage.logits(model, b, inputs)[0].argmax(-1) == targets).cpu().numpy()
         rows, length = inputs[5].cpu().numpy(), b["ids"].shape[1]
         number = b["segment"].reshape(-1)[rows]
@@ -198,13 +197,19 @@ def end_of(args):
     return args.look + args.steps + args.agent
 
 
+def progress(args, step):
+    """The share of its stage that is done at a step; the first stage is the tower's alone."""
+    if step < args.look + args.steps:
+        return (step - args.look) / args.steps
+    return (step - args.look - args.steps) / args.agent
+
+
 def share(args, model, b, step, digits):
     """(loss, what is right) of a batch of a step."""
-    with torch.autocast(args.device, torch.bfloat16):
+    with torch.autocast(args.device, torch.bfloat16, halved(args.device)):
         if step < args.look:
             return looking(model, b, args.device)
-        done = (step - args.look) / max(1, args.steps)
-        weight = args.probe * max(0.1, 1 - 1.2 * done) if done < 1 else 0.0
+        weight = args.probe * max(0.1, 1 - 1.2 * progress(args, step))
         return talking(model, b, weight, digits, args.device)
 
 
@@ -321,11 +326,10 @@ def optimisers(args, model, stage):
     """One of what sees, and when the whole model learns, a calmer one and one of what answers."""
     sees, answers = [], []
     for name, p in model.named_parameters():
-        (sees if name.startswith(("model.visual.", "probe.")) else answers).append((name, p))
+        slow = name.startswith("model.visual.") or (stage < 2 and name.startswith("probe."))
+        (sees if slow else answers).append((name, p))
     if stage == 0:
         return [Optimiser(sees, args.look_lr, args.look_table_lr)]
-    if stage == 2:
-        sees, answers = ([(n, p) for n, p in part if not n.startswith(("probe.", "hint."))] for part in (sees, answers))
     less, calm = (args.agent_share, args.agent_calm) if stage == 2 else (1.0, args.calm)
     return [Optimiser(part, share * less * args.lr, share * less * args.table_lr)
             for part, share in ((sees, calm), (answers, 1.0))]  # fmt: skip

@@ -54,3 +54,6 @@ def load(model, path, tokenizer):
     missing, unknown = model.load_state_dict(state, strict=False)
     if unknown or any(not n.startswith(("probe.", "hint.")) for n in missing):
         raise ValueError(f"{path} is no demo model: {missing[:3]} {unknown[:3]}")
+    for head in (model.probe, model.hint):  # new ones, which must not move what is below them before they know anything
+        for p in head.parameters():
+            torch.nn.init.zeros_(p)

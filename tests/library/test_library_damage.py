@@ -109,18 +109,48 @@ def test_a_defect_sets_nothing_aside(library, path):
     assert not [name for name in os.listdir(path.parent) if ".corrupt-" in name]
 
 
-@pytest.mark.parametrize("kind", ["foreign", "newer"])
-def test_files_of_others_are_set_aside_whole(path, said, kind):
+def others(path, newer=False):
+    """A database that is none of ours, or of a version to come."""
     with sqlite3.connect(path) as other:
         other.execute("CREATE TABLE mine (x)")
         other.execute("INSERT INTO mine VALUES ('precious')")
-        if kind == "newer":
+        if newer:
             other.execute(f"PRAGMA application_id = {schema.APPLICATION}")
             other.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
     other.close()
-    with Library.open(path, warn=said.append) as library:
+
+
+@pytest.mark.parametrize("kind", ["foreign", "newer"])
+def test_what_lies_at_the_default_place_is_set_aside_whole(tmp_path, monkeypatch, said, kind):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    path = tmp_path / "ivlite" / "library.sqlite"
+    path.parent.mkdir()
+    others(path, kind == "newer")
+    with Library.open(warn=said.append) as library:
         assert library.kept and library.videos() == []
     assert len(said) == 1 and ("version 2" if kind == "newer" else "another program") in said[0]
     (aside,) = [name for name in os.listdir(path.parent) if ".corrupt-" in name and not name.endswith(("-wal", "-shm"))]
     with sqlite3.connect(path.parent / aside) as other:
         assert other.execute("SELECT x FROM mine").fetchall() == [("precious",)]
+
+
+@pytest.mark.parametrize("name", ["history.sqlite", "film.mp4", "model.gguf", "talk.srt", "notes"])
+def test_a_file_of_another_kind_that_is_named_stays_as_it_is(tmp_path, said, name):
+    path = tmp_path / name
+    if name.endswith(".sqlite"):
+        others(path)
+    else:
+        path.write_bytes(b"GGUF and other bytes" * 100)
+    before = path.read_bytes()
+    for strict in (False, True):
+        with pytest.raises(UsageError, match="name another file"):
+            Library.open(path, warn=said.append, strict=strict)
+    assert os.listdir(tmp_path) == [name] and path.read_bytes() == before and not said
+
+
+def test_a_library_with_a_damaged_header_is_known_by_its_tables(path, clip, said):
+    filled(path, clip)
+    data = bytearray(path.read_bytes())
+    data[68:72] = b"\xff" * 4  # the application's id
+    path.write_bytes(data)
+    assert used(path, said) and len(said) == 1 and "is damaged" in said[0]

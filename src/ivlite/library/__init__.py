@@ -86,16 +86,17 @@ class Library:
              strict: bool = False) -> Self:  # fmt: skip
         """Opens the library in a file, or the user's own; makes it if it is missing.
 
-        path: None for $XDG_DATA_HOME/ivlite/library.sqlite. warn: called with sentences for the user: a file that is damaged,
-        of another program or of a newer ivlite is set aside under another name, and a new one begins; a file that cannot be
-        written is held in memory instead, unless `strict`: then that is a DiskError. Raises UsageError, DiskError (the path).
+        path: None for $XDG_DATA_HOME/ivlite/library.sqlite; another one must not be a file of another kind or program. warn:
+        called with sentences for the user: a library that is damaged or of a newer ivlite is set aside under another name, and a
+        new one begins; a file that cannot be written is held in memory instead, unless `strict`: then that is a DiskError.
+        Raises UsageError, DiskError (the path).
         """
         reasons: list[str] = []
         say = warn or (lambda sentence: None)
         found = place(path, reasons.append if strict else say)
         if found is None and strict:
             raise DiskError(reasons[0])
-        return cls(Database(found, say, strict))
+        return cls(Database(found, say, strict, named=path is not None))
 
     @classmethod
     def in_memory(cls) -> Self:

@@ -1,7 +1,8 @@
 """The SQLite file of a library: opened, locked, repaired. A fault of the file or its disk never costs an answer.
 
-Every write is one transaction. What cannot be used (damaged, of another program, of a newer version) is set aside under
-another name and never deleted. Where nothing can be written, the work goes on in memory, with one warning.
+Every write is one transaction. What cannot be used (damaged, of a newer version; of another program where the place is the
+default one) is set aside under another name and never deleted. Where nothing can be written, the work goes on in memory, with
+one warning.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ SLICE = 0.2  # seconds of one wait for it
 SAID = 2.0  # seconds after which a wait is said
 CHECKED = 64 << 20  # bytes of a file that is checked when it is opened
 COPIED = 512 << 20  # bytes of a file that goes on in memory
+NAMES = (".sqlite", ".sqlite3", ".db")  # ends of the names of libraries, which may have lost their first bytes
 FAULTS = (sqlite3.DatabaseError, UnicodeDecodeError)
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -47,10 +49,13 @@ class Database:
     """One connection. path: of the file; None: in memory. warn: called with each sentence for the user.
 
     strict: what cannot be written is a DiskError; otherwise the work goes on in memory. kept: whether it is on the disk.
+    named: a person named the file, which may be anything: what is clearly no library stays where it is.
     """
 
-    def __init__(self, path: str | None, warn: Callable[[str], None], strict: bool = False) -> None:
-        self.path, self.warn, self.strict, self.kept = path, warn, strict, path is not None
+    def __init__(
+        self, path: str | None, warn: Callable[[str], None], strict: bool = False, named: bool = False
+    ) -> None:
+        self.path, self.warn, self.strict, self.kept, self.named = path, warn, strict, path is not None, named
         self._identity: tuple[int, int] | None = None  # of the file that is open
         self._lock = threading.RLock()
         self.connection = self._opened() if path is not None else _in_memory()
@@ -160,6 +165,8 @@ class Database:
                 wrong = "is damaged" if _is_database(self.path) else "is no library of ivlite"
             if connection is not None:
                 connection.close()
+            if self.named and (wrong == schema.OTHERS or not _named_so(self.path)):
+                raise UsageError(f"the library {self.path} {wrong}: name another file")
             self._set_aside(wrong)
         raise DiskError(f"the library {self.path} cannot be made: use another file")
 
@@ -317,6 +324,11 @@ def _whole(connection: sqlite3.Connection) -> bool:
         return connection.execute("PRAGMA integrity_check(1)").fetchall() == [("ok",)]
     except FAULTS:
         return False
+
+
+def _named_so(path: str) -> bool:
+    """Whether a file is a database by its first bytes, or by its name, so that it may be a library that is damaged."""
+    return _is_database(path) or os.path.splitext(path)[1].lower() in NAMES
 
 
 def _is_database(path: str) -> bool:

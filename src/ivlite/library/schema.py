@@ -3,6 +3,7 @@
 import sqlite3
 
 APPLICATION, VERSION = 0x49564C42, 1  # "IVLB"; of the tables
+OTHERS = "is a database of another program"
 KINDS = ("subtitle", "speech", "caption", "ocr", "note")  # of texts
 
 TABLES = f"""
@@ -69,8 +70,10 @@ def state(connection: sqlite3.Connection) -> str:
     )
     if application == APPLICATION:
         return "" if version == VERSION else f"is of version {version}, and this is ivlite for version {VERSION}"
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    return "is a database of another program" if tables or application or version else "empty"
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if {"video", "segment", "run", "step"} <= tables:  # of a library whose header is damaged
+        return "is damaged"
+    return OTHERS if tables or application or version else "empty"
 
 
 def create(connection: sqlite3.Connection) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,22 @@ def test_follow_ups_go_on_with_a_run(library, capsys):
 ])  # fmt: skip
 def test_refusals(arguments, code, words, tmp_path):
     refused(ivlite(*arguments, "--library", tmp_path / "l.sqlite", cwd=tmp_path), code, *words)
+
+
+def test_nothing_that_is_read_is_replaced(library, tmp_path, capsys):
+    """The files of a run that is resumed are known only once it is open."""
+    video, subtitles = tmp_path / "talk.mp4", tmp_path / "talk.srt"
+    shutil.copy(CLIP, video)
+    subtitles.write_text("1\n00:00:01,000 --> 00:00:02,000\nmine\n")
+    brief = ("--rounds", "1", "--frames", "4", "--no-verify", "--quiet")
+    refused(ivlite(*agent("--video", video, "--srt", subtitles, library=library), cwd=tmp_path), 2, "being read")
+    refused(ivlite(*agent("--video", video, library=video), cwd=tmp_path), 2, "another file")
+    assert cli.main([*agent("--video", str(video), library=library), *brief]) == 0
+    capsys.readouterr()
+    for name, path in (("--srt", subtitles), ("--report", video), ("--chapters", library)):
+        assert cli.main([*agent("--resume", library=library, ask=None), name, str(path), "--quiet"]) == 2
+        assert "which is being read" in capsys.readouterr().err
+    assert video.read_bytes() == Path(CLIP).read_bytes() and "mine" in subtitles.read_text()
 
 
 def test_no_run_to_resume(library, tmp_path):

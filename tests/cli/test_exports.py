@@ -82,6 +82,37 @@ def test_outputs_are_checked_before_the_work(tmp_path, film, names, kind):
     assert os.listdir(tmp_path) == ["film.mp4"]
 
 
+@pytest.mark.parametrize("names, replaced", [
+    ({"srt": "film.srt"}, "film.srt"), ({"vtt": "film.de.srt"}, "film.de.srt"), ({"report": "film.mp4.vtt"}, "film.mp4.vtt"),
+    ({"chapters": "link"}, "film.srt"), ({"report": "l.sqlite"}, "l.sqlite"),
+])  # fmt: skip
+def test_no_output_replaces_subtitles_of_a_video(tmp_path, film, names, replaced, capsys):
+    for name in ("film.srt", "film.de.srt", "film.mp4.vtt", "l.sqlite"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "film.srt")
+    with pytest.raises(UsageError, match=f"{replaced}, which is being read"):
+        exports.check(parsed(tmp_path, **names), [film], [tmp_path / "l.sqlite"])
+    assert (tmp_path / replaced).read_text() == "mine" and capsys.readouterr().err == ""
+
+
+def test_captions_that_will_be_read_as_subtitles(tmp_path, film, capsys):
+    exports.check(parsed(tmp_path, srt="film.srt", vtt="claims.vtt", report="film.html"), [film])
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "film.srt is named like subtitles of" in said
+    exports.check(parsed(tmp_path, quiet=True, srt="film.srt"), [film])
+    assert capsys.readouterr().err == ""
+
+
+def test_files_of_several_videos_are_checked_each(tmp_path, film):
+    other = numbered(tmp_path / "claims.v2.mp4", 20, rate=5)
+    (tmp_path / "claims.v2.srt").write_text("mine")
+    with pytest.raises(UsageError, match="claims.v2.srt, which is being read"):
+        exports.check(parsed(tmp_path, srt="claims.srt"), [film, other])
+    with pytest.raises(UsageError, match="one file"):
+        exports.check(parsed(tmp_path, srt="a.txt", chapters="a.txt"), [film, other])
+    exports.check(parsed(tmp_path, report="claims.srt"), [film, other])
+
+
 def test_pictures_where_a_terminal_can_show_them(film, monkeypatch):
     for name in ("TMUX", "KITTY_WINDOW_ID", "TERM_PROGRAM", "LC_TERMINAL", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)

@@ -91,13 +91,19 @@ def check(args):
             raise UsageError("--resume needs what was stored, and --no-store keeps nothing")
     from ivlite.media.source import local_path
 
-    for path in args.video or ():
-        local_path(path, "video")
-    exports.check(args, args.video or ())
+    exports.check(args, [local_path(path, "video")[0] for path in args.video or ()], read(args))
+
+
+def read(args):
+    """The files that are read besides videos: no output may replace them."""
+    from ivlite.gguf.file import located
+
+    return [located(args.model), args.library]
 
 
 def run(args):
     check(args)
+    from ivlite.cli import videos
     from ivlite.cli.run import question
 
     asked = None if args.question is None else question(argparse.Namespace(prompt=args.question, media=[]))
@@ -105,10 +111,7 @@ def run(args):
     from ivlite.library import Library
 
     progress = display(args.quiet, args.verbose)
-    library = (
-        Library.in_memory() if args.no_store else Library.open(args.library, warn=lambda text: say("warning", text))
-    )
-    with library:
+    with Library.in_memory() if args.no_store else videos.open_library(args) as library:
         checkpoint()
         model = arguments.load(args, progress)
         if args.model in SHIPPED and not args.quiet:
@@ -116,6 +119,8 @@ def run(args):
         with model, contextlib.ExitStack() as open_:
             extra = [tool for server in servers(args, progress) for tool in open_.enter_context(server).tools]
             agent = open_.enter_context(agent_of(args, model, library, progress, extra))
+            if args.resume is not None:  # now it is known of which videos
+                exports.check(args, [film.file for film in agent.case.films.values() if film.file], read(args))
             return answered(args, agent, asked, progress)
 
 

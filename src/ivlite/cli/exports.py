@@ -30,17 +30,40 @@ def given(args):
     return {name: (kind, path) for name, (kind, path) in found.items() if path is not None}
 
 
-def check(args, inputs=()):
-    """Before minutes of work: whether the outputs can be written. inputs: files that they must not replace.
+def check(args, videos, inputs=()):
+    """Before minutes of work: whether the outputs can be written, and replace no video, no subtitles beside one, no input.
 
-    Raises UsageError, DiskError.
+    videos: paths. inputs: other files that are read. Says which captions ivlite itself will read. Raises UsageError, DiskError.
     """
+    from ivlite.media.subtitles import beside
     from ivlite.output import check_outputs
 
-    check_outputs([path for kind, path in given(args).values() if kind == "file"], inputs)
+    subtitles = {file: video for video in videos for file in beside(video)}
+    files = [(name, path) for name, (kind, path) in given(args).items() if kind == "file"]
+    written = [place for name, path in files for place in places(name, path, len(videos))]
+    check_outputs(written, [*videos, *subtitles, *inputs])
     for kind, path in given(args).values():
         if kind == "folder" and os.path.exists(expanded(path)) and not os.path.isdir(expanded(path)):
             raise UsageError(f"{path} is a file: name a folder for the clips")
+    for place in () if args.quiet else written:
+        if video := next((video for video in videos if is_beside(place, video)), None):
+            say("warning", f"{place} is named like subtitles of {video}: later questions read it as what is said there")
+
+
+def places(name, path, videos):
+    """The files that an option may write about so many videos: captions and chapters have one for each."""
+    if name == "report" or videos < 2:
+        return [path]
+    root, ending = os.path.splitext(path)
+    return [f"{root}.v{n}{ending}" for n in range(1, videos + 1)]
+
+
+def is_beside(path, video):
+    """Whether a file of that name is one of the subtitles of a video."""
+    from ivlite.media.subtitles import named_for
+
+    folder, name = os.path.split(os.path.abspath(expanded(path)))
+    return folder == os.path.dirname(os.path.abspath(expanded(video))) and named_for(name, os.path.basename(video))
 
 
 def write(args, answer, question):

@@ -102,7 +102,7 @@ def run(args):
     if args.sheet:
         from ivlite.output import check_outputs
 
-        check_outputs([args.sheet], [model, *paths])
+        check_outputs([args.sheet], [model, args.library, *paths])
     with videos.open_library(args, inputs=[model, *paths]) as library:
         return Search(args, library, model, query).run(paths)
 

@@ -123,13 +123,19 @@ def beside(path: Any) -> list[str]:
     others = [s for n in names if (s := os.path.splitext(n)[0]) != stem and _is_video(n) and s.startswith(stem + ".")]
     found = []
     for other in names:
-        root, suffix = os.path.splitext(other)
-        if suffix.lower() not in SUFFIXES or any(root == s or root.startswith(s + ".") for s in others):
-            continue
-        label = root[len(name) :] if root.startswith(name) else root[len(stem) :]
-        if LABEL.fullmatch(label):
+        root = os.path.splitext(other)[0]
+        if named_for(other, name) and not any(root == s or root.startswith(s + ".") for s in others):
             found.append(os.path.join(folder, other))
     return found[:MOST_FILES]
+
+
+def named_for(name: str, video: str) -> bool:
+    """Whether a file's name is one of subtitles of a video: names without folders."""
+    root, suffix = os.path.splitext(name)
+    stem = os.path.splitext(video)[0]
+    if suffix.lower() not in SUFFIXES or not root.startswith(stem):
+        return False
+    return LABEL.fullmatch(root[len(video if root.startswith(video) else stem) :]) is not None
 
 
 def _is_video(name: str) -> bool:

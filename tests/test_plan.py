@@ -444,6 +444,32 @@ def test_a_megabyte_of_text_is_refused_with_both_counts(demo):
     assert refusal.value.exit_code == 7
 
 
+@pytest.mark.parametrize(
+    "text", ["word " * 4_000_000, "a" * 20_000_000, " " * 20_000_000, "1" * 20_000_000], ids=lambda t: t[:4]
+)
+def test_a_text_that_never_fits_is_not_counted_to_its_end(demo, text, monkeypatch):
+    read, before = [], demo.tokenizer._piece
+    monkeypatch.setattr(demo.tokenizer, "_piece", lambda piece: read.append(len(piece)) or before(piece))
+    with pytest.raises(ContextError, match=r"more than 1,048,576 tokens .*the context holds 8,192: shorten the text"):
+        demo.plan([{"role": "user", "content": text}])
+    assert sum(read) < len(text) // 2
+
+
+def test_many_short_texts_are_not_counted_to_their_end(demo, monkeypatch):
+    monkeypatch.setattr("ivlite.prompt.layout.COUNTED", 1)
+    messages = [{"role": role, "content": "a"} for role in ("user", "assistant")] * 3000
+    with pytest.raises(
+        ContextError, match="more than 16,384 tokens of text and the context holds 8,192: shorten the text"
+    ):
+        demo.plan(messages)
+
+
+def test_tokens_of_media_are_no_text(demo, monkeypatch):
+    monkeypatch.setattr("ivlite.prompt.layout.COUNTED", 1)
+    monkeypatch.setattr("ivlite.prompt.layout.Builder.most", 60)
+    assert demo.plan(ask(listed(400, fps=2, max_frames=300))).prompt_tokens > 300
+
+
 def test_what_is_stated_and_does_not_fit_is_refused_with_what_does(demo):
     with pytest.raises(ContextError, match=r"[\d,]+ tokens .*holds 8,192: use --max-frames \d+") as refusal:
         demo.chat(ask(listed(4000, fps=2, max_frames=3000)))

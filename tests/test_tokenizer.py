@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from ivlite.errors import ModelFileError, UsageError
-from ivlite.gguf.tokenizer import Tokenizer
+from ivlite.errors import ContextError, ModelFileError, Stopped, UsageError
+from ivlite.gguf.tokenizer import LONGEST, PIECE, Tokenizer
+from ivlite.stop import Stop, using
 
 FILE = Path(__file__).parent / "data" / "golden_plain" / "hf" / "tokenizer.json"
 TEXT = FILE.read_text()
@@ -37,6 +38,60 @@ def test_plain_text_as_the_library(tokenizer, library, text):
 @pytest.mark.parametrize("text", TEXTS)
 def test_text_survives(tokenizer, library, text):
     assert tokenizer.decode(tokenizer.encode(text)) == library.normalizer.normalize_str(text)
+
+
+ALPHABET = [
+    *"aZ09'.,;!? -_<>{}\t\r\n\u00a0\u200b", "'s", "'LL", "  ", "\r\n", "е", "й", "漢", "字", "、", "。", "！", "か", "\u3099", "가", "\u11a8",
+    "é", "e\u0301", "\u0301", "²", "½", "٣", "😀", "\u0338", "ſ", "ǅ", "\x00", "word", " word", "1234",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_pieces_of_a_long_text_have_its_ids(tokenizer, library, monkeypatch, seed):
+    random.seed(seed)
+    monkeypatch.setattr("ivlite.gguf.tokenizer.PIECE", 1 + seed % 5)
+    signs = random.sample(ALPHABET, random.randrange(2, len(ALPHABET)))
+    for _ in range(50):
+        text = "".join(random.choices(signs, k=random.randrange(400)))
+        assert tokenizer.encode(text) == library.encode(text, add_special_tokens=False).ids, text
+
+
+def test_long_texts_are_read_in_pieces(tokenizer, monkeypatch):
+    sizes, read = [], tokenizer._piece
+    monkeypatch.setattr(tokenizer, "_piece", lambda text: sizes.append(len(text)) or read(text))
+    for text in ("word " * 40_000, "1" * 200_000, "漢字、" * 70_000, "a" * 300_000, " " * 300_000, "\n" * 300_000):
+        sizes.clear()
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text and sum(sizes) == len(text)
+        assert max(sizes) <= (LONGEST if len(set(text)) == 1 and text[0] != "1" else 2 * PIECE)
+
+
+def test_a_text_of_too_many_tokens_is_not_read_to_its_end(tokenizer, monkeypatch):
+    text, read = "word " * 100_000, []
+    before = tokenizer._piece
+    monkeypatch.setattr(tokenizer, "_piece", lambda text: read.append(text) or before(text))
+    with pytest.raises(ContextError, match="500,000 characters .* more than 1,000 tokens"):
+        tokenizer.encode(text, most=1000)
+    assert len(read) == 1
+    assert len(tokenizer.encode("word " * 100, most=1000)) < 1000
+
+
+def test_reading_a_long_text_can_be_stopped(tokenizer, monkeypatch):
+    stop, read = Stop(), []
+    before = tokenizer._piece
+    monkeypatch.setattr(tokenizer, "_piece", lambda text: (read.append(text), stop.set("enough"), before(text))[-1])
+    with using(stop), pytest.raises(Stopped):
+        tokenizer.encode("word " * 100_000)
+    assert len(read) == 1
+
+
+def test_a_tokenizer_that_splits_otherwise_reads_whole_texts(monkeypatch):
+    data = json.loads(TEXT)
+    data["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    monkeypatch.setattr("ivlite.gguf.tokenizer.PIECE", 2)
+    text = "1234 and 'more words" * 20
+    other = tokenizers.Tokenizer.from_str(json.dumps(data))
+    assert Tokenizer(json.dumps(data)).encode(text) == other.encode(text, add_special_tokens=False).ids
 
 
 def test_text_never_becomes_an_added_token(tokenizer):

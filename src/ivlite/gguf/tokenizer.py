@@ -6,8 +6,16 @@ import re
 
 import tokenizers
 
-from ivlite.errors import ModelFileError, UsageError
+from ivlite.errors import ContextError, ModelFileError, UsageError
 from ivlite.gguf.jsontext import parse
+from ivlite.stop import checkpoint
+
+# The pre-tokenizer of Qwen's models. Its matches never go on from an ASCII letter or digit to an ASCII sign or a white space,
+# nor from a digit to a digit, so a text may be cut there (no such place changes under normalization either).
+QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LETTER = "A-Za-z\u0410-\u044f\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5\uac00-\ud7a3"
+SEAM = re.compile(f"[0-9{LETTER}](?=[ -/:-@\\[-`{{-~\\t\\r\\n\u3001\u3002\uff01\uff0c\uff1f])|[0-9](?=[0-9])")
+PIECE, LONGEST = 1 << 14, 1 << 17  # characters that the library reads at once: usually, and where there is no seam
 
 AGAIN = "convert the checkpoint again with `ivlite quantize`"
 ID_LIMIT = 1 << 24
@@ -42,6 +50,7 @@ class Tokenizer:
         data |= {"truncation": None, "padding": None, "added_tokens": [], "post_processor": None, "decoder": None}
         self._core = _guarded(path, lambda: tokenizers.Tokenizer.from_str(json.dumps(data)))
         _guarded(path, lambda: self._core.encode("Ab 1!\n", add_special_tokens=False))
+        self._seams = _splits(data.get("pre_tokenizer")) == [QWEN]
         self._vocab = data["model"]["vocab"]
         self._special_ids = frozenset(self.special.values())
         self._bytes = self._byte_strings()
@@ -72,21 +81,32 @@ class Tokenizer:
         parts = re.split(f"({'|'.join(map(re.escape, names))})", text)
         return [self.added[p] if i % 2 else p for i, p in enumerate(parts) if p]
 
-    def encode(self, text, allowed=()):
+    def encode(self, text, allowed=(), most=None):
         """Token ids of text. Added tokens in it are encoded as such only if `allowed` names them, else as plain text.
 
-        Raises UsageError for text that is not Unicode (lone surrogates).
+        most: ids after which it gives up. Raises UsageError for text that is not Unicode (lone surrogates), ContextError for
+        text of more than `most` ids, Stopped.
         """
         ids = []
         for part in self.split(text, allowed):
-            ids += [part] if isinstance(part, int) else self._plain(part)
+            for found in [[part]] if isinstance(part, int) else self._plain(part):
+                ids += found
+                if most is not None and len(ids) > most:
+                    raise ContextError(f"a text of {len(text):,} characters has more than {most:,} tokens: shorten it")
         return ids
 
     def _plain(self, text):
+        """Yields the ids of the pieces of a text: the library holds the GIL, and 400 bytes for each token."""
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise UsageError("the text holds bytes that are not valid UTF-8: pass readable text") from error
+        for n, piece in enumerate(pieces(text) if self._seams else [text]):
+            if n:
+                checkpoint()
+            yield self._piece(piece)
+
+    def _piece(self, text):
         return _guarded("the model file's tokenizer", lambda: self._core.encode(text, add_special_tokens=False)).ids
 
     def bytes_of(self, token_id, skip_special=True):
@@ -128,6 +148,18 @@ class TextStream:
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return text
+
+
+def pieces(text):
+    """Yields the pieces of a long text, which have the ids of the whole. A run of LONGEST characters without a seam is cut anyway."""
+    at = 0
+    while len(text) - at > 2 * PIECE:
+        found = SEAM.search(text, at + PIECE, at + LONGEST)
+        end = found.end() if found else min(at + LONGEST, len(text))
+        yield text[at:end]
+        at = end
+    if at < len(text):
+        yield text[at:]
 
 
 def _guarded(path, work):
@@ -187,6 +219,20 @@ def _kinds(part):
         parts = part.get("normalizers", part.get("pretokenizers"))
         for inner in parts if isinstance(parts, list) else [parts]:
             yield from _kinds(inner)
+
+
+def _splits(part):
+    """The patterns at which a pre-tokenizer splits, None for those that are no regular expressions."""
+    if not isinstance(part, dict):
+        return []
+    if part.get("type") == "Sequence":
+        parts = part.get("pretokenizers")
+        return [found for inner in (parts if isinstance(parts, list) else ()) for found in _splits(inner)]
+    if part.get("type") == "ByteLevel" and part.get("use_regex") is False and not part.get("add_prefix_space"):
+        return []
+    pattern = part.get("pattern")
+    isolated = part.get("behavior") == "Isolated" and not part.get("invert")
+    return [pattern.get("Regex") if isinstance(pattern, dict) and isolated else None]
 
 
 def _is_added(row):

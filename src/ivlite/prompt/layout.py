@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ivlite.errors import UsageError
+from ivlite.errors import ContextError, UsageError
 from ivlite.gguf.config import THINKING
 from ivlite.prompt.budget import BUDGET, Choice, Looks, Video, check_budget, differing, reason, share
 from ivlite.prompt.messages import plain_messages, plain_tools
@@ -24,6 +24,7 @@ TOOLS_AFTER = (
 )
 STRUCTURE = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 THOUGHT = ("<think>", "</think>")
+COUNTED = 1 << 20  # tokens up to which a text that is too long is counted to its end
 LONG = 4096  # characters of a text whose ids are remembered
 
 
@@ -255,6 +256,7 @@ class Builder:
     def __init__(self, tokenizer, config, opened, add_vision_id, encoded):
         self.tokenizer, self.config, self.opened, self.add_vision_id = tokenizer, config, opened, add_vision_id
         self.encoded = encoded  # text -> ids of long texts: a conversation is laid out more than once
+        self.shown = 0  # no fewer tokens than media and their marks have
         self.ids, self.waiting = [], []
         self.media, self.spans = [], []
         self.past = None
@@ -278,13 +280,28 @@ class Builder:
             self.ids += self._ids("".join(self.waiting))
             self.waiting = []
         self.ids += ids
+        if len(self.ids) - self.shown > COUNTED and len(self.ids) - self.shown > self.most:
+            self.refuse()
 
     def _ids(self, text):
         if len(text) < LONG:
             return self.tokenizer.encode(text)
         if text not in self.encoded:
-            self.encoded[text] = self.tokenizer.encode(text)
+            try:
+                most = self.most if 4 * len(text) > COUNTED else None  # a token is a byte at least
+                self.encoded[text] = self.tokenizer.encode(text, most=most)
+            except ContextError:
+                self.refuse()
         return self.encoded[text]
+
+    @property
+    def most(self):
+        """Tokens of text that are counted: a prompt with more never fits."""
+        return max(COUNTED, 2 * self.config.text.context_length)
+
+    def refuse(self):
+        context = f"the context holds {self.config.text.context_length:,}: shorten the text"
+        raise ContextError(f"the prompt has more than {self.most:,} tokens of text and {context}") from None
 
     def open(self, role):
         self.token(self.config.tokens.im_start)
@@ -399,8 +416,9 @@ class Builder:
         tokens = self.config.tokens
         pad = tokens.image_pad if part.kind == "image" else tokens.video_pad
         for pair in range(t):
-            if part.kind == "video":
-                self.text(time_mark(medium.timestamps[pair]))
+            mark = time_mark(medium.timestamps[pair]) if part.kind == "video" else ""
+            self.shown += len(mark) + count + 2
+            self.text(mark)
             self.token(tokens.vision_start)
             self.spans.append((len(self.media), len(self.ids), count))
             self.token(*[pad] * count, tokens.vision_end)

@@ -12,6 +12,7 @@ from itertools import groupby, islice, starmap
 
 from ivlite.errors import UsageError, shown
 from ivlite.numbers import scalar
+from ivlite.stop import checkpoint
 
 MOST = 1_000_000  # messages, parts or calls: an infinite iterable must not fill the memory
 ROLES = {"developer": "system", "function": "tool"}  # other names of roles
@@ -96,6 +97,7 @@ def check_message(index, message):
 
 
 def plain_message(index, message):
+    checkpoint()
     where = f"message {index}"
     keys = mapping(message)
     if keys is None:
@@ -131,6 +133,7 @@ def content_parts(where, role, content):
 
 
 def plain_part(where, role, part):
+    checkpoint()
     if isinstance(part, str):
         return Part("text", text(where, part))
     keys = mapping(part)

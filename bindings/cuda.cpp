@@ -54,7 +54,11 @@ void bind_cards(py::module_& m) {
           "capability", [](const Card& c) { return py::make_tuple(c.major, c.minor); }, "Compute capability.")
       .def_readonly("memory", &Card::memory, "Bytes in all.")
       .def_readonly("multiprocessors", &Card::multiprocessors)
-      .def_readonly("has_kernels", &Card::has_kernels, "Whether this build has kernels that it runs.");
+      .def_property_readonly(
+          "has_kernels", [](const Card& c) { return c.refused == 0; }, "Whether this build has kernels that run on it now.")
+      .def_property_readonly(
+          "fault", [](const Card& c) { return std::string(c.refused == 0 || c.no_kernels ? "" : status_text(c.refused)); },
+          "What the driver says where kernels for it cannot be started.");
   launcher(m, "use_card", use_card, py::arg("index"), "What the calling thread launches on.");
   release(m, "driver", driver, "1000 x major + 10 x minor of the newest CUDA that the driver knows; 0 without a driver.");
   release(m, "cards", cards, "How many cards there are.");

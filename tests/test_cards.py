@@ -10,7 +10,7 @@ from ivlite.errors import DeviceError, OutOfMemoryError, UsageError
 from ivlite.gguf import SHIPPED
 from ivlite.ops import cards
 
-GOOD = dict(name="Card", capability=(8, 9), has_kernels=True, memory=24 << 30, multiprocessors=128)
+GOOD = dict(name="Card", capability=(8, 9), has_kernels=True, fault="", memory=24 << 30, multiprocessors=128)
 
 
 class Driver:
@@ -43,6 +43,19 @@ CASES = {
     "no card": (Driver(), 0, "the driver finds no card"),
     "another card": (Driver(GOOD), 2, "there is no card 2: there are 1, from cuda:0 on"),
     "too old": (Driver(GOOD | dict(capability=(7, 5), has_kernels=False)), 0, "Card has compute capability 7.5, and ivlite's"),
+    "kept by another": (
+        Driver(GOOD | dict(has_kernels=False, fault="CUDA-capable device(s) is/are busy or unavailable")),
+        0,
+        "Card: the driver says: CUDA-capable device(s) is/are busy or unavailable",
+    ),
+    "of other cards": (
+        Driver(GOOD | dict(has_kernels=False)), 0, "this build of ivlite has no kernels for Card, of compute capability 8.9"
+    ),
+    "forked": (
+        Driver(GOOD, fails=(3, "cudaErrorInitializationError", "initialization error")),
+        0,
+        "the driver says: initialization error (a process that was forked from one that used a card cannot use it: ",
+    ),
     "busy": (
         Driver(GOOD, fails=(46, "cudaErrorDevicesUnavailable", "CUDA-capable device(s) is/are busy or unavailable")),
         0,
@@ -87,7 +100,7 @@ def test_auto_computes_on_the_cpu_and_says_so_once(unusable, monkeypatch):
     monkeypatch.setattr(cards.importlib.util, "find_spec", lambda name: None)  # no torch, whatever is here
     model = ivlite.load("demo", context=256)
     assert model.device == "cpu"
-    there = cards.count() > 0 or "busy" in reason
+    there = cards.count() > 0 or "driver says" in reason
     assert model.remarks == ([f"the CPU computes: {cards.refusal()}"] if there else [])
 
 

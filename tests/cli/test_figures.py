@@ -102,8 +102,15 @@ def test_the_report_of_bench():
 # ------------------------------------------------------------------------------------------------ doctor
 
 CUDA = {"built": False, "driver": None, "cards": [], "problem": "no kernels"}
-CARD = {"name": "NVIDIA L4", "capability": "8.9", "memory": 24 << 30, "multiprocessors": 58, "kernels": True}
-OLD = CARD | {"name": "Tesla V100", "capability": "7.0", "kernels": False}
+CARD = {
+    "name": "NVIDIA L4",
+    "capability": "8.9",
+    "memory": 24 << 30,
+    "multiprocessors": 58,
+    "kernels": True,
+    "problem": None,
+}
+OLD = CARD | {"name": "Tesla V100", "capability": "7.0", "kernels": False, "problem": "too old"}
 WELL = {
     "ivlite": "1", "python": "3", "system": "S", "cpu": "C", "threads": 2, "isa": "avx2", "isas": ["ref", "avx2"],
     "physical_cores": 2, "affinity": 4, "cpu_quota": None, "memory_total": 16e9, "memory_available": 8e9,
@@ -125,7 +132,8 @@ WELL = {
         ({"cuda": CUDA | {"built": True, "problem": "there is no NVIDIA driver here"}}, None),
         ({"cuda": CUDA | {"driver": "550.54"}}, "the card cannot be used: no kernels"),
         ({"cuda": CUDA | {"built": True, "driver": "13.0", "cards": [CARD], "problem": None}}, None),
-        ({"cuda": CUDA | {"built": True, "driver": "13.0", "cards": [OLD], "problem": "too old"}}, "cannot be used: too old"),
+        ({"cuda": CUDA | {"built": True, "driver": "13.0", "cards": [OLD], "problem": "too old"}}, "the card cannot be used: too old"),
+        ({"cuda": CUDA | {"built": True, "driver": "13.0", "cards": [CARD, OLD], "problem": None}}, "cuda:1 cannot be used: too old"),
     ],
 )  # fmt: skip
 def test_advice(change, words):
@@ -306,5 +314,5 @@ def test_cuda_line():
     found = CUDA | {"built": True, "driver": "13.0", "cards": [CARD, OLD]}
     assert doctor.cuda_line(found) == (
         "kernels in this build, driver 13.0; NVIDIA L4 (8.9, 58 multiprocessors, 25.77 GB); "
-        "Tesla V100 (7.0, 58 multiprocessors, 25.77 GB, no kernels for it)"
+        "Tesla V100 (7.0, 58 multiprocessors, 25.77 GB, not usable)"
     )

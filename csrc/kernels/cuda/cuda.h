@@ -16,7 +16,8 @@ struct Card {
   int major, minor;  // compute capability
   int64_t memory;    // bytes in all
   int multiprocessors;
-  bool has_kernels;  // this build has kernels that the card runs
+  Status refused;  // 0: this build has kernels that the card runs; else why they cannot be started on it
+  bool no_kernels;  // it has none for such a card: refused says no more
 };
 Status count_cards(int* count);
 Status describe_card(Card* out, int card);

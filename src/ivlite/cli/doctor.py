@@ -88,6 +88,9 @@ def advice(facts):
     cuda = facts["cuda"]
     if cuda["problem"] and (cuda["cards"] or (cuda["driver"] and not cuda["built"])):
         yield f"the card cannot be used: {cuda['problem']}"
+    for number, card in enumerate(cuda["cards"]):
+        if card["problem"] and card["problem"] != cuda["problem"]:
+            yield f"cuda:{number} cannot be used: {card['problem']}"
     for name, found_version in facts["packages"].items():
         if found_version is None:
             yield f"the package {name} is missing: pip install {name}"
@@ -101,7 +104,7 @@ def cuda_line(cuda):
     driver = f"driver {cuda['driver']}" if cuda["driver"] else "no driver"
     parts = [f"{kernels}, {driver}"]
     for card in cuda["cards"]:
-        lacks = "" if card["kernels"] else ", no kernels for it"
+        lacks = "" if card["kernels"] else ", not usable"
         parts.append(
             f"{card['name']} ({card['capability']}, {card['multiprocessors']} multiprocessors, {gigabytes(card['memory'])}{lacks})"
         )

@@ -74,7 +74,8 @@ def cuda():
 
     built: whether this build has CUDA kernels. driver: the newest CUDA that the driver knows, as "13.0"; where there are no
     kernels to ask it, the driver's own version; None without one. cards: for each {"name", "capability", "memory": bytes,
-    "multiprocessors", "kernels": whether this build has some that it runs}. problem: why the first card cannot be used, or None.
+    "multiprocessors", "kernels": whether this build has some that run on it now, "problem": why they do not, or None}. problem: why
+    the first card cannot be used, or None.
     """
     built = _C.cuda.built
     driver, found, problem = driver_version(), [], cards.refusal()
@@ -84,7 +85,7 @@ def cuda():
             driver = f"{version // 1000}.{version % 1000 // 10}" if version else None
             found = [card(i) for i in range(cards.count())]
     except _C.cuda.Error as error:
-        problem = f"the driver says: {error.args[2]}"
+        problem = cards.said(error)
     return {"built": built, "driver": driver, "cards": found, "problem": problem or None}
 
 
@@ -96,6 +97,7 @@ def card(index):
         "memory": found.memory,
         "multiprocessors": found.multiprocessors,
         "kernels": found.has_kernels,
+        "problem": cards.unfit(found) or None,
     }
 
 

@@ -8,6 +8,8 @@ from ivlite.errors import UsageError, shown
 DEVICES = ("auto", "cpu", "cuda", "reference")
 INSTALL = "pip install 'ivlite[cuda]'"
 NO_CARD = 100  # cudaErrorNoDevice
+NOT_INITIALIZED = 3  # cudaErrorInitializationError: what a process is told whose parent used a card before it forked
+LEAST = 8, 0  # compute capability
 
 
 def named(device):
@@ -41,7 +43,14 @@ def _counted():
     try:
         return (cuda.cards() if cuda.driver() else 0), ""
     except cuda.Error as error:
-        return 0, "" if error.args[0] == NO_CARD else f"the driver says: {error.args[2]}"
+        return 0, "" if error.args[0] == NO_CARD else said(error)
+
+
+def said(error):
+    """What the driver says, as the end of a sentence. error: a _C.cuda.Error."""
+    code, _, text = error.args
+    forked = " (a process that was forked from one that used a card cannot use it: start it with spawn)"
+    return f"the driver says: {text}{forked if code == NOT_INITIALIZED else ''}"
 
 
 def refusal(number=0):
@@ -63,13 +72,26 @@ def refusal(number=0):
             )
         card = cuda.card(number)
     except cuda.Error as error:
-        return f"the driver says: {error.args[2]}"
-    if not card.has_kernels:
-        major, minor = card.capability
-        return f"{card.name} has compute capability {major}.{minor}, and ivlite's kernels need 8.0 or more"
+        return said(error)
+    if reason := unfit(card):
+        return reason
     if importlib.util.find_spec("torch") is None:
         return f"PyTorch is not installed: {INSTALL}"
     return ""
+
+
+def unfit(card):
+    """Why the kernels of this build do not run on a _C.cuda.Card, as the end of a sentence; "" where they do."""
+    major, minor = card.capability
+    if card.capability < LEAST:
+        return f"{card.name} has compute capability {major}.{minor}, and ivlite's kernels need 8.0 or more"
+    if card.has_kernels:
+        return ""
+    if (
+        card.fault
+    ):  # another process keeps it for itself, it is lost, its memory is full, the driver is too old for the PTX
+        return f"{card.name}: the driver says: {card.fault}"
+    return f"this build of ivlite has no kernels for {card.name}, of compute capability {major}.{minor}: install it from source here"
 
 
 def check(number):

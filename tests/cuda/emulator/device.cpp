@@ -18,7 +18,7 @@ Status count_cards(int* count) {
 
 Status describe_card(Card* out, int card) {
   if (card != 0) return kNoCard;
-  *out = {"emulated card", 8, 9, (int64_t)24 << 30, 128, true};
+  *out = {"emulated card", 8, 9, (int64_t)24 << 30, 128, 0, false};
   return 0;
 }
 

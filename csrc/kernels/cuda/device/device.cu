@@ -16,14 +16,15 @@ Status taken(cudaError_t status) {
 
 IVLITE_KERNEL void probe() {}
 
-// Whether the kernels here run on a card: it has code for the card, or code that the driver translates.
-bool runs(int card) {
+// Why the kernels here do not run on a card, 0 where they do: there is code for the card, or code that the driver translates.
+cudaError_t refused(int card) {
   const int before = current_card();
   cudaFuncAttributes attributes;
-  const bool found = cudaSetDevice(card) == cudaSuccess && cudaFuncGetAttributes(&attributes, (const void*)probe) == cudaSuccess;
+  cudaError_t status = cudaSetDevice(card);
+  if (status == cudaSuccess) status = cudaFuncGetAttributes(&attributes, (const void*)probe);
   cudaGetLastError();
   cudaSetDevice(before);
-  return found;
+  return status;
 }
 
 }  // namespace
@@ -42,7 +43,8 @@ Status describe_card(Card* out, int card) {
   out->major = found.major, out->minor = found.minor;
   out->memory = (int64_t)found.totalGlobalMem;
   out->multiprocessors = found.multiProcessorCount;
-  out->has_kernels = runs(card);
+  out->refused = refused(card);
+  out->no_kernels = out->refused == cudaErrorNoKernelImageForDevice || out->refused == cudaErrorInvalidDeviceFunction;
   return 0;
 }
 

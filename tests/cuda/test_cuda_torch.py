@@ -87,6 +87,107 @@ def test_what_torch_refuses_is_one_sentence(memory, monkeypatch):
         memory.empty(3)
 
 
+def test_what_is_needed_is_said_in_the_bytes_of_its_type(memory, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 << 30, 24 << 30))
+
+    def refused(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for made in ("empty", "zeros"):
+        monkeypatch.setattr(torch, made, refused)
+        for dtype, words in (("uint8", "1.00 GB more"), ("float32", "4.00 GB more")):
+            with pytest.raises(OutOfMemoryError, match=words):
+                getattr(memory, made)(10**9, dtype)
+
+
+def test_rows_that_may_not_be_written_go_to_the_card_without_a_word(memory, recwarn):
+    x = np.frombuffer(bytes(range(12)), np.uint8)
+    assert np.array_equal(memory.get(memory.put(x)), x) and not recwarn.list
+
+
+class Streams:
+    """The streams of torch.cuda: which is current, and which waited for which."""
+
+    class Stream:
+        def __init__(self, streams, name):
+            self.streams, self.cuda_stream = streams, name
+
+        def wait_stream(self, other):
+            self.streams.waits.append((self.cuda_stream, other.cuda_stream))
+
+    def __init__(self, monkeypatch):
+        self.waits, self.made = [], {}
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self.current)
+        self.go(0)
+
+    def go(self, name):
+        self.current = self.made.setdefault(name, self.Stream(self, name))
+
+
+def test_work_on_another_stream_waits_for_what_was_launched_before(memory, monkeypatch):
+    streams, at = Streams(monkeypatch), cuda_memory.TorchMemory.stream
+    for name in (0, 0, 7, 7, 3, 7):
+        streams.go(name)
+        assert at(memory) == name
+    assert streams.waits == [(7, 0), (3, 7), (7, 3)]
+    memory._recording = streams.made[3]  # what is recorded depends on nothing outside, and nothing waits for it
+    streams.go(3)
+    assert at(memory) == 3
+    streams.go(7)
+    assert at(memory) == 7 and len(streams.waits) == 3
+
+
+def test_a_launch_is_on_the_card_of_its_memory(memory, monkeypatch):
+    """Whatever card was the thread's: models on two cards take turns, and what is around them finds its own again."""
+    now, seen = [0], []
+
+    class Device:
+        def __init__(self, device):
+            self.index = device.index
+
+        def __enter__(self):
+            self.before, now[0] = now[0], self.index
+
+        def __exit__(self, *exception):
+            now[0] = self.before
+
+    class Kernels:
+        def use_card(self, index):
+            now[0] = index
+
+        def fill(self, *args):
+            seen.append((now[0], args))
+
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    memory.kernels = Kernels()
+    for index in (1, 0, 1, 2):
+        memory.device = torch.device("cuda", index)
+        memory.index = index
+        cuda_memory.TorchMemory.launch(memory, "fill", index)
+        assert now == [0]
+    assert seen == [(1, (1,)), (0, (0,)), (1, (1,)), (2, (2,))]
+
+
+@pytest.mark.parametrize("often", [1, 2])
+def test_a_recording_without_memory_is_tried_again_without_what_is_kept(memory, monkeypatch, often):
+    asked = []
+
+    def captured(run, pool):
+        asked.append(pool)
+        if asked.count(9) <= often:
+            raise OutOfMemoryError("none")
+        return run(), None, pool
+
+    memory._captured = captured
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: asked.append("emptied"))
+    if often == 1:
+        assert cuda_memory.TorchMemory.capture(memory, lambda: 5, 9) == (5, None, 9)
+    else:
+        with pytest.raises(OutOfMemoryError):
+            cuda_memory.TorchMemory.capture(memory, lambda: 5, 9)
+    assert asked == [9, "emptied", 9]
+
+
 @pytest.mark.parametrize("name", test_golden.NAMES)
 def test_a_model_over_tensors(memory, converted, monkeypatch, name):  # noqa: F811
     """Views, slices and sums of the network mean the same in torch."""

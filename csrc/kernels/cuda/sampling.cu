@@ -258,7 +258,7 @@ struct Search {
 
 constexpr size_t kSearchBytes = kBins * (sizeof(Weight) + sizeof(int)) + kSearchThreads * sizeof(Running) + sizeof(Found);
 
-IVLITE_KERNEL void sample_search(SampleArgs a) {
+IVLITE_KERNEL_OF(kSearchThreads) sample_search(SampleArgs a) {
   Weight* memory = shared_memory<Weight>();
   Running* scan = (Running*)(memory + kBins);
   Found* found = (Found*)(scan + kSearchThreads);

@@ -3,8 +3,9 @@
 Tests pass another class with the same methods, whose arrays are numpy's and whose kernels are compiled for the host.
 """
 
+import math
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -19,41 +20,52 @@ DTYPES = {name: getattr(torch, name) for name in ("float32", "int32", "uint8")}
 
 
 class TorchMemory:
-    """Arrays of the card with that index. Work of every thread goes to that thread's current stream of torch.
+    """Arrays of the card with that index. Work of every thread goes to that thread's current stream of torch; where that is
+    another than before, it waits for what was launched there.
 
     kernels: the launchers. Every method raises OutOfMemoryError or DeviceError for what the card refuses.
     """
 
     kernels = _C.cuda
+    _switch, _last, _recording = threading.Lock(), None, None  # streams: of the newest work, and one that is recorded
 
     def __init__(self, index):
         self.device, self.index = torch.device("cuda", index), index
         card = torch.cuda.get_device_properties(self.device)
         self.name, self.multiprocessors = card.name, card.multi_processor_count
-        self._thread, self._stage, self._lock = threading.local(), None, threading.Lock()
+        self._stage, self._lock = None, threading.Lock()
 
     def launch(self, kernel, *args):
-        """Calls a launcher."""
-        getattr(self.kernels, kernel)(*args)
+        """Calls a launcher. Meanwhile the card is the thread's, of torch and of the runtime that is linked into the kernels: a driver has
+        one for both, and a model on another card, or the program around it, changes it.
+        """
+        with self._asked(0), torch.cuda.device(self.device):
+            self.kernels.use_card(self.index)
+            getattr(self.kernels, kernel)(*args)
 
     def send(self, to, pinned):
         """Starts to copy an array of `pinned` over one of the card; it must stay as it is until a later result is here."""
         with self._asked(0):
+            self.stream()
             to.copy_(torch.from_numpy(pinned), non_blocking=True)
 
     def stream(self):
         """The stream that the calling thread launches on."""
-        if getattr(self._thread, "card", None) != self.index:
-            self.kernels.use_card(self.index)  # of the runtime that is linked into the kernels, beside torch's own
-            self._thread.card = self.index
-        return torch.cuda.current_stream(self.device).cuda_stream
+        stream = torch.cuda.current_stream(self.device)
+        if stream != self._recording:
+            with self._switch:
+                if self._last is not None and stream != self._last:
+                    with self._asked(0):
+                        stream.wait_stream(self._last)
+                self._last = stream
+        return stream.cuda_stream
 
     def empty(self, shape, dtype="float32"):
-        with self._asked(4 * int(np.prod(shape))):
+        with self._asked(size(shape, dtype)):
             return torch.empty(shape, dtype=DTYPES[dtype], device=self.device)
 
     def zeros(self, shape, dtype="float32"):
-        with self._asked(4 * int(np.prod(shape))):
+        with self._asked(size(shape, dtype)):
             return torch.zeros(shape, dtype=DTYPES[dtype], device=self.device)
 
     def put(self, x):
@@ -64,8 +76,10 @@ class TorchMemory:
 
     def copy(self, to, x):
         """Copies a numpy array over a contiguous one of the card. The caller may change it as soon as this returns."""
-        source = torch.from_numpy(np.ascontiguousarray(x))
+        x = np.ascontiguousarray(x)
+        source = torch.from_numpy(x if x.flags.writeable else x.copy())  # torch warns of others
         with self._asked(0):
+            self.stream()
             if x.nbytes < STAGED:
                 to.copy_(source.reshape(to.shape))
                 return
@@ -90,6 +104,7 @@ class TorchMemory:
     def get(self, x):
         """An array of the card as numpy, once what was launched before has run."""
         with self._asked(0):
+            self.stream()
             return x.cpu().numpy()
 
     def pinned(self, shape, dtype):
@@ -160,16 +175,31 @@ class TorchMemory:
 
         pool: of recordings that never run at the same time, and whose results are not used after another's replay.
         """
+        pool = torch.cuda.graph_pool_handle() if pool is None else pool
+        try:
+            return self._captured(run, pool)
+        except OutOfMemoryError:  # a recording takes no memory that is kept for other arrays
+            torch.cuda.empty_cache()
+            return self._captured(run, pool)
+
+    def _captured(self, run, pool):
+        self.stream()
         here = torch.cuda.current_stream(self.device)
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self.device)
-        pool = torch.cuda.graph_pool_handle() if pool is None else pool
         stream.wait_stream(here)
-        with self._asked(0), torch.cuda.stream(stream):
-            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
-            try:
-                result = run()
-            finally:
+        self._recording = stream
+        try:
+            with self._asked(0), torch.cuda.stream(stream):
+                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+                try:
+                    result = run()
+                except BaseException:
+                    with suppress(RuntimeError):
+                        graph.capture_end()
+                    raise
                 graph.capture_end()
+        finally:
+            self._recording = None
         here.wait_stream(stream)
         return graph.replay, result, pool
 
@@ -183,6 +213,11 @@ class TorchMemory:
             raise OutOfMemoryError(full(self.name, nbytes, free, total)) from None
         except RuntimeError as error:
             raise DeviceError(f"{self.name}: {str(error).splitlines()[0]}") from None
+
+
+def size(shape, dtype):
+    """Bytes of an array."""
+    return math.prod(shape if isinstance(shape, (tuple, list)) else (shape,)) * DTYPES[dtype].itemsize
 
 
 def full(name, nbytes, free, total):

@@ -1,9 +1,11 @@
 """Steps of decoding on a card: recorded once for all caches of a shape, replayed for every token, and tokens chosen there."""
 
 import weakref
+from contextlib import suppress
 
 import numpy as np
 
+from ivlite.errors import OutOfMemoryError
 from ivlite.ops.cuda_cache import PLACE
 from ivlite.ops.cuda_layer import Ready
 
@@ -40,9 +42,7 @@ class Step:
         self.ops.hand_over(cache)
         memory.send(self.inputs, self.host)
         if self.replay is None and self.began:
-            self.replay, self.results, self.ops.recordings = memory.capture(
-                lambda: self._launch(cache), self.ops.recordings
-            )
+            self._record(cache)
         self.began = True
         if self.replay is None:
             logits, found = self._launch(cache)
@@ -50,6 +50,13 @@ class Step:
             self.replay()
             logits, found = self.results
         return Logits(self.ops, logits, memory.get(found), cache)
+
+    def _record(self, cache):
+        """Where the card has no memory for it, the step is computed without, and a later call tries again."""
+        with suppress(OutOfMemoryError):
+            self.replay, self.results, self.ops.recordings = self.ops.memory.capture(
+                lambda: self._launch(cache), self.ops.recordings
+            )
 
     def compute_once(self, cache):
         """Launches the step as it was last asked for, without a recording."""

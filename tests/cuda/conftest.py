@@ -4,7 +4,7 @@
     checked   the kernels compiled for the host, every access checked: faults are raised as AssertionError, `traffic()` says what
               accesses cost
 
-A test asks for one by its name and gets a Device (device.py). Without a compiler these tests are skipped, which says why.
+A test asks for one by its name and gets a Device (device.py). `pytest -m card` runs what runs on a card. Without a compiler these tests are skipped, which says why.
 """
 
 import sys
@@ -14,23 +14,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from device import CheckedDevice, Device
+from device import ON_A_CARD, CheckedDevice, Device
 from emulation import emulated
 
 from ivlite import _C
 
 
-def card_here():
-    """Whether the installed module has kernels for the first card."""
-    try:
-        return _C.cuda.built and _C.cuda.cards() > 0 and _C.cuda.card(0).has_kernels
-    except _C.cuda.Error:
-        return False
-
-
 def pytest_generate_tests(metafunc):
     if "device" in metafunc.fixturenames:
-        metafunc.parametrize("device", ["emulated", "card"] if card_here() else ["emulated"], indirect=True)
+        metafunc.parametrize("device", ["emulated", *ON_A_CARD], indirect=True)
 
 
 @pytest.fixture

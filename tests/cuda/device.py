@@ -1,10 +1,25 @@
-"""Arrays on a card or on the emulated one, for tests of launchers. numpy alone is needed."""
+"""Arrays on a card or on the emulated one, for tests of launchers. No array library is needed but numpy."""
 
 import contextlib
 
 import numpy as np
+import pytest
+
+from ivlite import _C
 
 GUARD_BYTES, GUARD = 256, 0xA5
+
+
+def card_here():
+    """Whether the installed module has kernels for the first card."""
+    try:
+        return _C.cuda.built and _C.cuda.cards() > 0 and _C.cuda.card(0).has_kernels
+    except _C.cuda.Error:
+        return False
+
+
+# The parameter of a test that runs on the first card, where there is one.
+ON_A_CARD = [pytest.param("card", marks=pytest.mark.card)] if card_here() else []
 
 
 class Buffer:

@@ -1,4 +1,6 @@
-"""Whole models on the emulated card: the golden checkpoints and the demo model, within the bounds of the CPU."""
+"""Whole models on the emulated card: the golden checkpoints and the demo model, within the bounds of the CPU. Where there is a card
+that can be used, on that too.
+"""
 
 import gc
 import json
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from device import ON_A_CARD
 from emulated_memory import EmulatedMemory
 
 import ivlite
@@ -27,25 +30,44 @@ from test_golden import converted, golden, messages_of, worst  # noqa: F401  a f
 LIMIT = test_golden.LIMIT
 
 
+class Card:
+    """memory: of the model that was loaded on "cuda" last; limit: bytes of the emulated card."""
+
+    memory, limit = None, None
+
+
 @pytest.fixture
-def card(monkeypatch, emulated_module):
-    """card.memory of every model that is loaded on "cuda" during the test: the emulated card."""
-    module, plain = emulated_module, ops.get
+def emulated_card(monkeypatch, emulated_module):
+    """A Card: during the test it is the emulated one that models are loaded on."""
+    module, plain, card = emulated_module, ops.get, Card()
 
-    class Card:
-        memory, limit = None, None
-
-    def get(name, threads=None, card=0):
+    def get(name, threads=None, number=0):
         if name != "cuda":
             return plain(name, threads)
-        cards.check(card)
-        Card.memory = EmulatedMemory(module, Card.limit)
-        return cuda.Ops(Card.memory, threads)
+        cards.check(number)
+        card.memory = EmulatedMemory(module, card.limit)
+        return cuda.Ops(card.memory, threads)
 
     monkeypatch.setattr(ops, "get", get)
     monkeypatch.setattr(cards, "count", lambda: 1)
     monkeypatch.setattr(cards, "refusal", lambda number=0: "" if number == 0 else f"there is no card {number}")
-    return Card
+    return card
+
+
+@pytest.fixture(params=["emulated", *([] if cards.refusal() else ON_A_CARD)])
+def card(request, monkeypatch):
+    """The emulated Card, and the first one of the machine where it can be used."""
+    if request.param == "emulated":
+        return request.getfixturevalue("emulated_card")
+    plain, card = ops.get, Card()
+
+    def get(name, threads=None, number=0):
+        found = plain(name, threads, number)
+        card.memory = getattr(found, "memory", None)
+        return found
+
+    monkeypatch.setattr(ops, "get", get)
+    return card
 
 
 @pytest.mark.parametrize("case", test_golden.CASES[1:])
@@ -106,16 +128,16 @@ def test_divergence(card, converted, type, kv):  # noqa: F811
     assert kl["cuda"] < max(1.5 * kl["cpu"], 1e-3)
 
 
-def test_a_replay_depends_on_memory_of_the_card_alone(card, converted):  # noqa: F811
+def test_a_replay_depends_on_memory_of_the_card_alone(emulated_card, converted):  # noqa: F811
     """A recorded step equals one that is computed, at every length, after rows were cut off, and with several rows."""
     model = ivlite.load(converted("variant", "q8_0"), device="cuda", kv="q8")
     recorded, eager, random = model.runner(2048), model.runner(2048), np.random.default_rng(1)
     for count in (1, 3, 1, 1, 3, 3, 1, 2, 2, 2):
         tokens = random.integers(0, model.config.text.vocab_size, count).tolist()
         eager.cache.recorded.clear()
-        launches = card.memory.kernels.count
+        launches = emulated_card.memory.kernels.count
         a, b = (np.asarray(r.steps(tokens)) for r in (recorded, eager))
-        assert np.array_equal(a, b) and card.memory.kernels.count > launches
+        assert np.array_equal(a, b) and emulated_card.memory.kernels.count > launches
         if count == 2:
             for runner in (recorded, eager):
                 runner.truncate(runner.held.length - 1)
@@ -181,10 +203,10 @@ def test_steps_of_several_caches_are_taken_one_by_one(card, converted):  # noqa:
 
 @pytest.mark.parametrize("type", ["q4_0", "f16", "f32"])
 @pytest.mark.parametrize("count", [1, 2, 4, 6])
-def test_launches_of_a_step(card, type, count):
+def test_launches_of_a_step(emulated_card, type, count):
     """A layer of few tokens is 9: what is rounded is rounded by the kernel before."""
     model = random_model("tiny", type, device="cuda", kv="f32" if type == "f32" else "q8")
-    runner, launches = model.runner(64), card.memory.module.emulator.launches
+    runner, launches = model.runner(64), emulated_card.memory.module.emulator.launches
     for _ in range(3):
         before = launches()
         runner.steps([3] * count)
@@ -194,18 +216,18 @@ def test_launches_of_a_step(card, type, count):
     assert launches() - before == each * len(model.network.layers) + rest
 
 
-def test_requests_leave_no_memory_behind(card, converted):  # noqa: F811
+def test_requests_leave_no_memory_behind(emulated_card, converted):  # noqa: F811
     model = ivlite.load(converted("plain", "q8_0"), device="cuda", kv="q8", context=256)
     used, blocks = [], []
     for i in range(12):
         reply = model.chat(messages_of(("text", "mixed")[i % 2]), max_new_tokens=3, temperature=(i % 3) * 0.4)
         assert len(reply.token_ids) == 3 or reply.finish_reason == "stop"
         gc.collect()
-        used.append(card.memory.used), blocks.append(card.memory.blocks)
+        used.append(emulated_card.memory.used), blocks.append(emulated_card.memory.blocks)
     assert used[-1] == used[-5] == used[-9] and blocks[-1] == blocks[-5] == blocks[-9]
     del model
     gc.collect()
-    assert card.memory.used == 0 and card.memory.blocks == 0
+    assert emulated_card.memory.used == 0 and emulated_card.memory.blocks == 0
 
 
 def test_a_row_has_the_same_bits_alone_and_with_others(card, converted):  # noqa: F811
@@ -264,7 +286,7 @@ def test_the_demo_model_answers(card):
     assert reply.text.startswith("I am the demo model of ivlite.")
     from ivlite.cli.answer import closing_line
 
-    assert model.device == "cuda:0 (emulated card)" and closing_line(reply, device=model.device).endswith(
+    assert model.device == f"cuda:0 ({card.memory.name})" and closing_line(reply, device=model.device).endswith(
         f" | {model.device}]"
     )
 
@@ -282,13 +304,13 @@ def test_what_a_grammar_allows_is_drawn(card):
 # ------------------------------------------------------------------------------------------------ which device
 
 
-def test_auto_takes_the_card(card, converted):  # noqa: F811
+def test_auto_takes_the_card(emulated_card, converted):  # noqa: F811
     model = ivlite.load(converted("plain", "q8_0"))
     assert model.network.ops.name == "cuda" and not model.remarks
 
 
-def test_auto_leaves_a_card_that_is_too_small(card, converted):  # noqa: F811
-    card.limit = 1 << 20
+def test_auto_leaves_a_card_that_is_too_small(emulated_card, converted):  # noqa: F811
+    emulated_card.limit = 1 << 20
     path = converted("plain", "q8_0")
     model = ivlite.load(path)
     assert model.network.ops.name == "cpu" and "are free on cuda:0" in model.remarks[0]
@@ -301,7 +323,7 @@ def test_auto_leaves_a_card_that_is_too_small(card, converted):  # noqa: F811
         ivlite.load(path, device="cuda")
 
 
-def test_auto_leaves_a_card_that_cannot_be_used(card, converted, monkeypatch):  # noqa: F811
+def test_auto_leaves_a_card_that_cannot_be_used(emulated_card, converted, monkeypatch):  # noqa: F811
     monkeypatch.setattr(cards, "refusal", lambda number=0: "Old has compute capability 7.5")
     model = ivlite.load(converted("plain", "q8_0"))
     assert model.device == "cpu" and model.remarks == ["the CPU computes: Old has compute capability 7.5"]
@@ -310,17 +332,37 @@ def test_auto_leaves_a_card_that_cannot_be_used(card, converted, monkeypatch):  
             ivlite.load(converted("plain", "q8_0"), device=device)
 
 
-def test_memory_that_runs_out_ends_one_request(card, converted):  # noqa: F811
+def test_memory_that_runs_out_ends_one_request(emulated_card, converted):  # noqa: F811
     model = ivlite.load(converted("plain", "q8_0"), device="cuda", context=256)
     assert len(model.chat(messages_of("text"), max_new_tokens=2, temperature=0).token_ids) == 2
-    card.memory.limit = card.memory.used + 1000
+    emulated_card.memory.limit = emulated_card.memory.used + 1000
     with pytest.raises(OutOfMemoryError, match="are needed"):
         model.chat(messages_of("mixed"), max_new_tokens=2)
-    card.memory.limit = None
+    emulated_card.memory.limit = None
     assert len(model.chat(messages_of("text"), max_new_tokens=2, temperature=0).token_ids) == 2
 
 
-def test_bench_measures_the_card(card, monkeypatch, capsys):
+def test_a_step_that_finds_no_memory_for_its_recording_is_computed_without(card, converted):  # noqa: F811
+    """And recorded when there is some."""
+    model = ivlite.load(converted("plain", "q8_0"), device="cuda", kv="q8")
+    runner, eager, plain, tried = model.runner(100), model.runner(100), card.memory.capture, []
+
+    def capture(*args):
+        tried.append(1)
+        if len(tried) <= 2:
+            raise OutOfMemoryError("none is left")
+        return plain(*args)
+
+    card.memory.capture = capture
+    for token in (3, 4, 5, 6, 7):
+        logits = np.asarray(runner.step(token))
+        model.network.recorded, kept = {}, model.network.recorded
+        assert np.array_equal(logits, np.asarray(eager.step(token)))
+        model.network.recorded = kept
+    assert len(tried) == 3 and runner.cache.recorded[1].replay is not None
+
+
+def test_bench_measures_the_card(emulated_card, monkeypatch, capsys):
     """Copies, products, and a step kernel by kernel: plain data, and lines that say them."""
     from ivlite import cli
     from ivlite.cli import bench

@@ -1,5 +1,7 @@
 """The CUDA operations against the CPU's: the interface of `ivlite.ops`, over the emulated card."""
 
+import weakref
+
 import numpy as np
 import pytest
 from emulated_memory import EmulatedMemory
@@ -131,6 +133,24 @@ def test_a_weight_comes_in_chunks(card, cpu, rng):
     for wrong in ([blocks[:32]], [blocks, blocks[:1]]):
         with pytest.raises(ValueError, match="rows is given"):
             card.weight("q8_0", wrong, m.shape)
+
+
+def test_packing_holds_one_chunk_of_the_file(card, rng):
+    """In the machine's memory and on the card, whatever the size of the weight."""
+    blocks, alive = card.encode("q8_0", normal(rng, 640, 64)).reshape(640, -1), []
+
+    def chunks():
+        for first in range(0, 640, 32):
+            assert sum(chunk() is not None for chunk in alive) <= 1, "no more than the one that was packed last"
+            assert card.memory.used - before <= weight + blocks[:64].nbytes
+            chunk = blocks[first : first + 32].copy()
+            alive.append(weakref.ref(chunk))
+            yield chunk
+            del chunk
+
+    before, weight = card.memory.used, card.memory.kernels.device_weight_bytes(card.codes["q8_0"], 1, 640, 64)
+    card.weight("q8_0", chunks(), (640, 64))
+    assert len(alive) == 20
 
 
 def test_embedding(card, cpu, rng):

@@ -225,6 +225,66 @@ def test_regeneration_computes_nothing_again(session):
         session.undo(), session.undo()
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["first question", "follow-up"])
+def test_another_answer_takes_the_place_of_the_last(model, session, first):
+    twin = model.session()
+    for each in (session, twin):
+        if not first:
+            ask(each, "What happens?", [CLIP])
+        ask(each, "Which colours?", [CLIP] if first else (), temperature=3, seed=1)
+    new = said(session.again(**GREEDY | {"temperature": 3, "seed": 2}))
+    twin.undo()
+    assert new == ask(twin, "Which colours?", [CLIP] if first else (), temperature=3, seed=2)
+    assert session.messages == twin.messages and session.tokens == twin.tokens
+    for each in (session, twin):
+        ask(each, "And then?")
+    assert np.array_equal(last_logits(session), last_logits(twin))
+    twin.close()
+
+
+@pytest.mark.parametrize("how", ["file", "stop", "setting"])
+def test_an_answer_stays_until_there_is_another(model, tmp_path, monkeypatch, how):
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(Path(CLIP).read_bytes())
+    session, twin = model.session(), model.session()
+    for each in (session, twin):
+        ask(each, "What happens?", [str(clip)])
+    before, settings, stop = session.messages, dict(GREEDY), Stop()
+    if how == "file":
+        clip.write_bytes(b"no video")
+    elif how == "setting":
+        settings["response_format"] = {"type": "regex", "pattern": "("}
+    else:
+        settings |= {"temperature": 3, "stop": stop, "enable_thinking": True}  # another end of the prompt
+        monkeypatch.setattr(running.Runner, "_through", lambda *a: stop.set() or ivlite.stop.checkpoint())
+    try:
+        said(session.again(**settings))
+    except (MediaError, UsageError):
+        assert how != "stop"
+    monkeypatch.undo()
+    assert session.messages == before and session.tokens == twin.tokens
+    for each in (session, twin):
+        ask(each, "And then?")
+    assert np.array_equal(last_logits(session), last_logits(twin))
+    session.close()
+    twin.close()
+    with model.session() as empty, pytest.raises(UsageError, match="no question"):
+        empty.again()
+
+
+def test_a_stop_where_only_the_logits_are_gone(model, session, monkeypatch):
+    """The last token of a prompt that is held runs again; the row after it comes back."""
+    ask(session, "What happens?", [CLIP])
+    before, tokens = session.messages, session.tokens
+    session._runner.held._ends.clear()
+    stop = Stop()
+    monkeypatch.setattr(running.Runner, "_through", lambda *a: stop.set() or ivlite.stop.checkpoint())
+    said(session.stream(before[:1], stop=stop, **GREEDY))
+    monkeypatch.undo()
+    assert session.messages == before and session.tokens == tokens
+    assert session._runner.held.length == session._turns[-1].rows == session._runner.cache.length
+
+
 def test_marks_are_of_their_conversation(model, session):
     ask(session, "One.")
     first = session.mark()

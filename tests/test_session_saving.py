@@ -95,6 +95,19 @@ def test_rollback_undo_and_branch_are_saved(model, path, tmp_path):
     assert model.session(path).messages == []
 
 
+def test_undo_after_opening_is_undo_before_it(model, path):
+    session = model.session(path)
+    stopped = answer(session.ask("What can you do?", stop=["clips"], **GREEDY))
+    assert session._turns[0].tail, stopped.text  # the stop string cuts a token
+    answer(session.ask("And then?", **GREEDY))
+    session.save()
+    opened = model.session(path)
+    for each in (session, opened):
+        each.undo()
+    after = [answer(each.ask("And then?", **GREEDY)).token_ids for each in (session, opened)]
+    assert after[0] == after[1] and session._past.token_ids == opened._past.token_ids
+
+
 def test_an_empty_session(model, path):
     model.session(path).save()
     session = model.session(path)

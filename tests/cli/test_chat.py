@@ -220,6 +220,19 @@ def test_regen_takes_the_next_seed_and_a_seed_gives_its_answer_again(place):
     assert direct == second
 
 
+def test_an_answer_stays_where_regen_fails(place):
+    first = piped(
+        place,
+        "What happens?",
+        "/set budget 1",
+        "/regen",
+        "/stats",
+        args=[*SHORT, "--video", "clip.mp4", "--session", "s.ivs"],
+    )
+    assert first.returncode == 7 and "budget is 1" in first.stderr and "questions 1" in first.stderr
+    assert first.stdout == answers(place, "/regen", args=[*SHORT, "--session", "s.ivs"])
+
+
 def test_set_shows_what_holds(place):
     err = piped(place, "/set", "/set top-k 7", "/set think on").stderr
     assert "temperature 0.0" in err and "(the model file's)" in err and "top-k 7" in err and "think on" in err

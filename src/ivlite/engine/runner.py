@@ -68,9 +68,9 @@ class Runner:
                 self.keeper.ended(self, prompt)
         return logits
 
-    def foreseen(self, prompt, base=None):
-        """The number of tokens that extend would keep, without a store; as far as it is known without reading large files."""
-        return self._kept(prompt, base, reading=False)[0]
+    def foreseen(self, prompt, base=None, reading=False):
+        """The number of tokens that extend would keep, without a store. reading: see Held.shared."""
+        return self._kept(prompt, base, reading)[0]
 
     def _kept(self, prompt, base, reading=True):
         """(tokens of a prompt whose rows stay, the logits after the last one if they are kept and all stay)."""

@@ -108,20 +108,38 @@ class Session:
         again without being thought of: the session is as it was after it, to the bit. When the stream ends, question and
         answer are a turn of the session: a stopped answer as far as it came. An error leaves the session as it was.
         """
-        return self._begun(said.question(text, videos, images), settings, follows=True)
+        return self._begun(said.question(text, videos, images), settings, kept=slice(None))
+
+    def again(self, **settings: Any) -> Stream:
+        """A Stream of another answer to the last question, which takes the place of the one that is there.
+
+        settings: as of `ask`. An error, or a stop before the first token, leaves the session as it was. Raises UsageError
+        if there is no question.
+        """
+        return self._begun(None, settings, kept=slice(-1))
 
     def stream(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Stream:
         """A Stream of the answer to a whole conversation; only what differs from the session's is computed.
 
         messages, settings: those of `Model.stream`. When the stream ends, messages and answer are the session.
         """
-        return self._begun(messages, settings, follows=False)
+        return self._begun(messages, settings, kept=None)
 
-    def _begun(self, messages: Any, settings: dict[str, Any], follows: bool) -> Stream:
+    def _begun(self, messages: Any, settings: dict[str, Any], kept: slice | None) -> Stream:
+        """kept: of the turns, those that the messages follow; None: the messages are the whole conversation.
+
+        messages: None for those of the first turn that is not kept.
+        """
         asking = self._claim()
         try:
-            asking.messages = said.published(messages, self.messages[-1:] if follows else ())
-            asking.past = self._past if follows else None
+            if messages is None:
+                if not self._turns:
+                    raise UsageError("the session has no question to answer again")
+                messages = list(self._turns[-1].messages[:-1])
+            turns = asking.turns = None if kept is None else self._turns[kept]
+            asking.messages = said.published(messages, turns[-1].messages[-1:] if turns else ())
+            if turns and self._past is not None:
+                asking.past = self._past if len(turns) == len(self._turns) else cut(self._past, turns[-1])
             if settings.get("tools") is not None:
                 settings["tools"] = listed_tools(settings["tools"])
             asking.tools = plain_tools(settings.get("tools"))
@@ -183,8 +201,10 @@ class Session:
             warnings=[], thinks=False,
         )  # fmt: skip
         rows = min(runner.held.length, len(past.token_ids))
-        turns = self._turns if asking.past is not None else self._unchanged(past, len(asking.messages))
-        before = sum(len(turn.messages) for turn in turns) if asking.past is None else 0
+        turns, before = asking.turns, 0
+        if turns is None:
+            turns = self._unchanged(past, len(asking.messages))
+            before = sum(len(turn.messages) for turn in turns)
         messages = said.answered(asking.messages, reply, asking.continued)[before:]
         turn = Turn(tuple(messages), len(past.token_ids), rows, len(past.media), tail)
         runner.truncate(rows)
@@ -281,6 +301,7 @@ class Session:
             media=[said.described(medium) for medium in past.media],
             ends=[(n, logits) for n, logits in held.ends if n <= turn.rows],
             turns=[(int(n), t.tokens, t.rows, t.media) for n, t in zip(counts, self._turns, strict=True)], tail=turn.tail,
+            tails=[t.tail for t in self._turns[:-1]],
         )  # fmt: skip
 
     @classmethod
@@ -306,11 +327,12 @@ class Session:
         for rows, logits in state.ends:
             runner.held.keep_logits(logits, rows)
         session._runner, session._tools = runner, list(state.tools)
+        tails = [*(state.tails or [""] * (len(state.turns) - 1)), state.tail]
         first, turns = 0, []
-        for messages, tokens, rows, count in state.turns:
-            turns.append(Turn(tuple(state.messages[first:messages]), tokens, rows, count))
+        for (messages, tokens, rows, count), tail in zip(state.turns, tails, strict=True):
+            turns.append(Turn(tuple(state.messages[first:messages]), tokens, rows, count, tail))
             first = messages
-        session._turns = (*turns[:-1], replace(turns[-1], tail=state.tail))
+        session._turns = tuple(turns)
         return session
 
     # -------------------------------------------------------------------------------------------- as a file

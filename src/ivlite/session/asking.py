@@ -13,7 +13,7 @@ from ivlite.prompt import Prompt
 from ivlite.stop import using
 
 if TYPE_CHECKING:
-    from ivlite.session import Session
+    from ivlite.session import Session, Turn
 
 
 class Asking:
@@ -22,14 +22,27 @@ class Asking:
     def __init__(self, session: "Session") -> None:
         self.session, self.stop = session, session._closing
         self.messages: list[Any] = []
-        self.past: Prompt | None = None
-        self.tail = session._turns[-1].tail if session._turns else ""
+        self.turns: (
+            tuple[Turn, ...] | None
+        ) = ()  # those that the messages follow; None: they are the whole conversation
+        self.past: Prompt | None = None  # of these turns
         self.tools: list[str] = []
         self.runner: Any = None
         self.prompt: Any = None
         self.continued = self.done = self.complete = False
         self.stream: Callable[[], Stream | None] = lambda: None
         self.made = 0
+
+    @property
+    def tail(self) -> str:
+        """Text of the answer before whose tokens are still to be added."""
+        return self.turns[-1].tail if self.turns else ""
+
+    @property
+    def base(self) -> int:
+        """The rows of a cache that the answer before has left."""
+        turns = self.session._turns if self.turns is None else self.turns
+        return turns[-1].rows if turns else 0
 
     @property
     def nbytes(self) -> int:
@@ -40,9 +53,8 @@ class Asking:
         """Yields the tokens of the answer, and its Steps; see Runner.answering. Puts back what an error took from the session."""
         session = self.session
         self.prompt, self.runner = prompt, session._ready(len(prompt.token_ids) + limit, meter)
-        base = session._turns[-1].rows if session._turns else 0
-        lost = Lost(session, self.runner, prompt, base)
-        tokens = self.runner.answering(prompt, sampler, eos, limit, base)
+        lost = Lost(session, self.runner, prompt, self.base)
+        tokens = self.runner.answering(prompt, sampler, eos, limit, self.base)
         try:
             while True:
                 try:
@@ -64,8 +76,7 @@ class Asking:
     def foreseen(self, prompt: Prompt) -> int:
         """The number of tokens of a prompt that answer would not run."""
         session, runner = self.session, self.session._runner
-        base = session._turns[-1].rows if session._turns else 0
-        return int(session._model._pool.stored(prompt, 0 if runner is None else runner.foreseen(prompt, base)))
+        return int(session._model._pool.stored(prompt, 0 if runner is None else runner.foreseen(prompt, self.base)))
 
     def ended(self, reply: Reply | None, end: int | None) -> None:
         """The stream is over: reply is None after an error. end: characters of text before a stop string."""
@@ -90,12 +101,14 @@ class Lost:
     Where memory is short they are not kept; the turns that need them are then lost as well.
     """
 
-    def __init__(self, session: "Session", runner: Runner, prompt: Prompt, rows: int) -> None:
+    def __init__(self, session: "Session", runner: Runner, prompt: Prompt, base: int) -> None:
+        rows = session._turns[-1].rows if session._turns else 0
         self._session, self._runner, self._rows = session, runner, rows
-        self._shared = min(rows, runner.held.shared(prompt)) if rows else 0
+        self._shared = min(rows, runner.foreseen(prompt, base, reading=True)) if rows else 0
         kept = self._shared < rows and session._model.free(rows - self._shared)
         self._data = runner.cache.dump(self._shared, rows) if kept else None
         self._held = runner.held.copy(rows)
+        self._held.lows = {file: min(low, rows) for file, low in runner.held.lows.items()}
 
     def put_back(self, all_of_it: bool = False) -> None:
         """Restores the rows; all_of_it: and forgets those that came after."""

@@ -6,7 +6,7 @@ from ivlite.engine.held import Held, Span
 from ivlite.session.state import SessionState
 from ivlite.session.table import LENGTH_LIMIT, need, whole
 
-FACTS = {"messages": list, "media": list, "turns": list, "tail": str, "tools": list}
+FACTS = {"messages": list, "media": list, "turns": list, "tail": str, "tails": list, "tools": list}
 KEY = 16  # bytes
 TURN = 8  # numbers of a turn, at most
 
@@ -34,7 +34,7 @@ def unpack(file):
 
 
 def _state(table):
-    meta, arrays = table.meta, table.arrays
+    meta, arrays = {"tails": []} | table.meta, table.arrays
     for name, kind in FACTS.items():
         need(isinstance(meta[name], kind), name)
     tokens, positions, spans = arrays["tokens"], arrays["positions"], arrays["spans"]
@@ -56,7 +56,8 @@ def _state(table):
         messages=meta["messages"], token_ids=tokens.tolist(), positions=positions.astype(np.int64), rows=table.length,
         spans=[tuple(span) for span in spans.tolist()], keys=[key.tobytes() for key in arrays["keys"]],
         media=meta["media"], ends=list(zip(ends.tolist(), logits, strict=True)),
-        turns=[tuple(turn) for turn in meta["turns"]], tail=meta["tail"], tools=meta["tools"],
+        turns=[tuple(turn) for turn in meta["turns"]], tail=meta["tail"], tails=meta["tails"],
+        tools=meta["tools"],
     )  # fmt: skip
 
 

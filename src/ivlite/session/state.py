@@ -21,7 +21,8 @@ class SessionState:
     spans: (index of the medium, first token, count) of every block of vision tokens, in order; keys: 16 bytes of each.
     media: of each medium kind, source, size (H, W), grid (t, h, w), frames, timestamps, duration, temporal: JSON data.
     ends: (number of tokens, float32 logits (vocab,)) where prompts ended. turns: (messages, tokens, rows, media) at the
-    end of each. tail: text of the last answer whose tokens are still to be added.
+    end of each. tail: text of the last answer whose tokens are still to be added; tails: of the answers before it, or
+    nothing (files of older versions).
     """
 
     messages: list[Mapping[str, Any]] = field(default_factory=list)
@@ -35,6 +36,7 @@ class SessionState:
     ends: list[tuple[int, np.ndarray]] = field(default_factory=list)
     turns: list[tuple[int, int, int, int]] = field(default_factory=list)
     tail: str = ""
+    tails: list[str] = field(default_factory=list)
 
 
 def checked(state: SessionState, config: Any) -> SessionState:
@@ -107,7 +109,8 @@ def _ends(s, config):
 
 def _messages(s, config):
     plain = all(m["role"] in ROLES and isinstance(m["content"], str | list) for m in s.messages)
-    return plain and isinstance(s.tail, str) and all(isinstance(json.loads(t), dict) for t in s.tools)
+    tails = len(s.tails) in (0, len(s.turns) - 1) and all(isinstance(t, str) for t in (s.tail, *s.tails))
+    return plain and tails and all(isinstance(json.loads(t), dict) for t in s.tools)
 
 
 def _whole(value, low, high=1 << 60):

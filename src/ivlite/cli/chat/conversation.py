@@ -154,22 +154,20 @@ class Conversation:
         """Answers the last question again."""
         for part in parts(self.session.messages[-2:], "video", "image"):  # a file that is gone costs no answer
             local_path(part[part["type"]], part["type"])
-        messages, done = self.take_back(), False
-        try:
-            done = self.answer(messages, seed)
-        finally:
-            if not done:
-                self.pending = parts(messages, "video", "image") + self.pending
+        if not self.session.messages:
+            raise UsageError("there is no question yet")
+        self.answer(None, seed)
 
     def answer(self, messages, seed):
-        """Shows the answer to messages and keeps it; returns whether there is one."""
+        """Shows the answer to messages and keeps it; returns whether there is one. messages: None for the last question."""
         try:
             reply = self.answered(messages, seed)
         except Stopped:  # while files were opened
             reply = None
         stopped = reply is None or reply.finish_reason not in FINISHED
         if stopped and not (reply and reply.token_ids):
-            self.tell("stopped before the answer began: ask again to go on")
+            then = "ask again to go on" if messages else "the answer of before stays"
+            self.tell(f"stopped before the answer began: {then}")
             return False
         self.reply, self.seed, self.changed = reply, seed, True
         if stopped:
@@ -181,7 +179,8 @@ class Conversation:
         """The Reply to messages, shown as it is made."""
         if self.progress:
             self.progress.restart()
-        stream = self.session.ask(messages, **{**self.settings, "seed": seed}, progress=self.progress)
+        settings = {**self.settings, "seed": seed, "progress": self.progress}
+        stream = self.session.again(**settings) if messages is None else self.session.ask(messages, **settings)
         answer.show(self.model, stream, self.args, self.progress, text=not self.args.json)
         if self.args.json:
             print(answer.as_json(self.model, stream.prompt, stream.reply), flush=True)

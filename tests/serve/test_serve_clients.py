@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 import time
+from contextlib import ExitStack, suppress
 from urllib.parse import urlsplit
 
 import pytest
@@ -173,6 +174,67 @@ def test_a_body_that_does_not_come(served, monkeypatch):
         wire.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                      b"Content-Length: 100\r\n\r\n{")  # fmt: skip
     until(lambda: served.service.bodies.held == 0)
+
+
+def test_a_body_that_comes_byte_by_byte(served, monkeypatch):
+    from ivlite.serve import bodies
+
+    monkeypatch.setattr(bodies, "STALLED", 1.0)
+    with wire_to(served) as wire:
+        wire.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                     b"Content-Length: 100000\r\n\r\n{")  # fmt: skip
+        wire.settimeout(0.1)
+        for _ in range(300):  # bytes, far less than a second apart
+            try:
+                assert b" 408 " in wire.recv(1000)
+                break
+            except TimeoutError:
+                wire.sendall(b" ")
+        else:
+            raise AssertionError("it is still read")
+    until(lambda: served.service.bodies.held == 0)
+
+
+def wire_to(served):
+    where = urlsplit(served.url)
+    return socket.create_connection((where.hostname, where.port), timeout=60)
+
+
+@pytest.mark.parametrize(
+    "began", [b"", b"GET /health HTTP/1.1\r\nHost: ", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /"]
+)
+def test_headers_that_do_not_come(serving, monkeypatch, began):
+    from ivlite.serve import listen
+
+    monkeypatch.setattr(listen, "ASKED", 0.3)
+    served = serving()
+    with wire_to(served) as wire:
+        wire.sendall(began)
+        text = b""
+        try:
+            while part := wire.recv(1000):
+                text += part
+        except ConnectionResetError:
+            pass
+        assert text.count(b" 200 OK") == began.count(b"\r\n\r\n")
+
+
+def test_connections_that_ask_for_nothing_keep_nobody_out(serving, monkeypatch):
+    from ivlite.serve import listen
+
+    monkeypatch.setattr(listen, "CONNECTIONS", 8)
+    served = serving()
+    busy = sent(served.url, LONG | {"stream": True})  # the oldest, which asks for something
+    assert busy.recv(1000)
+    with ExitStack() as stack:
+        for _ in range(3):
+            for wire in [stack.enter_context(wire_to(served)) for _ in range(100)]:
+                with suppress(OSError):  # it was closed for a newer one
+                    wire.sendall(b"GET /health HTTP/1.1\r\nHost: ")
+            assert httpx.get(served.url + "/health", trust_env=False, timeout=60).status_code == 200
+    assert busy.recv(1000)
+    busy.close()
+    until(lambda: served.service.open == 0)
 
 
 @pytest.mark.parametrize("data", [

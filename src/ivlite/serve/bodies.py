@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from ivlite.errors import Stopped
 from ivlite.serve.wire import Refused, loads
 
-STALLED = 60.0  # seconds without a byte
+STALLED, SLOWEST = 60.0, 1000  # seconds without a byte; bytes a second, after so many seconds
 INLINE = 1 << 16  # bytes of JSON that are read at once; larger ones in a thread
 
 
@@ -78,13 +78,19 @@ def too_large(largest: int) -> Refused:
 
 async def pieces(request: Request, largest: int) -> Any:
     """Yields the bytes of a body as they come. Raises Refused (too many, too slow), Stopped when the client leaves."""
-    total, stream = 0, request.stream()
+    total, stream, began = 0, request.stream(), anyio.current_time()
     while True:
+        late = STALLED + total / SLOWEST - (anyio.current_time() - began)
         try:
-            with anyio.fail_after(STALLED):
+            with anyio.fail_after(max(0.0, min(STALLED, late))):
                 part = await anext(stream, None)
         except TimeoutError:
-            raise Refused(408, f"no byte of the body has come for {STALLED:.0f} seconds", code="timeout") from None
+            message = (
+                "the body comes too slowly"
+                if late < STALLED
+                else f"no byte of the body has come for {STALLED:.0f} seconds"
+            )
+            raise Refused(408, message, code="timeout") from None
         except ClientDisconnect:
             raise Stopped.because("closed") from None
         if part is None:

@@ -4,22 +4,25 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ivlite.errors import AddressError
 from ivlite.stop import Stop
 
 GRACE = 3.0  # seconds that answers have to end once the server shall
 LOOK = 0.1  # seconds between two looks at the Stop
-BACKLOG = 512
+BACKLOG = 128  # also how many are accepted at once
 IDLE = 60  # seconds for which a connection without requests stays open
 HEADERS = 64 << 10  # bytes
-CONNECTIONS = 1024
+ASKED = 20  # seconds within which the headers of a request come, from the first byte of a connection or of a request
+CONNECTIONS = 1024  # or half of the files that the process may have open
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -56,6 +59,57 @@ def address(listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+class Connection(H11Protocol):
+    """A connection. One that does not ask is closed: after ASKED seconds, and when there are too many, the oldest first.
+
+    Without that, clients that begin requests and never end their headers keep everybody else out.
+    """
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.since = self.loop.time()
+        self._late: asyncio.TimerHandle | None = self.loop.call_later(ASKED, self._close)
+        if len(self.connections) >= most_connections():
+            idle = [one for one in self.connections if isinstance(one, Connection) and one is not self and one.idle]
+            if idle:
+                min(idle, key=lambda one: one.since).transport.abort()
+
+    @property
+    def asks(self) -> bool:
+        """Whether a request has come whose answer has not ended."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def idle(self) -> bool:
+        return not self.asks and not self.transport.is_closing()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.asks:
+            self._forget()
+        elif self._late is None:
+            self._late = self.loop.call_later(ASKED, self._close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        super().connection_lost(exc)
+
+    def _forget(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _close(self) -> None:
+        self._late = None
+        if not self.asks:
+            self.transport.abort()
+
+
+def most_connections() -> int:
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return CONNECTIONS if files == resource.RLIM_INFINITY else min(CONNECTIONS, files // 2)
+
+
 class Server(uvicorn.Server):
     """Ends when a Stop is set: first it takes no more connections, then answers have GRACE seconds, then they are stopped.
 
@@ -64,8 +118,8 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Any, service: Any, stop: Stop) -> None:
         super().__init__(uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", ws="none", http="h11", loop="asyncio", server_header=False,
-            timeout_keep_alive=IDLE, h11_max_incomplete_event_size=HEADERS, limit_concurrency=CONNECTIONS,
+            app, log_config=None, access_log=False, lifespan="off", ws="none", http=Connection, loop="asyncio", server_header=False,
+            timeout_keep_alive=IDLE, h11_max_incomplete_event_size=HEADERS, limit_concurrency=most_connections() + BACKLOG, backlog=BACKLOG,
             timeout_graceful_shutdown=GRACE + 2, proxy_headers=False,
         ))  # fmt: skip
         self.service, self.wanted = service, stop

@@ -1,4 +1,4 @@
-"""Builds the source distribution, a wheel from it alone, repairs and installs that, and asks it about a clip.
+"""Builds the source distribution, a wheel from it alone, repairs and installs that, asks it about a clip, and leaves it in dist/.
 
     python tests/tools/wheel.py            for this machine, in an environment that has no compiler on its PATH
     python tests/tools/wheel.py aarch64    cross-compiled, run under emulation: Debian's g++-aarch64-linux-gnu and qemu-user, and
@@ -9,11 +9,13 @@ Tools come from PyPI into an environment of their own. Wheels that are published
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import tempfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -69,9 +71,14 @@ def source_distribution(python, work):
     return path
 
 
-def built(python, source, work, environment):
+def built(python, source, work, environment, cross):
     """The path of the repaired wheel that is built from the source distribution."""
-    run(python, "-m", "pip", "wheel", "-q", "--no-deps", "-w", work / "raw", source, env=environment, cwd=work)
+    more = []
+    if cross:  # in an environment of its own, pip would install CMake for the other processor
+        requires = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+        run(python, "-m", "pip", "install", "-q", *requires)
+        more, environment = ["--no-build-isolation"], environment | cross
+    run(python, "-m", "pip", "wheel", "-q", "--no-deps", *more, "-w", work / "raw", source, env=environment, cwd=work)
     (raw,) = (work / "raw").glob("*.whl")
     run(python, "-m", "auditwheel", "repair", "-w", work / "wheel", raw, env=environment)
     (path,) = (work / "wheel").glob("*.whl")
@@ -177,7 +184,7 @@ def main():
         source = source_distribution(python, work)
         environment = os.environ | {"IVLITE_CUDA": "OFF", "PATH": f"{python.parent}:{os.environ['PATH']}"}
         root = debian(work) if other else None
-        wheel = built(python, source, work, environment | (cross_environment(root, work) if root else {}))
+        wheel = built(python, source, work, environment, cross_environment(root, work) if root else {})
         check(wheel)
         if root:
             answers_under_emulation(wheel, root, work)
@@ -186,6 +193,8 @@ def main():
             run(
                 python, "-m", "cibuildwheel", "--print-build-identifiers", "--platform", "linux", "--archs", "all", ROOT
             )
+        (ROOT / "dist").mkdir(exist_ok=True)
+        print(Path(shutil.copy(wheel, ROOT / "dist")).relative_to(ROOT))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import pytest
 from serve_asking import PICTURE, WHAT, asked, data_uri
 from test_serve_guard import JSON, refused
 
+from ivlite.errors import MediaError
+
 pytest.importorskip("starlette")
 
 VIDEO = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}
@@ -158,6 +160,37 @@ def test_files_outside_the_media_folder_do_not_exist(ask, media_root, tmp_path):
         for name in ("link.mp4", "inside.mp4", "loop.mp4"):
             (media_root / name).unlink()
         (media_root / "folder").rmdir()
+
+
+def test_a_link_that_comes_in_the_place_of_a_file(served, media_root, tmp_path):
+    """What was checked when the request came is looked at again before it is opened."""
+    film, other = media_root / "changes.mp4", tmp_path / "other.mp4"
+    for path in (film, other):
+        path.write_bytes((media_root / "clip.mp4").read_bytes())
+    try:
+        with served.service.sources() as sources:
+            found = sources.medium(f"file://{film}", "video")
+            assert len(found.probe(2, None, None, None).times.times)
+            film.unlink()
+            film.symlink_to(other)
+            with pytest.raises(MediaError, match="can no longer be read"):
+                found.probe(2, None, None, None)
+    finally:
+        film.unlink()
+
+
+def test_subtitles_beside_a_video_are_files_of_the_folder(served, media_root, tmp_path):
+    cue = "1\n00:00:01,000 --> 00:00:02,000\nwords\n"
+    (tmp_path / "secret.srt").write_text(cue)
+    (media_root / "clip.srt").write_text(cue)
+    (media_root / "clip.en.srt").symlink_to(tmp_path / "secret.srt")
+    try:
+        with served.service.sources() as sources:
+            film = sources.medium(f"file://{media_root}/clip.mp4", "video")
+            assert film.probe(2, None, None, None).beside(film.path) == [str(media_root.resolve() / "clip.srt")]
+    finally:
+        for name in ("clip.srt", "clip.en.srt"):
+            (media_root / name).unlink()
 
 
 def test_no_folder_is_readable_by_default(served, ask, media_root, monkeypatch):

@@ -142,8 +142,10 @@ class Decoders:
             **what: Any) -> Generator[Message, None, None]:  # fmt: skip
         """Yields the messages of an answer. writes: bytes of the file that the work may write, in a process of its own.
 
-        Raises MediaError where the process dies or hangs, and what it raises.
+        Raises MediaError where the process dies or hangs, or the file became another that may not be read, and what it raises.
         """
+        if not source.readable():
+            raise MediaError(f"{source.name} can no longer be read")
         child = self._started(writes) if writes else self._child()
         try:
             for head, arrays in child.ask(work, **what):
@@ -192,10 +194,14 @@ class Decoders:
 
 
 class Apart(Remote):
-    """An image or video file that other processes decode. name: for messages. allowed(path): whether a file beside it may be read."""
+    """An image or video file that other processes decode. name: for messages. allowed(path): whether a file beside it may be read.
 
-    def __init__(self, path: str, name: str, decoders: Decoders, allowed: Callable[[str], bool] = lambda path: True) -> None:  # fmt: skip
-        self.path, self.name, self.decoders, self.allowed = path, name, decoders, allowed
+    readable(): whether it may be read itself: a link may have come in its place since the path was checked.
+    """
+
+    def __init__(self, path: str, name: str, decoders: Decoders, allowed: Callable[[str], bool] = lambda path: True,
+                 readable: Callable[[], bool] = lambda: True) -> None:  # fmt: skip
+        self.path, self.name, self.decoders, self.allowed, self.readable = path, name, decoders, allowed, readable
 
     def __repr__(self) -> str:
         return f"<{self.name}>"

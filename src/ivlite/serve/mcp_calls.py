@@ -80,7 +80,11 @@ class Desk:
 
     def source(self, path: str) -> Apart:
         """A video that another process decodes."""
-        return Apart(path, self.roots.name(path), self.decoders, lambda file: self.roots.allowed(file) is not None)
+
+        def allowed(file: str) -> bool:
+            return self.roots.allowed(file) is not None
+
+        return Apart(path, self.roots.name(path), self.decoders, allowed, lambda: allowed(path))
 
     def film(self, name: str, handle: str = "v1") -> Film:
         """A video by its name. Raises Refused, MediaError."""

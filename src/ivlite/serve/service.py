@@ -1,5 +1,6 @@
 """What the endpoints share: the model, its turns, files, limits, counts and the log."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,7 @@ from ivlite.serve.metrics import Metrics
 from ivlite.serve.parts import Sources, readable
 from ivlite.serve.places import Places
 from ivlite.serve.request import Request
+from ivlite.serve.roots import Roots
 from ivlite.serve.wire import LEFT, Refused, refusal
 from ivlite.serve.work import Work, portions
 from ivlite.stop import Stop, using
@@ -100,7 +102,15 @@ class Service:
 
     def sources(self) -> Sources:
         """Where the media of one request may come from."""
-        return Sources(self.files, self.root, lambda path, name: Apart(path, name, self.decoders))
+        return Sources(self.files, self.root, self._opened)
+
+    def _opened(self, path: str, name: str) -> Apart:
+        return Apart(path, name, self.decoders, self._readable, lambda: self._readable(path))
+
+    def _readable(self, path: str) -> bool:
+        """Whether a file still is one that requests may name: of the server's own folder, or under the root."""
+        own = os.path.dirname(path) == os.fspath(self.files.folder)
+        return own or (self.root is not None and Roots([self.root]).allowed(path) is not None)
 
     def planned(self, asked: Request, stop: Stop) -> Any:
         """The Plan of a request. Raises Refused, IvliteError."""

@@ -137,6 +137,7 @@ BAD = [
     {"type": "choice", "choices": "ab"}, {"type": "grammar", "grammar": "start: foo"}, {"type": "grammar"}, {"type": "thing"},
     {"type": "object", "properties": 3}, {"$ref": "http://example.org/schema"}, {"$ref": "file:///etc/passwd"}, {"type": ["object", 3]},
     {"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}, {"enum": [object()]}, {"type": "json_schema", "schema": {"a": {1, 2}}},
+    {"const": 1 << 63}, {"type": "xml"}, {"$ref": "#"}, {"type": "grammar", "grammar": "start: start"},
     {"enum": ["x" * (1 << 20)]}, {"type": "regex", "pattern": "(a{1000}){1000}{1000}"}, {"minLength": 5, "maxLength": 2, "type": "string"},
 ]  # fmt: skip
 
@@ -146,6 +147,54 @@ def test_what_cannot_be_followed_is_refused_in_one_sentence(demo, wanted):
     with pytest.raises(UsageError) as refused:
         demo.chat(ASK, response_format=wanted, max_new_tokens=4)
     assert len(str(refused.value)) <= 500 and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("wanted, told", [
+    ({"type": "xml"}, "there are text, json_object, json_schema, regex, choice, grammar, and"), ({"const": 10**30}, r"beyond 2\^53"),
+    ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "refers to itself"),
+])  # fmt: skip
+def test_refusals_say_what_is_wrong(demo, wanted, told):
+    with pytest.raises(UsageError, match=told):
+        demo.chat(ASK, response_format=wanted, max_new_tokens=4)
+
+
+LOW = -9223372036854775807
+
+
+@pytest.mark.parametrize("wanted", [
+    {"const": LOW}, {"$ref": "#/x/y", "x": {"y": {"const": LOW}}}, {"type": "integer", "minimum": LOW, "maximum": LOW},
+    {"type": "integer", "minimum": -1e19, "maximum": -1e19}, {"anyOf": [{"enum": [{"a": [LOW]}]}]}, {"type": "number", "exclusiveMinimum": 1e18},
+    {"$ref": "#/x", "x": {"type": "integer", "minimum": LOW, "maximum": LOW}}, {"const": (1 << 53) + 1},
+    {"type": "grammar", "grammar": 'start: %json {"const": -9223372036854775807}'},
+    {"type": "grammar", "grammar": 'start: %json {"type": "integer", "minimum": -1e19, "maximum": -1e19}'},
+])  # fmt: skip
+def test_numbers_that_would_be_rounded_or_end_the_process_are_refused(demo, wanted):
+    with pytest.raises(UsageError, match=r"2\^53|15 digits"):
+        demo.chat(ASK, response_format=wanted, max_new_tokens=4)
+
+
+@pytest.mark.parametrize(
+    "least, most", [(-(1 << 63), (1 << 63) - 1), (LOW, 5), (0, 1e30), (-1e300, 1e300), (-(1 << 53), 1 << 53)]
+)
+@pytest.mark.parametrize("kind", ["integer", "number"])
+def test_bounds_that_are_wider_than_numbers_are_made_narrower(demo, kind, least, most):
+    wanted = {
+        "type": "object",
+        "properties": {"a": {"type": kind, "minimum": least, "maximum": most}},
+        "required": ["a"],
+    }
+    text = demo.chat(ASK, response_format=closed(wanted), max_new_tokens=64, temperature=1.0).text
+    assert text.startswith('{"a": ')
+
+
+def closed(schema):
+    return schema | {"additionalProperties": False}
+
+
+@pytest.mark.parametrize("number", [1 << 53, -(1 << 53), 0.1, -1e19])
+def test_numbers_are_kept(demo, number):
+    reply = demo.chat(ASK, response_format={"enum": [{"a": [number]}]}, max_new_tokens=64)
+    assert json.loads(reply.text) == {"a": [number]}
 
 
 def test_a_schema_that_nests_too_deeply_is_refused(demo):

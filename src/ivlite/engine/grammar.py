@@ -56,6 +56,7 @@ FORMATS = {
     "choice": ("regex", _choice),
     "grammar": ("lark", _text("grammar")),
 }
+TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")  # of a JSON schema itself
 
 
 def grammar(asked: Any) -> tuple[str, Any] | None:
@@ -74,8 +75,11 @@ def grammar(asked: Any) -> tuple[str, Any] | None:
     kind = asked.get("type")
     if kind == "text":
         return None
-    if not isinstance(kind, str) or kind not in FORMATS:
+    if not isinstance(kind, str) or kind in TYPES:
         return "json_schema", asked
+    if kind not in FORMATS:
+        known = ", ".join(["text", *FORMATS])
+        raise UsageError(f"response_format has the type {shown(kind)}; there are {known}, and the types of JSON schema")
     how, found = FORMATS[kind]
     return how, found(asked)
 
@@ -202,6 +206,7 @@ def reading(core: Any, text: str) -> tuple[Any, str]:
     return read, ""
 
 
+LONG = re.compile(r"\d{16}|\d\.?[eE]\+?\d")  # see schemas.sized
 NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "grammar"}
 
 
@@ -213,12 +218,18 @@ def part(how: str, text: Any) -> dict[str, Any]:
         from llguidance import LLMatcher
 
         return {"lark_grammar": json.loads(LLMatcher.grammar_from_regex(text))["grammars"][0]["lark_grammar"]}
+    if isinstance(text, str) and "%json" in text and LONG.search(text):
+        raise UsageError("the grammar has a JSON schema with a number of more than 15 digits: give it as a text")
     return {"lark_grammar": text}
 
 
 def _line(error: Any) -> str:
     """The first sentences of an error of the library."""
-    return " ".join(re.split("\n\n|<state>", str(error))[0].split())[:300]
+    text = " ".join(re.split("\n\n|<state>", str(error))[0].split())[:300]
+    return ENDLESS if text == "NoExtensionBias" else text
+
+
+ENDLESS = "no text follows it: it refers to itself and to nothing else"
 
 
 class Constrained:

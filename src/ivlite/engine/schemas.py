@@ -12,6 +12,8 @@ NAMED = ("properties", "patternProperties", "$defs", "definitions")
 LISTED, SINGLE = ("allOf", "anyOf", "oneOf", "prefixItems"), ("items", "additionalProperties", "additionalItems")
 OTHERS = ("$ref", "anyOf", "oneOf", "patternProperties", "unevaluatedProperties")  # what may allow more properties
 FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
+BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+LARGEST = 1 << 53  # of whole numbers that every program reads alike
 PART = 1024  # of an interval, by which a bound that is no part of it is moved into it
 
 
@@ -22,7 +24,7 @@ def readable(schema: dict[str, Any], close: bool = False) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise UsageError(f"the JSON schema is {shown(schema)}; it must be a dict")
     try:
-        return {**known(schema, close and not joins(schema)), **COMPACT}
+        return {**sized(known(schema, close and not joins(schema))), **COMPACT}
     except RecursionError:
         raise UsageError("the JSON schema nests too deeply") from None
 
@@ -65,13 +67,35 @@ def known(schema: Any, close: bool) -> Any:
     return out
 
 
+def sized(value: Any, literal: bool = False) -> Any:
+    """A schema, or a part of one, whose numbers llguidance reads as they are: whole numbers beyond LARGEST are rounded, and
+    -9223372036854775807 ends the process. Bounds that are wider are made narrower: what follows them follows the given ones.
+
+    literal: of const and enum. Raises UsageError.
+    """
+    if isinstance(value, list):
+        return [sized(item, literal) for item in value]
+    if literal and isinstance(value, int) and abs(value) > LARGEST:
+        raise UsageError(f"the JSON schema has the number {shown(value, 40)}, which is beyond 2^53: give it as a text")
+    if not isinstance(value, dict):
+        return value
+    out = {key: sized(item, literal or key in ("const", "enum")) for key, item in value.items()}
+    for name in () if literal else BOUNDS:
+        bound, over = out.get(name), name.endswith("aximum")
+        if isinstance(bound, int | float) and abs(bound) > LARGEST:
+            if (bound > 0) != over:
+                raise UsageError(f"the JSON schema has {name} {shown(bound, 40)}, which is beyond 2^53")
+            out[name] = LARGEST if over else -LARGEST
+    return out
+
+
 def bounds(schema: dict[str, Any]) -> None:
     """Moves bounds of a number that llguidance does not keep: it takes 6 for a number above 6 and below 6.5.
 
     So it does wherever a whole number that is left out is less than 1 from the other bound.
     """
     given: dict[str, float] = {}
-    for name in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"):
+    for name in BOUNDS:
         value = schema.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1 << 50:
             given[name] = value

@@ -213,6 +213,9 @@ def test_words_for_seconds():
         (10**9, "1.00 GB"),
         (5_314_000_000, "5.31 GB"),
         (340_000_000, "340 MB"),
+        (500_000, "0 MB"),
+        (499_999, "500 KB"),
+        (1, "1 KB"),
         (0, "0 MB"),
     ):
         assert gigabytes(value) == words

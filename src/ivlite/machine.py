@@ -1,5 +1,6 @@
 """Memory of this machine: how much is available, and the peak of this process."""
 
+import math
 import resource
 import sys
 from pathlib import Path
@@ -97,7 +98,9 @@ def peak_memory():
 
 
 def gigabytes(n):
-    """Formats bytes: "5.31 GB", "340 MB"."""
+    """Formats bytes: "5.31 GB", "340 MB"; "12 KB" where megabytes would be none."""
+    if 0 < n < 5e5:
+        return f"{math.ceil(n / 1e3)} KB"
     return f"{n / 1e9:.2f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"
 
 

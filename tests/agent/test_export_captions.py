@@ -12,6 +12,7 @@ from ivlite.agent.answer import Claim, Evidence, Video
 from ivlite.agent.export import captions, chapters
 from ivlite.agent.export.captions import Caption, srt, vtt
 from ivlite.agent.export.chapters import Chapter, ffmetadata, site_list
+from ivlite.agent.export.text import line, uncited
 from ivlite.errors import DiskError, UsageError
 
 TIME = r"(\d\d+):(\d\d):(\d\d)[.,](\d\d\d)"
@@ -83,6 +84,14 @@ def test_ffmpeg_reads_them(tmp_path, name):
 def test_an_answer_without_claims_shows_its_evidence(tmp_path):
     captions.write(tmp_path / "a.srt", answer(claims=()), "srt")
     assert len(cues((tmp_path / "a.srt").read_text())) == 5
+
+
+@pytest.mark.parametrize("text, wanted", [
+    ("It ends [E1].", "It ends."), ("[E1] It ends [E1, E2], then", "It ends, then"), ("Vraiment ? Oui : 3 % [E1] !", "Vraiment ? Oui : 3 % !"),
+    ("a = ; b", "a = ; b"), ("[E1][E2]", ""), ("no [E1] mark", "no mark"),
+])  # fmt: skip
+def test_marks_of_evidence_are_taken_out_and_nothing_else(text, wanted):
+    assert line(uncited(text)) == wanted
 
 
 def test_several_videos_have_a_file_each(tmp_path):

@@ -75,6 +75,13 @@ def test_what_a_report_says(tmp_path, film):
     assert notes == []
 
 
+def test_how_far_apart_frames_lie_is_said_once(tmp_path, film):
+    said = "Frames that were looked at lie up to 1.5 s apart: shorter events may be missed."
+    read, _ = written(tmp_path / "r.html", answer(film, 10.0, missing=said))
+    text = " ".join(read.text.split())
+    assert text.count("may be missed") == 1 and "up to 1.5 s apart" in text
+
+
 def test_the_pictures_are_the_frames_that_were_shown(tmp_path, film):
     read, _ = written(tmp_path / "r.html", answer(film, 10.0))
     shown = {}

@@ -57,8 +57,8 @@ def test_an_answer_with_nothing_to_export(tmp_path, film, capsys):
     """Not in this video: a whole answer, of which there are no captions."""
     assert exports.write(parsed(tmp_path, **ALL), answer(film, claims=0), "What?") == 0
     said = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[1] for line in said] == [" wrote", " warning", " warning", " warning"]
-    assert sorted(os.listdir(tmp_path)) == ["clips", "film.mp4", "r.html"]
+    assert [line.split(":")[1] for line in said] == [" wrote", " warning", " warning", " warning", " warning"]
+    assert sorted(os.listdir(tmp_path)) == ["film.mp4", "r.html"]
 
 
 def test_what_fails_does_not_keep_the_rest(tmp_path, film, capsys):

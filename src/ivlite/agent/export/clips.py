@@ -29,18 +29,20 @@ class Clip:
 def write(folder: str | os.PathLike[str], answer: Answer) -> list[Clip]:
     """Cuts a clip for each piece of evidence that the answer names, "E1_00-41-12.000.mp4" in `folder`, which is made.
 
-    A video that is gone, and evidence that is nearly the whole video, have no clip and a note. Raises DiskError, Stopped.
+    A video that is gone, and evidence that is nearly the whole video, have no clip and a note. Raises UsageError where the answer
+    names no evidence, DiskError, Stopped.
     """
+    named = [evidence for evidence in answer.evidence if evidence.id in cited(answer)]
     folder = os.fspath(expanded(folder))
+    if not named:
+        raise UsageError(f"{folder} has no clips: the answer names no evidence")
     try:
         os.makedirs(folder, exist_ok=True)
     except (OSError, ValueError) as error:
         raise DiskError(f"folder {folder} cannot be made: {reason(error, WRITING, 'choose another')}") from None
     paths, probes = {video.handle: video.path for video in answer.videos}, {}
     made = []
-    for evidence in answer.evidence:
-        if evidence.id not in cited(answer):
-            continue
+    for evidence in named:
         path = paths.get(evidence.video, "")
         try:
             if path not in probes:

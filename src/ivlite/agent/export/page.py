@@ -35,6 +35,7 @@ from ivlite.files import expanded
 from ivlite.media.thumbnails import Thumbnail, thumbnails
 from ivlite.numbers import clock
 
+MISSED = "shorter events may be missed"
 Pictures = Mapping[str, Sequence[Thumbnail]]  # by the id of evidence
 SIDE = 320  # pixels of a thumbnail's longest side
 NAMED, OTHERS = 3, 1  # thumbnails of evidence that the answer names, and of other evidence
@@ -298,7 +299,9 @@ class View:
         times = seen(self.answer, video.handle)
         if not times:
             return ["No frame of this video was looked at."]
-        apart = f"Frames that were looked at lie up to {widest(times, video.duration):.1f} seconds apart: shorter events may be missed."
+        apart = f"Frames that were looked at lie up to {widest(times, video.duration):.1f} seconds apart: {MISSED}."
+        if MISSED in self.answer.missing:  # the agent has said it, of frames that the page does not know
+            apart = ""
         gaps = rest(union(looks, video.duration), video.duration)
         if not gaps:
             return ["All of it was looked at. ", apart]

@@ -17,8 +17,8 @@ def line(text: str, most: int = 10_000) -> str:
 
 
 def uncited(text: str) -> str:
-    """A text without its marks of evidence, [E3]."""
-    return re.sub(r"\s+([.,;:!?])", r"\1", CITED.sub("", text))
+    """A text without its marks of evidence, [E3], and the spaces before them."""
+    return re.sub(rf"\s*{CITED.pattern}", "", text)
 
 
 def doubted(claim: Claim) -> str:

@@ -7,7 +7,7 @@ import pytest
 from session_fakes import clip, written
 
 import ivlite
-from ivlite.errors import ContextError, DiskError, SessionFileError, UsageError
+from ivlite.errors import ContextError, DiskError, OvertakenError, SessionFileError, UsageError
 from ivlite.ops import CACHE_KINDS
 
 GREEDY = {"temperature": 0, "max_new_tokens": 12}
@@ -106,6 +106,21 @@ def test_undo_after_opening_is_undo_before_it(model, path):
         each.undo()
     after = [answer(each.ask("And then?", **GREEDY)).token_ids for each in (session, opened)]
     assert after[0] == after[1] and session._past.token_ids == opened._past.token_ids
+
+
+def test_who_replaces_nothing_is_told(model, path):
+    first, second = model.session(path), model.session(path)
+    for session in (first, second):
+        answer(session.ask("What?", **GREEDY))
+    first.save(replace=False)
+    saved = path.read_bytes()
+    with pytest.raises(OvertakenError, match="another process"):
+        second.save(replace=False)
+    assert path.read_bytes() == saved
+    first.save(replace=False)  # its own
+    second.save()
+    with pytest.raises(OvertakenError):
+        first.save(replace=False)
 
 
 def test_an_empty_session(model, path):

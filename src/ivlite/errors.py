@@ -74,6 +74,10 @@ class SessionFileError(IvliteError):
     exit_code = 3
 
 
+class OvertakenError(SessionFileError):
+    """Another process has saved to a session's file since this one read or saved it."""
+
+
 class MediaError(IvliteError):
     """An image or video cannot be opened, decoded, or used."""
 

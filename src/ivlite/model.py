@@ -232,6 +232,19 @@ class Model:
             self._sessions.add(session)
         return session
 
+    def _planned(self, messages: Messages, holder: Any, *, budget: int | None = None, max_wait: float | None = None,
+                 memory: int | None = None, max_new_tokens: int | None = 256, dedupe: bool = False, stop: Stop | None = None,
+                 **layout: Any) -> plan.Plan:  # fmt: skip
+        """The Plan of messages that follow what a session holds, or nothing. holder: as of `_stream`."""
+        self._check_open()
+        past = holder.past
+        layout |= {"after": (past, holder.tail) if past else None, **self.media_limits.given()}
+        with using(self._stop(stop)):
+            return self._planning().ask(
+                prompt.draft(messages, self.tokenizer, self.config, **layout), budget,
+                self.room(holder.nbytes if past else 0), max_new_tokens, max_wait, memory, dedupe, holder.foreseen,
+            )  # fmt: skip
+
     def plan(
         self, messages: Messages, *, budget: int | None = None, max_wait: float | None = None, memory: int | None = None,
         max_new_tokens: int | None = 256, tools: Sequence[Any] | None = None, enable_thinking: bool = False,
@@ -245,13 +258,11 @@ class Model:
         (`Choice.estimated`). dedupe: see `prepare`; it decodes the videos. The first plan of a model measures this machine
         for about a second. Raises UsageError, MediaError, ContextError (a budget below what is stated), Stopped.
         """
-        layout: dict[str, Any] = {"tools": tools, "enable_thinking": enable_thinking, "add_vision_id": add_vision_id}
-        layout |= {"continue_final_message": continue_final_message, **self.media_limits.given()}
-        with using(self._stop(stop)):
-            return self._planning().ask(
-                prompt.draft(messages, self.tokenizer, self.config, **layout), budget, self.room(), max_new_tokens,
-                max_wait, memory, dedupe, self._pool.foreseen,
-            )  # fmt: skip
+        return self._planned(
+            messages, self._pool, budget=budget, max_wait=max_wait, memory=memory, max_new_tokens=max_new_tokens, tools=tools,
+            enable_thinking=enable_thinking, add_vision_id=add_vision_id, continue_final_message=continue_final_message,
+            dedupe=dedupe, stop=stop,
+        )  # fmt: skip
 
     def _planning(self) -> Planner:
         """The Planner of this model."""

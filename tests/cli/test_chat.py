@@ -17,7 +17,7 @@ import pytest
 from command import interruptible, ivlite, refused
 
 from ivlite import cli
-from ivlite.cli.chat import commands
+from ivlite.cli.chat import commands, conversation
 
 CLIP = Path(__file__).parents[2] / "examples" / "clip.mp4"
 SHORT = ["chat", "demo", "--max-new-tokens", "12", "--temperature", "0"]
@@ -231,6 +231,39 @@ def test_an_answer_stays_where_regen_fails(place):
     )
     assert first.returncode == 7 and "budget is 1" in first.stderr and "questions 1" in first.stderr
     assert first.stdout == answers(place, "/regen", args=[*SHORT, "--session", "s.ivs"])
+
+
+def test_a_plan_is_of_the_question_behind_the_conversation(place):
+    args = [*SHORT, "--video", "clip.mp4", "--context", "215"]
+    lines = ["What happens?", "Which colours?", "/plan And then?", "And then?", "/video clip.mp4", "/plan", "Why?"]
+    done = piped(place, *lines, args=args)
+    asked = [int(n) for n in re.findall(r"\[.*?(\d+) prompt tokens", done.stderr)]
+    planned = re.findall(r"^prompt +(\d+) tokens.* (\d+) computed already", done.stderr, re.MULTILINE)
+    assert len(asked) == 3 and int(planned[0][0]) == asked[2] > int(planned[0][1]) > asked[1]
+    refusals = re.findall(r"the prompt has (\d+) tokens .* holds 215", done.stderr)
+    assert done.returncode == 7 and len(refusals) == 2 and refusals[0] == planned[1][0]
+    assert "/undo and /clear make room" in done.stderr
+
+
+def test_two_conversations_of_one_file_lose_nothing(place, monkeypatch):
+    """The one that is overtaken goes on under a name of its own."""
+    args = [*SHORT, "--session", "s.ivs"]
+    answers(place, "What can you do?", args=args)
+    real, done = conversation.Conversation.enter, []
+
+    def enter(self, text):
+        if not done:
+            monkeypatch.setattr(conversation.Conversation, "enter", real)
+            other = ivlite("chat", "demo", "--session", "s.ivs", cwd=place, input="And then?\nWhy?\n", stdin=None)
+            done.append(other.returncode)
+        real(self, text)
+
+    monkeypatch.setattr(conversation.Conversation, "enter", enter)
+    here = piped(place, "Which colours?", "Really?", args=args)
+    assert done == [0] and here.returncode == 0
+    assert here.stderr.count("s.ivs was saved by another process meanwhile: this conversation is kept in s-2.ivs") == 1
+    for name, count in (("s.ivs", 3), ("s-2.ivs", 3)):
+        assert f"questions {count}" in piped(place, "/stats", args=[*SHORT, "--session", name]).stderr
 
 
 def test_set_shows_what_holds(place):

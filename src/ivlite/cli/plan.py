@@ -72,11 +72,16 @@ def run(args):
         print(json_line(made.as_data()), flush=True)
     else:
         print("\n".join(lines(made)), flush=True)
+    check(made)
+    return 0
+
+
+def check(made):
+    """Raises ContextError or OutOfMemoryError for a Plan that does not fit."""
     if not made.fits:
         advice = " or ".join(setting.flag for setting in made.nearest)
         error = OutOfMemoryError if "of memory are needed" in made.problem else ContextError
         raise error(f"{made.problem}: {f'use {advice}' if advice else 'ask for less'}")
-    return 0
 
 
 def planned(args, messages):

@@ -17,6 +17,7 @@ from ivlite.engine.stream import Stream
 from ivlite.errors import OutOfMemoryError, UsageError
 from ivlite.machine import gigabytes
 from ivlite.media.medium import Seen
+from ivlite.plan import Plan
 from ivlite.prompt import Prompt, listed_tools, plain_tools
 from ivlite.session import said, saving
 from ivlite.session.asking import Asking
@@ -125,10 +126,31 @@ class Session:
         """
         return self._begun(messages, settings, kept=None)
 
-    def _begun(self, messages: Any, settings: dict[str, Any], kept: slice | None) -> Stream:
-        """kept: of the turns, those that the messages follow; None: the messages are the whole conversation.
+    def plan(self, text: str | Sequence[Mapping[str, Any]], videos: Iterable[Any] = (), images: Iterable[Any] = (),
+             **settings: Any) -> Plan:  # fmt: skip
+        """The Plan of a question that `ask` would ask, behind what the session holds. settings: those of `Model.plan`."""
+        asking = self._asked(said.question(text, videos, images), settings, kept=slice(None))
+        try:
+            plan: Plan = self._model._planned(asking.messages, asking, **settings)
+            return plan
+        finally:
+            asking.done = True
 
-        messages: None for those of the first turn that is not kept.
+    def _begun(self, messages: Any, settings: dict[str, Any], kept: slice | None) -> Stream:
+        asking = self._asked(messages, settings, kept)
+        try:
+            asking.continued = bool(settings.get("continue_final_message"))
+            stream: Stream = self._model._stream(asking, asking.messages, **settings)
+            asking.stream = weakref.ref(stream)
+            return stream
+        except BaseException:
+            asking.done = True
+            raise
+
+    def _asked(self, messages: Any, settings: dict[str, Any], kept: slice | None) -> Asking:
+        """A call with these messages. kept: of the turns, those that the messages follow; None: they are the whole conversation.
+
+        messages: None for those of the first turn that is not kept. Tools that the session knows leave the settings.
         """
         asking = self._claim()
         try:
@@ -149,10 +171,7 @@ class Session:
                 if settings.pop("tools", None) is not None and asking.tools != self._tools:
                     raise UsageError("tools belong to the first question of a session: begin another session with them")
                 asking.tools = self._tools
-            asking.continued = bool(settings.get("continue_final_message"))
-            stream: Stream = self._model._stream(asking, asking.messages, **settings)
-            asking.stream = weakref.ref(stream)
-            return stream
+            return asking
         except BaseException:
             asking.done = True
             raise
@@ -347,15 +366,16 @@ class Session:
         """The path of the session's file, or None."""
         return None if self.file is None else os.fspath(self.file.path)
 
-    def save(self, path: str | os.PathLike[str] | None = None) -> None:
+    def save(self, path: str | os.PathLike[str] | None = None, replace: bool = True) -> None:
         """Saves the session to its file, or to another path, which is its file from then on.
 
-        Appends what is new since the last save. A kill at any moment leaves the older session or the newer one. If another
-        process has saved to the path meanwhile, this session replaces its. Raises UsageError, DiskError, Stopped.
+        Appends what is new since the last save. A kill at any moment leaves the older session or the newer one. replace:
+        what another process has saved to the path meanwhile is replaced; False to raise OvertakenError. Raises UsageError,
+        DiskError, Stopped.
         """
         claim = self._claim()
         try:
-            saving.save(self, self._model, self._state(), path)
+            saving.save(self, self._model, self._state(), path, replace)
         finally:
             claim.done = True
 

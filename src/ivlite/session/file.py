@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from ivlite.errors import SessionFileError, UsageError
+from ivlite.errors import OvertakenError, SessionFileError, UsageError
 from ivlite.files import expanded, identity, opened, reason
 from ivlite.output import Busy, Partial, check_place, disk, flush, lock
 from ivlite.session.table import BLOCK, TABLE_LIMIT, Table, Wrong, blocks_at
@@ -227,20 +227,20 @@ class SessionFile:
 
     # -------------------------------------------------------------------------------------------- writing
 
-    def save(self, layout, meta, arrays, cache, rows, unchanged=0, report=None):
+    def save(self, layout, meta, arrays, cache, rows, unchanged=0, report=None, replace=True):
         """Saves a state: appends what is new to the state last read or saved, or writes the whole file.
 
         layout: the Layout of the cache. meta: JSON data. arrays: {name: numpy array}. rows: how many of the cache's rows
         are saved; with 0 there need be no cache. unchanged: how many of these are as they were last read or saved.
-        If another process has saved to the path since, its state is replaced. report(done, total) counts bytes. Raises
-        DiskError, UsageError, Stopped; the file then has the older state.
+        If another process has saved to the path since, its state is replaced, or without `replace` OvertakenError is
+        raised. report(done, total) counts bytes. Raises DiskError, UsageError, Stopped; the file then has the older state.
         """
         path = check_place(self.path)
         table = Table(layout, rows, meta, arrays, blocks_at(0, 0, rows, 1))
         size = len(table.packed())
         if size > TABLE_LIMIT:
             raise UsageError(f"{self.path} cannot be saved: its messages are longer than {TABLE_LIMIT >> 20} MB")
-        with self._locked(path) as fd:
+        with self._locked(path, replace) as fd:
             if fd is None or not self._append(fd, table, size, cache, unchanged, report or nothing):
                 self._replace(table, size, cache, report or nothing)
 
@@ -310,11 +310,14 @@ class SessionFile:
     # -------------------------------------------------------------------------------------------- locks
 
     @contextlib.contextmanager
-    def _locked(self, path):
+    def _locked(self, path, replace):
         """Locks the file at a path while it is changed; yields its descriptor, or None if it has another state than `table`."""
         fd = patiently(lambda: self._lock(path))
         try:
-            yield fd if fd is not None and self._is_ours(fd) else None
+            ours = fd is not None and self._is_ours(fd)
+            if fd is not None and not ours and not replace:
+                raise OvertakenError(f"{self.path} was saved by another process meanwhile: choose another name")
+            yield fd if ours else None
         finally:
             if fd is not None:
                 os.close(fd)

@@ -49,17 +49,17 @@ def is_missing(path):
     return False
 
 
-def save(session, model, state, path):
-    """Saves a Session's state to its file, or to another path, which is its file from then on.
+def save(session, model, state, path, replace=True):
+    """Saves a Session's state to its file, or to another path, which is its file from then on. replace: see Session.save.
 
-    Raises UsageError, DiskError, Stopped; the file then has the state saved before.
+    Raises UsageError, DiskError, OvertakenError, Stopped; the file then has the state saved before.
     """
     file = session.file if path is None or is_file(session.file, path) else SessionFile(path)
     if file is None:
         raise UsageError("the session has no file: name one, as in session.save('talk.ivs')")
     held, cache = (None, None) if session.runner is None else (session.runner.held, session.runner.cache)
     unchanged = held.lows.get(file, 0) if held else 0
-    file.save(Layout.of(model.network, model.kv), *pack(state), cache, state.rows, unchanged)
+    file.save(Layout.of(model.network, model.kv), *pack(state), cache, state.rows, unchanged, replace=replace)
     if held:
         held.lows[file] = state.rows
     session.file = file

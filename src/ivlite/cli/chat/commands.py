@@ -67,14 +67,16 @@ def image(chat, rest):
 
 
 def plan(chat, rest):
-    from ivlite.cli.plan import lines
+    from ivlite.cli.plan import check, lines
     from ivlite.evaluate.dataset import ASK
 
     messages = chat.question(proper(rest) or ASK["text"])
-    settings = {name: chat.settings[name] for name in ("budget", "max_new_tokens", "enable_thinking")}
-    chat.tell("\n".join(lines(chat.model.plan(messages, **settings))))
-    if chat.session.tokens:
-        chat.tell(f"        the conversation so far, {chat.session.tokens:,} tokens, is computed already")
+    settings = {
+        name: chat.settings[name] for name in ("budget", "max_new_tokens", "enable_thinking", "tools", "dedupe")
+    }
+    made = chat.session.plan(messages, **settings)
+    chat.tell("\n".join(lines(made)))
+    check(made)
 
 
 # ------------------------------------------------------------------------------------------------ steps back

@@ -7,7 +7,15 @@ import sys
 from ivlite.cli import OutputError, answer, arguments, failed, printable, say
 from ivlite.cli.chat.commands import COMMANDS, command, known
 from ivlite.cli.chat.entry import dragged, finished, media_kind, parts, proper
-from ivlite.errors import ContextError, IvliteError, MediaError, SessionFileError, Stopped, UsageError
+from ivlite.errors import (
+    ContextError,
+    IvliteError,
+    MediaError,
+    OvertakenError,
+    SessionFileError,
+    Stopped,
+    UsageError,
+)
 from ivlite.files import expanded
 from ivlite.interrupt import turn, turns
 from ivlite.media.source import local_path
@@ -133,6 +141,8 @@ class Conversation:
                 self.pending = []
         except (MediaError, ContextError, UsageError) as error:
             self.code = failed(error, self.args.verbose)
+            if isinstance(error, ContextError) and self.questions:
+                self.tell(f"the conversation takes {self.session.tokens:,} of the tokens: /undo and /clear make room")
             if self.pending:  # they stay: without them the answer would be about nothing
                 self.tell(f"{self.waiting()} still for the next question; /undo takes files back")
 
@@ -207,7 +217,7 @@ class Conversation:
         """Saves the conversation as it is now; with --session, later answers go on being saved there."""
         own = self.session.file
         with using(None):  # also after a signal
-            self.session.save(path and expanded(path))
+            self.session.save(path and expanded(path), replace=path is not None)
         if path is None:
             self.changed = False
         elif self.kept:
@@ -218,11 +228,27 @@ class Conversation:
         if not self.kept or not self.changed:
             return
         try:
-            self.save()
+            self.save_beside()
         except IvliteError as error:
             self.code, self.fault = error.exit_code, str(error)
             if self.fault != said:
                 failed(error, self.args.verbose)
+
+    def save_beside(self):
+        """Saves the conversation; under a name of its own from now on, where another process goes on with the same one."""
+        try:
+            return self.save()
+        except OvertakenError:
+            before = self.session.path
+        root, ending = os.path.splitext(before)
+        for number in range(2, 10_000):
+            path = f"{root}-{number}{ending}"
+            if not os.path.lexists(path):
+                break
+        with using(None):
+            self.session.save(path)
+        self.changed = False
+        say("warning", f"{before} was saved by another process meanwhile: this conversation is kept in {path}")
 
 
 def named(part):

@@ -181,6 +181,22 @@ def test_flags_that_are_named_fit_with_videos_that_were_open(demo, tmp_path, ans
     assert got.prompt_tokens == pytest.approx(fewer.tokens, rel=0.05)  # time marks have more or fewer digits
 
 
+@pytest.mark.parametrize("context, most", [(500, 5), (1000, 1), (2000, 1), (4096, 1)])
+def test_what_is_named_for_a_long_video_fits_to_the_token(tmp_path, context, most):
+    """Its time marks get longer: some frames of all of it take more tokens than as many of its beginning."""
+    model = ivlite.load("demo", context=context)
+    model._planning()._speeds = SPEEDS
+    part = {"type": "video", "video": str(packed(tmp_path / "a.mkv", 24 * 60, 1))}
+    for stated in ({"fps": 1}, {}):
+        made = model.plan(ask(part | stated), max_new_tokens=most)
+        named = [s for s in made.nearest if "max_pixels" not in s.settings]
+        assert made.fits is not bool(stated) and named
+        for setting in named:
+            got = model.plan(ask(part | setting.settings) if stated else ask(part), max_new_tokens=most,
+                             budget=setting.settings.get("budget"))  # fmt: skip
+            assert got.fits and got.videos[0].frames == setting.frames and got.prompt_tokens == setting.tokens
+
+
 def test_plans_of_a_day_are_made_at_once(demo, tmp_path):
     path = packed(tmp_path / "a.mkv", 24 * 60, 1)
     made = demo.plan(ask({"type": "video", "video": str(path)}))

@@ -7,6 +7,8 @@ from ivlite.plan.work import before, decoding
 from ivlite.prompt.budget import share as budgeted
 from ivlite.prompt.layout import time_mark
 
+LEARNING = 4  # how often the time marks of frames that seem to fit are looked at
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -25,7 +27,7 @@ class Figures:
     """The videos of a Prompt as numbers: what it would be with other numbers of frames, and other sizes."""
 
     def __init__(self, planner, draft, laid, made, limits):
-        self.planner, self.videos, self.laid, self.budget = planner, draft.videos, laid, draft.budget
+        self.planner, self.videos, self.laid, self.budget, self.draft = planner, draft.videos, laid, draft.budget, draft
         self.new = laid.media[len(draft.after[0].media) if draft.after else 0 :]
         self.speeds = planner.speeds(measuring=False)
         owners = [next(i for i, m in enumerate(laid.media) if m is medium) for medium in draft.opened]
@@ -42,14 +44,21 @@ class Figures:
         """Tokens of a pair's time mark and borders, in the mean."""
         own = [(first, count) for m, first, count in self.laid.spans if m == owner]
         between = [b - (a + n) for (a, n), (b, _) in zip(own, own[1:], strict=False)]
-        if between:
-            return sum(between) / len(between)
         medium = self.laid.media[owner]
-        return len(tokenizer.encode(time_mark((medium.duration or 0.0) / 2))) + 2
+        if between:
+            return (mark(tokenizer, medium.timestamps[0]) + sum(between)) / len(own)
+        return float(mark(tokenizer, (medium.duration or 0.0) / 2))
+
+    def learn(self, frames):
+        """Learns what the time marks of so many frames of each video take: those late in a long video are longer."""
+        for i, (video, count) in enumerate(zip(self.videos, frames, strict=True)):
+            times = video.medium(count).timestamps if count else ()
+            if len(times):
+                self.gaps[i] = sum(mark(self.draft.tokenizer, t) for t in times) / len(times)
 
     def _video_tokens(self, frames, pairs):
-        return int(sum(-(-n // v.shape["temporal"]) * (p + g)
-                       for n, v, p, g in zip(frames, self.videos, pairs, self.gaps, strict=True)))  # fmt: skip
+        return round(sum(-(-n // v.shape["temporal"]) * (p + g)
+                         for n, v, p, g in zip(frames, self.videos, pairs, self.gaps, strict=True)))  # fmt: skip
 
     def tokens(self, frames, pairs):
         """Tokens of the prompt."""
@@ -101,6 +110,11 @@ class Figures:
         )
 
 
+def mark(tokenizer, seconds):
+    """Tokens of the time mark of a frame pair, and of its borders."""
+    return len(tokenizer.encode(time_mark(seconds))) + 2
+
+
 def settings(planner, draft, laid, made, limits):
     """Yields the Settings nearest to a Plan: of one that does not fit, those that do; else a budget that takes more."""
     if not draft.videos:
@@ -123,6 +137,19 @@ def last(low, high, holds):
     return low
 
 
+def learnt(figures, at, low, high, holds):
+    """last(), by the time marks of the frames at(n) that it finds: those of the plan may be shorter."""
+    found = last(low, high, holds)
+    for _ in range(LEARNING):
+        if not found:
+            break
+        figures.learn(at(found))
+        if holds(found):
+            break
+        found = last(low, found - 1, holds) if found > low else None
+    return found
+
+
 def fewer(figures, made, limits):
     """--max-frames that fits, with frames as large as they are: stated, it replaces the budget of videos that are open."""
     pairs, temporal = [v.pair for v in figures.videos], figures.videos[0].shape["temporal"]
@@ -132,7 +159,9 @@ def fewer(figures, made, limits):
             min(v.possible if v.open else count, n) for v, count in zip(figures.videos, figures.frames, strict=True)
         ]
 
-    most = last(1, max(figures.frames), lambda n: figures.fits(made, at(n), pairs, limits, figures.budget))
+    most = learnt(
+        figures, at, 1, max(figures.frames), lambda n: figures.fits(made, at(n), pairs, limits, figures.budget)
+    )
     if most is not None:
         most -= most % temporal if most > temporal else 0
         yield figures.setting(made, f"--max-frames {most}", {"max_frames": most}, at(most), pairs)
@@ -170,7 +199,7 @@ def larger(figures, made, limits):
         ]
         return [n + m * share // 1000 for n, m in zip(figures.frames, more, strict=True)]
 
-    share = last(0, 1000, lambda s: figures.fits(made, at(s), pairs, limits))
+    share = learnt(figures, at, 0, 1000, lambda s: figures.fits(made, at(s), pairs, limits))
     if not share:
         return
     tokens = sum(v.tokens(n) for v, n in zip(figures.videos, at(share), strict=True))
@@ -181,4 +210,5 @@ def larger(figures, made, limits):
     if share == 1000 or budget > made.vision_tokens:
         flag = f"{budget // 1024}k" if budget % 1024 == 0 else str(budget)
         frames = at(share) if share == 1000 else budgeted(figures.videos, budget, lifted=True)
+        figures.learn(frames)
         yield figures.setting(made, f"--budget {flag}", {"budget": budget}, frames, pairs)

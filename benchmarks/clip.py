@@ -59,13 +59,15 @@ def write_model(path, type, size="8b"):
 
     ids = {name: words.token_id(f"<|{name}|>") for name in
            ("image_pad", "video_pad", "vision_start", "vision_end", "im_start", "im_end")}  # fmt: skip
-    # Rows of the head repeat, so the likeliest token is always one of the first and the answer never ends.
     cfg = replace(config(size), tokens=TokenIds(**ids, eos=(ids["im_end"],)))
     source = RandomSource(cfg, type)
     metadata = cfg.to_metadata() | {TOKENIZER: words.tokenizer_json(), "general.alignment": 32}
     with GGUFWriter(path, metadata, [(t.name, t.shape, t.format) for t in source.tensors.values()]) as out:
-        for name in source.tensors:
-            out.write(source.read(name))
+        for name, info in source.tensors.items():
+            data = source.read(name)
+            if name == "output.weight":  # only the first tokens, which are characters, are ever likely: no answer ends
+                data.reshape(info.shape[0], -1)[64:] = 0
+            out.write(data)
 
 
 # ------------------------------------------------------------------------------------------------ llama.cpp's side

@@ -34,19 +34,19 @@ def random_blocks(rng, name, rows, cols):
     return np.resize(one, (rows * cols // block, size)).reshape(rows, -1)
 
 
-def more_bits(layer):
+def more_bits(layer, layers):
     """The layers whose value and down projections Q4_K_M keeps in 6 bits."""
-    return layer < LAYERS // 8 or layer >= 7 * LAYERS // 8 or (layer - LAYERS // 8) % 3 == 2
+    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
-def tensors(file_type):
+def tensors(file_type, layers):
     """(name, (type, shape)) of every tensor, as llama.cpp's own quantiser chooses types."""
     body = "Q4_0" if file_type == "Q4_0" else "Q4_K"
     yield "token_embd.weight", (body, (VOCAB, WIDTH))
     yield "output.weight", ("Q6_K", (VOCAB, WIDTH))
     yield "output_norm.weight", ("F32", (WIDTH,))
-    for i in range(LAYERS):
-        better = "Q6_K" if file_type == "Q4_K_M" and more_bits(i) else body
+    for i in range(layers):
+        better = "Q6_K" if file_type == "Q4_K_M" and more_bits(i, layers) else body
         for name, n in (("attn_norm", WIDTH), ("ffn_norm", WIDTH), ("attn_q_norm", HEAD), ("attn_k_norm", HEAD)):
             yield f"blk.{i}.{name}.weight", ("F32", (n,))
         for name, kind, shape in (
@@ -61,9 +61,10 @@ def tensors(file_type):
             yield f"blk.{i}.{name}.weight", (kind, shape)
 
 
-def written(folder, file_type):
+def written(folder, file_type, layers=LAYERS):
     """The path of the rival's model file, written the first time."""
-    return once(folder, f"qwen3vl-{file_type.lower()}.gguf", write_model, file_type)
+    name = f"qwen3vl-{file_type.lower()}{'' if layers == LAYERS else f'-{layers}-layers'}.gguf"
+    return once(folder, name, write_model, file_type, layers)
 
 
 def vocabulary_only(folder):
@@ -81,14 +82,14 @@ def once(folder, name, write, *args):
     return str(path)
 
 
-def header(path):
+def header(path, layers=LAYERS):
     """A GGUFWriter that knows Qwen3-VL-8B's shape and a vocabulary."""
     import words
     from gguf import GGUFWriter
 
     writer = GGUFWriter(path, "qwen3vl")
     for add, value in (
-        ("block_count", LAYERS), ("context_length", 262144), ("embedding_length", WIDTH), ("feed_forward_length", INNER),
+        ("block_count", layers), ("context_length", 262144), ("embedding_length", WIDTH), ("feed_forward_length", INNER),
         ("head_count", HEADS), ("head_count_kv", KV_HEADS), ("key_length", HEAD), ("value_length", HEAD),
         ("rope_freq_base", 5e6), ("rope_dimension_sections", ROPE_SECTIONS), ("layer_norm_rms_eps", 1e-6),
         ("num_deepstack_layers", DEEPSTACK), ("vocab_size", VOCAB),
@@ -108,11 +109,11 @@ def finish(writer, data):
     writer.close()
 
 
-def write_model(path, file_type):
-    """A GGUF of Qwen3-VL-8B's text shape, written tensor by tensor."""
+def write_model(path, file_type, layers):
+    """A GGUF of Qwen3-VL-8B's text shape, with so many layers, written tensor by tensor."""
     from gguf import GGMLQuantizationType
 
-    writer, rng, all_tensors = header(path), np.random.default_rng(0), dict(tensors(file_type))
+    writer, rng, all_tensors = header(path, layers), np.random.default_rng(0), dict(tensors(file_type, layers))
     for name, (kind, shape) in all_tensors.items():
         if kind == "F32":
             writer.add_tensor_info(name, shape, np.dtype(np.float32), 4 * shape[0])
@@ -120,8 +121,17 @@ def write_model(path, file_type):
             row = random_blocks(rng, kind, 1, shape[1]).shape[1]
             stored = (shape[0], row)
             writer.add_tensor_info(name, stored, np.dtype(np.uint8), shape[0] * row, GGMLQuantizationType[kind])
-    kinds = all_tensors.values()
-    finish(writer, (np.ones(s, np.float32) if k == "F32" else random_blocks(rng, k, *s) for k, s in kinds))
+    finish(writer, (tensor(rng, name, *about) for name, about in all_tensors.items()))
+
+
+def tensor(rng, name, kind, shape):
+    """The bytes of a tensor. Of the head only the first tokens are ever likely: they are characters, so a server streams texts."""
+    if kind == "F32":
+        return np.ones(shape, np.float32)
+    data = random_blocks(rng, kind, *shape)
+    if name == "output.weight":
+        data[64:] = 0
+    return data
 
 
 def loaded(path, vocabulary_only=False, extra=True):

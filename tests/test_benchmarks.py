@@ -56,19 +56,34 @@ def test_a_server_is_asked_all_of_it(monkeypatch, capsys, tmp_path):
     """Of ivlite alone; llama-server is asked in the same words."""
     pytest.importorskip("starlette")
     monkeypatch.syspath_prepend(str(FOLDER))
-    names = ("streams", "clip", "rivals", "versus", "tuning", "words")
+    names = ("streams", "servers", "clip", "rivals", "versus", "tuning", "words")
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     import streams
 
-    arguments = ["--size", "tiny", "--type", "q4_0", "--new", "24", "--long", "600", "--film", "200", "--rounds", "1"]
+    arguments = [
+        "--size",
+        "tiny",
+        "--type",
+        "q4_0",
+        "--new",
+        "24",
+        "--long",
+        "600",
+        "--film",
+        "200",
+        "--frames",
+        "48",
+        "--rounds",
+        "1",
+    ]
     monkeypatch.setattr(sys, "argv", ["streams.py", *arguments, "--folder", str(tmp_path)])
     streams.main()
-    rows = capsys.readouterr().out.splitlines()[1:]
+    rows = capsys.readouterr().out.splitlines()[2:]
     for name in names:
         sys.modules.pop(name, None)
     assert [row.split("  ")[0] for row in rows] == [
         *(f"{n} streams, tokens/s" for n in (1, 2, 4, 8)), "a short question alone, s", "beside a prefill of 600, s",
-        "a question about 200 tokens, s", "the second about them, s",
+        "beside 48 frames in vision, s", "a question about 200 tokens, s", "the second about them, s",
     ]  # fmt: skip
     assert all(" ivlite " in row for row in rows)

@@ -17,7 +17,6 @@ from ivlite.engine.stream import Stream
 from ivlite.errors import OutOfMemoryError, UsageError
 from ivlite.machine import gigabytes
 from ivlite.media.medium import Seen
-from ivlite.plan import Plan
 from ivlite.prompt import Prompt, listed_tools, plain_tools
 from ivlite.session import said, saving
 from ivlite.session.asking import Asking
@@ -127,12 +126,11 @@ class Session:
         return self._begun(messages, settings, kept=None)
 
     def plan(self, text: str | Sequence[Mapping[str, Any]], videos: Iterable[Any] = (), images: Iterable[Any] = (),
-             **settings: Any) -> Plan:  # fmt: skip
+             **settings: Any) -> Any:  # fmt: skip
         """The Plan of a question that `ask` would ask, behind what the session holds. settings: those of `Model.plan`."""
         asking = self._asked(said.question(text, videos, images), settings, kept=slice(None))
         try:
-            plan: Plan = self._model._planned(asking.messages, asking, **settings)
-            return plan
+            return self._model._planned(asking.messages, asking, **settings)
         finally:
             asking.done = True
 

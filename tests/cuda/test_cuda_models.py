@@ -216,6 +216,19 @@ def test_launches_of_a_step(emulated_card, type, count):
     assert launches() - before == each * len(model.network.layers) + rest
 
 
+def test_a_replayed_step_does_nothing_for_each_layer(emulated_card, monkeypatch):
+    """Between two replays the card waits."""
+    model = random_model("tiny", "q4_0", device="cuda", kv="q8")
+    runner, memory, asked = model.runner(64), emulated_card.memory, []
+    for _ in range(3):
+        runner.step(3)
+    plain = memory.pointer
+    monkeypatch.setattr(memory, "pointer", lambda x: asked.append(1) or plain(x))
+    monkeypatch.setattr(memory, "empty", None)
+    runner.step(3)
+    assert not asked
+
+
 def test_requests_leave_no_memory_behind(emulated_card, converted):  # noqa: F811
     model = ivlite.load(converted("plain", "q8_0"), device="cuda", kv="q8", context=256)
     used, blocks = [], []

@@ -26,7 +26,7 @@ class Cache:
         self.given = None, None, None  # the layer appended last; its latents and keys before they were rounded
         self.layers = [self._empty(row, capacity) for row in self.row_bytes]
         self._at, self._told = self.memory.zeros(1, "int32"), 0  # its length on the card, and which that is
-        self._places = self.memory.put(self.places())
+        self._place()
         self.recorded, self.inside = {}, None
 
     def _empty(self, row_bytes, capacity):
@@ -47,13 +47,16 @@ class Cache:
         """What launches over it depend on, besides its length and the places of its layers."""
         return self.kind, tuple(self.ranks), self.rope_dim, self.bucket
 
-    def places(self):
-        """The words of all layers' LayerPlace: addresses of latents, scales (0 for none) and keys, and the capacity."""
+    def _place(self):
+        """Says where the layers are. places: the words of all layers' LayerPlace: addresses of latents, scales (0 for none) and
+        keys, and the capacity.
+        """
         words = [
             [*(0 if part is None else self.memory.pointer(part) for part in layer), self.capacity]
             for layer in self.layers
         ]
-        return np.array(words, np.int64).view(np.int32).reshape(-1)
+        self.places = np.array(words, np.int64).view(np.int32).reshape(-1)
+        self._places = self.memory.put(self.places)
 
     def place(self, layer):
         """The address of a layer's LayerPlace."""
@@ -122,7 +125,7 @@ class Cache:
                     new[: rows * n] = old[: rows * n]
             self.layers[i] = larger
         self.capacity = capacity
-        self._places = self.memory.put(self.places())
+        self._place()
 
     def _pieces(self, first, last):
         """The bytes of rows [first, last), array by array."""

@@ -33,7 +33,7 @@ class Step:
     def __call__(self, token_ids, cos, sin, cache):
         """Logits of the tokens; cos, sin numpy (T, half)."""
         memory = self.ops.memory
-        words = [cache.places(), [cache.length], np.asarray(token_ids), cos.reshape(-1), sin.reshape(-1)]
+        words = [cache.places, [cache.length], np.asarray(token_ids), cos.reshape(-1), sin.reshape(-1)]
         for end, part in zip(self.ends, words, strict=True):
             part = np.asarray(part)
             self.host[end - len(part) : end] = (

@@ -355,6 +355,27 @@ def test_memory_that_runs_out_ends_one_request(emulated_card, converted):  # noq
     assert len(model.chat(messages_of("text"), max_new_tokens=2, temperature=0).token_ids) == 2
 
 
+def test_a_cache_that_finds_no_memory_to_grow_is_as_it_was(emulated_card, converted):  # noqa: F811
+    """Though some of its layers have moved by then."""
+    model = ivlite.load(converted("plain", "q8_0"), device="cuda", kv="q8")
+    runner, other, memory = model.runner(100), model.runner(100), emulated_card.memory
+    for r in (runner, other):
+        r.steps([1, 2, 3])
+    memory.limit = memory.used + sum(runner.cache.row_bytes[0]) * 5000
+    with pytest.raises(OutOfMemoryError):
+        runner.cache.reserve(5000)
+    memory.limit = None
+    assert runner.cache.capacity == 100 and runner.cache.layers[0][0].size > other.cache.layers[0][0].size
+    anything = [memory.empty(100 * n, "uint8") for n in runner.cache.row_bytes[0] * 2 if n]  # where the old layer was
+    for layer in range(len(model.network.layers)):
+        for mine, theirs in zip(runner.cache.read(layer, 0, 3), other.cache.read(layer, 0, 3), strict=True):
+            assert np.array_equal(mine, theirs)
+    for tokens in ([4], [5, 6], [7], [8]):
+        assert np.array_equal(np.asarray(runner.steps(tokens)), np.asarray(other.steps(tokens)))
+    runner.cache.reserve(200)
+    assert np.array_equal(runner.cache.dump(0, 8), other.cache.dump(0, 8)) and anything
+
+
 def test_a_step_that_finds_no_memory_for_its_recording_is_computed_without(card, converted):  # noqa: F811
     """And recorded when there is some."""
     model = ivlite.load(converted("plain", "q8_0"), device="cuda", kv="q8")

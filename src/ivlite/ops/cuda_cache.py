@@ -12,7 +12,7 @@ class Cache:
     """A latent cache as `ivlite.ops` describes it. Kernels read its length, and where its layers lie, from the card's memory:
     in a step (`cuda_step.Step`) that of the step, where `inside` is set, else its own.
 
-    recorded: the steps that were last taken over it, by their number of tokens.
+    places: the words of where its layers are. recorded: the steps that were last taken over it, by their number of tokens.
     """
 
     def __init__(self, ops, ranks, rope_dim, capacity, kind):
@@ -26,7 +26,8 @@ class Cache:
         self.given = None, None, None  # the layer appended last; its latents and keys before they were rounded
         self.layers = [self._empty(row, capacity) for row in self.row_bytes]
         self._at, self._told = self.memory.zeros(1, "int32"), 0  # its length on the card, and which that is
-        self._place()
+        self.places = self._words()
+        self._places = self.memory.put(self.places)
         self.recorded, self.inside = {}, None
 
     def _empty(self, row_bytes, capacity):
@@ -47,16 +48,13 @@ class Cache:
         """What launches over it depend on, besides its length and the places of its layers."""
         return self.kind, tuple(self.ranks), self.rope_dim, self.bucket
 
-    def _place(self):
-        """Says where the layers are. places: the words of all layers' LayerPlace: addresses of latents, scales (0 for none) and
-        keys, and the capacity.
-        """
+    def _words(self):
+        """The words of all layers' LayerPlace: addresses of latents, scales (0 for none) and keys, and the capacity."""
         words = [
             [*(0 if part is None else self.memory.pointer(part) for part in layer), self.capacity]
             for layer in self.layers
         ]
-        self.places = np.array(words, np.int64).view(np.int32).reshape(-1)
-        self._places = self.memory.put(self.places)
+        return np.array(words, np.int64).view(np.int32).reshape(-1)
 
     def place(self, layer):
         """The address of a layer's LayerPlace."""
@@ -118,14 +116,17 @@ class Cache:
         if capacity <= self.capacity:
             return
         rows = self.length + self.pending
-        for i, row in enumerate(self.row_bytes):
-            larger = self._empty(row, capacity)
-            for old, new, n in zip(self.layers[i], larger, row, strict=True):
-                if n:
-                    new[: rows * n] = old[: rows * n]
-            self.layers[i] = larger
-        self.capacity = capacity
-        self._place()
+        try:
+            for i, row in enumerate(self.row_bytes):
+                larger = self._empty(row, capacity)
+                for old, new, n in zip(self.layers[i], larger, row, strict=True):
+                    if n:
+                        new[: rows * n] = old[: rows * n]
+                self.layers[i] = larger
+            self.capacity = capacity
+        finally:  # where memory ended, some layers have moved
+            self.places = self._words()
+            self.memory.copy(self._places, self.places)
 
     def _pieces(self, first, last):
         """The bytes of rows [first, last), array by array."""

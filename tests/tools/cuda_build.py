@@ -3,6 +3,7 @@
 `.ci/run` runs it with the package of `IVLITE_CUDA=ON pip install .` on the path. With a card, that the kernels run there.
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -33,6 +34,11 @@ def fills():
     return (out == 7).all()
 
 
+def command(*words):
+    """A command of the installed build, which has ended."""
+    return subprocess.run([sys.executable, "-m", "ivlite", *words], capture_output=True, text=True)
+
+
 def main():
     assert _C.cuda.built, "this build has no CUDA kernels"
     loaders = {name for name in libraries(_C.__file__) if not name.startswith("ld-linux")}
@@ -44,21 +50,14 @@ def main():
         return
     reason = cards.refusal()
     assert reason and "\n" not in reason
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "ivlite",
-            "run",
-            Path(ivlite.__file__).parent / "data/demo.gguf",
-            "Hello",
-            "--device",
-            "cuda",
-        ],
-        capture_output=True,
-        text=True,
-    )
+    demo = Path(ivlite.__file__).parent / "data/demo.gguf"
+    done = command("run", demo, "Hello", "--device", "cuda")
     assert done.returncode == 2 and reason in done.stderr and "Traceback" not in done.stderr, done.stderr
+    done = command("doctor", "--json")
+    found = json.loads(done.stdout)["cuda"]
+    assert found["built"] and found["problem"] == reason, done.stdout
+    done = command("run", demo, "Hello", "--max-new-tokens", "2")  # device auto
+    assert done.returncode == 0, done.stderr
     print(f"CUDA kernels are built, and no card runs them: {reason}")
 
 

@@ -249,7 +249,8 @@ def test_one_thread_at_a_time_and_everyone_in_the_end():
                 checkpoint()
                 if key == 2:
                     with waiting():
-                        assert turns.owner is None or turns.owner.key(0)[0] != 2
+                        with turns.changed:
+                            assert turns.owner is None or turns.owner.key(0)[0] != 2 or turns.away is not None
                     inside.append(key)
                     assert len(inside) == 1
                     inside.remove(key)
@@ -261,6 +262,49 @@ def test_one_thread_at_a_time_and_everyone_in_the_end():
         thread.join(30)
     assert sorted(order) == sorted(40 * [0, 1, 2, 3]) and turns.owner is None and not turns.waiting
     assert all(seconds >= 0 for seconds in spent)
+
+
+def test_a_short_wait_keeps_the_turn_and_a_long_one_lends_it(monkeypatch):
+    """Whoever looks into the store four times must not have to wait for four pieces of a long prefill."""
+    turns, spent, entered, back = Turns(), [], threading.Event(), threading.Event()
+    monkeypatch.setattr("ivlite.engine.turns.LENT", 3600.0)
+
+    def other():
+        with in_turn(turn(turns, 2, spent=spent)):
+            entered.set()
+            assert back.wait(60)
+
+    thread = threading.Thread(target=other)
+    mine = turn(turns, 1, spent=spent)
+    with in_turn(mine):
+        thread.start()
+        for _ in range(4):
+            with waiting():
+                assert not entered.wait(0.05)
+            assert turns.owner is mine
+        monkeypatch.setattr("ivlite.engine.turns.LENT", 0.01)
+        with waiting():
+            assert entered.wait(60)  # who came long before
+            assert turns.owner is not mine and len(spent) == 1
+            back.set()
+        assert turns.owner is mine and len(spent) == 2
+    thread.join(60)
+    assert turns.owner is None and not turns.waiting
+
+
+def test_whoever_comes_while_the_turn_is_lent_goes_on():
+    turns, went_on = Turns(), threading.Event()
+
+    def other():
+        with in_turn(turn(turns, 2)):
+            went_on.set()
+
+    with in_turn(turn(turns, 1)), waiting():
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert went_on.wait(60)
+    thread.join(60)
+    assert turns.owner is None and not turns.waiting
 
 
 def test_a_stop_ends_waiting_for_a_turn():

@@ -174,18 +174,18 @@ def in_turn(turn: Any) -> Iterator[None]:
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Around waits for files and decoders: meanwhile another thread has this one's turn to compute."""
+    """Around waits for files and decoders: if they are long, another thread has this one's turn to compute meanwhile."""
     turn = _thread.turn
     if turn is None:
         yield
         return
-    turn.give()
+    turn.lend()
     _thread.turn = None
     try:
         yield
     finally:
         _thread.turn = turn
-        turn.take()
+        turn.back()
 
 
 def bound(function: Callable[..., T]) -> Callable[..., T]:

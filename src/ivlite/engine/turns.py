@@ -14,6 +14,7 @@ from ivlite.stop import Stop
 SHORTEST = 0.05  # seconds of a turn that are not cut short by one that is urgent
 LONGEST = 0.5
 POLL = 0.1  # seconds between two looks at the Stop of a thread that waits
+LENT = 0.01  # seconds that whoever has the turn may wait for something else before another takes it
 
 
 class Turns:
@@ -24,8 +25,9 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.changed = threading.Condition()
         self.owner: Turn | None = None
+        self.away: float | None = None  # since when the owner waits for something else
         self.waiting: list[Turn] = []
         self.length = SHORTEST
 
@@ -42,6 +44,10 @@ class Turns:
         """Who comes after a turn that has ended."""
         return min(self.waiting, key=lambda turn: (turn.urgent == urgent, turn.key(0.0)), default=None)
 
+    def lent(self) -> float:
+        """Seconds until the owner, who waits for something else, must let others go on; POLL if it does not."""
+        return POLL if self.away is None else max(0.0, self.away + LENT - time.monotonic())
+
 
 class Turn:
     """The part of one thread in Turns. One that is urgent is not interrupted.
@@ -54,22 +60,20 @@ class Turn:
                  urgent: bool = False) -> None:  # fmt: skip
         self.turns, self.key, self.spend, self.stop, self.urgent = turns, key, spend, stop, urgent
         self._began = 0.0
-        self._granted = threading.Event()
 
     def take(self) -> None:
         """Waits for the turn; or for the Stop, without it."""
         turns = self.turns
-        with turns.lock:
+        with turns.changed:
             if turns.owner is None:
                 turns.owner, self._began = self, time.monotonic()
-                return
-            turns.waiting.append(self)
-        self._wait()
+            else:
+                self._wait()
 
     def give(self) -> None:
         """Ends the turn, if this thread has it."""
         turns = self.turns
-        with turns.lock:
+        with turns.changed:
             if turns.owner is not self:
                 return
             seconds = time.monotonic() - self._began
@@ -82,29 +86,53 @@ class Turn:
         turns = self.turns
         if self.urgent or not turns.waiting or turns.owner is not self:
             return
-        with turns.lock:
+        with turns.changed:
             seconds = time.monotonic() - self._began
             best = turns.best(self, seconds)
-            if best is None:
+            if best is not None:
+                self._hand(best, seconds)
+                self._wait()
+
+    def lend(self) -> None:
+        """Says that this thread waits for something else: if that takes long, others compute meanwhile.
+
+        At once would cost a short question as many pieces of a long prefill as it looks into the store.
+        """
+        turns = self.turns
+        with turns.changed:
+            if turns.owner is self:
+                turns.away = time.monotonic()
+                turns.changed.notify_all()
+
+    def back(self) -> None:
+        """Goes on after `lend`: at once, or when it is this one's turn again."""
+        turns = self.turns
+        with turns.changed:
+            if turns.owner is self:
+                turns.away = None
                 return
-            turns.waiting.append(self)
-            self._hand(best, seconds)
-        self._wait()
+        self.take()
 
     def _hand(self, other: "Turn | None", seconds: float) -> None:
         turns = self.turns
         self.spend(seconds)
-        turns.owner = other
+        turns.owner, turns.away = other, None
         if other is not None:
             turns.waiting.remove(other)
             other._began = time.monotonic()
-            other._granted.set()
+            turns.changed.notify_all()
 
     def _wait(self) -> None:
-        while not self._granted.wait(POLL):
+        """Until the turn is this one's, or the Stop is set."""
+        turns = self.turns
+        turns.waiting.append(self)
+        while turns.owner is not self:
+            turns.changed.wait(turns.lent())
+            owner = turns.owner
+            if owner is self:
+                return
             if self.stop:
-                with self.turns.lock:
-                    if self in self.turns.waiting:
-                        self.turns.waiting.remove(self)
-                        return
-        self._granted.clear()
+                turns.waiting.remove(self)
+                return
+            if owner is not None and turns.away is not None and not turns.lent():
+                owner._hand(turns.next(owner.urgent), turns.away - owner._began)

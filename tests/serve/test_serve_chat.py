@@ -155,6 +155,18 @@ def test_thinking_is_apart_from_the_answer(ask):
     assert "reasoning_content" not in ask(VIDEO, question).json()["choices"][0]["message"]
 
 
+@pytest.mark.parametrize("more, thinks", [
+    ({"reasoning_effort": "high"}, True), ({"reasoning_effort": "low"}, True), ({"reasoning_effort": "minimal"}, False),
+    ({"reasoning_effort": "none"}, False), ({"reasoning_effort": None}, False),
+    ({"reasoning_effort": "high", "chat_template_kwargs": {"enable_thinking": False}}, False),
+    ({"reasoning_effort": "none", "enable_thinking": True}, True),
+])  # fmt: skip
+def test_an_effort_of_reasoning(more, thinks):
+    from ivlite.serve.request import read
+
+    assert read(asked("hi") | more).settings["enable_thinking"] is thinks
+
+
 def test_logprobs(ask):
     choice = ask(VIDEO, WHAT, logprobs=True, top_logprobs=3).json()["choices"][0]
     entries = choice["logprobs"]["content"]

@@ -136,6 +136,26 @@ def test_uploads_that_are_wrong(http, served):
     assert not [path for path in served.service.files.folder.iterdir() if path.name.startswith("part-")]
 
 
+def test_uploads_that_have_ended_are_forgotten(served, http, monkeypatch):
+    from ivlite.serve import files
+
+    monkeypatch.setattr(files, "MOST_FILES", len(served.service.files.uploads) + 3)
+
+    def begin():
+        return http.post("/v1/uploads", json={"bytes": 3, "filename": "a", "purpose": "vision", "mime_type": "x"})
+
+    for _ in range(8):
+        found = begin()
+        assert found.status_code == 200
+        assert http.post(f"/v1/uploads/{found.json()['id']}/cancel", json={}).json()["status"] == "cancelled"
+    pending = []
+    while (found := begin()).status_code == 200:
+        pending.append(found.json()["id"])
+    assert found.status_code == 413
+    for one in pending:  # none of these was forgotten
+        assert http.post(f"/v1/uploads/{one}/cancel", json={}).status_code == 200
+
+
 def test_files_end_with_the_server(serving):
     import httpx
 

@@ -50,6 +50,7 @@ def test_many_values(http):
     ("response_format", ["json", {}, {"type": "grammar", "grammar": "start: /a/"}, {"type": "xml"}]),
     ("chat_template_kwargs", [[], {"enable_thinking": "yes"}]), ("enable_thinking", ["yes"]), ("budget", [0, "x"]),
     ("frequency_penalty", [0.5]), ("presence_penalty", [-1]), ("logit_bias", [{"5": 1}]), ("modalities", [["audio"]]),
+    ("functions", [[{"name": "f"}], {}]), ("reasoning_effort", [5, ["high"]]),
     ("media_io_kwargs", [5]), ("mm_processor_kwargs", [[]]), ("model", [5]), ("user", [5]),
 ], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
 def test_fields_that_are_wrong(http, field, values):

@@ -11,6 +11,7 @@ from ivlite.numbers import number, whole
 
 MOST_STOPS = 16
 MESSAGES = 100_000
+WHOLE_EFFORTS = ("low", "medium", "high", "xhigh")  # with which the model thinks; "none" and "minimal": it does not
 Check = Callable[[str, Any], Any]
 
 
@@ -123,8 +124,8 @@ SHARED = {  # of every request for an answer
 CHAT = SHARED | {
     "messages": several(None, MESSAGES), "max_tokens": TOKENS, "max_completion_tokens": TOKENS, "stream_options": a("object"),
     "n": only(1), "logprobs": a("boolean"), "response_format": a("object"),
-    "continue_final_message": a("boolean", becomes="continue_final_message"),
-    "frequency_penalty": only(0), "presence_penalty": only(0), "logit_bias": only({}), "modalities": only(["text"]),
+    "continue_final_message": a("boolean", becomes="continue_final_message"), "reasoning_effort": a("string"),
+    "frequency_penalty": only(0), "presence_penalty": only(0), "logit_bias": only({}), "modalities": only(["text"]), "functions": only([]),
 }  # fmt: skip
 AGENT = {
     "question": text(QUESTION), "videos": several(None, MOST), "budget": a("object"), "tools": a("array"), "temperature": SHARED["temperature"],

@@ -135,6 +135,9 @@ class Files:
             raise self._full()
         upload = Upload(f"upload-{secrets.token_hex(16)}", name[:LONGEST_NAME], purpose[:LONGEST_NAME], nbytes)
         with self._lock:
+            over = next((one for one in self.uploads.values() if one.status != "pending"), None)
+            if len(self.uploads) >= MOST_FILES and over is not None:  # the oldest that has ended is forgotten
+                del self.uploads[over.id]
             if len(self.uploads) >= MOST_FILES:
                 raise Refused(413, f"the server holds {MOST_FILES:,} uploads", code="too_large")
             self.uploads[upload.id] = upload

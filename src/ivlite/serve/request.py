@@ -7,7 +7,7 @@ from typing import Any
 
 from ivlite.errors import UsageError, shown
 from ivlite.numbers import whole
-from ivlite.serve.fields import CHAT, Field
+from ivlite.serve.fields import CHAT, WHOLE_EFFORTS, Field
 from ivlite.serve.wire import Refused
 
 ANSWER = 4096  # tokens of an answer whose request states no limit
@@ -68,7 +68,8 @@ def checked(name: str, wanted: Field, body: Mapping[str, Any]) -> Any:
 
 def thinking(given: Mapping[str, Any]) -> bool:
     """Of the chat template's arguments only this one is taken: the others could change what the server does."""
-    asked = given.get("chat_template_kwargs", {}).get("enable_thinking", given.get("enable_thinking", False))
+    effort = given.get("reasoning_effort") in WHOLE_EFFORTS
+    asked = given.get("chat_template_kwargs", {}).get("enable_thinking", given.get("enable_thinking", effort))
     if not isinstance(asked, bool):
         raise Refused(400, f"enable_thinking is {shown(asked)}; it must be true or false", param="chat_template_kwargs")
     return asked

@@ -10,14 +10,13 @@ from starlette.responses import Response
 from ivlite.engine.reply import Reply
 from ivlite.errors import shown
 from ivlite.serve.answers import Answer, event, taken
-from ivlite.serve.fields import CHAT, RESPONSES, Field, a
+from ivlite.serve.fields import CHAT, RESPONSES, WHOLE_EFFORTS, Field, a
 from ivlite.serve.kept import Kept
 from ivlite.serve.request import Request, checked
 from ivlite.serve.service import Service
 from ivlite.serve.wire import Json, Refused
 from ivlite.serve.work import Portion
 
-WHOLE_EFFORTS = ("low", "medium", "high", "xhigh")  # with which the model thinks; "none" and "minimal": it does not
 ECHOED: dict[str, Any] = {
     "instructions": None, "max_output_tokens": None, "parallel_tool_calls": True, "previous_response_id": None, "temperature": None,
     "tool_choice": "auto", "tools": [], "top_p": None, "metadata": {}, "text": {"format": {"type": "text"}},

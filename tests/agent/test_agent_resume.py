@@ -1,5 +1,6 @@
 """Runs in the library: texts and notes that are found again, runs that go on where they were killed."""
 
+import os
 import sqlite3
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import pytest
 from agent_scripts import Scripted, call, film, finish, results
 
 from ivlite.agent import Agent, Budget
-from ivlite.errors import UsageError
+from ivlite.errors import MediaError, UsageError
 from ivlite.library import Library
 
 ASK = "When does the teacher say red?"
@@ -47,6 +48,22 @@ def test_subtitles_are_found_before_the_first_reply(demo, lecture, library):
     assert answer.evidence[1].kind == "text" and answer.claims[0].confirmed is None  # nothing to be seen of a text
     assert answer.run == library.run().id and library.run().state == "done"
     assert [e["id"] for e in library.evidence(answer.run)] == [e.id for e in answer.evidence]
+
+
+def test_a_video_that_was_moved_is_found_where_the_library_has_seen_it(demo, lecture, library, tmp_path):
+    with Scripted(demo, [lecture], [finish()], library=library) as agent:
+        agent.ask(ASK)
+    moved = tmp_path / "moved" / "film.mp4"
+    moved.parent.mkdir()
+    os.rename(lecture, moved)
+    with pytest.raises(MediaError, match="lecture.mp4 does not exist"):
+        Agent.resume(demo, library)
+    library.add_video(moved)
+    with Agent.resume(demo, library) as agent:
+        assert agent.case.films["v1"].file == str(moved) and agent.pending[0] == ASK
+    moved.write_bytes(moved.read_bytes() + b"0")  # another content: it is not that video any more
+    with pytest.raises(UsageError, match="has changed since run"):
+        Agent.resume(demo, library)
 
 
 def test_notes_are_found_by_later_runs(demo, lecture, library):

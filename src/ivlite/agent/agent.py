@@ -11,7 +11,7 @@ from ivlite.agent.context import Context
 from ivlite.agent.film import Film
 from ivlite.agent.looks import frames_in_time
 from ivlite.agent.loop import Loop
-from ivlite.agent.memory import Memory, checked, facts
+from ivlite.agent.memory import Memory, checked, facts, place
 from ivlite.agent.record import Record
 from ivlite.agent.tools import TOOLS, Tool, named
 from ivlite.errors import UsageError, shown
@@ -85,7 +85,7 @@ class Agent:
         given = {name: found.data["settings"][name] for name in ("temperature", "seed", "verify", "tools")}
         if missing := set(found.data["settings"]["extra"]) - {tool.name for tool in more.get("extra", ())}:
             raise UsageError(f"run {found.id} had the tool {min(missing)} of another program: name its server again")
-        agent = cls(model, [video["path"] for video in found.data["videos"]], library=library, **given | more)
+        agent = cls(model, [place(library, video) for video in found.data["videos"]], library=library, **given | more)
         try:
             checked(found, model, list(agent.case.films.values()))
             if agent.memory is not None:

@@ -1,5 +1,6 @@
 """What an agent keeps in the library, and finds there: texts of its videos, its notes, and the steps of its runs."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -94,6 +95,13 @@ def weights(model: Any) -> str:
 def digest(film: Film) -> str:
     """The digest of a video file's content; "" for what is no file."""
     return digest_of(film.file).hex() if film.file else ""
+
+
+def place(library: Library, video: Mapping[str, Any]) -> str:
+    """The path of a video of a run: where it was, or where the library has seen the same content since."""
+    path = str(video["path"])
+    known = None if os.path.exists(path) or not video["digest"] else library.known(bytes.fromhex(video["digest"]))
+    return known.path if known is not None and os.path.exists(known.path) else path
 
 
 def checked(run: Run, model: Any, films: Sequence[Film]) -> None:

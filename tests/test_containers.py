@@ -144,7 +144,7 @@ def in_use(path):
     return len(os.listdir("/proc/self/task")), sum(os.path.exists(n) and os.readlink(n) == str(path) for n in links)
 
 
-def again(path, before, seconds=5):
+def again(path, before, seconds=60):
     """Whether what is in use becomes what was before: the system ends a thread shortly after Python does."""
     end = time.monotonic() + seconds
     while in_use(path) != before and time.monotonic() < end:

@@ -47,7 +47,7 @@ class Console:
         self.output += part
         return bool(part)
 
-    def until(self, *words, seconds=20):
+    def until(self, *words, seconds=120):
         """Waits for one word after the other; returns the text that was shown meanwhile."""
         begin, limit = self.at, time.monotonic() + seconds
         for word in words:
@@ -62,7 +62,7 @@ class Console:
     def send(self, text):
         os.write(self.fd, text.encode())
 
-    def end(self, seconds=20):
+    def end(self, seconds=120):
         """Waits for the end; returns the exit code and the rest of the text."""
         limit = time.monotonic() + seconds
         while self._read():

@@ -191,7 +191,7 @@ def signals(default_handlers):
 
 def send(number, stop):
     os.kill(os.getpid(), number)
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while not stop and time.monotonic() < until:
         time.sleep(0.001)
 

@@ -152,7 +152,7 @@ threads = [threading.Thread(target=answer), threading.Thread(target=query)]
 for t in threads:
     t.start()
 until = time.monotonic() + 4
-while time.monotonic() < until:
+while time.monotonic() < until or loads < 4:
     ivlite.load("demo", threads=loads % 3 + 1)
     loads += 1
 end = True

@@ -48,6 +48,7 @@ def run(args):
         raise UsageError("--quiet and --verbose contradict each other")
     if args.port is not None and args.transport == "stdio":
         raise UsageError("--port is of --transport http")
+    folders = [folder(path) for path in args.root]
     try:
         import mcp.server.stdio  # noqa: F401
     except ImportError as error:
@@ -57,7 +58,6 @@ def run(args):
     from ivlite.serve import listen
     from ivlite.stop import current
 
-    folders = [folder(path) for path in args.root]
     port = 8081 if args.port is None else args.port
     listening = listen.bound("127.0.0.1", port) if args.transport == "http" else None
     try:

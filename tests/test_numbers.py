@@ -56,7 +56,7 @@ OUT_OF_RANGE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", THREE, ids=repr)
+@pytest.mark.parametrize("value", THREE, ids=lambda v: repr(v).split(" at 0x")[0])
 def test_three_is_three(value):
     assert whole("n", value, 1, 3) == 3 and type(whole("n", value, 1, 3)) is int
     assert number("x", value, 3, 3) == 3 and type(number("x", value, 3, 3)) is float

@@ -16,7 +16,7 @@ struct Card {
   int major, minor;  // compute capability
   int64_t memory;    // bytes in all
   int multiprocessors;
-  Status refused;  // 0: this build has kernels that the card runs; else why they cannot be started on it
+  Status refused;   // 0: this build has kernels that the card runs; else why they cannot be started on it
   bool no_kernels;  // it has none for such a card: refused says no more
 };
 Status count_cards(int* count);

@@ -120,6 +120,8 @@ def test_cut_files_and_other_files(path):
     data = path.read_bytes()
     for size in (0, 1, 7, 8, 100, PAGE, ROOTS[1], DATA - 1, DATA, DATA + 1, len(data) - 1):
         assert outcome(path, data[:size]) is None, size
+        with pytest.raises(SessionFileError, match="damaged" if size >= len(MAGIC) else "no(t a)? session file"):
+            SessionFile.open(path)
     for other in (b"GGUF" + bytes(20000), b"x" * 20000, bytes(20000), MAGIC + bytes(20000)):
         assert outcome(path, other) is None
     assert outcome(path, data + b"the tail of a killed save") == state(cache)

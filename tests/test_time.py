@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from made_videos import bits, cut, numbered, opened, paired, said, shown
 
+from ivlite import media
 from ivlite.errors import UsageError
 from ivlite.media import scan
 
@@ -182,6 +183,15 @@ def test_the_last_frame_stays_as_long_as_the_file_says(tmp_path, name):
     assert shown(opened(path, start=15, end=18)) == [59, 59] and opened(path, start=15, end=18).frames == [59]
     with pytest.raises(UsageError, match="after the end"):
         opened(path, start=20.5)
+
+
+def test_an_estimate_begins_with_the_first_frame(tmp_path):
+    """As of a part of a long recording, whose clock goes on."""
+    path = numbered(tmp_path / "a.mkv", 150, codec="mpeg4", times=[60_000 + 40 * n for n in range(150)])
+    probe = media.probe(path, fps=1)
+    assert probe.estimated and probe.times.duration == pytest.approx(6, abs=0.3)
+    probe.settle()
+    assert probe.times.duration == pytest.approx(6, abs=0.1)
 
 
 def test_the_last_frame_of_a_gif_stays(tmp_path):

@@ -26,6 +26,7 @@ from ivlite.media.libraries import give_back
 from ivlite.media.timeline import Timeline, nearest
 
 NONE = -(1 << 63)
+FROM_ZERO = ("matroska", "flv")  # formats whose declared length counts from zero, and not from the first frame
 STREAMED = 0x200  # FFmpeg's AVFMT_TS_DISCONT
 AHEAD, AHEAD_ELSEWHERE = 10, 30 * 3600  # seconds; FFmpeg's limits
 BACK = 1  # seconds that non-key packets may go back: decoding times are often estimated, and jitter
@@ -214,7 +215,7 @@ def build(found, container, stream, path, name, number):
         clean = form not in UNSURE and not late and not len(joints) and bool((np.diff(laid[order]) > 0).all())
         times = replace(times, places=None if clean else places, keys=keys if len(keys) else times.keys)
         times = replace(times, pts=pts[order] if clean else None)
-    begun = int(pts[order[0]]) * tick if timed and form.startswith(("matroska", "flv")) else 0.0
+    begun = int(pts[order[0]]) * tick if timed and form.startswith(FROM_ZERO) else 0.0
     claimed = 0.0 if len(joints) else declared_seconds(container, stream) - max(0.0, begun)
     entire = boxes.whole(path, form) if not found.missing else False
     if form == "avi" and entire is False:  # without its index, FFmpeg declares what is there

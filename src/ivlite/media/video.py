@@ -15,7 +15,7 @@ from ivlite.media.display import Display
 from ivlite.media.medium import Content, Medium
 from ivlite.media.pace import Pace, RoughPace, work
 from ivlite.media.probe import Probe
-from ivlite.media.scan import declared_seconds, indexed, scan
+from ivlite.media.scan import FROM_ZERO, declared_seconds, indexed, scan
 from ivlite.media.source import local_path
 from ivlite.numbers import whole
 
@@ -122,6 +122,8 @@ def declared(container, stream):
     if rates and rates[0] > MOST_RATE:  # the clock's rate, where FFmpeg knows none of frames
         rates = [USUAL_RATE]
     seconds = declared_seconds(container, stream) or (container.duration or 0) / 1e6
+    if container.format.name.startswith(FROM_ZERO):
+        seconds -= max(0.0, (container.start_time or 0) / 1e6)
     if container.format.name in RAW.split(",") or not rates or not 0 < seconds < LONGEST:
         return None
     rate = min(rates[0], MOST_ESTIMATED / seconds)

@@ -139,8 +139,11 @@ class SessionFile:
     def _header(self, data):
         """The random name in a header page. data: None for a file that is too short for one."""
         if data is None or data[: len(MAGIC)] != MAGIC:
-            if self._size() == 0:
+            size = self._size()
+            if size == 0:
                 raise SessionFileError(f"{self.path} is empty: it is no session file")
+            if len(MAGIC) <= size < DATA and self._read(0, len(MAGIC)) == MAGIC:
+                raise self.damaged(f"it has {size} bytes and must have {DATA} at least")
             raise SessionFileError(f"{self.path} is not a session file: name one that ivlite saved, or a new one")
         values = unpaged(HEADER, data)
         if values is None:

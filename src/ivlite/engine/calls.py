@@ -113,7 +113,10 @@ def described(number: int, tool: Any) -> tuple[str, dict[str, Any]]:
         raise UsageError(
             f"tools: the parameters of {shown(name)} are {shown(schema)}; they must be a JSON schema of an object"
         )
-    return name, readable({**schema, "type": "object"}, close=True)
+    try:
+        return name, readable({**schema, "type": "object"}, close=True)
+    except UsageError as error:
+        raise UsageError(f"tools: the parameters of {shown(name)}: {error}") from None
 
 
 def grammar(calls: Calls, answer: dict[str, Any] | None, tokens: Mapping[str, int]) -> list[dict[str, Any]]:

@@ -277,9 +277,9 @@ def test_the_plan_of_a_conversion():
         plans=plans, nbytes=3e9, parameters=4e9, type="q8_0", tensors=4, source_bytes=16e9, path="o", resumed=0
     )
     text = list(quantize.plan_lines(done))
-    assert text[1].split() == ["blk.*.a.weight", "0-1", "q8_0", "64x32", "0", "MB", "8.50"]
-    assert text[2].split() == ["blk.*.a.weight", "2", "f16", "64x32", "0", "MB", "16.00"]
-    assert text[3].split() == ["out", "f32", "4x30", "0", "MB", "32.00", "padded"]
+    assert text[1].split() == ["blk.*.a.weight", "0-1", "q8_0", "64x32", "5", "KB", "8.50"]
+    assert text[2].split() == ["blk.*.a.weight", "2", "f16", "64x32", "5", "KB", "16.00"]
+    assert text[3].split() == ["out", "f32", "4x30", "1", "KB", "32.00", "padded"]
     assert text[4] == "q8_0: 3.00 GB, 6.00 bits per weight, 4 tensors, from 16.00 GB"
     assert quantize.closing(done) == "o: 3.00 GB, type q8_0, 6.00 bits per weight, from 16.00 GB in 4 tensors"
     done.resumed = 2

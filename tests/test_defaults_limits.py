@@ -29,7 +29,8 @@ API = {  # of parameters whose default is not None
     ivlite.Model.logprobs: ASKING | {"top": 0}, ivlite.Engine: {"most": 8},
     ivlite.Model.each_logits: {"rows": 64},
     ivlite.SamplingParams: {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "seed": 0},
-    ivlite.Session.ask: {"videos": (), "images": ()},
+    ivlite.Session.ask: {"videos": (), "images": ()}, ivlite.Session.plan: {"videos": (), "images": ()},
+    ivlite.Session.save: {"replace": True},
     ivlite.Stop.set: {"reason": "interrupted"},
     quantize.quantize: {"type": "q4_k_m", "tensor_types": (), "golden": False, "allow_nan": False, "resume": False},
 }  # fmt: skip

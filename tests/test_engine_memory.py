@@ -1,6 +1,7 @@
 """The memory of an engine's caches: a budget that holds, requests that wait for it, and rows that several share."""
 
 import threading
+import time
 
 import pytest
 from test_batch import SETTINGS, alone, question, what
@@ -84,7 +85,7 @@ def test_the_budget_holds_at_every_moment(demo):
 
 
 def test_one_who_waits_for_memory_is_not_passed_for_ever(demo, monkeypatch):
-    monkeypatch.setattr("ivlite.engine.batch.PASSED", 2)  # the first may begin before the engine knows
+    monkeypatch.setattr("ivlite.engine.batch.PASSED", 3)
     row, order = demo.token_nbytes, []
     with ivlite.Engine(demo, memory=300 * row, most=3) as engine:
         waits = Waits()
@@ -95,6 +96,10 @@ def test_one_who_waits_for_memory_is_not_passed_for_ever(demo, monkeypatch):
             return lambda stage, done, total: order.append(name) if stage == "generate" and done == 1 else None
 
         large = engine.stream(question(0), max_new_tokens=220, temperature=0, progress=note("large"))
+        end = time.monotonic() + TIMEOUT
+        while not any(request.large for request in tuple(engine._queue)):  # the engine knows that there is no room
+            assert time.monotonic() < end
+            threading.Event().wait(0.01)
         small = []
         for n in range(3):
             small.append(engine.stream(question(n), max_new_tokens=2, progress=note("small"), client=str(n)))

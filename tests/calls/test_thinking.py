@@ -18,7 +18,8 @@ def test_thinking_has_a_budget_and_the_answer_goes_on(demo, budget, more):
     free = demo.chat(ASK, enable_thinking=True, temperature=0, max_new_tokens=400, **tools)
     reply = demo.chat(ASK, enable_thinking=True, thinking_budget=budget, temperature=0, max_new_tokens=400, **more)
     closing = demo.tokenizer.token_id("</think>")
-    if budget == 1000 and closing not in free.token_ids:  # tools that it does not know: on some processors it thinks for ever
+    if budget == 1000 and closing not in free.token_ids:
+        # tools that it does not know: on some processors it thinks for ever
         assert reply.token_ids == free.token_ids and len(free.token_ids) == 400
         return
     end = reply.token_ids.index(closing)

@@ -277,17 +277,19 @@ def test_base64_of_every_kind(text):
 # ------------------------------------------------------------------------------------------------ declared lengths
 
 
-def opened(seconds, rate, whole=None, form="matroska", guessed=None):
+def opened(seconds, rate, whole=None, form="matroska", guessed=None, begins=None):
     stream = SimpleNamespace(
         duration=seconds and int(seconds * 1000), time_base=0.001, average_rate=rate, guessed_rate=guessed, metadata={}
     )
-    return SimpleNamespace(format=SimpleNamespace(flags=0, name=form), streams=[stream, 2], duration=whole), stream
+    named = SimpleNamespace(flags=0, name=form)
+    return SimpleNamespace(format=named, streams=[stream, 2], duration=whole, start_time=begins), stream
 
 
 @pytest.mark.parametrize("given, frames", [
     ((10, 25), 250), ((10, None, None, "matroska", 5), 50), ((None, 25, 2_000_000), 50), ((0.01, 25), 1), ((10, 25, None, "h264"), None), ((10, None), None), ((None, 25), None), ((None, 25, 0), None),
     ((400 * 24 * 3600 - 1, 0.001), 34560), ((400 * 24 * 3600, 0.001), None), ((100_000, 1000), 4_000_000),
     ((100, 90_000), 3000), ((100, None, None, "mpegts", 90_000), 3000), ((100, 1000), 100_000),
+    ((66, 25, None, "matroska,webm", None, 60_000_000), 150), ((66, 25, None, "mov,mp4", None, 60_000_000), 1650), ((60, 25, None, "flv", None, 60_000_000), None),
 ])  # fmt: skip
 def test_what_a_container_declares(given, frames):
     got = video.declared(*opened(*given))

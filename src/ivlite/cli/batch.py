@@ -125,9 +125,8 @@ def defaults(args):
     from ivlite.batch.inputs import Defaults
 
     if args.agent:
-        from ivlite.agent.budget import (
-            FRAMES,
-        )  # what the agent takes by itself depends on the machine's speed, and lines must not
+        # what the agent takes by itself depends on the machine's speed, and lines must not
+        from ivlite.agent.budget import FRAMES
 
         budget = {"rounds": args.rounds, "frames": args.frames or FRAMES, "new_tokens": args.max_new_tokens}
         settings = {"temperature": args.temperature or 0.0, "seed": args.seed, "verify": not args.no_verify}

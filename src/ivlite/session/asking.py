@@ -22,9 +22,8 @@ class Asking:
     def __init__(self, session: "Session") -> None:
         self.session, self.stop = session, session._closing
         self.messages: list[Any] = []
-        self.turns: (
-            tuple[Turn, ...] | None
-        ) = ()  # those that the messages follow; None: they are the whole conversation
+        # those that the messages follow; None: they are the whole conversation
+        self.turns: tuple[Turn, ...] | None = ()
         self.past: Prompt | None = None  # of these turns
         self.tools: list[str] = []
         self.runner: Any = None

@@ -1,6 +1,7 @@
 """The conversation of `ivlite chat`: questions, answers, and where they are kept."""
 
 import contextlib
+import itertools
 import os
 import sys
 
@@ -241,12 +242,12 @@ class Conversation:
         except OvertakenError:
             before = self.session.path
         root, ending = os.path.splitext(before)
-        for number in range(2, 10_000):
-            path = f"{root}-{number}{ending}"
-            if not os.path.lexists(path):
+        for path in (f"{root}-{number}{ending}" for number in itertools.count(2)):
+            if os.path.lexists(path):
+                continue
+            with contextlib.suppress(OvertakenError), using(None):  # a third process may choose the same name
+                self.session.save(path, replace=False)
                 break
-        with using(None):
-            self.session.save(path)
         self.changed = False
         say("warning", f"{before} was saved by another process meanwhile: this conversation is kept in {path}")
 

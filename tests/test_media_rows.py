@@ -1,10 +1,10 @@
 """Faults of long videos, sessions and machines, by the rows of the fault table: where the tests of each are, and those here.
 
 row  what                                      tests
-34   a video beyond the context                test_plan: test_what_is_stated_and_does_not_fit_is_refused_with_what_does
+34   a video beyond the context                test_plan_contexts: test_what_is_stated_and_does_not_fit_is_refused_with_what_does
                                                test_budget: test_prompt_and_answer_fit_the_room
-35   a text beyond the context                 test_plan: test_a_megabyte_of_text_is_refused_with_both_counts
-36   an answer that uses the context up        test_plan: test_an_answer_that_uses_the_context_up_keeps_its_text
+35   a text beyond the context                 test_plan_contexts: test_a_megabyte_of_text_is_refused_with_both_counts
+36   an answer that uses the context up        test_plan_contexts: test_an_answer_that_uses_the_context_up_keeps_its_text
                                                test_session_ends: test_a_full_context_says_so
 37   endless repetition                        test_speculation: test_an_endless_answer_ends
 38   missing, empty, a text                    test_media_faults: test_bad_videos_are_a_sentence

@@ -209,6 +209,7 @@ def test_headers_that_do_not_come(serving, monkeypatch, began):
     monkeypatch.setattr(listen, "ASKED", 0.3)
     served = serving()
     with wire_to(served) as wire:
+        wire.settimeout(30)  # less than a connection without requests stays open
         wire.sendall(began)
         text = b""
         try:

@@ -68,7 +68,8 @@ class Connection(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.since = self.loop.time()
-        self._late: asyncio.TimerHandle | None = self.loop.call_later(ASKED, self._close)
+        self._late: asyncio.TimerHandle | None = None
+        self._expect()
         if len(self.connections) >= most_connections():
             idle = [one for one in self.connections if isinstance(one, Connection) and one is not self and one.idle]
             if idle:
@@ -87,12 +88,21 @@ class Connection(H11Protocol):
         super().data_received(data)
         if self.asks:
             self._forget()
-        elif self._late is None:
-            self._late = self.loop.call_later(ASKED, self._close)
+        else:
+            self._expect()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.asks and self.conn.trailing_data[0]:  # the next request began before this answer had ended
+            self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
         super().connection_lost(exc)
+
+    def _expect(self) -> None:
+        if self._late is None:
+            self._late = self.loop.call_later(ASKED, self._close)
 
     def _forget(self) -> None:
         if self._late is not None:

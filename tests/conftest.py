@@ -1,6 +1,7 @@
 """What tests share: every instruction set in turn, and outputs between guard values."""
 
 import importlib.util
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,13 @@ import pytest
 from ivlite import _C
 
 GUARD = np.float32(-12345.5)
+
+
+def pytest_configure():
+    """Signals do what they do on a terminal, here and in what tests start: a job in the background has SIGINT ignored, `nohup` SIGHUP."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_generate_tests(metafunc):

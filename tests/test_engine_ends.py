@@ -249,8 +249,6 @@ def test_an_interrupt_ends_a_consumer():
     done = run(
         BEGIN
         + f"""
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
 threading.Timer(0.3, lambda: os.kill(os.getpid(), {int(signal.SIGINT)})).start()
 try:
     for stream in streams:

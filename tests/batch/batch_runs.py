@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -59,9 +58,5 @@ def until(condition, process):
 
 
 def started(*args, **options):
-    """The command as a process, as a terminal starts it: whoever runs the tests may have SIGINT ignored."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return subprocess.Popen([*COMMAND, *map(str, args)], stdout=-1, stderr=-1, stdin=subprocess.DEVNULL, **options)
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    """The command as a process."""
+    return subprocess.Popen([*COMMAND, *map(str, args)], stdout=-1, stderr=-1, stdin=subprocess.DEVNULL, **options)

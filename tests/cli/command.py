@@ -1,6 +1,5 @@
 """The command as a process of its own, and what a refusal looks like: shared by the tests of this folder."""
 
-import signal
 import subprocess
 import sys
 
@@ -30,13 +29,4 @@ def refused(result, code, *words):
 def start(toy, **options):
     command = [sys.executable, "-m", "ivlite", "run", "model.gguf", "Go on.", "--temperature", "0"]
     command += ["--max-new-tokens", "8000", "--context", "8192"]
-    return interruptible(command, cwd=toy, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
-
-
-def interruptible(command, **options):
-    """A process as a terminal starts it: whoever runs the tests may have SIGINT ignored, and children inherit that."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return subprocess.Popen(command, **options)
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    return subprocess.Popen(command, cwd=toy, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)

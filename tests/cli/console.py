@@ -5,11 +5,10 @@ import os
 import pty
 import select
 import struct
+import subprocess
 import sys
 import termios
 import time
-
-from command import interruptible
 
 CONTROL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 
@@ -22,7 +21,7 @@ class Console:
         fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
         names = {**os.environ, "TERM": term, "PYTHONUNBUFFERED": "1", **environment}
         names = {name: value for name, value in names.items() if value is not None}
-        self.process = interruptible(
+        self.process = subprocess.Popen(
             [sys.executable, "-c", CONTROL, sys.executable, *map(str, args)], cwd=cwd, env=names, stdin=inner, stdout=inner,
             stderr=inner, start_new_session=True,
         )  # fmt: skip

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import interruptible, ivlite, refused
+from command import ivlite, refused
 
 from ivlite import cli
 from ivlite.library import Library
@@ -122,7 +122,7 @@ def process(library, *more, **options):
         "5",
         *more,
     ]
-    return interruptible(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
 def steps(library):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from command import interruptible, ivlite, refused, start
+from command import ivlite, refused, start
 from PIL import Image
 
 from ivlite import cli
@@ -91,7 +91,7 @@ def test_interrupt_with_json_prints_the_object(toy):
         "0",
     ]
     command += ["--max-new-tokens", "8000"]
-    process = interruptible(command, cwd=toy, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=toy, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while "ivlite: prefill" not in (line := process.stderr.readline()):
         assert line, "the run ended before prefill"
     process.send_signal(signal.SIGINT)

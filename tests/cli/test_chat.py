@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from command import interruptible, ivlite, refused
+from command import ivlite, refused
 
 from ivlite import cli
 from ivlite.cli.chat import commands, conversation
@@ -133,7 +133,7 @@ def test_no_question_is_answered_without_its_media(place):
 
 
 def test_a_closed_pipe_is_silent_and_a_full_disk_ends_it(place):
-    process = interruptible(
+    process = subprocess.Popen(
         [sys.executable, "-m", "ivlite", *SHORT], cwd=place, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -324,7 +324,7 @@ def test_a_file_that_is_no_session(place):
 def test_a_signal_keeps_what_was_answered(toy, number):
     name = f"killed{int(number)}.ivs"
     command = [sys.executable, "-m", "ivlite", "chat", "model.gguf", "--session", name, "--temperature", "0"]
-    process = interruptible(
+    process = subprocess.Popen(
         [*command, "--max-new-tokens", "7000"], cwd=toy, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )  # fmt: skip

@@ -9,7 +9,6 @@ import threading
 import time
 
 import pytest
-from command import interruptible
 
 from ivlite import cli, interrupt
 from ivlite.cli import run
@@ -287,7 +286,7 @@ hashlib.pbkdf2_hmac("sha256", b"", b"", 1 << 30)  # ten minutes
 
 def process(program, *args, cwd, **options):
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
-    return interruptible([sys.executable, "-c", program, *args], cwd=cwd, **options)
+    return subprocess.Popen([sys.executable, "-c", program, *args], cwd=cwd, **options)
 
 
 @pytest.mark.parametrize("module", [
@@ -344,7 +343,7 @@ def test_a_second_one_while_the_main_thread_is_elsewhere(tmp_path):
 
 @pytest.mark.parametrize("number", interrupt.SIGNALS)
 def test_an_answer_of_a_process(place, number):
-    began = interruptible(
+    began = subprocess.Popen(
         [sys.executable, "-m", "ivlite", *RUN[:-1], "8000"], cwd=place, bufsize=0, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )  # fmt: skip

@@ -373,11 +373,10 @@ def test_more_queries_than_cached_tokens_are_refused():
 
 
 LONG = """
-import signal, numpy as np
+import numpy as np
 from ivlite import _C
 from ivlite.interrupt import Interrupts
 from ivlite.stop import Stopped, using
-signal.signal(signal.SIGINT, signal.default_int_handler)
 signals = Interrupts()
 x = np.zeros((120_000, 8, 64), np.float32)  # minutes of work
 with using(signals.stop):

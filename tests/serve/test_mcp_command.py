@@ -34,17 +34,8 @@ def folder(tmp_path):
 @contextmanager
 def started(*arguments, **more):
     """The process, as a client starts it; afterwards, neither it nor a process of its own is left."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # children inherit a SIGINT that is ignored
-    try:
-        process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            **more,
-        )
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen([*COMMAND, *map(str, arguments)], **pipes, **more)
     try:
         yield process
     finally:

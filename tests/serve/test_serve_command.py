@@ -27,11 +27,7 @@ COMMAND = [sys.executable, "-m", "ivlite", "serve", "demo", "--context", "1024",
 @contextmanager
 def started(*arguments):
     """A server's process, as a terminal starts it, and its URL."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # children inherit a SIGINT that is ignored
-    try:
-        process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline()
         found = re.fullmatch(r"demo at (http://.*:\d+)/v1\n", line)

@@ -6,6 +6,7 @@ Shapes: B sequences of T tokens; P frame pairs of one grid h x w of patches; eve
 import math
 
 import torch
+from packed import Blocks, attended
 from torch import nn
 from torch.nn import functional as F
 
@@ -96,8 +97,11 @@ class Attention(nn.Module):
         v = F.pad(v, (0, self.nope + self.rope - self.v))  # the fused kernels want values as wide as keys
         if x.device.type == "cpu":  # its fused float32 kernel is the faster one
             q, k, v = q.float(), k.float(), v.float()
-        with torch.autocast(x.device.type, enabled=False):
-            out = F.scaled_dot_product_attention(q, k, v.to(q.dtype), attn_mask=mask, is_causal=mask is None)
+        if isinstance(mask, Blocks):
+            out = attended(q, k, v, mask)
+        else:
+            with torch.autocast(x.device.type, enabled=False):
+                out = F.scaled_dot_product_attention(q, k, v.to(q.dtype), attn_mask=mask, is_causal=mask is None)
         out = out[..., : self.v]
         return self.o_proj(out.transpose(1, 2).reshape(b, n, -1))
 
@@ -310,7 +314,7 @@ class InternVideo3(nn.Module):
     def forward(self, ids, positions, mask, frames, at, rows, before=None):
         """Logits (rows, vocab) of flat token indexes `rows`, the probe's (tokens, 18) and the hint's (tokens, 33).
 
-        ids (B, T); positions (3, B, T); mask bool (B, 1, T, P + T) or None; frames: tensors (2P, H, W, 3), one per size; at:
+        ids (B, T); positions (3, B, T); mask: `Blocks`, bool (B, 1, T, P + T), or None (causal); frames: tensors (2P, H, W, 3), one per size; at:
         flat indexes of the vision tokens, size by size. before: what `recalled` gave for the P tokens before every sequence.
         """
         text = self.model.language_model

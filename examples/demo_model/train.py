@@ -18,6 +18,7 @@ from pathlib import Path
 import agent_stage
 import data
 import numpy as np
+import packed
 import torch
 import traces
 import warm
@@ -62,15 +63,12 @@ def tensors(b, device="cpu"):
     ids, segment, positions, targets, at, barred = (
         torch.from_numpy(b[k]).to(device) for k in ("ids", "segment", "positions", "targets", "at", "barred")
     )
-    n = ids.shape[1]
-    before = torch.ones(n, n, dtype=torch.bool, device=device).tril()
-    seen = ((segment[:, :, None] == segment[:, None]) | (segment[:, None] == 0)) & before
-    if len(b.get("prefix", ())):
-        seen = torch.cat([seen.new_ones(len(ids), n, len(b["prefix"])), seen], 2)
+    prefix = len(b.get("prefix", ()))
+    seen = packed.Blocks(b["segment"], prefix) if device == "cpu" else packed.mask(segment, prefix)
     targets = targets.view(-1)
     rows = (targets != data.IGNORE).nonzero()[:, 0]
     frames = b["frames"] if isinstance(b["frames"], list) else [b["frames"]]
-    inputs = (ids, positions, seen[:, None], [torch.from_numpy(f).to(device) for f in frames], at, rows)
+    inputs = (ids, positions, seen, [torch.from_numpy(f).to(device) for f in frames], at, rows)
     return inputs, targets[rows], barred.view(-1, data.UNHEARD)[rows]
 
 
@@ -138,7 +136,7 @@ def held_out(model, speaker, agent=False):
     hits, device = defaultdict(list), next(model.parameters()).device
     batches = [data.batch(np.random.default_rng([SEED + 1, seed]), speaker, 32, 1.0, test=True) for seed in range(3)]
     for b in batches + agent * agent_stage.tests(speaker, SEED + 1):
-        inputs, targets, _ = tensors(b, device)
+        inputs, targets, _ = tensors(b, device.type)
         with torch.autocast(device.type, torch.bfloat16, halved(device)):
             right = (agent_stage.logits(model, b, inputs)[0].argmax(-1) == targets).cpu().numpy()
         rows, length = inputs[5].cpu().numpy(), b["ids"].shape[1]

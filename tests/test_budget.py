@@ -262,3 +262,15 @@ def test_the_room_of_a_conversation_holds_still(monkeypatch):
 
         assert [room(n) for n in (1000, 1100, 900, 1000)] == [1000] * 4
         assert [room(n) for n in (1200, 1100, 500, 0, 10)] == [1200, 1200, 500, 0, 10]
+
+
+@pytest.mark.parametrize("stated, frames, by", [
+    ({"fps": 0.2}, 4, "least"),  # of 6 s it would be 1, and the file's min_frames is 4
+    ({"fps": 0.2, "min_frames": 1}, 1, "stated"), ({"fps": 0.2, "max_frames": 1}, 1, "stated"),
+    ({"fps": 1}, 6, "stated"), ({"nframes": 2}, 2, "stated"), ({}, 12, ""),
+])  # fmt: skip
+def test_more_frames_than_fps_asks_for_are_told(tmp_path, demo, stated, frames, by):
+    path = numbered(tmp_path / "a.mp4", 150, codec="mpeg4")
+    plan = demo.plan([user({"type": "video", "video": str(path), **stated})])
+    assert (plan.videos[0].frames, plan.videos[0].by) == (frames, by)
+    assert ("min_frames" in plan.line()) == (by == "least")

@@ -197,6 +197,29 @@ def test_numbers_are_kept(demo, number):
     assert json.loads(reply.text) == {"a": [number]}
 
 
+def test_properties_may_be_named_as_what_schemas_are_made_of(demo):
+    whole = {"type": "integer", "minimum": -(2**60), "maximum": 2**60}
+    names = ["const", "enum", "minimum", "properties"]
+    wanted = {
+        "type": "object",
+        "properties": dict.fromkeys(names, whole),
+        "required": names,
+        "additionalProperties": False,
+    }
+    answer = json.loads(demo.chat(ASK, response_format=wanted, temperature=2.0, seed=1, max_new_tokens=None).text)
+    assert sorted(answer) == sorted(names) and all(abs(value) <= 2**53 for value in answer.values())
+
+
+def test_a_thousand_properties_that_may_be_left_out(demo):
+    wanted = {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(1200)}, "required": ["p7", "p1100"],
+              "additionalProperties": False}  # fmt: skip
+    answer = json.loads(demo.chat(ASK, response_format=wanted, temperature=2.0, seed=3, max_new_tokens=None).text)
+    assert {"p7", "p1100"} <= set(answer) <= set(wanted["properties"])
+    wanted["properties"] = {f"p{i}": {} for i in range(4003)}
+    with pytest.raises(UsageError, match=r'4,001 properties that are not "required"; 4,000 are the most'):
+        demo.chat(ASK, response_format={"anyOf": [{"type": "null"}, wanted]})
+
+
 def test_a_schema_that_nests_too_deeply_is_refused(demo):
     deep = {"type": "string"}
     for _ in range(20_000):

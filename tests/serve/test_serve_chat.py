@@ -236,9 +236,13 @@ def test_metrics(serving):
     with httpx.Client(base_url=serving().url, timeout=120, trust_env=False) as http:
         usage = http.post("/v1/chat/completions", json=asked("Hello", max_tokens=2)).json()["usage"]
         assert http.post("/v1/chat/completions", json={}).status_code == 400
+        assert http.get("/health", headers={"host": "other.example"}).status_code == 403
+        assert http.get("/v1/nothing").status_code == 404 and http.delete("/health").status_code == 405
         text = http.get("/metrics").text
     for status in (200, 400):
         assert f'ivlite_requests_total{{path="/v1/chat/completions",status="{status}"}} 1\n' in text
+    for status in (403, 404, 405):  # refused before a path was looked at, or there is none
+        assert f'ivlite_requests_total{{path="other",status="{status}"}} 1\n' in text
     assert (
         f'ivlite_tokens_total{{kind="prompt"}} {usage["prompt_tokens"]}\n' in text
         and "\nivlite_requests_open 0\n" in text

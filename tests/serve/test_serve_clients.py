@@ -99,7 +99,10 @@ def test_a_client_that_leaves(serving, demo, text, stream):
     assert served.thread.is_alive()
 
 
-WORDS = {"type": "regex", "pattern": "[a-z ]{20000}"}  # an answer that cannot end, whatever a processor's rounding draws
+WORDS = {
+    "type": "regex",
+    "pattern": "[a-z ]{20000}",
+}  # an answer that cannot end, whatever a processor's rounding draws
 LONG = asked("Tell me a story.", max_tokens=1900, temperature=1, response_format=WORDS)
 
 

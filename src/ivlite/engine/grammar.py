@@ -21,6 +21,7 @@ from ivlite.numbers import whole
 from ivlite.workers import deeply
 
 LARGEST = 1 << 20  # characters of a grammar
+ITEMS = 20_000  # of a parser between two characters, some 4 for each property that may come next; llguidance's own limit is 2,000
 KEPT = 64  # grammars that need not be read again, as long as they are no larger together
 
 
@@ -192,9 +193,9 @@ class Vocabulary:
 
 def reading(core: Any, text: str) -> tuple[Any, str]:
     """(a matcher, what is wrong with its grammar up to where the first choice is to be made, or "")."""
-    from llguidance import LLMatcher
+    from llguidance import LLMatcher, LLParserLimits
 
-    read = LLMatcher(core, text, log_level=0)
+    read = LLMatcher(core, text, log_level=0, limits=LLParserLimits(max_items_in_row=ITEMS))
     if wrong := read.get_error():
         return read, wrong
     probe = read.deep_copy()

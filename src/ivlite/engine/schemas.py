@@ -14,6 +14,7 @@ OTHERS = ("$ref", "anyOf", "oneOf", "patternProperties", "unevaluatedProperties"
 FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 LARGEST = 1 << 53  # of whole numbers that every program reads alike
+OPTIONAL = 4000  # properties of one object that may be left out: what follows one is any of those after it, and 5,000 are read for 10 s
 PART = 1024  # of an interval, by which a bound that is no part of it is moved into it
 
 
@@ -60,6 +61,13 @@ def known(schema: Any, close: bool) -> Any:
         if isinstance(schema.get(key), list):
             out[key] = [known(inner, close) for inner in schema[key]]
     out |= {key: known(schema[key], close) for key in SINGLE if key in schema}
+    named, wanted = schema.get("properties"), schema.get("required")
+    if isinstance(named, dict):
+        left = len(named) - len(wanted if isinstance(wanted, list) else ())
+        if left > OPTIONAL:
+            raise UsageError(
+                f'the JSON schema has an object with {left:,} properties that are not "required"; {OPTIONAL:,} are the most'
+            )
     if close and isinstance(schema.get("properties"), dict) and not any(key in schema for key in OTHERS):
         out.setdefault("additionalProperties", False)
     if schema.get("type") != "integer":
@@ -67,11 +75,11 @@ def known(schema: Any, close: bool) -> Any:
     return out
 
 
-def sized(value: Any, literal: bool = False) -> Any:
+def sized(value: Any, literal: bool = False, named: bool = False) -> Any:
     """A schema, or a part of one, whose numbers llguidance reads as they are: whole numbers beyond LARGEST are rounded, and
     -9223372036854775807 ends the process. Bounds that are wider are made narrower: what follows them follows the given ones.
 
-    literal: of const and enum. Raises UsageError.
+    literal: of const and enum. named: a dict of schemas by name, whose keys mean nothing. Raises UsageError.
     """
     if isinstance(value, list):
         return [sized(item, literal) for item in value]
@@ -79,8 +87,12 @@ def sized(value: Any, literal: bool = False) -> Any:
         raise UsageError(f"the JSON schema has the number {shown(value, 40)}, which is beyond 2^53: give it as a text")
     if not isinstance(value, dict):
         return value
-    out = {key: sized(item, literal or key in ("const", "enum")) for key, item in value.items()}
-    for name in () if literal else BOUNDS:
+    plain = literal or named
+    out = {
+        key: sized(item, literal or (not named and key in ("const", "enum")), not plain and key in NAMED)
+        for key, item in value.items()
+    }
+    for name in () if plain else BOUNDS:
         bound, over = out.get(name), name.endswith("aximum")
         if isinstance(bound, int | float) and abs(bound) > LARGEST:
             if (bound > 0) != over:

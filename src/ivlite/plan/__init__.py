@@ -86,6 +86,8 @@ class Plan:
             counts = f"{frames:,} frames ({counts} possible)"
         planned = [f"{v.name} was planned with {v.planned:,}" for v in self.videos if v.planned is not None]
         notes = f" ({'; '.join(planned[:2])}, by what it declares)" if planned else ""
+        if any(v.by == "least" for v in self.videos):
+            notes += " (the model file's min_frames, more than fps asks for)"
         more = next((s for s in self.nearest if s.frames > frames), None)
         advice = (
             f"; {more.flag} takes {'them all' if more.frames == self._all() else f'{more.frames:,}'}" if more else ""

@@ -25,7 +25,7 @@ class Choice:
     name: of the video. seconds: of the range that is used. possible: frames at the rate in force. frames: those taken, out
     of these. interval: mean seconds from one to the next, 0 for a single one. size: (height, width) after resizing.
     tokens: vision tokens. stated: the settings that were stated. by: what limited the frames, "" (nothing), "stated",
-    "budget", "model" (the file's max_frames), "context", "limit" (of time or memory) or "repeats" (left out). estimated: the times are those that
+    "least" (the file's min_frames, more than fps), "budget", "model" (the file's max_frames), "context", "limit" (of time or memory) or "repeats" (left out). estimated: the times are those that
     the container declares. planned: the frames planned from these, if the file's own times give another number.
     """
 
@@ -69,6 +69,8 @@ class Video:
     def count(self):
         """Counts the possible frames: at the rate in force, over the range."""
         self.possible = len(self._indexes(UNLIMITED))
+        apart = set(RATE) & set(self.stated) == {"fps"}  # then the file's least number may be more than what was stated
+        self.raised = apart and self.possible > 1 and len(self._indexes(UNLIMITED, 1)) < self.possible
 
     def settle(self, progress=None):
         """Learns the file's own times."""
@@ -76,8 +78,8 @@ class Video:
             self.probe.settle(progress)
             self.count()
 
-    def _indexes(self, most):
-        limits = self.limits | {"max_frames": most, "min_frames": min(self.limits["min_frames"], most)}
+    def _indexes(self, most, least=None):
+        limits = self.limits | {"max_frames": most, "min_frames": min(least or self.limits["min_frames"], most)}
         if self.limits["nframes"] is not None:
             limits["nframes"] = min(self.limits["nframes"], most)
         try:
@@ -239,7 +241,7 @@ def check_budget(videos, frames, budget):
 def reason(video, frames, lifted, narrowed):
     """What limited the frames of a video: see Choice.by. narrowed: what is below the budget, or ""."""
     if not video.open:
-        return "stated"
+        return "least" if video.raised and frames == video.possible else "stated"
     if frames >= video.possible:
         return ""
     if frames >= video.most(lifted):

@@ -27,8 +27,17 @@ def application(service: Service, *, loopback: bool, key: str | None = None, hos
     for method, path, endpoint in (*ROUTES, *page.ROUTES):
         paths.setdefault(path, {})[method] = endpoint
     routes = [Route(path, Handled(service, path, found), methods=[*found]) for path, found in paths.items()]
+
+    def count(status: int) -> None:
+        service.metrics.add("ivlite_requests_total", path="other", status=str(status))
+
+    async def unknown(http: HttpRequest, error: Exception) -> Response:
+        response = no_such(http, error)
+        count(response.status_code)
+        return response
+
     app = Starlette(routes=routes, exception_handlers={HTTPException: unknown})
-    return Guard(app, loopback=loopback, key=key, hosts=hosts, pages=tuple(page.FILES))
+    return Guard(app, loopback=loopback, key=key, hosts=hosts, pages=tuple(page.FILES), count=count)
 
 
 class Handled:
@@ -58,7 +67,7 @@ class Handled:
             self.service.metrics.add("ivlite_requests_total", path=self.path, status=str(status))
 
 
-async def unknown(http: HttpRequest, error: Exception) -> Response:
+def no_such(http: HttpRequest, error: Exception) -> Response:
     """No such path, or not with this method."""
     status = getattr(error, "status_code", 404)
     message = (

@@ -42,12 +42,12 @@ class Guard:
     (its Host is foreign), or from its own address (its Origin is).
 
     loopback: the server listens to this machine alone. key: what clients must know, or None. hosts: more names of the server.
-    pages: paths of the server's own page, which need no key; other sites may link to it.
+    pages: paths of the server's own page, which need no key; other sites may link to it. count: is told the status of what is refused.
     """
 
     def __init__(self, app: Any, *, loopback: bool, key: str | None, hosts: tuple[str, ...] = (),
-                 pages: tuple[str, ...] = ()) -> None:  # fmt: skip
-        self.app, self.loopback, self.key = app, loopback, key
+                 pages: tuple[str, ...] = (), count: Callable[[int], None] = lambda status: None) -> None:  # fmt: skip
+        self.app, self.loopback, self.key, self.count = app, loopback, key, count
         self.pages, self.open = pages, {*OPEN, *pages}
         self.hosts = {host.lower() for host in hosts} | {socket.gethostname().lower()}
 
@@ -67,6 +67,7 @@ class Guard:
         try:
             self._check(scope, Headers(scope=scope))
         except Refused as refused:
+            self.count(refused.status)
             response = Json(refused.body(request_id), refused.status, refused.headers)
             return await response(scope, receive, named)
         await self.app(scope, receive, named)

@@ -13,7 +13,10 @@ KINDS = {
 }  # fmt: skip
 Labels = tuple[tuple[str, str], ...]
 HELP = {
-    "ivlite_requests_total": ("counter", "Requests that have ended, by path and HTTP status (499: the client left)."),
+    "ivlite_requests_total": (
+        "counter",
+        "Requests that have ended, by path (other: refused before, or none) and HTTP status (499: the client left).",
+    ),
     "ivlite_tokens_total": ("counter", "Tokens of prompts (vision, cached and stored among them) and of answers."),
     "ivlite_stage_seconds_total": ("counter", "Seconds spent in each stage of answers."),
     "ivlite_answers_total": ("counter", "Answers, by finish reason."),

@@ -1,0 +1,74 @@
+"""Attention over packed rows on a CPU: only those blocks of scores are computed that the mask leaves, a fifth to two thirds of all."""
+
+import torch
+
+forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def mask(segment, prefix=0):
+    """Bool (B, 1, T, prefix + T): what `Blocks` says, for other kernels; padding sees what is padding or shared."""
+    b, n = segment.shape
+    before = torch.ones(n, n, dtype=torch.bool, device=segment.device).tril()
+    seen = ((segment[:, :, None] == segment[:, None]) | (segment[:, None] == 0)) & before
+    return torch.cat([seen.new_ones(b, n, prefix), seen], 2)[:, None]
+
+
+class Blocks:
+    """Which keys the queries of packed rows see, as blocks: (row, queries, keys, whether causal), a row's keys after `prefix` others.
+
+    segment: int array (B, T): 0 is what all of a row go on from and comes first, 1, 2, ... what sees that and itself, -1 is padding, which
+    sees nothing: attention there is zero.
+    """
+
+    def __init__(self, segment, prefix=0):
+        self.prefix, self.rows = prefix, []
+        for row, numbers in enumerate(segment):
+            borders = [0, *((numbers[1:] != numbers[:-1]).nonzero()[0] + 1).tolist(), len(numbers)]
+            spans = [(a, b) for a, b in zip(borders, borders[1:], strict=False) if numbers[a] >= 0]
+            shared = spans[0][1] if numbers[0] == 0 else 0
+            for a, b in spans:
+                self.rows.append((row, slice(a, b), slice(prefix + a, prefix + b), True))
+            if prefix and shared:
+                self.rows.append((row, slice(0, shared), slice(0, prefix), False))
+            if prefix + shared and spans[-1][1] > shared:
+                self.rows.append((row, slice(shared, spans[-1][1]), slice(0, prefix + shared), False))
+
+
+class Attended(torch.autograd.Function):
+    """Softmax attention by blocks: each block's own, weighted by its share of the sum of exponentials.
+
+    q (B, heads, T, d), k and v (B, heads, prefix + T, d), float32. The gradient of a block follows from the whole sum and output, as in
+    "FlashAttention" (arXiv 2205.14135), section 3.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, blocks):
+        out, total = torch.zeros_like(q), q.new_full(q.shape[:3], -torch.inf)
+        for row, queries, keys, causal in blocks.rows:
+            one, own = forward(q[row, None, :, queries], k[row, None, :, keys], v[row, None, :, keys], 0.0, causal)
+            own = own.view_as(total[row, None, :, queries])
+            new = torch.logaddexp(total[row, None, :, queries], own)
+            kept = (total[row, None, :, queries] - new).exp()[..., None]
+            out[row, None, :, queries] = out[row, None, :, queries] * kept + one * (own - new).exp()[..., None]
+            total[row, None, :, queries] = new
+        ctx.blocks = blocks
+        ctx.save_for_backward(q, k, v, out, total)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        q, k, v, out, total = ctx.saved_tensors
+        gradients = tuple(torch.zeros_like(x) for x in (q, k, v))
+        for row, queries, keys, causal in ctx.blocks.rows:
+            at = ((row, slice(None), queries), (row, slice(None), keys), (row, slice(None), keys))
+            parts = backward(grad[at[0]][None], q[at[0]][None], k[at[1]][None], v[at[2]][None], out[at[0]][None],
+                             total[at[0]][None], 0.0, causal)  # fmt: skip
+            for gradient, where, part in zip(gradients, at, parts, strict=True):
+                gradient[where] += part[0]
+        return *gradients, None
+
+
+@torch.compiler.disable
+def attended(q, k, v, blocks):
+    return Attended.apply(q, k, v, blocks)

@@ -27,12 +27,13 @@ class Blocks:
             borders = [0, *((numbers[1:] != numbers[:-1]).nonzero()[0] + 1).tolist(), len(numbers)]
             spans = [(a, b) for a, b in zip(borders, borders[1:], strict=False) if numbers[a] >= 0]
             shared = spans[0][1] if numbers[0] == 0 else 0
+            end = spans[-1][1] if spans else 0
             for a, b in spans:
                 self.rows.append((row, slice(a, b), slice(prefix + a, prefix + b), True))
             if prefix and shared:
                 self.rows.append((row, slice(0, shared), slice(0, prefix), False))
-            if prefix + shared and spans[-1][1] > shared:
-                self.rows.append((row, slice(shared, spans[-1][1]), slice(0, prefix + shared), False))
+            if prefix + shared and end > shared:
+                self.rows.append((row, slice(shared, end), slice(0, prefix + shared), False))
 
 
 class Attended(torch.autograd.Function):

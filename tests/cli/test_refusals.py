@@ -188,6 +188,10 @@ def test_prompts_without_an_end_are_refused(toy, tmp_path, monkeypatch, capsys):
 def test_a_pipe_is_no_output(toy):
     for command in (["quantize", "checkpoint", "-o"], ["calibrate", "model.gguf", "-o"]):
         refused(ivlite(*command, "/dev/stdout", cwd=toy), 2, "/dev/stdout is not a regular file")
+    for command in (["quantize", "checkpoint", "-o", "-"], ["batch", "model.gguf", "clip.mp4", "-o", "-"],
+                    ["agent", "model.gguf", "What?", "--video", "clip.mp4", "--srt", "-"]):  # fmt: skip
+        refused(ivlite(*command, cwd=toy), 2, '"-" is no file')
+    assert not (toy / "-").exists()
 
 
 def test_names_that_are_no_names_of_reports_and_outputs(toy, tmp_path, capsys):

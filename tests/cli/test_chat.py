@@ -18,6 +18,7 @@ from command import ivlite, refused
 
 from ivlite import cli
 from ivlite.cli.chat import commands, conversation
+from ivlite.session import Session
 
 CLIP = Path(__file__).parents[2] / "examples" / "clip.mp4"
 SHORT = ["chat", "demo", "--max-new-tokens", "12", "--temperature", "0"]
@@ -245,8 +246,9 @@ def test_a_plan_is_of_the_question_behind_the_conversation(place):
     assert "/undo and /clear make room" in done.stderr
 
 
-def test_two_conversations_of_one_file_lose_nothing(place, monkeypatch):
-    """The one that is overtaken goes on under a name of its own."""
+@pytest.mark.parametrize("taken", [False, True])
+def test_two_conversations_of_one_file_lose_nothing(place, monkeypatch, taken):
+    """The one that is overtaken goes on under a name of its own. taken: by a third one, at the same moment."""
     args = [*SHORT, "--session", "s.ivs"]
     answers(place, "What can you do?", args=args)
     real, done = conversation.Conversation.enter, []
@@ -258,11 +260,20 @@ def test_two_conversations_of_one_file_lose_nothing(place, monkeypatch):
             done.append(other.returncode)
         real(self, text)
 
+    save, third = Session.save, place / "s-2.ivs"
+
+    def save_late(self, path=None, **more):
+        if taken and path is not None and not third.exists():
+            third.write_bytes((place / "s.ivs").read_bytes())
+        save(self, path, **more)
+
     monkeypatch.setattr(conversation.Conversation, "enter", enter)
+    monkeypatch.setattr(Session, "save", save_late)
     here = piped(place, "Which colours?", "Really?", args=args)
-    assert done == [0] and here.returncode == 0
-    assert here.stderr.count("s.ivs was saved by another process meanwhile: this conversation is kept in s-2.ivs") == 1
-    for name, count in (("s.ivs", 3), ("s-2.ivs", 3)):
+    kept = "s-3.ivs" if taken else "s-2.ivs"
+    assert done == [0] and here.returncode == 0 and (not taken or third.read_bytes() == (place / "s.ivs").read_bytes())
+    assert here.stderr.count(f"s.ivs was saved by another process meanwhile: this conversation is kept in {kept}") == 1
+    for name, count in (("s.ivs", 3), (kept, 3)):
         assert f"questions {count}" in piped(place, "/stats", args=[*SHORT, "--session", name]).stderr
 
 

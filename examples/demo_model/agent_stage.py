@@ -11,8 +11,6 @@ import traces
 from ivlite.gguf import SHIPPED, GGUFFile
 from ivlite.gguf.config import Config
 
-EARLIER, ASIDE = 0.24, 0.44  # shares of steps; the rest are conversations with tools
-
 
 @cache
 def config():
@@ -21,11 +19,14 @@ def config():
         return Config.from_metadata(source.metadata, SHIPPED["demo"])
 
 
-def made(rng, speaker, roll, size):
-    """The batch of a step: of what was learnt before, of questions apart, or of conversations. size: of an earlier batch."""
-    if roll < EARLIER:
+def made(rng, speaker, roll, size, earlier, apart):
+    """The batch of a step: of what was learnt before, of questions apart, or of conversations.
+
+    roll: from 0 to 1, decides which. size: of an earlier batch. earlier, apart: shares of the first two.
+    """
+    if roll < earlier:
         return data.batch(rng, speaker, size, 1.0)
-    if roll < EARLIER + ASIDE:
+    if roll < earlier + apart:
         return asides.batch(rng, speaker, config(), rows(size, asides.LENGTH))
     return traces.batch(rng, speaker, config(), rows(size, traces.LENGTH))
 

@@ -40,7 +40,8 @@ def made(args, speaker, step, rank):
     """The batch of a step and a process: looks in the first stage, then conversations, about single moments first, then the agent."""
     rng, size = np.random.default_rng([SEED, step, rank]), portion(args, rank)
     if step >= args.look + args.steps:
-        return agent_stage.made(rng, speaker, np.random.default_rng([SEED, step]).random(), size)
+        roll = np.random.default_rng([SEED, step]).random()
+        return agent_stage.made(rng, speaker, roll, size, args.earlier, args.apart)
     if step < args.look:
         return data.glance(rng, 8 * size)
     if step < args.look + args.name:
@@ -346,6 +347,13 @@ if __name__ == "__main__":
     add("--steps", type=int, default=3300, help="steps in which the whole model learns to answer")
     add("--name", type=int, default=350, help="the first of these, about pictures and single pairs of frames")
     add("--agent", type=int, default=3300, help="steps in which it learns to play the agent")
+    add("--earlier", type=float, default=0.24, help="share of these that repeat the stages before")
+    add(
+        "--apart",
+        type=float,
+        default=0.44,
+        help="share of these about what tools ask apart; the rest are conversations",
+    )
     add("--batch", type=int, default=20)
     add("--processes", type=int, default=2, help="that share a batch, one thread each")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -52,7 +52,9 @@ def check_outputs(outputs, inputs=()):
 def check_place(name):
     """The Path of the output `name`, with links resolved. Raises UsageError, DiskError if no file can be created there."""
     if os.fspath(name) == "-":
-        raise UsageError('"-" is no file, and this is not written to standard output: name the file to write (./- for one of that name)')
+        raise UsageError(
+            '"-" is no file, and this is not written to standard output: name the file to write (./- for one of that name)'
+        )
     with disk(name):
         path = Path(os.path.realpath(expanded(name)))
         folder, found = _stat(path.parent), _stat(expanded(name))  # /dev/stdout leads to a pipe that has no path

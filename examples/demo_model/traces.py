@@ -1,5 +1,6 @@
 """Conversations of the agent as training shows them: the product's loop and tools, played by an expert that is right."""
 
+import contextlib
 from functools import cache
 
 import asides
@@ -22,6 +23,8 @@ from ivlite.gguf.tokenizer import Tokenizer as Reader
 
 LENGTH = 1280  # tokens of a row, those of the instructions apart
 FRAMES = 60000  # that a question may take
+OPENED = 0.3  # share of rows that show only how conversations open
+OPENINGS = 6  # in such a row, or in what another one leaves, at most
 THINKING = 96  # tokens of thought before a call, in some of the conversations
 
 
@@ -43,6 +46,17 @@ def played(rng, known, questions, reader, thinking=0):
     return oracle.turns, answers, context.messages
 
 
+def opening(rng, known, question, reader):
+    """The first turn alone of an agent that is asked a question."""
+    oracle = Oracle(known.config, reader, rng)
+    case, table = Case(oracle, [known], play.Subtitles(known.source)), tools()
+    oracle.question = question
+    loop = Loop(case, Context(case, signatures(table.values()), lambda sentence: None), Record(), table)
+    with contextlib.closing(loop.events(question.text, Budget(frames=FRAMES, thinking=0), True)) as events:
+        next(event for event in events if oracle.turns)
+    return oracle.turns[0]
+
+
 # ------------------------------------------------------------------------------------------------ sequences
 
 
@@ -50,20 +64,44 @@ def batch(rng, speaker, config, size, test=False):
     """`size` rows of conversations about films, as `conversations.packed`. prefix: ids of the instructions before each row."""
     rows, kinds = [], []
     for b in range(size):
-        known, rolls, instructions, shared = play.Known(new_film(rng, test=test), config), [], None, None
-        while True:
-            listed = asked(rng, known.source, test)
-            turns, _, _ = played(rng, known, listed, reader(speaker), THINKING * (rng.random() < 0.2))
-            instructions, glance, turns[0].given = parted(turns[0].given)
-            shared = shared or glanced(speaker, glance)
-            roll = rolled(speaker, turns, shared.at)
-            if len(shared.ids) + sum(len(r.ids) for r in [*rolls, roll]) <= LENGTH:
-                rolls.append(roll)
-                kinds.append((b, len(rolls), f"agent-{listed[0].row}"))
-            elif rolls:  # a row holds one at least: one in nine is longer than a row by itself
-                break
-        rows.append((shared, rolls))
+        known = play.Known(new_film(rng, test=test), config)
+        instructions, glance, _ = parted(opening(rng, known, asked(rng, known.source, test)[0], reader(speaker)).given)
+        shared = glanced(speaker, glance)
+        only = not test and rng.random() < OPENED
+        found = [] if only else whole(rng, speaker, known, shared, test)
+        found += openings(rng, speaker, known, shared, found, test)
+        kinds += [(b, number, kind) for number, (kind, _) in enumerate(found, 1)]
+        rows.append((shared, [roll for _, roll in found]))
     return finished(rng, rows, speaker.encode("".join(instructions)), kinds)
+
+
+def whole(rng, speaker, known, shared, test):
+    """[(kind, Roll)] of whole conversations, as many as fit in a row; one at least: one in nine is longer than a row by itself."""
+    found, left = [], LENGTH - len(shared.ids)
+    while True:
+        listed = asked(rng, known.source, test)
+        turns, _, _ = played(rng, known, listed, reader(speaker), THINKING * (rng.random() < 0.2))
+        turns[0].given = parted(turns[0].given)[2]
+        roll = rolled(speaker, turns, shared.at)
+        if len(roll.ids) <= left:
+            found.append((f"agent-{listed[0].row}", roll))
+            left -= len(roll.ids)
+        elif found:
+            return found
+
+
+def openings(rng, speaker, known, shared, found, test):
+    """[(kind, Roll)] of questions with the first call alone, in what is left of a row: what is asked is learnt from few tokens."""
+    out, left = [], LENGTH - len(shared.ids) - sum(len(roll.ids) for _, roll in found)
+    while len(out) < OPENINGS:
+        turn = opening(rng, known, asked(rng, known.source, test)[0], reader(speaker))
+        turn.given = parted(turn.given)[2]
+        roll = rolled(speaker, [turn], shared.at)
+        if len(roll.ids) > left:
+            break
+        out.append(("agent-opening", roll))
+        left -= len(roll.ids)
+    return out
 
 
 def asked(rng, film, test):

@@ -14,11 +14,11 @@ CONTROL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);
 
 
 class Console:
-    """Runs `python ARGS` in a terminal of 24 x 100; with Console(...) as console: ... ends it."""
+    """Runs `python ARGS` in a terminal of 24 lines; with Console(...) as console: ... ends it."""
 
-    def __init__(self, *args, cwd, term="xterm", **environment):
+    def __init__(self, *args, cwd, term="xterm", columns=100, **environment):
         self.fd, inner = pty.openpty()
-        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         names = {**os.environ, "TERM": term, "PYTHONUNBUFFERED": "1", **environment}
         names = {name: value for name, value in names.items() if value is not None}
         self.process = subprocess.Popen(

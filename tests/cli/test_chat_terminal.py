@@ -167,7 +167,7 @@ def test_completion_of_commands_and_paths(place):
     (place / "my films").mkdir()
     shutil.copy(CLIP, place / "my films" / "it's one.mp4")
     (place / "my films" / "notes.txt").write_text("no video")
-    with console(place, *SHORT) as c:
+    with console(place, *SHORT, columns=1000) as c:  # the path of a temporary folder is on one line, however long it is
         c.until(">>> ")
         c.send("/vi\t")
         c.until("/video")

@@ -23,7 +23,8 @@ exit code is 7 (context, wait) or 5 (memory). What is left open is thinned until
 
 
 LIMITED = {  # by Choice.by
-    "": "all", "stated": "as stated", "least": "as few as the model file allows", "repeats": "the rest repeats or is thinned", "budget": "thinned to the budget",
+    "": "all", "stated": "as stated", "least": "as few as the model file allows",
+    "repeats": "the rest repeats or is thinned", "budget": "thinned to the budget",
     "model": "thinned to the model file's max_frames", "context": "thinned to the room there is", "limit": "thinned to the limits",
 }  # fmt: skip
 

@@ -25,8 +25,9 @@ class Choice:
     name: of the video. seconds: of the range that is used. possible: frames at the rate in force. frames: those taken, out
     of these. interval: mean seconds from one to the next, 0 for a single one. size: (height, width) after resizing.
     tokens: vision tokens. stated: the settings that were stated. by: what limited the frames, "" (nothing), "stated",
-    "least" (the file's min_frames, more than fps), "budget", "model" (the file's max_frames), "context", "limit" (of time or memory) or "repeats" (left out). estimated: the times are those that
-    the container declares. planned: the frames planned from these, if the file's own times give another number.
+    "least" (the file's min_frames, more than fps), "budget", "model" (the file's max_frames), "context", "limit" (of time or
+    memory) or "repeats" (left out). estimated: the times are those that the container declares. planned: the frames planned from
+    these, if the file's own times give another number.
     """
 
     name: str

@@ -216,6 +216,7 @@ def test_a_thousand_properties_that_may_be_left_out(demo):
     answer = json.loads(demo.chat(ASK, response_format=wanted, temperature=2.0, seed=3, max_new_tokens=None).text)
     assert {"p7", "p1100"} <= set(answer) <= set(wanted["properties"])
     wanted["properties"] = {f"p{i}": {} for i in range(4003)}
+    wanted["required"] += [f"q{i}" for i in range(99)] + ["p7"] * 99  # neither counts
     with pytest.raises(UsageError, match=r'4,001 properties that are not "required"; 4,000 are the most'):
         demo.chat(ASK, response_format={"anyOf": [{"type": "null"}, wanted]})
 

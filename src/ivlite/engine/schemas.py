@@ -14,7 +14,7 @@ OTHERS = ("$ref", "anyOf", "oneOf", "patternProperties", "unevaluatedProperties"
 FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 LARGEST = 1 << 53  # of whole numbers that every program reads alike
-OPTIONAL = 4000  # properties of one object that may be left out: what follows one is any of those after it, and 5,000 are read for 10 s
+OPTIONAL = 4000  # properties of one object that may be left out: what follows one is any of those after it, and 3,900 are read for 3.6 s
 PART = 1024  # of an interval, by which a bound that is no part of it is moved into it
 
 
@@ -63,7 +63,8 @@ def known(schema: Any, close: bool) -> Any:
     out |= {key: known(schema[key], close) for key in SINGLE if key in schema}
     named, wanted = schema.get("properties"), schema.get("required")
     if isinstance(named, dict):
-        left = len(named) - len(wanted if isinstance(wanted, list) else ())
+        needed = {name for name in wanted if isinstance(name, str)} if isinstance(wanted, list) else set()
+        left = len(named.keys() - needed)
         if left > OPTIONAL:
             raise UsageError(
                 f'the JSON schema has an object with {left:,} properties that are not "required"; {OPTIONAL:,} are the most'

@@ -5,6 +5,7 @@ from functools import cache
 import asides
 import data
 import numpy as np
+import packed
 import torch
 import traces
 
@@ -19,16 +20,20 @@ def config():
         return Config.from_metadata(source.metadata, SHIPPED["demo"])
 
 
-def made(rng, speaker, roll, size, earlier, apart):
+def made(rng, speaker, roll, size, args):
     """The batch of a step: of what was learnt before, of questions apart, or of conversations.
 
-    roll: from 0 to 1, decides which. size: of an earlier batch. earlier, apart: shares of the first two.
+    roll: from 0 to 1, decides which. size: of an earlier batch. args: with the shares `earlier` and `apart` of the first two, and
+    that of conversations which see a sample of the instructions.
     """
-    if roll < earlier:
+    if roll < args.earlier:
         return data.batch(rng, speaker, size, 1.0)
-    if roll < earlier + apart:
+    if roll < args.earlier + args.apart:
         return asides.batch(rng, speaker, config(), rows(size, asides.LENGTH))
-    return traces.batch(rng, speaker, config(), rows(size, traces.LENGTH))
+    b = traces.batch(rng, speaker, config(), rows(size, traces.LENGTH))
+    if rng.random() < args.sampled:
+        b["sample"] = packed.Sample(rng, len(b["prefix"]))
+    return b
 
 
 def rows(size, length):
@@ -40,7 +45,10 @@ def logits(model, b, inputs):
     """What the model gives for the inputs of a batch, which may go on from a prefix."""
     if not len(b.get("prefix", ())):
         return model(*inputs)
-    return model(*inputs, model.recalled(torch.from_numpy(b["prefix"]).to(inputs[0].device)))
+    before = model.recalled(torch.from_numpy(b["prefix"]).to(inputs[0].device))
+    if isinstance(inputs[2], packed.Blocks) and "sample" in b:
+        before = [tuple(x[:, :, b["sample"].keys] for x in layer) for layer in before]
+    return model(*inputs, before)
 
 
 def tests(speaker, seed):

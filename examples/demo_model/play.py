@@ -6,6 +6,7 @@ answers their questions from what those frames show (`Oracle`). What was said an
 
 import math
 import re
+from functools import cached_property
 from types import SimpleNamespace
 
 import films
@@ -35,6 +36,10 @@ class Known(Shown):
         self.probe = SimpleNamespace(
             times=line, name="film.mp4", size=lambda unit, *pixels: sized(height, width, *pixels)
         )
+
+    @cached_property
+    def subtitles(self):
+        return Subtitles(self.source)
 
     def resolved(self, part):
         return {"type": "video", "view": view(self, part)}

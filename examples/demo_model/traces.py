@@ -8,7 +8,7 @@ import data
 import numpy as np
 import play
 from conversations import Roll, View, packed
-from film_questions import ROWS, SHARES, ask, follow_up
+from film_questions import ROWS, SHARES, ask, follow_up, shows
 from films import new_film
 from oracle import Oracle, rolled
 from vocabulary import extended
@@ -24,7 +24,8 @@ from ivlite.gguf.tokenizer import Tokenizer as Reader
 LENGTH = 1280  # tokens of a row, those of the instructions apart
 FRAMES = 60000  # that a question may take
 OPENED = 0.3  # share of rows that show only how conversations open
-OPENINGS = 6  # in such a row, or in what another one leaves, at most
+OPENINGS = 16  # in such a row, or in what another one leaves, at most
+QUIET = 0.65  # share of films of which few lines are left, so that a row holds more conversations
 THINKING = 96  # tokens of thought before a call, in some of the conversations
 
 
@@ -36,7 +37,7 @@ def tools():
 def played(rng, known, questions, reader, thinking=0):
     """(turns, answers, messages of the conversation) of an agent that is asked questions about a Known film, in turn."""
     oracle = Oracle(known.config, reader, rng)
-    case, table = Case(oracle, [known], play.Subtitles(known.source)), tools()
+    case, table = Case(oracle, [known], known.subtitles), tools()
     context, answers = Context(case, signatures(table.values()), lambda sentence: None), []
     for number, question in enumerate(questions):
         oracle.question = question
@@ -49,7 +50,7 @@ def played(rng, known, questions, reader, thinking=0):
 def opening(rng, known, question, reader):
     """The first turn alone of an agent that is asked a question."""
     oracle = Oracle(known.config, reader, rng)
-    case, table = Case(oracle, [known], play.Subtitles(known.source)), tools()
+    case, table = Case(oracle, [known], known.subtitles), tools()
     oracle.question = question
     loop = Loop(case, Context(case, signatures(table.values()), lambda sentence: None), Record(), table)
     with contextlib.closing(loop.events(question.text, Budget(frames=FRAMES, thinking=0), True)) as events:
@@ -64,7 +65,10 @@ def batch(rng, speaker, config, size, test=False):
     """`size` rows of conversations about films, as `conversations.packed`. prefix: ids of the instructions before each row."""
     rows, kinds = [], []
     for b in range(size):
-        known = play.Known(new_film(rng, test=test), config)
+        film = new_film(rng, test=test)
+        if not test and rng.random() < QUIET:
+            film.cues = few(rng, film)
+        known = play.Known(film, config)
         instructions, glance, _ = parted(opening(rng, known, asked(rng, known.source, test)[0], reader(speaker)).given)
         shared = glanced(speaker, glance)
         only = not test and rng.random() < OPENED
@@ -102,6 +106,16 @@ def openings(rng, speaker, known, shared, found, test):
         out.append(("agent-opening", roll))
         left -= len(roll.ids)
     return out
+
+
+def few(rng, film):
+    """One to four of a film's lines, one of them such that what is shown then can be asked."""
+    must = [c for c in film.cues if shows(film, c) and (c.name or c.noun)]
+    kept = [
+        must[int(rng.integers(len(must)))],
+        *(film.cues[i] for i in rng.permutation(len(film.cues))[: int(rng.integers(4))]),
+    ]
+    return [c for c in film.cues if any(c is k for k in kept)]
 
 
 def asked(rng, film, test):

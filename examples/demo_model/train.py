@@ -41,7 +41,7 @@ def made(args, speaker, step, rank):
     rng, size = np.random.default_rng([SEED, step, rank]), portion(args, rank)
     if step >= args.look + args.steps:
         roll = np.random.default_rng([SEED, step]).random()
-        return agent_stage.made(rng, speaker, roll, size, args.earlier, args.apart)
+        return agent_stage.made(rng, speaker, roll, size, args)
     if step < args.look:
         return data.glance(rng, 8 * size)
     if step < args.look + args.name:
@@ -59,13 +59,17 @@ def portion(args, rank):
 def tensors(b, device="cpu"):
     """A batch as the arguments of the model, the targets, and the ids that are left out of the softmax of each.
 
-    b: as `data.packed` gives it. "prefix": ids of what stands before every sequence, if anything does.
+    b: as `data.packed` gives it. "prefix": ids of what stands before every sequence, if anything does; "sample": some of them,
+    which a processor takes for all.
     """
     ids, segment, positions, targets, at, barred = (
         torch.from_numpy(b[k]).to(device) for k in ("ids", "segment", "positions", "targets", "at", "barred")
     )
     prefix = len(b.get("prefix", ()))
-    seen = packed.Blocks(b["segment"], prefix) if device == "cpu" else packed.mask(segment, prefix)
+    if device != "cpu":
+        seen = packed.mask(segment, prefix)
+    else:
+        seen = b["sample"].blocks(b["segment"]) if "sample" in b else packed.Blocks(b["segment"], prefix)
     targets = targets.view(-1)
     rows = (targets != data.IGNORE).nonzero()[:, 0]
     frames = b["frames"] if isinstance(b["frames"], list) else [b["frames"]]
@@ -354,6 +358,7 @@ if __name__ == "__main__":
         default=0.44,
         help="share of these about what tools ask apart; the rest are conversations",
     )
+    add("--sampled", type=float, default=0.8, help="share of the conversations that see some of the instructions alone")
     add("--batch", type=int, default=20)
     add("--processes", type=int, default=2, help="that share a batch, one thread each")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -14,7 +14,7 @@ import pytest
 from library_files import filled, found
 
 from ivlite.errors import DiskError, UsageError
-from ivlite.library import Library, database
+from ivlite.library import Library, database, schema
 
 
 def test_threads_and_connections_share_a_library(path, clip, said):
@@ -38,6 +38,27 @@ def test_threads_and_connections_share_a_library(path, clip, said):
     assert not errors and not said
     with Library.open(path) as library:
         assert len(library.texts(1)) == 60
+
+
+@pytest.mark.parametrize("statement", range(5))
+def test_a_library_that_is_made_while_it_is_looked_at(path, statement):
+    """Its tables are seen together with its number, or neither is: what is half there would be called damaged."""
+    one, other = (sqlite3.connect(path, isolation_level=None) for _ in range(2))
+    one.execute("PRAGMA journal_mode = WAL")
+    seen = []
+
+    def made(sql):
+        seen.append(sql)
+        if len(seen) == statement + 1:
+            other.execute("BEGIN IMMEDIATE")
+            schema.create(other)
+            other.execute("COMMIT")
+
+    one.set_trace_callback(made)
+    assert schema.state(one) in ("", "empty")
+    one.set_trace_callback(None)
+    assert len(seen) > statement and schema.state(one) == ""
+    one.close(), other.close()
 
 
 def test_one_library_is_used_by_many_threads(library, clip):

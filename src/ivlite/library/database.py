@@ -272,8 +272,15 @@ def _plain(path: str) -> sqlite3.Connection:
 
 def _made(path: str) -> tuple[int, int] | None:
     """The identity of a file, which is made for its owner only if it is missing: it tells what was watched and asked."""
-    with contextlib.suppress(OSError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        os.mknod(
+            path, 0o600
+        )  # opens nothing: closing the file would drop the locks that this process's other threads have on it
+    except FileExistsError:
+        pass
+    except OSError:  # not for everybody on every system
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     return identity(path)
 
 

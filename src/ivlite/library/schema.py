@@ -1,6 +1,8 @@
 """The tables of a library. docs/guides/library.md describes them for people."""
 
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 
 APPLICATION, VERSION = 0x49564C42, 1  # "IVLB"; of the tables
 OTHERS = "is a database of another program"
@@ -64,16 +66,31 @@ END;
 
 def state(connection: sqlite3.Connection) -> str:
     """What a database holds: "" (a library of this version), "empty", or what is wrong with it."""
-    (application,), (version,) = (
-        connection.execute("PRAGMA application_id").fetchone(),
-        connection.execute("PRAGMA user_version").fetchone(),
-    )
+    with _snapshot(connection):
+        (application,), (version,) = (
+            connection.execute("PRAGMA application_id").fetchone(),
+            connection.execute("PRAGMA user_version").fetchone(),
+        )
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if application == APPLICATION:
         return "" if version == VERSION else f"is of version {version}, and this is ivlite for version {VERSION}"
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if {"video", "segment", "run", "step"} <= tables:  # of a library whose header is damaged
         return "is damaged"
     return OTHERS if tables or application or version else "empty"
+
+
+@contextlib.contextmanager
+def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is read within is of one moment: another program that makes the tables now is seen whole or not at all."""
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
 
 
 def create(connection: sqlite3.Connection) -> None:

@@ -114,7 +114,7 @@ OLD = CARD | {"name": "Tesla V100", "capability": "7.0", "kernels": False, "prob
 WELL = {
     "ivlite": "1", "python": "3", "system": "S", "cpu": "C", "threads": 2, "isa": "avx2", "isas": ["ref", "avx2"],
     "physical_cores": 2, "affinity": 4, "cpu_quota": None, "memory_total": 16e9, "memory_available": 8e9,
-    "huge_pages": "madvise", "limits": {"read": 35.06e9, "int8": 1.2e12}, "cuda": CUDA, "packages": {"numpy": "2"},
+    "huge_pages": "madvise", "limits": {"read": 35.06e9, "int8": 1.2e12}, "cuda": CUDA, "packages": {"numpy": "2"}, "wanting": [],
     "ffmpeg": {}, "advice": [],
 }  # fmt: skip
 
@@ -128,7 +128,7 @@ WELL = {
         ({"cpu_quota": 1.5}, "1.5 processors and ivlite takes 2 threads: set IVLITE_NUM_THREADS=1"),
         ({"cpu_quota": 0.5}, "IVLITE_NUM_THREADS=1"), ({"threads": 3}, "3 threads on 2 usable cores"),
         ({"huge_pages": "never"}, "huge pages are off"), ({"memory_available": 7.96e9}, "8.0 GB of memory are free"),
-        ({"packages": {"av": None}}, "pip install av"),
+        ({"wanting": ["the package av is missing: pip install av"]}, "pip install av"),
         ({"cuda": CUDA | {"built": True, "problem": "there is no NVIDIA driver here"}}, None),
         ({"cuda": CUDA | {"driver": "550.54"}}, "the card cannot be used: no kernels"),
         ({"cuda": CUDA | {"built": True, "driver": "13.0", "cards": [CARD], "problem": None}}, None),

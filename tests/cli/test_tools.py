@@ -1,11 +1,12 @@
 """`ivlite inspect`, `doctor` and `bench`."""
 
 import json
+import os
 
 import pytest
 from command import ivlite, refused
 
-from ivlite.cli import inspect
+from ivlite.cli import inspect, packages
 
 
 def test_inspect_tells_types_sizes_and_defaults(toy):
@@ -68,6 +69,39 @@ def test_doctor(tmp_path):
     assert 1e8 < data["limits"]["read"] < 1e13
     assert data["packages"]["numpy"] and data["ffmpeg"]
     assert isinstance(data["cuda"]["built"], bool) and (data["cuda"]["cards"] or data["cuda"]["problem"])
+
+
+@pytest.fixture
+def older(tmp_path):
+    """An environment in which PyAV is an old one, by its metadata and by what it lacks."""
+    (tmp_path / "av").mkdir()
+    (tmp_path / "av/__init__.py").write_text("raise ImportError('cannot import name Discard')")
+    (tmp_path / "av-15.1.0.dist-info").mkdir()
+    (tmp_path / "av-15.1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: av\nVersion: 15.1.0\n")
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+
+
+def test_packages_that_are_too_old_are_named(older, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    said = "av 15.1.0 is too old, ivlite needs 17.1: pip install 'av>=17.1'"
+    done = ivlite("run", "demo", "--quiet", "--video", "clip.mp4", "hi", cwd=tmp_path, env=older)
+    refused(done, 2, said)
+    done = ivlite("doctor", cwd=tmp_path, env=older)
+    assert done.returncode == 0 and f"advice: {said}" in done.stdout and "FFmpeg        unknown" in done.stdout, (
+        done.stderr
+    )
+
+
+def test_versions_are_compared_as_numbers(monkeypatch):
+    here = {"a": "2.13.0+cpu", "b": "1.9", "c": "1.10.0rc1", "d": "3", "f": "0.2", "z": "1!1.0", "y": None}
+    wanted = ["a>=2.13", "b>=1.10", "c>=1.10", "d>=3.0.0", "e>=1", "f>=0.3; extra == 'f'", "g>=1; extra == 'f'", "h",
+              "z[x]<9,>=1.0", "y (>=2)"]  # fmt: skip
+    monkeypatch.setattr(packages.metadata, "requires", lambda name: wanted)
+    monkeypatch.setattr(packages, "version", here.get)
+    found = packages.wanting()
+    assert [sentence.split(" ")[0 if "old" in sentence else 2] for sentence in found] == ["b", "e", "f", "y"]
+    monkeypatch.setattr(packages.metadata, "requires", lambda name: None)
+    assert packages.wanting() == []
 
 
 def test_bench_of_a_random_model(tmp_path):

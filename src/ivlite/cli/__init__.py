@@ -11,7 +11,7 @@ import sys
 
 from ivlite._version import __version__
 from ivlite.cli.arguments import CommandParser, Parser
-from ivlite.errors import EXIT_INTERRUPTED, DiskError, IvliteError, OutOfMemoryError, Stopped, sentence
+from ivlite.errors import EXIT_INTERRUPTED, DiskError, IvliteError, OutOfMemoryError, Stopped, UsageError, sentence
 from ivlite.files import WRITING, reason
 from ivlite.interrupt import Interrupts
 from ivlite.stop import using
@@ -225,6 +225,12 @@ def failed(error, verbose):
     if isinstance(error, OSError) and any(error.errno in numbers for numbers, _ in WRITING):
         say("error", f"{f'{error.filename}: ' if error.filename else ''}{reason(error, WRITING)}")
         return DiskError.exit_code
+    if isinstance(error, ImportError | AttributeError | TypeError):
+        from ivlite.cli.packages import wanting
+
+        if wanted := wanting():  # what is missing in an older version shows anywhere
+            say("error", wanted[0])
+            return UsageError.exit_code
     if verbose:
         import traceback
 

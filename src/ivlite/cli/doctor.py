@@ -36,18 +36,10 @@ def run(args):
     return 0
 
 
-def version(package):
-    from importlib import metadata  # imports email: a fifth of what `ivlite --help` takes
-
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def examine():
     """Everything shown, as plain data."""
     from ivlite.cli import probe
+    from ivlite.cli.packages import version, wanting
     from ivlite.machine import available_memory, total_memory
 
     threads = probe.default_threads()
@@ -63,6 +55,7 @@ def examine():
         "limits": probe.limits(threads),
         "cuda": probe.cuda(),
         "packages": {name: version(name) for name in PACKAGES},
+        "wanting": wanting(),
         "ffmpeg": probe.ffmpeg(),
     }
     return facts | {"advice": list(advice(facts))}
@@ -91,9 +84,7 @@ def advice(facts):
     for number, card in enumerate(cuda["cards"]):
         if card["problem"] and card["problem"] != cuda["problem"]:
             yield f"cuda:{number} cannot be used: {card['problem']}"
-    for name, found_version in facts["packages"].items():
-        if found_version is None:
-            yield f"the package {name} is missing: pip install {name}"
+    yield from facts["wanting"]
 
 
 def cuda_line(cuda):

@@ -108,9 +108,11 @@ def driver_version():
 
 
 def ffmpeg():
-    """Versions of the FFmpeg libraries, by name."""
-    from ivlite.media.libraries import versions
-
+    """Versions of the FFmpeg libraries, by name; of none where PyAV is missing or too old."""
+    try:
+        from ivlite.media.libraries import versions
+    except ImportError:
+        return {}
     return versions()
 
 

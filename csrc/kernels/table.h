@@ -202,8 +202,9 @@ constexpr RowBytes row_bytes(CacheKind kind, int64_t rank, int64_t rope_dim) {
 
 // Absorbed attention over cached tokens [s0, s1): every head of every query shares the same latent row.
 //   score[i, h, s] = scale (q_latent[i, h] . c[s] + q_rope[i, h] . k_rope[s])
-// Leaves, per (query, head), the running maximum m, the sum l of exp(score - m), and acc = sum exp(score - m) c[s]:
-// parts of a split over tokens are merged by ops/. Query i sees s <= position + i.
+// Leaves, per (query, head), the running maximum m (of scores; of rows with scales also of scores plus the logarithms of these), the
+// sum l of exp(score - m), and acc = sum exp(score - m) c[s]: parts of a split over tokens are merged by ops/. Query i sees
+// s <= position + i.
 struct LatentArgs {
   float* acc;             // (queries, heads, rank), overwritten
   float* m;               // (queries, heads), -inf where nothing is visible

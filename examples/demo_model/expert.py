@@ -91,10 +91,10 @@ class Expert:
         if (span := self.known(one)) is None:
             return self.searched_for(one)
         if (other, "end") not in self.spans:
-            return "ground", {"query": other, "end": span["start"]}
+            return "ground", {"query": other, "end": span["id"]}
         before = self.spans[other, "end"]
         if before is None and (other, "start") not in self.spans:
-            return "ground", {"query": other, "start": span["start"]}
+            return "ground", {"query": other, "start": span["id"]}
         found = before or self.spans[other, "start"]
         if found is None:
             return nothing(other, self.scans[other, "start"])
@@ -141,7 +141,7 @@ class Expert:
 
 
 def watch(span, question, detail="mid"):
-    window = {"start": span["start"], "end": span["end"]}
+    window = {"start": span["id"], "end": span["id"]}
     return "watch", {"windows": [window], "question": question, "detail": detail}
 
 

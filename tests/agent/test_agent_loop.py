@@ -1,13 +1,17 @@
 """The loop of the agent with scripted replies: what it looks at, what it says, and where it ends."""
 
 import json
+import math
 
 import pytest
 from agent_scripts import Scripted, call, film, finish, kept, kinds, results, uneven
 
-from ivlite.agent import Agent, Budget
+from ivlite.agent import Agent, Budget, allowed
+from ivlite.agent.act import fitting
 from ivlite.agent.answer import Answered, Call, Remark, Said, event_data, event_of
+from ivlite.agent.film import Wrong
 from ivlite.agent.record import Record
+from ivlite.agent.tools import BY_NAME
 from ivlite.errors import UsageError
 from ivlite.stop import Stop, current
 
@@ -33,6 +37,57 @@ def test_a_run_from_overview_to_a_verified_answer(demo, clip):
         data
     )
     assert [event_of(step) for step in data["steps"]] == list(answer.steps)
+
+
+def test_evidence_stands_for_times(demo, clip, apart):
+    """A window that is named by what was found before is that window, and what is told of the call has its seconds."""
+    replies = [
+        WATCH,
+        call("watch", windows=[{"start": "E2", "end": "E2"}], question="Which colour?", detail="high"),
+        call("look", t=3.0),
+        call("verify", claim="It is blue.", start="E4", end="E4"),
+        call("ground", query="a square", end="E2"),
+        call("watch", windows=[{"start": "E77", "end": 20.0}], question="Which colour?", detail="mid"),
+        finish("It turns blue [E2].", ["E2"]),
+    ]  # fmt: skip
+    with Scripted(demo, [clip], replies, lambda text, parts: 0.1) as agent:
+        answer, held = agent.ask(ASK), agent.context.session.messages
+    calls = [e for e in answer.steps if isinstance(e, Call)]
+    assert calls[2].arguments["windows"] == [{"start": 14.0, "end": 16.0}]
+    assert (calls[4].arguments["start"], calls[4].arguments["end"]) == (3.0, 3.5)
+    assert calls[5].arguments == {"query": "a square", "end": 16.0}
+    _, watched, closer, look, _, scan = answer.evidence
+    assert (closer.start, closer.end) == (watched.start, watched.end) and look.start == 3.0 and scan.end <= 16.0
+    assert results(answer)[-1] == {"error": "there is no evidence E77 of this video"}
+    assert any("E2" in str(m.get("tool_calls")) for m in held)  # the conversation has what the model wrote
+
+
+def test_evidence_tells_its_video(demo, clip, tmp_path):
+    other = film(tmp_path / "other.mp4", seconds=12)
+    with Agent(demo, [clip, other]) as agent:
+        one, two = agent.case.films.values()
+        agent.case.seen(one, (1.0, 2.0)), agent.case.seen(two, (3.0, 4.0))
+        timed = agent.case.timed
+        assert timed({"query": "x", "start": "E2"}) == {"query": "x", "start": 3.0, "video": "v2"}
+        assert timed({"windows": [{"start": "E1", "end": "E1"}]})["video"] == "v1"
+        assert timed({"video": "v1", "start": "E2", "end": 5}) == {"video": "v1", "start": "E2", "end": 5}
+        assert timed({"start": "E1", "end": "E2"}) == {"start": 1.0, "end": "E2", "video": "v1"}
+        assert timed({"text": "E1", "evidence": ["E1"]}) == {"text": "E1", "evidence": ["E1"]}
+        for odd in ({"start": "E9"}, {"start": None}, {"windows": "E1"}, {"windows": [3, {"start": ["E1"]}]}, {}):
+            assert timed(odd) == odd
+
+
+def test_times_of_a_call_are_numbers_or_evidence_that_exists(demo, clip):
+    with Agent(demo, [clip]) as agent:
+        agent.case.seen(agent.case.film({}), (1.0, 2.0))
+        windows = allowed.narrowed(agent.case, BY_NAME["watch"])["properties"]["windows"]["items"]["properties"]
+        number = {"type": "number", "minimum": 0, "maximum": 30.0, "multipleOf": 0.1}
+        assert windows == dict.fromkeys(("start", "end"), {"anyOf": [number, {"enum": ["E1"]}]})
+        assert allowed.narrowed(agent.case, BY_NAME["look"])["properties"]["t"] == number
+        for value in ({}, ["E1"], True, 1e16, math.nan):
+            with pytest.raises(Wrong):
+                fitting(BY_NAME["ground"].parameters, {"query": "x", "start": value})
+        fitting(BY_NAME["ground"].parameters, {"query": "x", "start": "E1", "end": 3})
 
 
 def test_the_frames_of_a_prompt_are_those_that_evidence_tells(demo, clip):
@@ -277,7 +332,7 @@ def test_old_looks_are_folded_when_the_context_is_nearly_full(demo, clip):
     with Scripted(
         demo, [clip], [*windows, finish("Blue [E3].", ["E3"])], budget=Budget(rounds=20), verify=False
     ) as agent:
-        agent.context.room = lambda: 4600
+        agent.context.room = lambda: 4760
         answer = agent.ask(ASK)
         held = agent.context.session.messages
     folds = [e.text for e in answer.steps if isinstance(e, Remark) and "nearly full" in e.text]

@@ -60,10 +60,11 @@ TYPES = {
 
 def fitting(schema: Mapping[str, Any], value: Any, name: str = "the arguments") -> None:
     """Raises Wrong where a value is not of its schema's type, lacks what is required, or is none of its choices."""
-    kind = schema.get("type")
-    if isinstance(kind, str) and kind in TYPES:
-        if not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind != "boolean"):
-            raise Wrong(f"{name} must be of type {kind}")
+    given = schema.get("type")
+    kinds = [given] if isinstance(given, str) else list(given or ())
+    if kinds and all(kind in TYPES for kind in kinds):
+        if not any(isinstance(value, TYPES[kind]) and isinstance(value, bool) <= (kind == "boolean") for kind in kinds):
+            raise Wrong(f"{name} must be of type {' or '.join(kinds)}")
         if isinstance(value, int | float) and not abs(value) < LARGEST:
             raise Wrong(f"{name} is out of range")
     if "enum" in schema and value not in schema["enum"]:

@@ -58,7 +58,8 @@ class Limits:
         if name == "video":
             return {"enum": self.handles} if self.several else None
         if name in ("start", "end", "t"):
-            return {"type": "number", "minimum": 0, "maximum": self.last, "multipleOf": 0.1}
+            time = {"type": "number", "minimum": 0, "maximum": self.last, "multipleOf": 0.1}
+            return {"anyOf": [time, {"enum": self.ids}]} if self.ids and name != "t" else time
         if name == "evidence":
             return {"type": "array", "items": {"enum": self.ids}, "minItems": 1, "maxItems": IDS}
         if name == "k":

@@ -1,13 +1,17 @@
 """What an agent knows of its videos: the evidence that it has, and how tools add to it."""
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from ivlite.agent.answer import Evidence, Look, evidence_of
 from ivlite.agent.budget import Budget, Spent
 from ivlite.agent.film import Film, Wrong
+
+TIMES = ("start", "end")  # arguments that may be evidence
+MOMENT = 0.5  # seconds that evidence of a single frame has as a window, at least
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,35 @@ class Case:
         if not 0 < number <= len(self.evidence) or self.evidence[number - 1].id != id:
             raise Wrong(f"there is no evidence {id[:20]}")
         return self.evidence[number - 1]
+
+    def timed(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call with seconds in place of ids of evidence, and with the video that these are of.
+
+        What is no id of that video stays, and is no time.
+        """
+        of = arguments.get("video") or next(iter(self._videos(arguments)), None)
+        named = {"video": of} if self.several and of is not None else {}
+        return dict(arguments) | named | {name: self._time(name, value, of) for name, value in arguments.items()}
+
+    def _videos(self, arguments: Mapping[str, Any]) -> Iterator[str]:
+        """The handles of the videos of evidence that stands for times."""
+        windows = arguments.get("windows")
+        for window in [arguments, *(windows if isinstance(windows, list) else ())]:
+            if isinstance(window, Mapping):
+                yield from (e.video for name in TIMES if (e := self._named(window.get(name))) is not None)
+
+    def _time(self, name: str, value: Any, video: Any) -> Any:
+        if name == "windows" and isinstance(value, list):
+            return [{n: self._time(n, v, video) for n, v in w.items()} if isinstance(w, Mapping) else w for w in value]
+        evidence = self._named(value) if name in TIMES else None
+        if evidence is None or evidence.video != (video or evidence.video):
+            return value
+        return max(evidence.end, evidence.start + MOMENT) if name == "end" else evidence.start
+
+    def _named(self, value: Any) -> Evidence | None:
+        with contextlib.suppress(Wrong):
+            return self.by_id(value) if isinstance(value, str) else None
+        return None
 
     # -------------------------------------------------------------------------------------------- the same again
 

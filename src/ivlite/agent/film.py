@@ -69,6 +69,9 @@ class Film:
 
     def window(self, start: Any = None, end: Any = None) -> tuple[float, float]:
         """(start, end) within the video; None for its start and its end. Raises Wrong."""
+        for time in (start, end):
+            if isinstance(time, str):
+                raise Wrong(f"there is no evidence {time[:20]} of this video")
         begin, finish = 0.0 if start is None else float(start), self.duration if end is None else float(end)
         if not (math.isfinite(begin) and math.isfinite(finish)):
             raise Wrong("a time is not a number")

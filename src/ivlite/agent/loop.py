@@ -129,7 +129,7 @@ class Loop:
             self._repair("that was no call: call one tool")
         fresh = False
         for call in data["calls"]:
-            tool, arguments = self._tool(call["name"]), call["arguments"]
+            tool, arguments = self._tool(call["name"]), self.case.timed(call["arguments"])
             if call["name"] == "finish" and tool is not None:
                 if not (wrong := self._sound(arguments)):
                     return arguments

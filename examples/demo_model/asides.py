@@ -6,6 +6,7 @@ Also what a close look shows: the sign on a shape, and where the shape is.
 from dataclasses import replace
 from itertools import islice
 
+import data
 import film_questions
 import numpy as np
 import play
@@ -20,6 +21,10 @@ from ivlite.agent.search import AGAIN, RATE, SEGMENT
 from ivlite.agent.verify import AROUND, CLOSE
 
 LENGTH = 960  # tokens of a row
+ROWS, BOXES = (
+    0.45,
+    0.6,
+)  # share of rows of close looks; of their questions, those where a sign is: its box is learnt last
 WHERE = [
     "Where is the sign of the {n}?",
     "In which box is the sign of the {n}?",
@@ -29,7 +34,7 @@ WHERE = [
 
 def batch(rng, speaker, config, size, test=False):
     """`size` rows, as `conversations.packed`."""
-    rows = [(close_row if rng.random() < 0.3 else film_row)(rng, speaker, config, test) for _ in range(size)]
+    rows = [(close_row if rng.random() < ROWS else film_row)(rng, speaker, config, test) for _ in range(size)]
     kinds = [(b, n, f"apart-{roll.kind}") for b, (_, rolls) in enumerate(rows) for n, roll in enumerate(rolls, 1)]
     return packed(rng, rows, LENGTH) | {"kinds": kinds}
 
@@ -185,7 +190,7 @@ def close_row(rng, speaker, config, test=False):
 def close(rng, speaker, at, known):
     actors = [a for a in known.source.actors if a.sign]
     actor = actors[int(rng.integers(len(actors)))]
-    t, where = rng.uniform(*actor.shown), rng.random() < 0.4
+    t, where = rng.uniform(*actor.shown), rng.random() < BOXES
     box, roll = box_of(actor, t, known.source.aspect), Roll(speaker, at)
     if where:
         roll.view(shown(known, t, t + 0.2, 1, DETAILS["high"].pixels))
@@ -209,7 +214,6 @@ def close(rng, speaker, at, known):
 
 def box_of(actor, t, aspect):
     """A box of two fifths of the frame around the sign of an actor, in steps of a fifth: [x0, y0, x1, y1] in thousandths."""
-    (x, y), (dx, dy) = (float(v[0]) for v in actor.at(np.array([t]))), world.to_sign(actor)
-    at = x + dx / max(1.0, aspect), y + dy / max(1.0, 1 / aspect)
-    x0, y0 = (200 * min(3, max(0, round((v - 0.2) / 0.2))) for v in at)
+    x, y = (float(v[0]) for v in actor.at(np.array([t])))
+    x0, y0 = (200 * n for n in data.corner(actor, x, y, max(1.0, aspect), max(1.0, 1 / aspect)))
     return [x0, y0, x0 + 400, y0 + 400]

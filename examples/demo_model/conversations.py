@@ -45,7 +45,7 @@ class View:
         actors = self.film.shown(self.times[0], self.times[-1] + 1e-6)
         out = data.answers(self.pairs.reshape(-1, 2), self.marks, (h, w), self.film.aspect, actors)
         if self.box != world.WHOLE:
-            out[:, :3] = out[:, 6] = IGNORE
+            out[:, :3] = out[:, 6:] = IGNORE
         return out
 
     def frames(self, rng):
@@ -145,7 +145,7 @@ def packed(rng, rows, length, start=0):
     parts = [part for listed in sizes.values() for part in listed]
     out["frames"] = [np.concatenate([frames for frames, _, _ in listed]) for listed in sizes.values()]
     out["at"] = np.concatenate([np.zeros(0, np.int64), *(place for _, place, _ in parts)])
-    out["labels"] = np.concatenate([np.zeros((0, 7), np.int64), *(known for _, _, known in parts)])
+    out["labels"] = np.concatenate([np.zeros((0, 9), np.int64), *(known for _, _, known in parts)])
     return out
 
 

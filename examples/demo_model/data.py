@@ -266,13 +266,14 @@ def labels(scene):
 
 
 def answers(pairs, marks, size, aspect, actors):
-    """What the probe and the hint should see in pairs of frames: int (tokens, 7) of colour, shape, motion (0 is nothing), the
-    tens, ones and tenths of the time mark, and whether a shape appears here. IGNORE where that is not known.
+    """What the probe and the hint should see in pairs of frames: int (tokens, 9) of colour, shape, motion (0 is nothing), the
+    tens, ones and tenths of the time mark, whether a shape appears here, and the fifths at which a box around it (around
+    its sign, if it has one) begins, across and down. IGNORE where that is not known.
 
     pairs: (P, 2) seconds; marks: P time marks, or none; size: (h, w) in tokens.
     """
     h, w = size
-    out = np.zeros((len(pairs), h, w, 7), np.int64)
+    out = np.zeros((len(pairs), h, w, 9), np.int64)
     out[..., 3:] = IGNORE
     for p, mark in enumerate(marks):
         tenths = round(10 * float(mark))
@@ -291,11 +292,18 @@ def answers(pairs, marks, size, aspect, actors):
             top, bottom = int(max(0, (y.min() - reach[1]) * h)), int(min(h - 1e-6, (y.max() + reach[1]) * h))
             out[p, top : bottom + 1, left : right + 1, :3] = IGNORE
             motion = 1 + min(world.MOTIONS.index(a.motion), 4) if len(visible) == 2 else IGNORE
-            placed.append(((p, int(y.mean() * h), int(x.mean() * w)), (*names, motion), int(p == seen[0])))
-    for cell, seen, first in placed:
-        out[(*cell, slice(0, 3))] = seen
+            box = corner(a, x.mean(), y.mean(), wide, high)
+            placed.append(((p, int(y.mean() * h), int(x.mean() * w)), (*names, motion), int(p == seen[0]), box))
+    for cell, seen, first, box in placed:
+        out[(*cell, slice(0, 3))], out[(*cell, slice(7, 9))] = seen, box
         out[(*cell, 6)] = first if marks else IGNORE
-    return out.reshape(-1, 7)
+    return out.reshape(-1, 9)
+
+
+def corner(actor, x, y, wide, high):
+    """(across, down) in fifths of a frame: the corner of the box of two fifths around an actor at (x, y), or around its sign."""
+    dx, dy = world.to_sign(actor) if actor.sign else (0.0, 0.0)
+    return tuple(min(3, max(0, round((v - 0.2) / 0.2))) for v in (x + dx / wide, y + dy / high))
 
 
 def batch(rng, speaker, size, stage, test=False):

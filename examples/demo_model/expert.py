@@ -8,7 +8,6 @@ import json
 
 from asides import box_of
 from film_questions import TIMES, plain
-from play import visible
 
 SCORE = 0.5  # of a span, from which it counts as found
 THOUGHTS = {"ground": "I search for it.", "count": "I count the {name}.", "search_text": "I read what is said.",
@@ -107,11 +106,10 @@ class Expert:
         if name not in self.watched:
             return watch(span, WHAT, "high")
         if name not in self.signs:
-            view = self.views[self.watched[name]]
-            seen = visible(view, name)
-            pair = seen[len(seen) // 2] // 2
+            id = self.watched[name]
+            view = self.views[id]
             (actor,) = (a for a in view.film.actors if a.name == name)
-            return "look", {"t": float(view.marks[pair]), "box": box_of(actor, view.pairs[2 * pair], view.film.aspect)}
+            return "look", {"t": id, "box": box_of(actor, (view.times[0] + view.times[-1]) / 2, view.film.aspect)}
         id = self.signs[name]
         return finish(f"{question.truth[:-1]} [{id}].", [shown, {"text": question.truth, "evidence": [id]}])
 

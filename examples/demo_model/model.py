@@ -25,7 +25,14 @@ VISION = {
 }  # fmt: skip
 
 PROBED = [7, 5, 6]  # classes of colour, shape and motion, 0 being nothing
-HINTS = [11, 10, 10, 2]  # classes of tens (10: none), ones and tenths of the time mark, and of being the first
+HINTS = [
+    11,
+    10,
+    10,
+    2,
+    4,
+    4,
+]  # classes of tens (10: none), ones and tenths of the time mark, of being the first, and of corners of boxes
 HINTED = 3
 
 
@@ -262,8 +269,8 @@ class Inner(nn.Module):
 class InternVideo3(nn.Module):
     """The whole model, with heads beside it that only training uses, both over vision tokens.
 
-    probe: colour, shape and motion, of what the tower gives. hint: the digits of the time mark, and whether this is
-    where the shape appears, after HINTED text layers: without it, answers about time come very late.
+    probe: colour, shape and motion, of what the tower gives. hint: the digits of the time mark, whether this is where the
+    shape appears, and the corner of a box around it, after HINTED text layers: without it, answers about time come very late.
     """
 
     def __init__(self):
@@ -312,7 +319,7 @@ class InternVideo3(nn.Module):
         return out
 
     def forward(self, ids, positions, mask, frames, at, rows, before=None):
-        """Logits (rows, vocab) of flat token indexes `rows`, the probe's (tokens, 18) and the hint's (tokens, 33).
+        """Logits (rows, vocab) of flat token indexes `rows`, the probe's (tokens, 18) and the hint's (tokens, 41).
 
         ids (B, T); positions (3, B, T); mask: `Blocks`, bool (B, 1, T, P + T), or None (causal); frames: tensors (2P, H, W, 3), one per size; at:
         flat indexes of the vision tokens, size by size. before: what `recalled` gave for the P tokens before every sequence.

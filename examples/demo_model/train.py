@@ -300,7 +300,7 @@ class Lead:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimiser in self.learners:
             optimiser.step(share_of_rate((step - 1 - first) / (last - first)))
-        self.sums.append((loss.item(), *(r.item() for r in right), *[np.nan] * (8 - len(right) - (stage == 0))))
+        self.sums.append((loss.item(), *(r.item() for r in right), *[np.nan] * (10 - len(right) - (stage == 0))))
         if step % 50 == 0 or step == last:
             self.log(step, stage)
         if step == last and step < self.borders[-1]:
@@ -311,7 +311,9 @@ class Lead:
                 print(f"held out: {held_out(self.model, self.speaker, stage == 2)}", flush=True)
 
     def log(self, step, stage):
-        words = ("tokens", "colors", "shapes", "motions", "tens", "ones", "tenths", "first")[1 if stage == 0 else 0 :]
+        words = ("tokens", "colors", "shapes", "motions", "tens", "ones", "tenths", "first", "across", "down")[
+            1 if stage == 0 else 0 :
+        ]
         pace = (time.time() - self.last) / len(self.sums)
         sums = np.array(self.sums)
         sums = sums[:, ~np.isnan(sums).all(0)]

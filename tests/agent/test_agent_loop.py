@@ -44,7 +44,7 @@ def test_evidence_stands_for_times(demo, clip, apart):
     replies = [
         WATCH,
         call("watch", windows=[{"start": "E2", "end": "E2"}], question="Which colour?", detail="high"),
-        call("look", t=3.0),
+        call("look", t="E2"),
         call("verify", claim="It is blue.", start="E4", end="E4"),
         call("ground", query="a square", end="E2"),
         call("watch", windows=[{"start": "E77", "end": 20.0}], question="Which colour?", detail="mid"),
@@ -54,10 +54,10 @@ def test_evidence_stands_for_times(demo, clip, apart):
         answer, held = agent.ask(ASK), agent.context.session.messages
     calls = [e for e in answer.steps if isinstance(e, Call)]
     assert calls[2].arguments["windows"] == [{"start": 14.0, "end": 16.0}]
-    assert (calls[4].arguments["start"], calls[4].arguments["end"]) == (3.0, 3.5)
+    assert (calls[4].arguments["start"], calls[4].arguments["end"]) == (15.0, 15.5)
     assert calls[5].arguments == {"query": "a square", "end": 16.0}
     _, watched, closer, look, _, scan = answer.evidence
-    assert (closer.start, closer.end) == (watched.start, watched.end) and look.start == 3.0 and scan.end <= 16.0
+    assert (closer.start, closer.end) == (watched.start, watched.end) and look.start == 15.0 and scan.end <= 16.0
     assert results(answer)[-1] == {"error": "there is no evidence E77 of this video"}
     assert any("E2" in str(m.get("tool_calls")) for m in held)  # the conversation has what the model wrote
 
@@ -72,6 +72,7 @@ def test_evidence_tells_its_video(demo, clip, tmp_path):
         assert timed({"windows": [{"start": "E1", "end": "E1"}]})["video"] == "v1"
         assert timed({"video": "v1", "start": "E2", "end": 5}) == {"video": "v1", "start": "E2", "end": 5}
         assert timed({"start": "E1", "end": "E2"}) == {"start": 1.0, "end": "E2", "video": "v1"}
+        assert timed({"t": "E2"}) == {"t": 3.5, "video": "v2"}
         assert timed({"text": "E1", "evidence": ["E1"]}) == {"text": "E1", "evidence": ["E1"]}
         for odd in ({"start": "E9"}, {"start": None}, {"windows": "E1"}, {"windows": [3, {"start": ["E1"]}]}, {}):
             assert timed(odd) == odd
@@ -83,7 +84,7 @@ def test_times_of_a_call_are_numbers_or_evidence_that_exists(demo, clip):
         windows = allowed.narrowed(agent.case, BY_NAME["watch"])["properties"]["windows"]["items"]["properties"]
         number = {"type": "number", "minimum": 0, "maximum": 30.0, "multipleOf": 0.1}
         assert windows == dict.fromkeys(("start", "end"), {"anyOf": [number, {"enum": ["E1"]}]})
-        assert allowed.narrowed(agent.case, BY_NAME["look"])["properties"]["t"] == number
+        assert allowed.narrowed(agent.case, BY_NAME["look"])["properties"]["t"] == windows["start"]
         for value in ({}, ["E1"], True, 1e16, math.nan):
             with pytest.raises(Wrong):
                 fitting(BY_NAME["ground"].parameters, {"query": "x", "start": value})

@@ -59,7 +59,7 @@ class Limits:
             return {"enum": self.handles} if self.several else None
         if name in ("start", "end", "t"):
             time = {"type": "number", "minimum": 0, "maximum": self.last, "multipleOf": 0.1}
-            return {"anyOf": [time, {"enum": self.ids}]} if self.ids and name != "t" else time
+            return {"anyOf": [time, {"enum": self.ids}]} if self.ids else time
         if name == "evidence":
             return {"type": "array", "items": {"enum": self.ids}, "minItems": 1, "maxItems": IDS}
         if name == "k":

@@ -10,7 +10,7 @@ from ivlite.agent.answer import Evidence, Look, evidence_of
 from ivlite.agent.budget import Budget, Spent
 from ivlite.agent.film import Film, Wrong
 
-TIMES = ("start", "end")  # arguments that may be evidence
+TIMES = ("start", "end", "t")  # arguments that may be evidence
 MOMENT = 0.5  # seconds that evidence of a single frame has as a window, at least
 
 
@@ -157,7 +157,8 @@ class Case:
         evidence = self._named(value) if name in TIMES else None
         if evidence is None or evidence.video != (video or evidence.video):
             return value
-        return max(evidence.end, evidence.start + MOMENT) if name == "end" else evidence.start
+        start, end = evidence.start, max(evidence.end, evidence.start + MOMENT)
+        return {"start": start, "end": end, "t": (start + evidence.end) / 2}[name]
 
     def _named(self, value: Any) -> Evidence | None:
         with contextlib.suppress(Wrong):

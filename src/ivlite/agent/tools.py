@@ -1,7 +1,7 @@
 """The tools of the agent: names, descriptions and arguments, as the model reads them. Training uses the same table.
 
-Times are seconds; `start` and `end` also ids of evidence, for where that begins and ends. Videos are handles ("v1"; the only one
-need not be named), and boxes are thousandths of a frame's width and height. No tool takes a path, an address or a command. What a
+Times are seconds, or ids of evidence: as `start` where that begins, as `end` where it ends, as `t` its middle. Videos are handles
+("v1"; the only one need not be named), and boxes are thousandths of a frame's width and height. No tool takes a path, an address or a command. What a
 call may say at a step, such as the ids that exist, is narrower than its schema here: see `agent.allowed`.
 """
 
@@ -66,7 +66,7 @@ TOOLS = (
         question=TEXT, detail={"enum": list(DETAILS)}, **VIDEO,
     ),
     _tool("look", looks.look, "One frame in full detail, or a box of it: x0, y0, x1, y1 from 0 to 1000.", ["t"],
-          t={"type": "number"}, box={"type": "array", "items": {"type": "integer"}}, **VIDEO),
+          t=TIME, box={"type": "array", "items": {"type": "integer"}}, **VIDEO),
     _tool("count", search.count, "How often something is seen, and when, each time once.", ["query"], query=TEXT, **SPAN, **VIDEO),
     _tool("verify", verify.verify, "How probable a statement is, by the frames of a window.", ["claim", "start", "end"],
           claim=TEXT, **SPAN, **VIDEO),

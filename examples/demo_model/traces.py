@@ -25,6 +25,7 @@ LENGTH = 1280  # tokens of a row, those of the instructions apart
 FRAMES = 60000  # that a question may take
 OPENED = 0.3  # share of rows that show only how conversations open
 OPENINGS = 16  # in such a row, or in what another one leaves, at most
+SECOND = 0.6  # share of openings with the second call, which tells questions about a found thing apart
 QUIET = 0.65  # share of films of which few lines are left, so that a row holds more conversations
 THINKING = 96  # tokens of thought before a call, in some of the conversations
 
@@ -47,15 +48,15 @@ def played(rng, known, questions, reader, thinking=0):
     return oracle.turns, answers, context.messages
 
 
-def opening(rng, known, question, reader):
-    """The first turn alone of an agent that is asked a question."""
+def opening(rng, known, question, reader, count=1):
+    """The first turns alone, `count` of them or all, of an agent that is asked a question."""
     oracle = Oracle(known.config, reader, rng)
     case, table = Case(oracle, [known], known.subtitles), tools()
     oracle.question = question
     loop = Loop(case, Context(case, signatures(table.values()), lambda sentence: None), Record(), table)
     with contextlib.closing(loop.events(question.text, Budget(frames=FRAMES, thinking=0), True)) as events:
-        next(event for event in events if oracle.turns)
-    return oracle.turns[0]
+        next((event for event in events if len(oracle.turns) >= count), None)
+    return oracle.turns[:count]
 
 
 # ------------------------------------------------------------------------------------------------ sequences
@@ -69,7 +70,8 @@ def batch(rng, speaker, config, size, test=False):
         if not test and rng.random() < QUIET:
             film.cues = few(rng, film)
         known = play.Known(film, config)
-        instructions, glance, _ = parted(opening(rng, known, asked(rng, known.source, test)[0], reader(speaker)).given)
+        (turn,) = opening(rng, known, asked(rng, known.source, test)[0], reader(speaker))
+        instructions, glance, _ = parted(turn.given)
         shared = glanced(speaker, glance)
         only = not test and rng.random() < OPENED
         found = [] if only else whole(rng, speaker, known, shared, test)
@@ -95,12 +97,12 @@ def whole(rng, speaker, known, shared, test):
 
 
 def openings(rng, speaker, known, shared, found, test):
-    """[(kind, Roll)] of questions with the first call alone, in what is left of a row: what is asked is learnt from few tokens."""
+    """[(kind, Roll)] of questions with the first call or two alone, in what is left of a row: what is asked is learnt from few tokens."""
     out, left = [], LENGTH - len(shared.ids) - sum(len(roll.ids) for _, roll in found)
     while len(out) < OPENINGS:
-        turn = opening(rng, known, asked(rng, known.source, test)[0], reader(speaker))
-        turn.given = parted(turn.given)[2]
-        roll = rolled(speaker, [turn], shared.at)
+        turns = opening(rng, known, asked(rng, known.source, test)[0], reader(speaker), 1 + int(rng.random() < SECOND))
+        turns[0].given = parted(turns[0].given)[2]
+        roll = rolled(speaker, turns, shared.at)
         if len(roll.ids) > left:
             break
         out.append(("agent-opening", roll))

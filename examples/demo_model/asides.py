@@ -21,10 +21,8 @@ from ivlite.agent.search import AGAIN, RATE, SEGMENT
 from ivlite.agent.verify import AROUND, CLOSE
 
 LENGTH = 960  # tokens of a row
-ROWS, BOXES = (
-    0.45,
-    0.6,
-)  # share of rows of close looks; of their questions, those where a sign is: its box is learnt last
+ROWS = 0.45  # share of rows of close looks
+BOXES = 0.6  # of their questions, those where a sign is: its box is learnt last
 WHERE = [
     "Where is the sign of the {n}?",
     "In which box is the sign of the {n}?",

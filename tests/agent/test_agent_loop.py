@@ -11,7 +11,7 @@ from ivlite.agent.act import fitting
 from ivlite.agent.answer import Answered, Call, Remark, Said, event_data, event_of
 from ivlite.agent.film import Wrong
 from ivlite.agent.record import Record
-from ivlite.agent.tools import BY_NAME
+from ivlite.agent.tools import BY_NAME, TOOLS, Tool
 from ivlite.errors import UsageError
 from ivlite.stop import Stop, current
 
@@ -60,6 +60,21 @@ def test_evidence_stands_for_times(demo, clip, apart):
     assert (closer.start, closer.end) == (watched.start, watched.end) and look.start == 15.0 and scan.end <= 16.0
     assert results(answer)[-1] == {"error": "there is no evidence E77 of this video"}
     assert any("E2" in str(m.get("tool_calls")) for m in held)  # the conversation has what the model wrote
+
+
+def test_other_programs_get_what_the_model_wrote(demo, clip):
+    got = []
+    own = Tool(
+        "lookup",
+        "Looks it up.",
+        {"type": "object", "properties": {}},
+        external=True,
+        answer=lambda a: got.append(a) or "no",
+    )
+    replies = [call("lookup", start="E1", t="E1"), finish()]
+    with Scripted(demo, [clip], replies, tools=[*TOOLS, own], verify=False) as agent:
+        agent.ask(ASK)
+    assert got == [{"start": "E1", "t": "E1"}]
 
 
 def test_evidence_tells_its_video(demo, clip, tmp_path):

@@ -225,16 +225,16 @@ def failed(error, verbose):
     if isinstance(error, OSError) and any(error.errno in numbers for numbers, _ in WRITING):
         say("error", f"{f'{error.filename}: ' if error.filename else ''}{reason(error, WRITING)}")
         return DiskError.exit_code
-    if isinstance(error, ImportError | AttributeError | TypeError):
-        from ivlite.cli.packages import wanting
-
-        if wanted := wanting():  # what is missing in an older version shows anywhere
-            say("error", wanted[0])
-            return UsageError.exit_code
     if verbose:
         import traceback
 
         traceback.print_exception(error)
+    if isinstance(error, ImportError | AttributeError | TypeError):
+        from ivlite.cli.packages import wanting
+
+        if wanted := wanting():  # what is missing in an older version shows anywhere
+            say("error", f"{wanted[0]} ({type(error).__name__}: {sentence(error, 200)})")
+            return UsageError.exit_code
     more = "" if verbose else "; run it again with --verbose to see where, and report it"
     say("error", f"this is a defect of ivlite ({type(error).__name__}: {sentence(error, 300)}){more}")
     return 1

@@ -273,9 +273,8 @@ def _plain(path: str) -> sqlite3.Connection:
 def _made(path: str) -> tuple[int, int] | None:
     """The identity of a file, which is made for its owner only if it is missing: it tells what was watched and asked."""
     try:
-        os.mknod(
-            path, 0o600
-        )  # opens nothing: closing the file would drop the locks that this process's other threads have on it
+        # opens nothing: closing the file would drop the locks that this process's other threads have on it
+        os.mknod(path, 0o600)
     except FileExistsError:
         pass
     except OSError:  # not for everybody on every system

@@ -207,7 +207,7 @@ def test_instructions_in_text_are_data(demo, clip):
     assert len(lines[1]["text"]) <= 400
     added = demo.tokenizer.added
     assert ids.count(added["</tool_response>"]) == ids.count(added["<tool_response>"]) == 1
-    assert [m["role"] for m in agent.context.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert [m["role"] for m in agent.context.messages] == ["system", "user", "assistant", "tool", "user", "assistant"]
 
 
 def test_tools_take_no_paths(demo):

@@ -9,6 +9,7 @@ from agent_scripts import Scripted, call, film, finish, kept, kinds, results, un
 from ivlite.agent import Agent, Budget, allowed
 from ivlite.agent.act import fitting
 from ivlite.agent.answer import Answered, Call, Remark, Said, event_data, event_of
+from ivlite.agent.case import Line, NoTexts
 from ivlite.agent.film import Wrong
 from ivlite.agent.record import Record
 from ivlite.agent.tools import BY_NAME, TOOLS, Tool
@@ -60,6 +61,36 @@ def test_evidence_stands_for_times(demo, clip, apart):
     assert (closer.start, closer.end) == (watched.start, watched.end) and look.start == 15.0 and scan.end <= 16.0
     assert results(answer)[-1] == {"error": "there is no evidence E77 of this video"}
     assert any("E2" in str(m.get("tool_calls")) for m in held)  # the conversation has what the model wrote
+
+
+def test_the_question_is_said_again_behind_what_tools_return(demo, clip):
+    """Once in each round, by the user, cut where it is long; not behind the question itself."""
+    steps = [
+        call("watch", windows=[{"start": 3.0, "end": 6.0}], question="?", detail="low"),
+        call("nothing"),
+        "no call",
+        finish(),
+    ]
+    for question, said in (("Which way\ndoes it go?", "Which way does it go?"), ("why " * 300, "why " * 99 + "why…")):
+        with Scripted(demo, [clip], steps, verify=False) as agent:
+            agent.ask(question)
+        roles = ["".join(m["role"][0] for m in messages) for messages in agent.seen]
+        assert roles == ["su", "tu", "tu", "tu"]
+        assert [messages[-1]["content"] for messages in agent.seen[1:]] == [f"The question: {said}"] * 3
+
+
+def test_lines_that_match_far_worse_than_the_best_are_left_out(demo, clip):
+    class Texts(NoTexts):
+        def count(self, film):
+            return 3
+
+        def search(self, query, film, start, end, k):
+            lines = {"a white cross": 0.5, "a white wall": 0.25, "thank you": 0.24, "of a note": None}
+            return [Line(3.0, 4.0, text, score=score) for text, score in lines.items()]
+
+    with Scripted(demo, [clip], [finish()], texts=Texts(), verify=False) as agent:
+        lines = results(agent.ask(ASK))[1]
+    assert [line["text"] for line in lines] == ["a white cross", "a white wall", "of a note"]
 
 
 def test_other_programs_get_what_the_model_wrote(demo, clip):
@@ -348,7 +379,7 @@ def test_old_looks_are_folded_when_the_context_is_nearly_full(demo, clip):
     with Scripted(
         demo, [clip], [*windows, finish("Blue [E3].", ["E3"])], budget=Budget(rounds=20), verify=False
     ) as agent:
-        agent.context.room = lambda: 4760
+        agent.context.room = lambda: 4960
         answer = agent.ask(ASK)
         held = agent.context.session.messages
     folds = [e.text for e in answer.steps if isinstance(e, Remark) and "nearly full" in e.text]

@@ -36,6 +36,21 @@ def test_what_is_typed_is_found(full, query, first):
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 
 
+def test_rare_words_count_more_and_the_end_of_a_sentence_is_no_part_of_a_word(library, clip):
+    """A question is full of words that every text has."""
+    common = ["do you see the one who comes to the lake"] * 30
+    library.add_texts(
+        library.add_video(clip()), "subtitle", cues(*common, "a white cross", *common, "C++ or C"), "a.srt"
+    )
+    hits = library.search("Which one do you see in the lake: the (white) cross?")
+    assert hits[0].text == "a white cross" and hits[0].score > 1.2 * hits[1].score
+    assert [hit.text for hit in library.search("What is C++?", k=1)] == ["C++ or C"]
+    assert library.search("the lake", k=1)[0].score == 1.0
+    assert (
+        library.search(" ".join(f'"{" ".join("abcdefgh" * 8)}"' for _ in range(40))) == []
+    )  # more words than SQLite binds
+
+
 @pytest.mark.parametrize(
     "query",
     [

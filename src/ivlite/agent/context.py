@@ -41,6 +41,11 @@ class Context:
         """Adds messages that the next reply follows."""
         self.waiting += messages
 
+    def remind(self, text: str) -> None:
+        """Adds a text of the user behind results of tools; nothing behind what the user said."""
+        if self.waiting and self.waiting[-1]["role"] == "tool":
+            self.say({"role": "user", "content": text})
+
     # -------------------------------------------------------------------------------------------- replies
 
     def ready(self) -> int:

@@ -33,7 +33,7 @@ class Loop:
         self.case, self.context, self.record, self.tools = case, context, record, tools
         self.verifying, self.run = verifying, run
         self.steps: list[Event] = []
-        self.answer = Answer("")
+        self.question, self.answer = "", Answer("")
         self.due = ""  # why only the answer is asked for now
 
     @property
@@ -42,7 +42,7 @@ class Loop:
 
     def events(self, question: str, budget: Budget, first: bool) -> Iterator[Event]:
         """The events of the run; the last one is Answered. first: the videos were not shown yet."""
-        self.case.spent = Spent(budget)
+        self.case.spent, self.question = Spent(budget), question
         yield from self._remarks()  # about the videos
         try:
             for event in self._work(question, first):
@@ -155,6 +155,7 @@ class Loop:
 
     def _reply(self) -> dict[str, Any]:
         """A reply of the model as plain data: of this step, or of an earlier process."""
+        self.context.remind(say.again(self.question))
         data = self.record.known("reply")
         if data is not None:
             self.context.told(data)

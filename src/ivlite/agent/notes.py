@@ -1,15 +1,16 @@
 """Tools without frames: lines of text, notes, questions to the person who asked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ivlite.agent import say
-from ivlite.agent.case import Case, Found
+from ivlite.agent.case import Case, Found, Line
 from ivlite.agent.film import Film, Wrong
 
 LINES = 10  # of text that one search returns, at most
 USUAL = 5
 LONGEST = 400  # characters of a line
+RELEVANT = 0.5  # of the best score, below which a line is left out: it shares but the common words of a query
 
 
 def search_text(case: Case, arguments: Mapping[str, Any]) -> Found:
@@ -24,7 +25,7 @@ def search_text(case: Case, arguments: Mapping[str, Any]) -> Found:
         {(e.start, e.end, e.text): e for e in case.evidence if e.video == film.handle and e.kind != "frames"},
     )
     new = []
-    for line in case.texts.search(str(arguments.get("query") or ""), film, start, end, most):
+    for line in relevant(case.texts.search(str(arguments.get("query") or ""), film, start, end, most)):
         a, b = inside(film, line.start, line.end)
         text = " ".join(line.text.split())[:LONGEST]
         evidence = before.get((round(a, 3), round(b, 3), text))
@@ -34,6 +35,12 @@ def search_text(case: Case, arguments: Mapping[str, Any]) -> Found:
             new.append(evidence)
         found.append(evidence)
     return Found(say.lines(found, case.several), evidence=tuple(new), known=not new)
+
+
+def relevant(lines: Sequence[Line]) -> list[Line]:
+    """The lines, best first, without those that match far worse than the best one."""
+    best = max((line.score or 0.0 for line in lines), default=0.0)
+    return [line for line in lines if line.score is None or line.score >= RELEVANT * best]
 
 
 def inside(film: Film, start: float, end: float) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from typing import Any
 from ivlite.errors import UsageError
 
 Step = tuple[str, dict[str, Any]]  # kind, plain data
-FORM = 1  # of the steps
+FORM = 2  # of the steps
 
 
 class Record:

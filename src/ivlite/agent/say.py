@@ -28,6 +28,9 @@ SHOWN = 'Does the video show this: "{query}"\nAnswer Yes or No.'
 YES, NO = "Yes", "No"
 
 
+QUESTION = 400  # characters of a question that is said again, at most
+
+
 def compact(data: Any) -> str:
     """JSON text as the model reads and writes it."""
     return json.dumps(data, ensure_ascii=False)
@@ -102,6 +105,12 @@ def noted(evidence: Evidence) -> str:
 def known(ids: Sequence[str]) -> str:
     """Instead of doing the same again."""
     return compact({"known": list(ids)})
+
+
+def again(question: str) -> str:
+    """The question once more, after what tools returned: what is wanted stands where the next step is decided."""
+    text = " ".join(question.split())
+    return f"The question: {text if len(text) <= QUESTION else text[: QUESTION - 1] + '…'}"
 
 
 def ids_in(text: str) -> list[str]:

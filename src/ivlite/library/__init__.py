@@ -276,7 +276,8 @@ class Library:
                kinds: Iterable[str] | None = None, k: int = 10) -> list[Hit]:  # fmt: skip
         """The k texts that match a query best: all of its words, else substrings, else some of them.
 
-        A query is words; several in double quotes are one. Nothing in it is an operator. videos: ids (None: all). start, end:
+        A query is words; several in double quotes are one. Nothing in it is an operator. A word that few texts hold counts more
+        than one that many hold. videos: ids (None: all). start, end:
         seconds; texts that overlap them. kinds: of KINDS. Raises UsageError.
         """
         if not isinstance(query, str):
@@ -291,7 +292,7 @@ class Library:
         kinds = None if kinds is None else [_kind(kind) for kind in kinds]
         where = Where.of([video], start, end, kinds)
         sql = f"SELECT id, video, kind, start, finish, body FROM text WHERE 1{where.sql} ORDER BY start, id LIMIT ?"
-        return self._database.rows(sql, (*where.values, most), partial(scored, ()))
+        return self._database.rows(sql, (*where.values, most), partial(scored, {}))
 
     def count(self, video: int, kind: str | None = None) -> int:
         """The number of texts of a video."""

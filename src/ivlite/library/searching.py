@@ -1,8 +1,9 @@
 """Searches of texts: words first, then substrings, then single characters. What a person types is never a query language."""
 
+import math
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,6 +16,9 @@ TERM = re.compile(r'"([^"]+)"|([^\s"]+)')
 UNSPACED = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
+ENDS = "?!.,;:…()[]{}'\"“”„‘’«»¿¡。、，？！"  # of a word in a sentence, and no part of it
+MOST_WORDS = 500  # of a query, that are counted
+LEAST = 0.1  # weight of a term, however common
 SUBSTRING, PARTLY = 0.8, 0.7  # scores of a term within a word, and of parts of a term without spaces
 GRAM = 3  # characters of an entry of the substring index
 LIKE = "text.body LIKE ? ESCAPE '\\'"
@@ -75,7 +79,7 @@ def folded(text: str) -> str:
 def terms(query: str) -> list[str]:
     """The words of a query; several in quotes are one."""
     found = [
-        " ".join((phrase or word).split())[:LONGEST]
+        " ".join((phrase or word.strip(ENDS) or word).split())[:LONGEST]
         for phrase, word in TERM.findall(clean(query)[: MOST_TERMS * LONGEST])
     ]
     return list(dict.fromkeys(term for term in found if term))[:MOST_TERMS]
@@ -86,7 +90,7 @@ def search(database: Database, query: str, where: Where, k: int) -> list[Hit]:
     wanted = terms(query)
     if not wanted or k < 1:
         return []
-    marks, hits = [mark for term in wanted if (mark := folded(term))], dict[int, Hit]()
+    marks, hits = weights(database, [mark for term in wanted if (mark := folded(term))]), dict[int, Hit]()
     for stage in stages(wanted, database.indexes):
         columns = "text.id, text.video, text.kind, text.start, text.finish, text.body"
         sql = f"SELECT {columns} FROM {stage.sql}{where.sql} ORDER BY {stage.order} LIMIT ?"
@@ -98,7 +102,21 @@ def search(database: Database, query: str, where: Where, k: int) -> list[Hit]:
     return sorted(hits.values(), key=lambda hit: (-hit.score, phrase not in folded(hit.text), order[hit.id]))[:k]
 
 
-def scored(marks: Sequence[str], id: int, video: int, kind: str, start: float, end: float, body: str) -> Hit:
+def weights(database: Database, marks: Iterable[str]) -> dict[str, float]:
+    """What each folded term counts: the rarer its rarest word is in the library, the more (the inverse document frequency)."""
+    words = {mark: re.findall(r"[^\W_]+", mark) for mark in marks}
+    if "words" not in database.indexes:
+        return dict.fromkeys(words, 1.0)
+    database.rows("CREATE VIRTUAL TABLE IF NOT EXISTS temp.vocabulary USING fts5vocab('main', 'words', 'row')")
+    every = list(dict.fromkeys(word for listed in words.values() for word in listed))[:MOST_WORDS]
+    sql = f"SELECT term, doc FROM temp.vocabulary WHERE term IN ({', '.join('?' * len(every))})"
+    known = dict(database.rows(sql, every))
+    ((total,),) = database.rows("SELECT count(*) FROM text")
+    rarest = {mark: min((known.get(word, 0) for word in listed), default=0) for mark, listed in words.items()}
+    return {mark: max(LEAST, math.log((total + 1) / (count + 0.5))) for mark, count in rarest.items()}
+
+
+def scored(marks: Mapping[str, float], id: int, video: int, kind: str, start: float, end: float, body: str) -> Hit:
     return Hit(id, video, kind, float(start), float(end), body, score(body, marks))
 
 
@@ -153,12 +171,12 @@ def pieces(term: str, size: int) -> list[str]:
     return [run[i : i + size] for run in runs if len(run) > size for i in range(len(run) - size + 1)]
 
 
-def score(text: str, marks: Sequence[str]) -> float:
-    """How much of the folded terms a text holds, 0 to 1: a word counts whole, a part of one less."""
+def score(text: str, marks: Mapping[str, float]) -> float:
+    """How much of the folded terms a text holds, 0 to 1, each by its weight: a word counts whole, a part of one less."""
     if not marks:
         return 1.0
     text = folded(text)
-    return round(sum(_found(text, mark) for mark in marks) / len(marks), 4)
+    return round(sum(weight * _found(text, mark) for mark, weight in marks.items()) / sum(marks.values()), 4)
 
 
 def _found(text: str, mark: str) -> float:

@@ -16,13 +16,13 @@ from films import new_film
 from questions import moves
 
 from ivlite.agent import say
-from ivlite.agent.film import DETAILS
 from ivlite.agent.search import AGAIN, RATE, SEGMENT
 from ivlite.agent.verify import AROUND, CLOSE
 
 LENGTH = 960  # tokens of a row
 ROWS = 0.45  # share of rows of close looks
 BOXES = 0.6  # of their questions, those where a sign is: its box is learnt last
+EXACT = 0.5  # share of looks at a sign in the box that the expert would take
 WHERE = [
     "Where is the sign of the {n}?",
     "In which box is the sign of the {n}?",
@@ -185,18 +185,18 @@ def close_row(rng, speaker, config, test=False):
     return filled(shared, [close(rng, speaker, shared.at, known) for _ in range(20)], LENGTH)
 
 
-def close(rng, speaker, at, known):
+def close(rng, speaker, start, known):
     actors = [a for a in known.source.actors if a.sign]
     actor = actors[int(rng.integers(len(actors)))]
-    t, where = rng.uniform(*actor.shown), rng.random() < BOXES
-    box, roll = box_of(actor, t, known.source.aspect), Roll(speaker, at)
+    where, roll = rng.random() < BOXES, Roll(speaker, start)
+    t, whole = known.frame(rng.uniform(*actor.shown))
     if where:
-        roll.view(shown(known, t, t + 0.2, 1, DETAILS["high"].pixels))
+        roll.view(play.view(known, whole))
         roll.question(str(rng.choice(WHERE)).format(n=actor.name))
-        roll.answer(str(box))
+        roll.answer(str(box_of(actor, t, known.source.aspect)))
         roll.kind = "box"
         return roll.done()
-    view = play.view(known, known.frame(t, box)[1])
+    view = play.view(known, known.frame(t, beside(rng, actor, t, known.source.aspect))[1])
     roll.kind = "sign"
     roll.view(view)
     if rng.random() < 0.3:
@@ -212,6 +212,31 @@ def close(rng, speaker, at, known):
 
 def box_of(actor, t, aspect):
     """A box of two fifths of the frame around the sign of an actor, in steps of a fifth: [x0, y0, x1, y1] in thousandths."""
-    x, y = (float(v[0]) for v in actor.at(np.array([t])))
-    x0, y0 = (200 * n for n in data.corner(actor, x, y, max(1.0, aspect), max(1.0, 1 / aspect)))
-    return [x0, y0, x0 + 400, y0 + 400]
+    return boxed(*data.corner(actor, *at(actor, t), *sides(aspect)))
+
+
+def beside(rng, actor, t, aspect):
+    """That box, or another one that holds the sign: the model itself is a fifth off now and then."""
+    x, y = data.place(actor, *at(actor, t), *sides(aspect))
+    across, down = (
+        [n for n in range(4) if n / 5 + room < v < n / 5 + 0.4 - room]
+        for v, room in ((x, world.SIGN / sides(aspect)[0]), (y, world.SIGN / sides(aspect)[1]))
+    )
+    if rng.random() < EXACT or not across or not down:
+        return box_of(actor, t, aspect)
+    return boxed(int(rng.choice(across)), int(rng.choice(down)))
+
+
+def at(actor, t):
+    """(x, y) of an actor, in shares of the frame."""
+    return (float(v[0]) for v in actor.at(np.array([t])))
+
+
+def sides(aspect):
+    """(width, height) of a frame, the shorter side being 1."""
+    return max(1.0, aspect), max(1.0, 1 / aspect)
+
+
+def boxed(across, down):
+    """The box that begins at these fifths."""
+    return [200 * across, 200 * down, 200 * across + 400, 200 * down + 400]

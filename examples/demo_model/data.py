@@ -302,8 +302,13 @@ def answers(pairs, marks, size, aspect, actors):
 
 def corner(actor, x, y, wide, high):
     """(across, down) in fifths of a frame: the corner of the box of two fifths around an actor at (x, y), or around its sign."""
+    return tuple(min(3, max(0, round((v - 0.2) / 0.2))) for v in place(actor, x, y, wide, high))
+
+
+def place(actor, x, y, wide, high):
+    """(x, y) of the sign of an actor at (x, y), or of the actor itself where it has none."""
     dx, dy = world.to_sign(actor) if actor.sign else (0.0, 0.0)
-    return tuple(min(3, max(0, round((v - 0.2) / 0.2))) for v in (x + dx / wide, y + dy / high))
+    return x + dx / wide, y + dy / high
 
 
 def batch(rng, speaker, size, stage, test=False):

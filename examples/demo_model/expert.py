@@ -24,8 +24,8 @@ class Expert:
         self.counts = {}  # name -> (id of the search, its spans)
         self.lines, self.searched = [], set()  # of subtitles that were read; words that were searched for
         self.watched = {}  # name or words -> id of frames that the conversation holds
-        self.views = {}  # id -> its View
-        self.signs = {}  # name -> id of a look at its sign
+        self.views = {}  # id of a look -> its View
+        self.looked, self.signs = {}, {}  # name -> id of a look at the whole frame, and of one at its sign
 
     def act(self, question):
         """(tool, arguments) of the next step."""
@@ -48,12 +48,11 @@ class Expert:
             self.lines += data if isinstance(data, list) else []
             self.searched.add(arguments["query"])
         elif tool == "watch":
-            id = data["known"][0] if "known" in data else data["id"]
-            if views:
-                self.views[id] = views[0]
-            self.watched[question.names[0]] = id
+            self.watched[question.names[0]] = data["known"][0] if "known" in data else data["id"]
         elif tool == "look":
-            self.signs[question.names[0]] = data["id"]
+            looks = self.signs if "box" in arguments else self.looked
+            looks[question.names[0]] = data["id"]
+            self.views[data["id"]] = views[0]
 
     def thought(self, question, tool):
         """What it thinks before a call."""
@@ -103,13 +102,14 @@ class Expert:
         return finish(f"The {name} comes {word} [{span['id']}][{found['id']}].", claims)
 
     def sign(self, question, name, span, shown):
-        if name not in self.watched:
-            return watch(span, WHAT, "high")
+        """One whole frame first: a box is read from one place, of one moment."""
+        if name not in self.looked:
+            return "look", {"t": span["id"]}
         if name not in self.signs:
-            id = self.watched[name]
+            id = self.looked[name]
             view = self.views[id]
             (actor,) = (a for a in view.film.actors if a.name == name)
-            return "look", {"t": id, "box": box_of(actor, (view.times[0] + view.times[-1]) / 2, view.film.aspect)}
+            return "look", {"t": id, "box": box_of(actor, view.times[0], view.film.aspect)}
         id = self.signs[name]
         return finish(f"{question.truth[:-1]} [{id}].", [shown, {"text": question.truth, "evidence": [id]}])
 

@@ -1,6 +1,7 @@
 """Conversations of the agent as training shows them: the product's loop and tools, played by an expert that is right."""
 
 import contextlib
+from dataclasses import replace
 from functools import cache
 
 import asides
@@ -13,9 +14,11 @@ from films import new_film
 from oracle import Oracle, rolled
 from vocabulary import extended
 
+from ivlite.agent import looks
 from ivlite.agent.budget import Budget
 from ivlite.agent.case import Case
 from ivlite.agent.context import Context
+from ivlite.agent.film import OVERVIEW
 from ivlite.agent.loop import Loop
 from ivlite.agent.record import Record
 from ivlite.agent.tools import TOOLS, signatures
@@ -23,9 +26,13 @@ from ivlite.gguf.tokenizer import Tokenizer as Reader
 
 LENGTH = 1280  # tokens of a row, those of the instructions apart
 FRAMES = 60000  # that a question may take
-OPENED = 0.3  # share of rows that show only how conversations open
+GLANCES, GLANCED = (
+    (2, 9),
+    0.35,
+)  # frames of a film at a glance, so that a row holds more conversations; share of rows with all of them
+OPENED = 0.2  # share of rows that show only how conversations open
 OPENINGS = 16  # in such a row, or in what another one leaves, at most
-SECOND = 0.6  # share of openings with the second call, which tells questions about a found thing apart
+SECOND = 0.8  # share of openings with the second call, which tells questions about a found thing apart
 QUIET = 0.65  # share of films of which few lines are left, so that a row holds more conversations
 THINKING = 96  # tokens of thought before a call, in some of the conversations
 
@@ -70,15 +77,26 @@ def batch(rng, speaker, config, size, test=False):
         if not test and rng.random() < QUIET:
             film.cues = few(rng, film)
         known = play.Known(film, config)
-        (turn,) = opening(rng, known, asked(rng, known.source, test)[0], reader(speaker))
-        instructions, glance, _ = parted(turn.given)
-        shared = glanced(speaker, glance)
-        only = not test and rng.random() < OPENED
-        found = [] if only else whole(rng, speaker, known, shared, test)
-        found += openings(rng, speaker, known, shared, found, test)
+        with glance_of(OVERVIEW.frames if test or rng.random() < GLANCED else int(rng.integers(*GLANCES))):
+            (turn,) = opening(rng, known, asked(rng, known.source, test)[0], reader(speaker))
+            instructions, glance, _ = parted(turn.given)
+            shared = glanced(speaker, glance)
+            only = not test and rng.random() < OPENED
+            found = [] if only else whole(rng, speaker, known, shared, test)
+            found += openings(rng, speaker, known, shared, found, test)
         kinds += [(b, number, kind) for number, (kind, _) in enumerate(found, 1)]
         rows.append((shared, [roll for _, roll in found]))
     return finished(rng, rows, speaker.encode("".join(instructions)), kinds)
+
+
+@contextlib.contextmanager
+def glance_of(frames):
+    """Within it, a film at a glance has so many frames."""
+    looks.OVERVIEW = replace(OVERVIEW, frames=frames)
+    try:
+        yield
+    finally:
+        looks.OVERVIEW = OVERVIEW
 
 
 def whole(rng, speaker, known, shared, test):

@@ -22,6 +22,7 @@ import world
 from PIL import Image
 
 import ivlite
+from ivlite.agent import Budget
 from ivlite.agent.tools import ZOOM
 
 SEED = 99
@@ -232,7 +233,12 @@ def main():
     add("--films", type=int, default=60, help="with --agent: seven questions about each")
     add("--follow", type=int, default=1, help="with --agent: to how many of these another question follows")
     add("--passes", action=argparse.BooleanOptionalAction, default=True, help="with --agent: one pass, too")
-    add("--thinking", type=int, default=0, help="with --agent: tokens of thought before each call")
+    add(
+        "--thinking",
+        type=int,
+        default=Budget().thinking,
+        help="with --agent: tokens of thought before each call (default: %(default)s)",
+    )
     args = parser.parse_args()
     if args.agent:
         return evaluate_agent.report(args)

@@ -34,7 +34,7 @@ OPENED = 0.2  # share of rows that show only how conversations open
 OPENINGS = 16  # in such a row, or in what another one leaves, at most
 SECOND = 0.8  # share of openings with the second call, which tells questions about a found thing apart
 QUIET = 0.65  # share of films of which few lines are left, so that a row holds more conversations
-THINKING = 96  # tokens of thought before a call, in some of the conversations
+THINKING, THOUGHTFUL = Budget().thinking, 0.5  # tokens of thought before a call; share of conversations with any
 
 
 def tools():
@@ -55,13 +55,13 @@ def played(rng, known, questions, reader, thinking=0):
     return oracle.turns, answers, context.messages
 
 
-def opening(rng, known, question, reader, count=1):
+def opening(rng, known, question, reader, count=1, thinking=0):
     """The first turns alone, `count` of them or all, of an agent that is asked a question."""
     oracle = Oracle(known.config, reader, rng)
     case, table = Case(oracle, [known], known.subtitles), tools()
     oracle.question = question
     loop = Loop(case, Context(case, signatures(table.values()), lambda sentence: None), Record(), table)
-    with contextlib.closing(loop.events(question.text, Budget(frames=FRAMES, thinking=0), True)) as events:
+    with contextlib.closing(loop.events(question.text, Budget(frames=FRAMES, thinking=thinking), True)) as events:
         next((event for event in events if len(oracle.turns) >= count), None)
     return oracle.turns[:count]
 
@@ -104,7 +104,7 @@ def whole(rng, speaker, known, shared, test):
     found, left = [], LENGTH - len(shared.ids)
     while True:
         listed = asked(rng, known.source, test)
-        turns, _, _ = played(rng, known, listed, reader(speaker), THINKING * (rng.random() < 0.2))
+        turns, _, _ = played(rng, known, listed, reader(speaker), thoughts(rng))
         turns[0].given = parted(turns[0].given)[2]
         roll = rolled(speaker, turns, shared.at)
         if len(roll.ids) <= left:
@@ -118,7 +118,8 @@ def openings(rng, speaker, known, shared, found, test):
     """[(kind, Roll)] of questions with the first call or two alone, in what is left of a row: what is asked is learnt from few tokens."""
     out, left = [], LENGTH - len(shared.ids) - sum(len(roll.ids) for _, roll in found)
     while len(out) < OPENINGS:
-        turns = opening(rng, known, asked(rng, known.source, test)[0], reader(speaker), 1 + int(rng.random() < SECOND))
+        question, count = asked(rng, known.source, test)[0], 1 + int(rng.random() < SECOND)
+        turns = opening(rng, known, question, reader(speaker), count, thoughts(rng))
         turns[0].given = parted(turns[0].given)[2]
         roll = rolled(speaker, turns, shared.at)
         if len(roll.ids) > left:
@@ -126,6 +127,11 @@ def openings(rng, speaker, known, shared, found, test):
         out.append(("agent-opening", roll))
         left -= len(roll.ids)
     return out
+
+
+def thoughts(rng):
+    """Tokens of thought in a conversation."""
+    return THINKING * int(rng.random() < THOUGHTFUL)
 
 
 def few(rng, film):

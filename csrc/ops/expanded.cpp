@@ -185,15 +185,30 @@ std::vector<float> balance_of(const InHeads& q, const Means& means) {
   return out;
 }
 
+// Sums and differences of two runs of `half` numbers.
+void butterfly(float* __restrict a, float* __restrict b, int64_t half) {
+  for (int64_t j = 0; j < half; j++) {
+    const float x = a[j], y = b[j];
+    a[j] = x + y, b[j] = x - y;
+  }
+}
+
+// The first three steps of `spread`, of eight numbers: they stay in registers.
+void spread_eight(float* x) {
+  float a[8], b[8];
+  for (int j = 0; j < 8; j += 2) a[j] = x[j] + x[j + 1], a[j + 1] = x[j] - x[j + 1];
+  for (int j = 0; j < 8; j += 4)
+    b[j] = a[j] + a[j + 2], b[j + 1] = a[j + 1] + a[j + 3], b[j + 2] = a[j] - a[j + 2], b[j + 3] = a[j + 1] - a[j + 3];
+  for (int j = 0; j < 4; j++) x[j] = b[j] + b[j + 4], x[j + 4] = b[j] - b[j + 4];
+}
+
 // x times a Hadamard matrix of the largest power of two that divides n. Of queries and keys alike it leaves their products as they
 // are, times its size, and what is large in one column no longer takes the range of all others.
 void spread(float* x, int64_t n) {
-  for (int64_t half = 1; n % (2 * half) == 0; half *= 2)
-    for (int64_t i = 0; i < n; i += 2 * half)
-      for (int64_t j = i; j < i + half; j++) {
-        const float a = x[j], b = x[j + half];
-        x[j] = a + b, x[j + half] = a - b;
-      }
+  int64_t half = 1;
+  for (int64_t i = 0; n % 8 == 0 && i < n; i += 8) spread_eight(x + i), half = 8;
+  for (; n % (2 * half) == 0; half *= 2)
+    for (int64_t i = 0; i < n; i += 2 * half) butterfly(x + i, x + i + half, half);
 }
 
 }  // namespace

@@ -189,7 +189,8 @@ def close(rng, speaker, start, known):
     actors = [a for a in known.source.actors if a.sign]
     actor = actors[int(rng.integers(len(actors)))]
     where, roll = rng.random() < BOXES, Roll(speaker, start)
-    t, whole = known.frame(rng.uniform(*actor.shown))
+    first, end = actor.shown
+    t, whole = known.frame(rng.uniform(first + 1 / known.source.rate, end))  # a frame is on screen from its time on
     if where:
         roll.view(play.view(known, whole))
         roll.question(str(rng.choice(WHERE)).format(n=actor.name))

@@ -26,10 +26,8 @@ from ivlite.gguf.tokenizer import Tokenizer as Reader
 
 LENGTH = 1280  # tokens of a row, those of the instructions apart
 FRAMES = 60000  # that a question may take
-GLANCES, GLANCED = (
-    (2, 9),
-    0.35,
-)  # frames of a film at a glance, so that a row holds more conversations; share of rows with all of them
+GLANCES = (2, 9)  # frames of a film at a glance, so that a row holds more conversations
+GLANCED = 0.35  # share of rows with all of them
 OPENED = 0.2  # share of rows that show only how conversations open
 OPENINGS = 16  # in such a row, or in what another one leaves, at most
 SECOND = 0.8  # share of openings with the second call, which tells questions about a found thing apart

@@ -26,8 +26,6 @@ COUNT = 'List the start and end (in seconds) of every time that this is seen: "{
 VERIFY = 'Is this true of the video: "{claim}"\nAnswer Yes or No.'
 SHOWN = 'Does the video show this: "{query}"\nAnswer Yes or No.'
 YES, NO = "Yes", "No"
-
-
 QUESTION = 400  # characters of a question that is said again, at most
 
 

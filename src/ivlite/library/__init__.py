@@ -277,8 +277,8 @@ class Library:
         """The k texts that match a query best: all of its words, else substrings, else some of them.
 
         A query is words; several in double quotes are one. Nothing in it is an operator. A word that few texts hold counts more
-        than one that many hold. videos: ids (None: all). start, end:
-        seconds; texts that overlap them. kinds: of KINDS. Raises UsageError.
+        than one that many hold. videos: ids (None: all). start, end: seconds; texts that overlap them. kinds: of KINDS. Raises
+        UsageError.
         """
         if not isinstance(query, str):
             raise UsageError(f"the query is {shown(query)}; it must be text")

@@ -35,27 +35,33 @@ def test_frames_that_are_decoded_for_others(rng):
         assert pace.work(chosen, keys) == decoded(chosen, keys, 8)
 
 
+LARGE = 1 << 25  # pixels of a frame
+
+
 class Clock:
     now = 100.0
+
+
+def close(indexes):
+    """Whether one decoder takes them all, and not several side by side."""
+    return indexes[-1] - indexes[0] < lanes.SPARSE * len(indexes)
 
 
 class Played:
     """Pictures that come at given seconds after the file was opened."""
 
-    def __init__(self, clock, came, count=1):
-        self.clock, self.came, self.count, self.closed = clock, came, count, False
+    def __init__(self, clock, indexes, came, count, asked):
+        self.clock, self.indexes, self.came, self.count, self.asked = clock, list(indexes), came, count, asked
 
     def decoders(self):
-        return self.count, 1, 0
+        return 1 if close(self.indexes) else self.count, 1, 0
 
     def pictures(self):
         began = self.clock.now
-        try:
-            for at in self.came:
-                self.clock.now = began + at
-                yield None
-        finally:
-            self.closed = True
+        self.asked.append(self.indexes)
+        for at in self.came(self.indexes):
+            self.clock.now = began + at
+            yield None
 
 
 @pytest.fixture
@@ -66,14 +72,9 @@ def clock(monkeypatch):
 
 
 def paced(clock, came, last=10**6, keys=(0,), pixels=64 * 64, count=1, first=0):
-    """A Pace whose pictures come at came(indexes), and the lists of indexes that were asked for."""
+    """A Pace whose pictures come at came(indexes), and the lists of indexes that were decoded."""
     asked = []
-
-    def opened(indexes):
-        asked.append(list(indexes))
-        return Played(clock, came(asked[-1]), count)
-
-    return pace.Pace(opened, first, last, np.array(keys), pixels), asked
+    return pace.Pace(lambda some: Played(clock, some, came, count, asked), first, last, np.array(keys), pixels), asked
 
 
 def even(opening, each):
@@ -96,9 +97,12 @@ def test_frames_that_follow_each_other_are_timed_on_the_first(clock):
     "count, each, taken", [(1, 0.2, 3), (1, 0.1, 4), (1, 0.05, 7), (2, 0.2, 6), (8, 0.2, 24), (1, 1.0, 3)]
 )
 def test_a_moment_is_enough_and_every_decoder_is_timed(clock, count, each, taken):
-    made, _ = paced(clock, even(0.0, each), count=count)
-    assert len(made.near(1)) == taken  # three of each decoder, and more than a quarter of a second
-    assert len(made.taken[1]) == taken and made.decoders == {1: count}
+    chosen = np.arange(0, 12_000, 12)
+    made, _ = paced(clock, even(0.0, each), keys=chosen, count=count)
+    made.seconds(chosen, (64, 64))
+    (came,) = made.taken.values()
+    assert len(came) == taken  # three of each decoder, and more than a quarter of a second
+    assert list(made.decoders.values()) == [count]
 
 
 def test_frames_apart_take_what_lies_between(clock):
@@ -112,7 +116,7 @@ def test_frames_apart_take_what_lies_between(clock):
             at = index
         return out
 
-    made, asked = paced(clock, came)
+    made, asked = paced(clock, came, pixels=LARGE)
     wanted = np.arange(0, 300, 6)
     each = (0.12 + 0.03) / 12
     expected = 0.53 + each * 295 + (0.04 - each) * 50
@@ -128,24 +132,25 @@ def test_pictures_that_come_at_once_are_timed_from_the_opening(clock, close, eac
     def came(indexes):
         return [0.6 if indexes[1] - indexes[0] > 1 else 0.3 + close * n for n in range(len(indexes))]
 
-    ahead, _ = paced(clock, came)
+    ahead, _ = paced(clock, came, pixels=LARGE)
     assert ahead.seconds(np.arange(0, 300, 6), (64, 64)) == pytest.approx(0.3 + each * 295 + (close - each) * 50)
 
 
-@pytest.mark.parametrize("spacing, whole", [(12, False), (13, True), (1000, True)])
-def test_frames_far_apart_are_timed_themselves_where_they_are_quick(clock, spacing, whole):
+@pytest.mark.parametrize("spacing, whole", [(1, False), (2, True), (13, True), (1000, True)])
+def test_frames_apart_are_timed_themselves_where_they_are_quick(clock, spacing, whole):
     chosen, keys = np.arange(0, 40 * spacing, spacing), np.arange(0, 40 * spacing + 1)
     made, asked = paced(clock, even(0.5, 0.05), keys=keys)
     made.seconds(chosen, (64, 64))
-    assert (asked == [chosen.tolist()]) == whole
-    decodes = pace.work(chosen, keys)  # pixels of a frame at which 2^25 are decoded for each
-    for pixels, quick in ((2**25 * 40 // decodes, whole), (2**25 * 40 // decodes + 2**20, False)):
+    assert (asked == [chosen[: len(asked[0])].tolist()]) == whole
+    # pixels of a frame at which 2^25 are decoded for each of the first three, or of all
+    most = min(3 * 2**25 // pace.work(chosen[:3], keys), 40 * 2**25 // pace.work(chosen, keys))
+    for pixels, quick in ((most, whole), (most + 1, False)):
         made, asked = paced(clock, even(0.5, 0.05), keys=keys, pixels=pixels)
         made.seconds(chosen, (64, 64))
-        assert (asked == [chosen.tolist()]) == quick
+        assert (asked == [chosen[: len(asked[0])].tolist()]) == quick
 
 
-@pytest.mark.parametrize("span, whole", [(12.9 * 39, False), (13 * 39, True)])
+@pytest.mark.parametrize("span, whole", [(1.9 * 39, False), (2 * 39, True)])
 def test_the_mean_distance_is_of_one_to_the_next(clock, span, whole):
     """Forty frames have thirty-nine distances."""
     chosen = np.linspace(0, int(span), 40).astype(int)
@@ -155,6 +160,80 @@ def test_the_mean_distance_is_of_one_to_the_next(clock, span, whole):
     close = np.arange(10)
     made, asked = paced(clock, even(0.5, 0.05))
     assert made.seconds(close + np.arange(10) // 2, (64, 64)) == pytest.approx(0.5 + 9 * 0.05) and len(asked) == 1
+
+
+def by_lanes(keys, count, opening, each, shown):
+    """came(indexes) of decoders side by side: each takes the next run, whose pictures come with its last one. One takes all that are
+    close, with as many threads."""
+
+    def came(indexes):
+        if close(indexes):
+            return [
+                opening + (each * (index - indexes[0] + 1) + shown * (n + 1)) / count for n, index in enumerate(indexes)
+            ]
+        free, out, number = [opening] * count, [], np.searchsorted(keys, indexes, "right") - 1
+        for n in np.unique(number):
+            run = np.array(indexes)[number == n]
+            lane = int(np.argmin(free))
+            free[lane] += each * (run[-1] - keys[n] + 1) + shown * len(run)
+            out += [max([free[lane], *out[-1:]])] * len(run)
+        return out
+
+    return came
+
+
+@pytest.mark.parametrize("count", [2, 8])
+@pytest.mark.parametrize("gap", [25, 250])
+@pytest.mark.parametrize("spacing", [5, 16, 125, 1000])
+@pytest.mark.parametrize("pixels", [1 << 16, 1 << 21, 1 << 23])
+def test_runs_that_come_as_a_whole(clock, count, gap, spacing, pixels):
+    """Of small frames the first runs are timed; of large ones their beginnings. Some came out at half of their time: all pictures
+    of a run come at once, and the decoder is ahead of the first one."""
+    keys, each = np.arange(0, 50_000, gap), 2e-9 * pixels
+    came = by_lanes(keys, count, 0.02, each, each)
+    made, asked = paced(clock, came, last=49_999, keys=keys, count=count, pixels=pixels)
+    chosen = np.arange(spacing // 2, 40_000, spacing)
+    before = clock.now
+    assert made.seconds(chosen, (64, 64)) == pytest.approx(came(chosen.tolist())[-1], rel=0.3)
+    assert clock.now - before < 2.5
+
+
+@pytest.mark.parametrize("first, last", [(700, 3_800), (710, 2_020)])
+def test_nothing_behind_the_end_is_decoded(clock, first, last):
+    """A part of a file has the key frames of all of it."""
+    keys = np.arange(0, 50_000, 250)
+    came = by_lanes(keys, 2, 0.02, 0.008, 0.008)
+    made, asked = paced(clock, came, first=first, last=last, keys=keys, count=2, pixels=1 << 21)
+    chosen = np.linspace(first, last, 20).round().astype(int)
+    assert made.seconds(chosen, (64, 64)) == pytest.approx(came(chosen.tolist())[-1], rel=0.3)
+    assert len(asked) == 2 and all(500 <= index <= last for indexes in asked for index in indexes)
+
+
+@pytest.mark.parametrize("pixels", [1 << 14, 1 << 21])
+def test_frames_that_are_key_frames_at_first_and_not_later(clock, pixels):
+    """Of ten minutes, sixteen frames were 1,000 apart, then 999: the first ones key frames, the others 250 frames behind one."""
+    keys, each = np.arange(0, 15_000, 250), 1e-9 * pixels
+    came = by_lanes(keys, 2, 0.02, each, 0.002)
+    made, _ = paced(clock, came, last=14_999, keys=keys, count=2, pixels=pixels)
+    chosen = np.linspace(0, 14_999, 16).round().astype(int)
+    assert made.seconds(chosen, (64, 64)) == pytest.approx(came(chosen.tolist())[-1], rel=0.3)
+    assert made.seconds(np.append(0, chosen[8:]), (64, 64)) == pytest.approx(
+        came([0, *chosen[8:].tolist()])[-1], rel=0.3
+    )
+
+
+@pytest.mark.parametrize("latency", [0, 20])
+@pytest.mark.parametrize("most", [30, 10**6])
+def test_a_decoder_that_works_ahead(clock, latency, most):
+    """Of frames apart it holds each back until `latency` others are decoded, and gives out the rest at the end."""
+
+    def came(indexes):
+        late = latency if indexes[1] - indexes[0] > 1 else 0
+        return [0.02 + 0.002 * (min(index + late, indexes[-1]) + 1) + 0.0005 * n for n, index in enumerate(indexes)]
+
+    made, _ = paced(clock, came, last=most, pixels=LARGE)
+    chosen = np.arange(0, min(most, 9000) + 1, 6)
+    assert made.seconds(chosen, (64, 64)) == pytest.approx(came(chosen.tolist())[-1], rel=0.3)
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])

@@ -72,7 +72,10 @@ def test_follow_ups_go_on_with_a_run(library, capsys):
     first = json.loads(capsys.readouterr().out)
     assert cli.main([*agent("--resume", library=library, ask=None), "--json"]) == 0
     assert essence(json.loads(capsys.readouterr().out)) == essence(first)
-    assert cli.main([*agent("--resume", first["run"], library=library, ask="Which colours?"), "--json", "--rounds", "1"]) == 0
+    assert (
+        cli.main([*agent("--resume", first["run"], library=library, ask="Which colours?"), "--json", "--rounds", "1"])
+        == 0
+    )
     second = json.loads(capsys.readouterr().out)
     assert second["run"] == first["run"] and called(first)[0] == "overview" and not called(second)
     assert (

@@ -14,6 +14,7 @@ void init_avx2(KernelTable& t) {
   init_resize_avx2(t);
   init_int8_avx2<Maddubs>(t);
   init_unpack_avx2(t);
+  init_attention_int16(t);
   init_latent_int16(t);
 }
 

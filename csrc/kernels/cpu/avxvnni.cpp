@@ -42,6 +42,7 @@ void init_avxvnni(KernelTable& t) {
   init_shared(t);
   init_resize_avx2(t);
   init_int8_avx2<Dpbusd>(t);
+  init_attention_int16(t);
   init_latent_int16(t);
   t.int8_peak = dpbusd_peak;
 }

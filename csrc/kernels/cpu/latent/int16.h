@@ -2,14 +2,13 @@
 // lanes are heads; queries are quantized to 15 bits, or as many as keep a row's sum in int32. Sums: lanes are latent columns; softmax
 // weights are quantized to 15 bits with one scale per block of tokens. The rope parts are multiplied in float.
 #pragma once
+#include "kernels/cpu/attention/int16.h"
 #include "kernels/cpu/latent/float.h"
-#include "kernels/cpu/linear/int8_avx2.h"
 
 namespace ivlite {
 namespace {
 
 constexpr int64_t kInt16Keys = 256, kInt16Columns = 64;  // tokens of a block, and columns interleaved together
-constexpr int kInt16Rows = 6;
 
 struct LatentInt16 {
   float *unit, *m, *l, *alpha, *weight_unit;  // (kHeadBlock,)
@@ -37,22 +36,6 @@ struct LatentInt16 {
     tile = (int8_t*)arena(kInt16Keys * a.cache.rank), scale = arena(4 * kInt16Keys);
   }
 };
-
-// sums (T rows, 2 x 8) of n vectors of 16 pairs of int16 x the pairs of T rows, kStep bytes apart.
-template <int T, int kStep>
-__attribute__((noinline)) void int16_sums(__m256i* sums, const uint8_t* line, int64_t n, const uint8_t* rows, int64_t stride) {
-  TileRows<uint8_t> x(rows, stride);
-  __m256i s[T][2];
-#pragma GCC unroll 8  // or GCC keeps the sums in memory
-  for (int i = 0; i < T; i++) s[i][0] = s[i][1] = _mm256_setzero_si256();
-  for (; n >= 8; n -= 8, line += 512, x.advance(8 * kStep))
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; j++) multiply_int16<T>(s, line + 64 * j, x, j * kStep);
-  for (; n > 0; n--, line += 64, x.advance(kStep)) multiply_int16<T>(s, line, x, 0);
-#pragma GCC unroll 8
-  for (int i = 0; i < T; i++)
-    for (int side = 0; side < 2; side++) sums[2 * i + side] = s[i][side];
-}
 
 // Quantizes a query's latent part into lane h of the panels; returns its scale.
 inline float quantize_query_int16(const LatentInt16& b, int64_t h, const float* x, int64_t n) {
@@ -147,17 +130,6 @@ inline void pv_int16(const LatentInt16& b, float* acc, int64_t rank, int64_t h, 
       vec::store_n(to, vec::fma(_mm256_cvtepi32_ps(sums[i][side]), unit, vec::mul(vec::load_n(to, real), alpha)), real);
     }
   }
-}
-
-template <int N>
-struct Count {
-  constexpr operator int() const { return N; }
-};
-// f(Count<T>, i) for i in [i, n) in steps of kInt16Rows, then the rest.
-template <int T = kInt16Rows, class F>
-inline void by_rows(int64_t i, int64_t n, const F& f) {
-  for (; i + T <= n; i += T) f(Count<T>{}, i);
-  if constexpr (T > 1) by_rows<T - 1>(i, n, f);
 }
 
 // Heads [h0, h0 + heads) of query i.

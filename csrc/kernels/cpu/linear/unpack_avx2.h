@@ -46,6 +46,14 @@ struct ActBlockS8 {
     for (int g = 0; g < kBlockGroups; g++) sums[g] = (int16_t)(halves[2 * g] + halves[2 * g + 1]);
     memcpy(scales, &quant.scale, 4), memcpy(scales + 4, sums, 8), memcpy(scales + 12, halves, 16);
   }
+  // n codes with a scale, as they are.
+  static void take(uint8_t* codes, uint8_t* scales, const int8_t* given, int64_t n, float scale) {
+    memset(codes, 0, kBlockK), memcpy(codes, given, (size_t)n);
+    int16_t sums[kBlockGroups] = {}, halves[2 * kBlockGroups] = {};
+    for (int i = 0; i < kBlockK; i++) halves[i / 16] = (int16_t)(halves[i / 16] + ((const int8_t*)codes)[i]);
+    for (int h = 0; h < 2 * kBlockGroups; h++) sums[h / 2] = (int16_t)(sums[h / 2] + halves[h]);
+    memcpy(scales, &scale, 4), memcpy(scales + 4, sums, 8), memcpy(scales + 12, halves, 16);
+  }
 };
 
 // An unpacked k-block: its quads; for each part (a group or half of one) 16 multipliers m, each twice in 32 bits; for each pair of
@@ -191,6 +199,12 @@ struct ActBlockS16 {
     }
     memcpy(scales, &quant.scale, 4);
   }
+  static void take(uint8_t* codes, uint8_t* scales, const int8_t* given, int64_t n, float scale) {
+    int8_t block[kBlockK] = {};
+    memcpy(block, given, (size_t)n);
+    for (int i = 0; i < kBlockK; i += 16) store256(codes + 2 * i, _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)(block + i))));
+    memcpy(scales, &scale, 4);
+  }
 };
 
 // An unpacked k-block: 64 vectors of two columns x 16 rows in int16, and 16 float units.
@@ -259,12 +273,19 @@ struct UnpackedInt16 {
   }
 };
 
+template <class Unpacked>
+inline void set_unpacked_codes(KernelTable& t) {
+  set_unpacked<Unpacked>(t);
+  t.codes_gemm[(int)Unpacked::kFormat] = take_act_codes<typename Unpacked::ActBlock>;
+}
+
 inline void init_unpack_avx2(KernelTable& t) {
-  set_unpacked<UnpackedInt8<CodesQ6_K>>(t);
-  set_unpacked<UnpackedInt8<CodesQ5_K>>(t);
-  set_unpacked<UnpackedInt8<CodesQ4_K>>(t);
-  set_unpacked<UnpackedInt8<CodesQ4_0>>(t);
-  set_unpacked<UnpackedInt16>(t);
+  set_unpacked_codes<UnpackedInt8<CodesQ6_K>>(t);
+  set_unpacked_codes<UnpackedInt8<CodesQ5_K>>(t);
+  set_unpacked_codes<UnpackedInt8<CodesQ4_K>>(t);
+  set_unpacked_codes<UnpackedInt8<CodesQ4_0>>(t);
+  set_unpacked_codes<UnpackedInt16>(t);
+  t.gemm_is_finer[(int)Format::q8_0] = true;  // 12 bits
   t.gemm_from = 32, t.gemm_panels = 2;
 }
 

@@ -34,6 +34,11 @@ class Pace:
         """[seconds until each picture] of frames near the first, `step` apart."""
         return self._measured(np.arange(self.first, min(self.first + MOST_FRAMES, self.last) + 1, step), step)
 
+    def _close(self):
+        """(seconds until the first picture, and from one to the next) of frames side by side."""
+        start, *more = self.near(1)
+        return start, (more[-1] - start) / len(more) if more else 0.0
+
     def beside(self, chosen, count):
         """(seconds, frames) of as many decoders side by side, each at the beginning of a run of `chosen`."""
         at = np.unique(np.maximum(self.keys.searchsorted(chosen, "right") - 1, 0))[:count]
@@ -62,8 +67,7 @@ class Pace:
         first = self._quick(chosen, count) if spacing > 1 else 0
         if first:
             return self._as_chosen(chosen, count, f"as chosen, {spacing.bit_length()}", first)
-        start, *more = self.near(1)
-        close = (more[-1] - start) / len(more) if more else 0.0
+        start, close = self._close()
         if spacing <= 1:
             return start + close * (len(chosen) - 1)
         each = self._between(chosen, count)
@@ -71,8 +75,7 @@ class Pace:
 
     def _between(self, chosen, count):
         """Seconds of a frame that is decoded on the way to a wanted one."""
-        start, *more = self.near(1)
-        close = (more[-1] - start) / len(more) if more else 0.0
+        start, close = self._close()
         if count > 1:
             seconds, frames = self.beside(chosen, count)
             each = max(seconds - start, 0.0) / frames

@@ -359,6 +359,15 @@ def test_the_speed_is_measured_once_and_kept(own_folder, monkeypatch):
     assert synthetic.random_model("tiny", "q8_0", threads=1, kv="f16")._planning().name != planner.name
 
 
+def test_another_build_of_the_kernels_is_measured_anew(monkeypatch, tmp_path):
+    name = store.key({}, 1, "q8")
+    assert name == store.key({}, 1, "q8")
+    other = tmp_path / "other.so"
+    other.write_bytes(b"another build")
+    monkeypatch.setattr(ivlite._C, "__file__", str(other))
+    assert store.key({}, 1, "q8") != name
+
+
 def test_a_file_of_speeds_that_is_damaged_is_measured_again(own_folder):
     store.save("a", SPEEDS)
     (path,) = (own_folder / "ivlite" / store.FOLDER).iterdir()

@@ -78,6 +78,7 @@ sound is for the caller to know: any bytes are rows, possibly of NaN. `kind` is 
 """
 
 import importlib
+import os
 
 from ivlite.errors import UsageError
 from ivlite.ops import cards
@@ -94,10 +95,14 @@ def cache_token_bytes(ranks, rope_dim, kind):
 
 
 def machine():
-    """What decides how fast this process computes, besides its threads: (name of the processor, instruction set)."""
+    """What decides how fast this process computes, besides its threads, as texts.
+
+    The processor's name, the instruction set, and of the compiled kernels the size of the file and when it was written.
+    """
     from ivlite import _C
 
-    return str(_C.cpu_info()["name"]), str(_C.isa())
+    file = os.stat(_C.__file__)
+    return str(_C.cpu_info()["name"]), str(_C.isa()), str(file.st_size), str(file.st_mtime_ns)
 
 
 def observed(ops, observe):

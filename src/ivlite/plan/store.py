@@ -13,7 +13,10 @@ FOLDER, VERSION, MOST = "speeds", 1, 1 << 16  # bytes of a file
 
 
 def key(tensors, threads, *settings):
-    """The name of the Speeds of a model (its TensorInfos by name) on this machine: shape and types count, not values."""
+    """The name of the Speeds of a model (its TensorInfos by name) on this machine: shape and types count, not values.
+
+    Another build of the kernels has a name of its own: it may be faster.
+    """
     names = sorted(f"{t.name} {t.format} {list(t.shape)}" for t in tensors.values())
     text = "\n".join([*ops.machine(), str(threads), *map(str, settings), *names])
     return hashlib.sha256(text.encode()).hexdigest()[:32]

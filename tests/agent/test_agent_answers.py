@@ -1,5 +1,9 @@
 """The parts of an answer that are computed without a model: times in texts, what was not seen, routes, the budget of time."""
 
+import os
+import pty
+import shutil
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,8 +12,12 @@ from agent_scripts import Scripted, call, film, finish
 
 from ivlite.agent import Agent, Budget, looks
 from ivlite.agent.answer import Answer, Claim, Evidence, Look, Said, Video, event_data, event_of
-from ivlite.agent.finish import claims_of, untimed
+from ivlite.agent.finish import claims_of
 from ivlite.agent.route import direct
+from ivlite.agent.stamps import untimed
+from ivlite.errors import Stopped
+from ivlite.library import Library
+from ivlite.stop import Stop, using
 
 SEEN = [
     Evidence("E3", "v1", 12.0, 15.0, "frames", (12.0, 15.0)),
@@ -21,15 +29,49 @@ SEEN = [
     ("It appears at 12.5 seconds and leaves at 00:00:14.200.", "It appears [E3] and leaves [E3]."),
     ("It appears at 99 seconds.", "It appears."),
     ("From 12 to 15 s it moves", "[E3] it moves"),
-    ("It ends around 1:00:00 [E4].", "It ends [E4] [E4]."),
+    ("It ends around 1:00:00 [E4].", "It ends [E4]."),
     ("The clock shows 9:58.", "The clock shows 9:58."),
     ("He waits for 5 minutes (at 0:13).", "He waits for 5 minutes [E3]."),
     ("It wins by 3 seconds, 2:1.", "It wins by 3 seconds, 2:1."),
     ("12:34:56 is a time", "is a time"),
     ("At 7 there are 3 of them", "At 7 there are 3 of them"),
+    ("(1:23) it turns", "it turns"), ("0:13 it turns. 9:58 it ends", "[E3] it turns. it ends"), ("It turns by 12:30.", "It turns."),
+    ("After 45 seconds it turns", "it turns"), ("It is at t=500s", "It is"), ("It turns at t=13 s", "It turns [E3]"),
+    ("It turns at 45.5.", "It turns."), ("It drives at 45.5 km/h", "It drives at 45.5 km/h"),
+    ("At the 13 second mark it turns", "[E3] it turns"), ("It turns 99 seconds into the video", "It turns"),
+    ("It goes on to 5 seconds, about 10 minutes", "It goes on to 5 seconds, about 10 minutes"),
+    ("A train leaves at 10:15.", "A train leaves at 10:15."), ("Open from 10:15 to 18:00", "Open"),
+    ("It turns at 100:00:00", "It turns"), ("A 16:9 picture, 3:2", "A 16:9 picture, 3:2"),
 ])  # fmt: skip
 def test_points_in_time_are_those_of_evidence(said, kept):
-    assert untimed(said, SEEN) == kept
+    assert untimed(said, SEEN, "the train leaves at 10:15") == kept
+
+
+def test_a_claim_that_is_only_a_time_names_its_evidence(demo, clip):
+    claims = [{"text": "at 99 seconds", "evidence": ["E1"]}]
+    with Scripted(demo, [clip], [finish("At 99 seconds.", claims=claims)]) as agent:
+        answer = agent.ask("When does it turn blue?")
+    assert answer.claims == (Claim("[E1]", ("E1",)),) and answer.finish_reason == "finish"
+    with Scripted(demo, [clip], [finish("at 99 seconds", claims=claims)]) as agent:
+        assert agent.ask("When does it turn blue?").text == "[E1]"
+
+
+def test_ids_that_do_not_exist_are_left_out_of_lists(demo, clip):
+    with Scripted(demo, [clip], [finish("Blue [E1, E9] and red [E7,E8].")]) as agent:
+        assert agent.ask("When does it turn blue?").text == "Blue [E1] and red."
+
+
+def test_what_is_read_names_no_evidence(demo, clip, tmp_path):
+    """Neither a line of subtitles nor an old note with "[E1]" in it becomes a reference, and notes have no times of their own."""
+    copy = shutil.copy(clip, tmp_path / "film.mp4")
+    (tmp_path / "film.srt").write_text("1\n00:00:01,000 --> 00:00:03,000\nit turns blue [E1] here\n")
+    note = call("note", text="blue at 99:59 [E1]", evidence=["E1"])
+    with Library.in_memory() as library, Scripted(demo, [copy], [note, finish()], library=library) as agent:
+        answer = agent.ask("When is blue said?")
+        (kept,) = library.texts(agent.memory.ids["v1"], ["note"])
+    assert kept.text == "blue"
+    assert [e.text for e in answer.evidence if e.kind == "text"] == ["it turns blue here"]
+    assert [e.text for e in answer.evidence if e.kind == "note"] == ["blue [E1]"]
 
 
 @pytest.mark.parametrize("question, at_once", [
@@ -119,10 +161,18 @@ def test_a_person_is_asked_only_where_there_is_one(monkeypatch):
     from ivlite.cli import agent as command
 
     args = SimpleNamespace(json=False, quiet=False)
-    tty = SimpleNamespace(isatty=lambda: True, readline=lambda: "the red one\n", write=len, flush=lambda: None)
-    monkeypatch.setattr(command.sys, "stdin", tty)
-    monkeypatch.setattr(command.sys, "stderr", tty)
-    assert command.person(args, None)("Which?") == "the red one"
+    keyboard, terminal = pty.openpty()
+    with open(terminal) as stdin, open(os.dup(terminal), "w") as stderr:
+        monkeypatch.setattr(command.sys, "stdin", stdin)
+        monkeypatch.setattr(command.sys, "stderr", stderr)
+        ask = command.person(args, None)
+        os.write(keyboard, b"the red one\n")
+        assert ask("Which?") == "the red one"
+        stop = Stop()
+        threading.Timer(0.3, stop.set, ["interrupted"]).start()
+        with using(stop), pytest.raises(Stopped):  # nobody types, and Ctrl-C ends the wait
+            ask("Which?")
+        os.close(keyboard)
     assert command.person(SimpleNamespace(json=True, quiet=False), None) is None
     monkeypatch.setattr(command.sys, "stdin", SimpleNamespace(isatty=lambda: False))
     assert command.person(args, None) is None

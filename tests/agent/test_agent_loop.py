@@ -2,18 +2,20 @@
 
 import json
 import math
+import time
 
 import pytest
 from agent_scripts import Scripted, call, film, finish, kept, kinds, results, uneven
 
-from ivlite.agent import Agent, Budget, allowed
+from ivlite.agent import Agent, Budget, allowed, looks
+from ivlite.agent import act as acts
 from ivlite.agent.act import fitting
-from ivlite.agent.answer import Answered, Call, Remark, Said, event_data, event_of
+from ivlite.agent.answer import Answered, Call, Remark, Result, Said, event_data, event_of
 from ivlite.agent.case import Line, NoTexts
 from ivlite.agent.film import Wrong
 from ivlite.agent.record import Record
 from ivlite.agent.tools import BY_NAME, TOOLS, Tool
-from ivlite.errors import UsageError
+from ivlite.errors import Stopped, UsageError
 from ivlite.stop import Stop, current
 
 ASK = "When does it turn blue?"
@@ -106,6 +108,23 @@ def test_other_programs_get_what_the_model_wrote(demo, clip):
     with Scripted(demo, [clip], replies, tools=[*TOOLS, own], verify=False) as agent:
         agent.ask(ASK)
     assert got == [{"start": "E1", "t": "E1"}]
+
+
+def test_a_person_may_take_long_to_agree(demo, clip, monkeypatch):
+    monkeypatch.setattr(acts, "WAITS", 0.2)
+    agreed = iter([True, False])
+    schema = {"type": "object", "properties": {}}
+    slow = Tool(
+        "lookup",
+        "Looks it up.",
+        schema,
+        external=True,
+        answer=lambda a: "found",
+        agree=lambda a: not time.sleep(0.5) and next(agreed),
+    )
+    replies = [call("lookup", n=1), call("lookup", n=2), finish()]
+    with Scripted(demo, [clip], replies, tools=[*TOOLS, slow], verify=False) as agent:
+        assert results(agent.ask(ASK))[1:] == [{"data": "found"}, {"data": '{"refused": "the person did not agree"}'}]
 
 
 def test_evidence_tells_its_video(demo, clip, tmp_path):
@@ -389,6 +408,20 @@ def test_old_looks_are_folded_when_the_context_is_nearly_full(demo, clip):
     assert any(isinstance(c, str) and '"E2"' in c for c in said) and any(isinstance(c, list) for c in said)
 
 
+def test_a_look_that_was_folded_can_be_had_again(demo, clip):
+    with Scripted(demo, [clip], [WATCH, WATCH, finish("Blue [E3].", ["E3"])], verify=False) as agent:
+        ask = agent.context.ask
+
+        def folding(limit, **settings):
+            if len(agent.replies) == 2:
+                agent.context.leave_out(["E2"])
+            return ask(limit, **settings)
+
+        agent.context.ask = folding
+        answer = agent.ask(ASK)
+    assert "known" not in results(answer)[2] and results(answer)[2]["id"] == "E3" and answer.finish_reason == "finish"
+
+
 # ------------------------------------------------------------------------------------------------ stops
 
 
@@ -405,6 +438,36 @@ def test_a_stop_gives_what_was_found(demo, clip):
         assert events[-1].answer.evidence[0].id == "E1"
         agent.replies = [finish("Blue [E1].")]
         assert agent.ask("And now?").text == "Blue [E1]."  # the conversation goes on
+
+
+def test_frames_that_a_stop_kept_from_the_model_were_not_looked_at(demo, clip):
+    stop = Stop()
+    with Scripted(demo, [clip], [WATCH, WATCH, finish()]) as agent:  # the first of these is lost with the stop
+        with agent.stream(ASK, stop=stop) as stream:
+            for event in stream:
+                if isinstance(event, Result):  # of the overview: its frames wait for the first reply
+                    stop.set("interrupted")
+        answer = event.answer
+        assert answer.evidence == answer.looked_at == () and answer.missing == "No frame was looked at."
+        again = agent.ask("And now?")
+        assert (
+            [e.id for e in again.evidence] == ["E1", "E2"]
+            and len(again.looked_at) > 2
+            and again.text == "It turns blue [E1]."
+        )
+
+
+def test_a_look_that_is_stopped_leaves_nothing(demo, clip, monkeypatch):
+    def stopped(case, *args):
+        case.looks_at(case.films["v1"], [1.0, 2.0])
+        raise Stopped.because("interrupted")
+
+    monkeypatch.setattr(looks, "already", stopped)
+    with Scripted(demo, [clip], [WATCH]) as agent, agent.stream(ASK, stop=(stop := Stop())) as stream:
+        for event in stream:
+            if isinstance(event, Call) and event.name == "watch":
+                stop.set("interrupted")
+    assert [(look.start, look.frames) for look in event.answer.looked_at] == [(0.0, 32)]
 
 
 def test_a_run_leaves_no_stop_behind(demo, clip):

@@ -2,6 +2,8 @@
 
 import errno
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import av
 import pytest
@@ -63,6 +65,17 @@ def test_a_video_that_is_gone_or_shorter_now_has_a_note(tmp_path):
     made = clips.write(tmp_path / "c", answer(videos=videos, evidence=evidence, claims=(), text="[E1] [E2] [E3]"))
     assert [clip.cut for clip in made] == [None] * 3 and os.listdir(tmp_path / "c") == []
     assert "does not exist" in made[0].note and "begins after the end" in made[1].note and made[2].note
+
+
+def test_no_clip_takes_the_place_of_a_video(tmp_path):
+    film = numbered(tmp_path / "film.mp4", 250)
+    other = numbered(tmp_path / "E2_00-00-02.000.mp4", 25)
+    before = Path(other).read_bytes()
+    base = answer(film, 10.0)
+    both = replace(base, videos=(*base.videos, Video("v2", str(other), 1.0, "E2.mp4")))
+    first, *rest = clips.write(tmp_path, both)
+    assert first.cut is None and "E2_00-00-02.000.mp4" in first.note and all(clip.cut for clip in rest)
+    assert Path(other).read_bytes() == before
 
 
 def test_a_full_disk_ends_it(tmp_path, monkeypatch):

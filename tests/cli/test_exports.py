@@ -10,7 +10,7 @@ from test_pictures import Terminal
 
 from ivlite.agent.answer import Answer, Claim, Evidence, Video
 from ivlite.cli import exports
-from ivlite.errors import DiskError, UsageError
+from ivlite.errors import DiskError, Stopped, UsageError
 
 ALL = {"report": "r.html", "clips": "clips", "srt": "a.srt", "vtt": "a.vtt", "chapters": "c.txt"}
 
@@ -66,6 +66,17 @@ def test_what_fails_does_not_keep_the_rest(tmp_path, film, capsys):
     assert exports.write(args, answer(film), "What?") == DiskError.exit_code
     assert sorted(os.listdir(tmp_path)) == ["a.srt", "a.vtt", "c.txt", "film.mp4"]
     assert [line.split(":")[1] for line in capsys.readouterr().err.splitlines()][:2] == [" error", " error"]
+
+
+def test_what_a_stop_kept_from_being_written_is_said(tmp_path, film, capsys, monkeypatch):
+    def stopped(*_):
+        raise Stopped.because("interrupted")
+
+    args = parsed(tmp_path, **ALL)
+    monkeypatch.setitem(exports.WRITERS, "report", stopped)
+    with pytest.raises(Stopped):
+        exports.write(args, answer(film), "What?")
+    assert "not written: --report" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("names, kind", [

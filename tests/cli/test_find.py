@@ -129,6 +129,36 @@ def test_a_changed_video_is_not_found_by_its_old_texts(found, indexed, films):
     assert code == 1 and not lines and "has changed since it was remembered" in err
 
 
+def test_what_a_path_showed_before_is_found_nowhere(found, indexed, films, monkeypatch):
+    assert found("bridge")[0] == 0
+    (films / "a.mp4").write_bytes(CLIP.read_bytes() + b"\0\0\0\x0cfreeyyyy")
+    (films / "a.srt").unlink()
+    code, lines, err = found("bridge")
+    assert code == 1 and not lines and err.count("has changed since it was remembered") == 1
+    assert ivlite("index", "--no-captions", "a.mp4", cwd=films).returncode == 0
+    code, lines, err = found("bridge")
+    assert code == 1 and not lines and "changed" not in err
+    listed = ivlite("index", "--list", cwd=films).stdout.splitlines()
+    assert len(listed) == 3 and [line for line in listed if "what it was before" in line and "a.mp4" in line]
+    monkeypatch.setattr(find, "Eyes", Eyes)
+    (films / "m.gguf").write_bytes(b"GGUF")
+    rows = json.loads(found("m.gguf", "red truck", "--json", "--least", 0)[1][0])["found"]
+    assert {os.path.basename(row["path"]) for row in rows} == {"a.mp4", "b.mp4"}
+    assert not [row for row in rows if row["path"].endswith("a.mp4") and row["kind"] != "frames"]
+    assert ivlite("index", "--forget", "a.mp4", cwd=films).returncode == 0
+    assert "a.mp4" not in ivlite("index", "--list", cwd=films).stdout
+
+
+def test_a_video_that_cannot_be_looked_at_costs_no_other(found, indexed, films, monkeypatch):
+    (films / "bad.mp4").write_bytes(b"no video at all" * 100)
+    with Library.open() as library:
+        library.add_video(films / "bad.mp4")
+    monkeypatch.setattr(find, "Eyes", Eyes)
+    (films / "m.gguf").write_bytes(b"GGUF")
+    code, lines, err = found("m.gguf", "red truck", "--json")
+    assert code == 4 and json.loads(lines[0])["found"] and "bad.mp4" in err and "progress" not in err
+
+
 def test_odd_names_stay_on_one_line(found, films):
     for name in (b"new\nline\t.mp4", b"caf\xe9.mp4", b"-x.mp4", "emoji 🎉 %d.mp4".encode()):
         (films / os.fsdecode(name)).write_bytes(CLIP.read_bytes() + b"\0\0\0\x0cfree" + name[:4])

@@ -40,8 +40,11 @@ def test_the_memory_of_a_changed_video_is_kept_and_not_used(library, clip):
     assert found(library, "old line", videos=[second]) == [] and found(library, "old line", videos=[first]) == [
         "an old line"
     ]
+    assert found(library, "old line") == [] and [video.id for video in library.current()] == [second]
     clip()  # the old file is back
     assert library.find(path).id == first
+    library.add_video(path, duration=60)
+    assert found(library, "old line") == ["an old line"] and [video.id for video in library.current()] == [first]
 
 
 def test_names_that_are_no_text_come_back(library, tmp_path):

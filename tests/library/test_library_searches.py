@@ -64,6 +64,11 @@ def test_nothing_that_is_typed_is_an_operator(full, query):
     assert len(full.texts(1)) == len(LINES)
 
 
+@pytest.mark.parametrize("query", ["truck*", "^truck", "truck🚚", "(truck)~"])
+def test_marks_at_a_word_cost_it_little(full, query):
+    assert full.search(query)[0].score >= 0.5
+
+
 def test_queries_of_any_characters_never_fail(full):
     chance = random.Random(3)
     alphabet = "ab红车🎉 \"'%_*()^:-+{}[]\\;,.ANDORNEAT\0\n\ud800é\u0301"

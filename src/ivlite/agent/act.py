@@ -15,6 +15,7 @@ LONGEST = 4000  # characters of what another program returns
 WAITS = 60.0  # seconds for one
 LARGEST = 1e15  # number in a call
 EVERY = 0.1  # seconds between looks at the Stop
+REFUSED = {"refused": "the person did not agree"}
 
 
 class Dropped(Exception):
@@ -37,8 +38,8 @@ def called(case: Case, tool: Tool, arguments: Mapping[str, Any]) -> tuple[Found,
         case.undo(mark)
         return Found(say.error(str(wrong)), known=True), str(wrong)
     except Stopped:
-        checkpoint()  # the work itself was stopped, not only this call
         case.undo(mark)
+        checkpoint()  # the work itself was stopped, not only this call
         return Found(say.error("it took too long: ask for less"), known=True), ""
     except IvliteError as error:
         case.undo(mark)
@@ -95,8 +96,9 @@ def external(tool: Tool, arguments: dict[str, Any]) -> Found:
     """What another program, or a function of the caller's, returns: as data, cut where it is long. Raises Dropped."""
     if tool.answer is None:
         raise Dropped("it has no function")
+    agreed = tool.agree is None or tool.agree(arguments)
     try:
-        given = aside(lambda: tool.answer(arguments), WAITS)  # type: ignore[misc]
+        given = aside(lambda: tool.answer(arguments), WAITS) if agreed else REFUSED  # type: ignore[misc]
     except TimeoutError:
         raise Dropped(f"it gave no answer within {WAITS:.0f} seconds") from None
     except Stopped:

@@ -174,6 +174,12 @@ class Case:
     def answered(self, name: str, arguments: Mapping[str, Any], evidence: Sequence[Evidence]) -> None:
         self._asked[call_key(name, arguments)] = tuple(e.id for e in evidence)
 
+    def hides(self, ids: Sequence[str]) -> None:
+        """The conversation does not hold the frames of these looks any more: a call that asks for them again is a new one."""
+        for id in ids:
+            self.shown.pop(id, None)
+        self._asked = {key: given for key, given in self._asked.items() if not set(given) & set(ids)}
+
     def looks_at(self, film: Film, frames: Sequence[float]) -> None:
         """Notes that frames are looked at, by their times."""
         self.spent.frames += len(frames)

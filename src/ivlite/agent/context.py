@@ -184,11 +184,15 @@ class Context:
             if has_frames(message):
                 less, mine = folded(message)
                 self.messages[n] = less if set(mine) & set(out) else message
-        for id in out:
-            self.case.shown.pop(id, None)
+        self.case.hides(out)
         if out:
             self.remark(f"the context is nearly full: the frames of {', '.join(out)} give way to what was said of them")
         return out
+
+
+def hidden(messages: Sequence[Message]) -> list[str]:
+    """The ids of evidence whose frames the messages show."""
+    return [id for message in messages if has_frames(message) for id in folded(message)[1]]
 
 
 def has_frames(message: Message) -> bool:

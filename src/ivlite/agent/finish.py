@@ -1,23 +1,16 @@
 """The end of a run: what the model gave to `finish` becomes an Answer, whose claims are verified and whose times are the program's."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ivlite.agent.answer import CONFIDENCE, Answer, Claim, Evidence
+from ivlite.agent.answer import CONFIDENCE, Answer, Claim, Evidence, Look
 from ivlite.agent.case import Case
-from ivlite.agent.film import Wrong
+from ivlite.agent.film import Film, Wrong
+from ivlite.agent.stamps import CITED, marks, read, uncited, untimed
 from ivlite.plan import spaced
 
-CITED = re.compile(r"\s*\[(E[0-9]+)\]")
-CLOCK, LONG = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?", r"\d+(?:\.\d+)?\s*(?:s|sec|secs|seconds?|min|mins|minutes?)\b"
-POINT = rf"(?:{CLOCK}|{LONG}|\d+(?:\.\d+)?)"
-# Points in time as a model writes them: after a word that names one, and clocks with hours anywhere.
-STAMP = re.compile(
-    rf"\s*\(?\b(?:at|from|until|till|between|around)\s+(?:{POINT}\s*(?:to|and|until|till|-|–)\s*)?(?:{CLOCK}|{LONG})\)?"
-    r"|\s*\(?\b\d{1,2}:\d{2}:\d{2}(?:[.,]\d+)?\b\)?", re.IGNORECASE,
-)  # fmt: skip
 OPENED = 60  # characters of a finding, where there is no answer
 
 
@@ -43,8 +36,8 @@ def claims_of(case: Case, arguments: Mapping[str, Any]) -> list[Claim]:
         if not isinstance(claim, Mapping) or not isinstance(claim.get("evidence"), list):
             continue
         ids = tuple(dict.fromkeys(str(i) for i in claim["evidence"] if exists(case, str(i))))
-        if ids and (text := said(case, claim.get("text"), ids)):
-            out.append(Claim(text, ids))
+        if ids and str(claim.get("text") or "").strip():
+            out.append(Claim(said(case, claim["text"], ids) or marks(ids), ids))
     return out
 
 
@@ -57,27 +50,13 @@ def exists(case: Case, id: str) -> bool:
 
 def said(case: Case, text: Any, ids: Sequence[str] = ()) -> str:
     """A text of the model in one line: without ids that do not exist, and with ids in place of the times that it wrote."""
-    text = " ".join(str(text or "").split())
-    text = CITED.sub(lambda m: m[0] if exists(case, m[1]) else "", text)
-    return untimed(text, [case.by_id(id) for id in ids])
 
+    def known(match: re.Match[str]) -> str:
+        kept = [id for id in re.findall("E[0-9]+", match[1]) if exists(case, id)]
+        return " " * (match[0][:1].isspace() and bool(kept)) + marks(kept)
 
-def untimed(text: str, evidence: Sequence[Evidence]) -> str:
-    """A text whose points in time are those of evidence, or are left out: the model's own may be made up."""
-
-    def named(match: re.Match[str]) -> str:
-        near = [e for e in evidence if any(e.start - 1 <= t <= e.end + 1 for t in seconds_in(match[0]))]
-        return f" [{near[0].id}]" if near else ""
-
-    return STAMP.sub(named, text).strip()
-
-
-def seconds_in(text: str) -> Iterator[float]:
-    """The times that a text names, in seconds."""
-    for hours, minutes, rest in re.findall(r"(?:(\d{1,2}):)?(\d{1,2}):(\d{2}(?:[.,]\d+)?)", text):
-        yield 3600 * int(hours or 0) + 60 * int(minutes) + float(rest.replace(",", "."))
-    for number, unit in re.findall(r"(\d+(?:\.\d+)?)\s*(s|m)", text.lower()):
-        yield float(number) * (60 if unit == "m" else 1)
+    text = CITED.sub(known, " ".join(str(text or "").split()))
+    return untimed(text, [case.by_id(id) for id in ids], read(case.evidence))
 
 
 def answer(case: Case, arguments: Mapping[str, Any], claims: Sequence[Claim], **more: Any) -> Answer:
@@ -87,29 +66,36 @@ def answer(case: Case, arguments: Mapping[str, Any], claims: Sequence[Claim], **
     confidence = given if given in CONFIDENCE else "low"
     if any(claim.confirmed is False for claim in claims):
         confidence = "low"
-    missing = [said(case, arguments.get("missing")), *unseen(case)]
+    missing = [said(case, arguments.get("missing")), *unseen(case.films.values(), case.evidence, case.looked)]
+    text = said(case, arguments.get("answer"), ids) or " ".join(claim.text for claim in claims)
     return Answer(
-        said(case, arguments.get("answer"), ids), tuple(claims), tuple(case.evidence), confidence, tuple(case.looked),
+        text, tuple(claims), tuple(case.evidence), confidence, tuple(case.looked),
         " ".join(text for text in missing if text), usage=case.spent.as_data(),
         videos=tuple(film.video for film in case.films.values()), **more,
     )  # fmt: skip
 
 
-def nothing(case: Case, **more: Any) -> Answer:
-    """The Answer where the model gave none: what was found by then."""
-    found = [e for e in case.evidence if e.text and (e.score is None or e.score >= 0.5) and e.kind != "count"]
-    listed = "; ".join(f"{e.text[:OPENED]} [{e.id}]" for e in found[-5:])
+def nothing(case: Case, hidden: Collection[str] = (), **more: Any) -> Answer:
+    """The Answer where the model gave none: what was found by then. hidden: ids of looks whose frames it has not been shown."""
+    shown, looked = [e for e in case.evidence if e.id not in hidden], list(case.looked)
+    for e in (e for e in case.evidence if e.id in hidden):
+        mine = [n for n, look in enumerate(looked) if (look.video, look.start, look.end) == (e.video, e.start, e.end)]
+        del looked[mine[-1] : mine[-1] + 1]
+    found = [e for e in shown if e.text and (e.score is None or e.score >= 0.5) and e.kind != "count"]
+    listed = "; ".join(f"{uncited(e.text)[:OPENED]} [{e.id}]" for e in found[-5:])
     text = f"No answer was reached. Found by then: {listed}" if listed else "No answer was reached."
-    return replace(answer(case, {}, (), **more), text=text)
+    return replace(
+        answer(case, {}, (), **more), text=text, evidence=tuple(shown), looked_at=tuple(looked),
+        missing=" ".join(unseen(case.films.values(), shown, looked)),
+    )  # fmt: skip
 
 
-def unseen(case: Case) -> Iterator[str]:
+def unseen(films: Iterable[Film], evidence: Sequence[Evidence], looked: Sequence[Look]) -> Iterator[str]:
     """What was not looked at, of each video: how far apart the frames are that were seen of it."""
-    for film in case.films.values():
-        times = sorted(
-            {t for look in case.evidence if look.video == film.handle for t in look.frames} | seen(case, film.handle)
-        )
-        name = f" of {film.handle}" if case.several else ""
+    films = list(films)
+    for film in films:
+        times = sorted({t for e in evidence if e.video == film.handle for t in e.frames} | seen(looked, film.handle))
+        name = f" of {film.handle}" if len(films) > 1 else ""
         if not times:
             yield f"No frame{name} was looked at."
             continue
@@ -118,6 +104,6 @@ def unseen(case: Case) -> Iterator[str]:
             yield f"Frames{name} that were looked at lie up to {spaced(widest)} apart: shorter events may be missed."
 
 
-def seen(case: Case, handle: str) -> set[float]:
+def seen(looked: Sequence[Look], handle: str) -> set[float]:
     """Times of looks whose frames are not evidence."""
-    return {t for look in case.looked if look.video == handle for t in (look.start, look.end)}
+    return {t for look in looked if look.video == handle for t in (look.start, look.end)}

@@ -8,6 +8,7 @@ from ivlite.agent.answer import Evidence
 from ivlite.agent.budget import FRAMES
 from ivlite.agent.case import Case, Found
 from ivlite.agent.film import DETAILS, LOOK, MANY, OVERVIEW, Detail, Film, NothingLeft, Wrong
+from ivlite.agent.stamps import untimed
 
 SAYS = 64  # new tokens of what is said of one window of several
 PATIENCE, SAMPLE = (
@@ -96,7 +97,7 @@ def _apart(case: Case, film: Film, windows: Sequence[tuple[float, float]], detai
     asked = [([part], question or "What happens?") for part, _ in shares]
     replies = apart.together(case, asked, max_new_tokens=SAYS)
     said = [
-        case.revise(evidence, text=" ".join(reply.text.split()))
+        case.revise(evidence, text=untimed(" ".join(reply.text.split()), [evidence]))
         for (_, evidence), reply in zip(shares, replies, strict=True)
     ]
     return Found(say.windows(said, case.several), evidence=tuple(said))

@@ -9,7 +9,7 @@ from ivlite.agent.act import Dropped, called
 from ivlite.agent.answer import Answer, Answered, Call, Claim, Event, Remark, Result, Said, Thought
 from ivlite.agent.budget import Budget, Spent
 from ivlite.agent.case import Case, Found
-from ivlite.agent.context import Context
+from ivlite.agent.context import Context, hidden
 from ivlite.agent.film import NothingLeft, Wrong
 from ivlite.agent.record import Record
 from ivlite.agent.route import direct
@@ -51,7 +51,8 @@ class Loop:
                 yield from self._remarks()
             answer = replace(self.answer, steps=tuple(self.steps))
         except Stopped as stopped:
-            answer = finish.nothing(self.case, steps=tuple(self.steps), finish_reason=stopped.reason, run=self.run)
+            more: dict[str, Any] = {"steps": tuple(self.steps), "finish_reason": stopped.reason, "run": self.run}
+            answer = finish.nothing(self.case, hidden(self.context.waiting), **more)
         yield Answered(answer)
 
     def _remarks(self) -> Iterator[Event]:

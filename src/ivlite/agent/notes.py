@@ -6,6 +6,7 @@ from typing import Any
 from ivlite.agent import say
 from ivlite.agent.case import Case, Found, Line
 from ivlite.agent.film import Film, Wrong
+from ivlite.agent.stamps import marks, read, uncited, untimed
 
 LINES = 10  # of text that one search returns, at most
 USUAL = 5
@@ -27,7 +28,7 @@ def search_text(case: Case, arguments: Mapping[str, Any]) -> Found:
     new = []
     for line in relevant(case.texts.search(str(arguments.get("query") or ""), film, start, end, most)):
         a, b = inside(film, line.start, line.end)
-        text = " ".join(line.text.split())[:LONGEST]
+        text = " ".join(uncited(line.text).split())[:LONGEST]
         evidence = before.get((round(a, 3), round(b, 3), text))
         if evidence is None:
             kind = "note" if line.kind == "note" else "text"
@@ -59,8 +60,9 @@ def note(case: Case, arguments: Mapping[str, Any]) -> Found:
     own = [e for e in given if e.video == film.handle]
     frames = sorted({t for e in own for t in e.frames})
     start, end = min(e.start for e in own), max(e.end for e in own)
+    text = untimed(text, own, read(own)) or marks([e.id for e in own])
     made = case.add(film, "note", start, end, frames=frames, text=text)
-    case.texts.note(film, start, end, text)
+    case.texts.note(film, start, end, uncited(text))
     return Found(say.noted(made), evidence=(made,), known=True)
 
 

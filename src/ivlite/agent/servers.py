@@ -161,15 +161,28 @@ class Server:
                 continue
             told = " ".join(sentence(description, DESCRIPTION).split())
             answer = self._caller(name, (description, schema, reads))
-            out.append(Tool(name, told, bounded(schema), external=True, answer=answer))
+            out.append(
+                Tool(
+                    name,
+                    told,
+                    bounded(schema),
+                    external=True,
+                    answer=answer,
+                    agree=None if reads else self._agree(name),
+                )
+            )
         return out
+
+    def _agree(self, name: str) -> Callable[[dict[str, Any]], bool]:
+        """Asks the person whether a tool may be called."""
+        return lambda arguments: (
+            self._confirm is not None and self._confirm(f"{name} {sentence(arguments, 300)}: call it?")
+        )
 
     def _caller(self, name: str, known: tuple[str, Mapping[str, Any], bool]) -> Callable[[dict[str, Any]], Any]:
         def call(arguments: dict[str, Any]) -> Any:
             if self._listed().get(name) != known:
                 raise Dropped("it is not what it was at the start")
-            if not known[2] and not (self._confirm and self._confirm(f"{name} {sentence(arguments, 300)}: call it?")):
-                return {"refused": "the person did not agree"}
             return content(self._done(self._client.call_tool(name, arguments)))
 
         return call

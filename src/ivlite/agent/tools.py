@@ -28,7 +28,7 @@ class Tool:
     """One tool. parameters: a JSON schema of its arguments. run: what it does; None for the one that ends.
 
     external: of another program, or of the caller's: `answer` gets the arguments and returns a text or JSON data, which is not
-    trusted, and may not end.
+    trusted, and may not end. agree: asks the person before each call of it, as long as that takes; None where nobody is asked.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Tool:
     run: Run | None = None
     external: bool = False
     answer: Callable[[dict[str, Any]], Any] | None = None
+    agree: Callable[[dict[str, Any]], bool] | None = None
 
     @property
     def signature(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from ivlite.agent.apart import Apart, room
 from ivlite.agent.case import Case, Found
 from ivlite.agent.film import Detail, Film
 from ivlite.agent.looks import affordable
+from ivlite.agent.stamps import uncited
 
 CLOSE = Detail(16, 1.0)
 CONFIRMED = 0.5  # p(yes) from which a claim is confirmed
@@ -30,8 +31,10 @@ def verify(case: Case, arguments: Mapping[str, Any]) -> Found:
 def confirmed(case: Case, claim: Claim) -> Claim:
     """A claim with p(yes) by the frames of its evidence, looked at once more, at least as closely; of one frame, by that frame.
 
-    One that rests on text alone stays as it is.
+    One that rests on text alone, or says nothing but when, stays as it is.
     """
+    if not uncited(claim.text):
+        return claim
     shown: list[dict[str, Any]] = []
     for e in _visual(case, claim)[:WINDOWS]:
         film = case.films[e.video]

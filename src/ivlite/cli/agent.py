@@ -164,9 +164,20 @@ def person(args, progress):
         if progress:
             progress.clear()
         print(printable(f"\n{question}\n> "), end="", file=sys.stderr, flush=True)
-        return sys.stdin.readline().strip()
+        return typed()
 
     return ask
+
+
+def typed():
+    """The next line of the terminal. Raises Stopped: Ctrl-C while nobody types ends the wait."""
+    import select
+
+    from ivlite.stop import checkpoint
+
+    while not select.select([sys.stdin], [], [], 0.1)[0]:
+        checkpoint()
+    return sys.stdin.readline().strip()
 
 
 def answered(args, agent, asked, progress):

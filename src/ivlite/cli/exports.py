@@ -68,13 +68,14 @@ def is_beside(path, video):
 
 def write(args, answer, question):
     """Writes what was asked for of an Answer; returns the exit code. What fails does not keep the rest from being written."""
-    code = 0
-    for name, (_, path) in given(args).items():
+    code, wanted = 0, given(args)
+    for n, (name, (_, path)) in enumerate(wanted.items()):
         try:
             for written in WRITERS[name](path, answer, question):
                 if not args.quiet:
                     say("wrote", written)
         except Stopped:
+            say("warning", f"not written: {', '.join(f'--{name}' for name in list(wanted)[n:])}")
             raise
         except UsageError as error:  # there is nothing to write
             say("warning", error)

@@ -113,6 +113,7 @@ class Search:
     def __init__(self, args, library, model, query):
         self.args, self.library, self.model, self.query = args, library, model, query
         self.ids, self.code, self.complete = None, 0, True
+        self._same = {}  # id of a video -> whether its file has the content that the library knows
 
     def run(self, paths):
         """Searches, prints what is found, and returns the exit code."""
@@ -141,8 +142,7 @@ class Search:
             try:
                 done = indexing.texts(self.library, path)
             except MediaError as error:
-                say("error", error)
-                self.code = error.exit_code
+                self.failed(error)
                 continue
             ids.append(done.id)
             for sentence in done.notes:
@@ -159,9 +159,19 @@ class Search:
         for hit in hits:
             if hit.video not in paths:
                 paths[hit.video] = self.library.video(hit.video).path
+            if self.changed(hit.video, paths[hit.video]):
+                continue
             key = hit.video, round(hit.start), hit.text.casefold()
             spans.setdefault(key, Span(hit.video, paths[hit.video], hit.start, hit.end, hit.score, hit.kind, hit.text))
         return list(spans.values())[:most]
+
+    def changed(self, id, path):
+        """Whether another file is in the place of a video now, which is said once; one that is gone is still found."""
+        if id in self._same or not os.path.exists(path):
+            return not self._same.get(id, True)
+        if not self.same(id, path) and not self.args.quiet:
+            say("warning", f"video {path} has changed since it was remembered: `ivlite index` reads it again")
+        return not self._same[id]
 
     # -------------------------------------------------------------------------------------------- by sight
 
@@ -169,7 +179,7 @@ class Search:
         """(Spans whose frames show it, the likeliest first; the Stopped that ended the looks or None)."""
         from ivlite.stop import Stop, current, using, within
 
-        stop, seen, stopped = Stop(), [], None
+        stop, todo, seen, stopped = Stop(), [], [], None
         if self.args.max_wait is not None:
             stop.after(self.args.max_wait)
         progress = display(self.args.quiet or self.args.json, self.args.verbose)
@@ -179,7 +189,8 @@ class Search:
                 for n, span in enumerate(todo):
                     if progress:
                         progress("look", n, len(todo))
-                    seen.append(replace(span, score=eyes.odds(span, self.query), looked=True))
+                    if (odds := self.odds(eyes, span)) is not None:
+                        seen.append(replace(span, score=odds, looked=True))
         except Stopped as error:
             stopped, self.complete = error, False
             say("progress", f"{len(seen):,} of {len(todo):,} parts were looked at")
@@ -195,34 +206,62 @@ class Search:
             )
         return good, stopped
 
+    def odds(self, eyes, span):
+        """p(yes) of a Span; None, and an error said, where its video cannot be decoded."""
+        try:
+            return eyes.odds(span, self.query)
+        except MediaError as error:
+            self.failed(error)
+            return None
+
     def there(self, spans):
         """The Spans whose videos are still there with the content that the library knows."""
-        same = {}
-        for span in spans:
-            if span.video not in same:
-                with contextlib.suppress(MediaError):
-                    video = self.library.find(span.path)
-                    same[span.video] = video is not None and video.id == span.video
-            if same.get(span.video):
-                yield span
+        return (span for span in spans if self.same(span.video, span.path))
+
+    def same(self, id, path):
+        """Whether a video is still there with the content that the library knows."""
+        if id not in self._same:
+            self._same[id] = False
+            with contextlib.suppress(MediaError):
+                video = self.library.find(path)
+                self._same[id] = video is not None and video.id == id
+        return self._same[id]
+
+    def failed(self, error):
+        """Says what one video has; the others are searched."""
+        say("error", error)
+        self.code = error.exit_code
 
     def undescribed(self):
         """The segments of videos that no model has described, as Spans: within --start and --end, spread over each video."""
+        from ivlite.library import indexing
+
+        if self.args.kind is not None:
+            return
+        for id in self.searched():
+            video, segments = self.library.video(id), self.library.segments(id)
+            if any(segment.maker is not None for segment in segments) or not self.same(id, video.path):
+                continue
+            try:
+                segments = segments or self.cut(id, video.path)
+            except MediaError as error:
+                self.failed(error)
+                continue
+            for segment in indexing.spread(segments):
+                if segment.end > (self.args.start or 0) and segment.start < (self.args.end or float("inf")):
+                    yield Span(id, video.path, segment.start, segment.end, 0.0, "frames")
+
+    def cut(self, id, path):
+        """The segments of a video that had none."""
         from ivlite import media
         from ivlite.library import indexing
         from ivlite.media.scenes import scenes
 
-        if self.args.kind is not None:
-            return
-        for id in self.ids if self.ids is not None else [video.id for video in self.library.videos()]:
-            video, segments = self.library.video(id), self.library.segments(id)
-            if any(segment.maker is not None for segment in segments) or not os.path.exists(video.path):
-                continue
-            if not segments:
-                segments = self.library.add_segments(id, scenes(media.probe(video.path, fps=indexing.FPS)).spans)
-            for segment in indexing.spread(segments):
-                if segment.end > (self.args.start or 0) and segment.start < (self.args.end or float("inf")):
-                    yield Span(id, video.path, segment.start, segment.end, 0.0, "frames")
+        return self.library.add_segments(id, scenes(media.probe(path, fps=indexing.FPS)).spans)
+
+    def searched(self):
+        """The ids of the videos that are searched."""
+        return self.ids if self.ids is not None else [video.id for video in self.library.current()]
 
     # -------------------------------------------------------------------------------------------- output
 
@@ -265,7 +304,7 @@ class Search:
         """Says that nothing was found, and what could be done."""
         if self.args.quiet:
             return
-        ids = self.ids if self.ids is not None else [video.id for video in self.library.videos()]
+        ids = self.searched()
         bare = sum(not self.library.count(id, "caption") for id in ids)
         more = f"; {bare:,} of {len(ids):,} videos are not described, see `ivlite index`" if bare else ""
         say("progress", "nothing is indexed, see `ivlite index`" if not ids else f"nothing was found{more}")

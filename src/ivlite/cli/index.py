@@ -219,29 +219,31 @@ def counted(count, name):
 def listed(args):
     """Prints the videos of the library."""
     with videos.open_library(args) as library:
-        found = [entry(library, video) for video in library.videos()]
+        current = {video.id for video in library.current()}
+        found = [entry(library, video, video.id in current) for video in library.videos()]
         path = library.path
     if args.json:
         print(json_line({"library": path, "videos": found}), flush=True)
         return 0
     for video in found:
         counts = ", ".join(counted(video[name], what) for name, what in LISTED.items() if video[name])
-        where = video["path"] if video["there"] else f"{video['path']} (not there now)"
+        state = "" if video["there"] else " (not there now)" if video["current"] else " (what it was before it changed)"
+        where = f"{video['path']}{state}"
         print(videos.one_line(f"{where} ({seconds(video['duration'])}): {counts or 'no texts'}"), flush=True)
     if not found:
         print("nothing is indexed", flush=True)
     return 0
 
 
-def entry(library, video):
-    """A video of the library as plain data."""
+def entry(library, video, current):
+    """A video of the library as plain data. current: whether its path has not shown another content since."""
     segments = library.segments(video.id)
     counts = {
         name: library.count(video.id, kind)
         for name, kind in (("subtitles", "subtitle"), ("speech", "speech"), ("notes", "note"))
     }
     done = sum(segment.maker is not None for segment in segments)
-    there = os.path.exists(video.path)
+    there = current and os.path.exists(video.path)
     return {
         "path": video.path,
         "duration": video.duration,
@@ -249,18 +251,21 @@ def entry(library, video):
         "segments": len(segments),
         "captioned": done,
         "there": there,
+        "current": current,
     }
 
 
 def forgotten(args, paths):
-    """Removes videos from the library: by their content, and those that are not there any more by their path."""
+    """Removes videos from the library: by their content, and whatever was known of their paths."""
     with videos.open_library(args, strict=True) as library:
-        known = {video.path: video for video in library.videos()}
         for path in map(os.path.abspath, paths):
-            video = library.find(path) if os.path.exists(path) else known.get(path)
-            if video is None:
+            ids = {video.id for video in library.videos() if video.path == path}
+            if os.path.exists(path) and (same := library.find(path)) is not None:
+                ids.add(same.id)
+            if not ids:
                 raise UsageError(f"video {path} is not in the library; `ivlite index --list` lists what is")
-            library.forget(video.id)
+            for id in ids:
+                library.forget(id)
             if not args.quiet and not args.json:
                 print(videos.one_line(f"forgotten: {path}"), flush=True)
     if args.json:

@@ -16,7 +16,7 @@ from ivlite.errors import DiskError, MediaError, UsageError, shown
 from ivlite.files import reason
 from ivlite.library.database import Database, place
 from ivlite.library.schema import KINDS
-from ivlite.library.searching import Hit, Where, clean, scored, search
+from ivlite.library.searching import STALE, Hit, Where, clean, scored, search
 from ivlite.numbers import number, whole
 
 __all__ = ["KINDS", "Hit", "Library", "Run", "Segment", "Step", "Video"]
@@ -173,6 +173,12 @@ class Library:
         """All videos, the one used last first."""
         return self._database.rows(f"SELECT {VIDEO} FROM video ORDER BY used DESC, id DESC", make=_video)
 
+    def current(self) -> list[Video]:
+        """The videos whose path has not shown another content since, the one used last first."""
+        return self._database.rows(
+            f"SELECT {VIDEO} FROM video WHERE id NOT IN ({STALE}) ORDER BY used DESC, id DESC", make=_video
+        )
+
     def forget(self, video: int) -> None:
         """Removes a video and what is known of it."""
         self._database.write(lambda connection: connection.execute("DELETE FROM video WHERE id = ?", (video,)))
@@ -277,7 +283,7 @@ class Library:
         """The k texts that match a query best: all of its words, else substrings, else some of them.
 
         A query is words; several in double quotes are one. Nothing in it is an operator. A word that few texts hold counts more
-        than one that many hold. videos: ids (None: all). start, end: seconds; texts that overlap them. kinds: of KINDS. Raises
+        than one that many hold. videos: ids (None: all of `current`). start, end: seconds; texts that overlap them. kinds: of KINDS. Raises
         UsageError.
         """
         if not isinstance(query, str):

@@ -24,6 +24,8 @@ GRAM = 3  # characters of an entry of the substring index
 LIKE = "text.body LIKE ? ESCAPE '\\'"
 MOST_PIECES = 64
 CANDIDATES = 8  # times as many rows as are wanted are looked at
+# Ids of videos whose path has shown another content since.
+STALE = "SELECT old.id FROM video old JOIN video new ON new.path = old.path AND (new.used, new.id) > (old.used, old.id)"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Where:
     def of(
         cls, videos: Iterable[int] | None, start: float | None, end: float | None, kinds: Iterable[str] | None
     ) -> "Where":
-        sql, values = "", list[Any]()
+        sql, values = "" if videos is not None else f" AND text.video NOT IN ({STALE})", list[Any]()
         conditions: tuple[tuple[str, Iterable[Any] | None], ...] = (("video", videos), ("kind", kinds))
         for name, given in conditions:
             if given is not None:
@@ -183,7 +185,7 @@ def _found(text: str, mark: str) -> float:
     at = text.find(mark)
     if at < 0:
         parts = pieces(mark, 2) or [p for p in re.split(r"\W+", mark) if p]
-        return PARTLY * sum(part in text for part in parts) / len(parts) if len(parts) > 1 else 0.0
+        return PARTLY * sum(part in text for part in parts) / len(parts) if parts and parts != [mark] else 0.0
     while at >= 0:
         before, after = text[at - 1 : at] if at else "", text[at + len(mark) : at + len(mark) + 1]
         if not (joins(before, mark[0]) or joins(mark[-1], after)):

@@ -174,7 +174,7 @@ def about(desk: Desk, uri: str) -> types.ReadResourceResult:
         path = desk.path(uri)
     except Refused as refused:
         raise MCPError(code=types.INVALID_PARAMS, message=valid(refused.message)) from None
-    video = next((video for video in desk.library.videos() if os.path.realpath(video.path) == path), None)
+    video = next((video for video in desk.library.current() if os.path.realpath(video.path) == path), None)
     data: dict[str, Any] = {
         "video": desk.roots.name(path),
         "bytes": os.path.getsize(path),

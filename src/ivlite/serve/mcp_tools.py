@@ -226,7 +226,7 @@ def search(desk: Desk, course: Course, given: Arguments) -> Result:
         )
         paths = {done.id: path}
     else:
-        paths = {video.id: video.path for video in desk.library.videos() if desk.roots.allowed(video.path)}
+        paths = {video.id: video.path for video in desk.library.current() if desk.roots.allowed(video.path)}
     hits = desk.library.search(
         given["query"], paths, given.get("start"), given.get("end"), given.get("kinds"), given.get("limit", 10)
     )

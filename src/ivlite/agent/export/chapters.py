@@ -103,7 +103,9 @@ def write(path: str | os.PathLike[str], answer: Answer) -> list[str]:
             own = f"{name}.{video.handle}{ending}" if len(answer.videos) > 1 else os.fspath(path)
             parts.append((own, form(found, video.duration)))
     if not parts:
-        raise UsageError(f"{path} is not written: the answer claims nothing that has a time")
+        doubted = any(claim.confirmed is False for claim in answer.claims)
+        why = "no claim of the answer was confirmed" if doubted else "the answer claims nothing that has a time"
+        raise UsageError(f"{path} is not written: {why}")
     for own, text in parts:
         output.write(own, text.encode())
     return [own for own, _ in parts]

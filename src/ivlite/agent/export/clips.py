@@ -11,6 +11,7 @@ from ivlite.files import WRITING, expanded, reason
 from ivlite.media.cut import Cut, cut, suffix
 from ivlite.media.probe import Probe
 from ivlite.numbers import clock
+from ivlite.output import check_outputs
 
 SHORTEST = 2.0  # seconds of a clip: evidence may be one frame
 WHOLE = 0.9  # of a video: evidence of so much of it is no clip
@@ -29,7 +30,8 @@ class Clip:
 def write(folder: str | os.PathLike[str], answer: Answer) -> list[Clip]:
     """Cuts a clip for each piece of evidence that the answer names, "E1_00-41-12.000.mp4" in `folder`, which is made.
 
-    A video that is gone, and evidence that is nearly the whole video, have no clip and a note. Raises UsageError where the answer
+    A video that is gone, evidence that is nearly the whole video, and a clip that would take the place of one of the videos
+    have no clip and a note. Raises UsageError where the answer
     names no evidence, DiskError, Stopped.
     """
     named = [evidence for evidence in answer.evidence if evidence.id in cited(answer)]
@@ -48,7 +50,7 @@ def write(folder: str | os.PathLike[str], answer: Answer) -> list[Clip]:
             if path not in probes:
                 probes[path] = media.probe(path, fps=FPS), suffix(path)
                 probes[path][0].settle()
-            made.append(clip(folder, evidence, *probes[path]))
+            made.append(clip(folder, evidence, *probes[path], list(paths.values())))
         except DiskError:
             raise
         except (MediaError, UsageError) as error:  # it is gone, or shorter than it was
@@ -56,13 +58,15 @@ def write(folder: str | os.PathLike[str], answer: Answer) -> list[Clip]:
     return made
 
 
-def clip(folder, evidence, found, ending):
-    """The Clip of evidence from the Probe of its video."""
+def clip(folder, evidence, found, ending, inputs):
+    """The Clip of evidence from the Probe of its video. inputs: files in whose place it is not written. Raises UsageError."""
     try:
         start, end = span(evidence, found)
     except UsageError as error:
         return Clip(evidence, None, str(error))
-    return Clip(evidence, cut(found, os.path.join(folder, name(evidence) + ending), start, end))
+    path = os.path.join(folder, name(evidence) + ending)
+    check_outputs([path], inputs)
+    return Clip(evidence, cut(found, path, start, end))
 
 
 def span(evidence: Evidence, found: Probe) -> tuple[float, float]:

@@ -111,6 +111,50 @@ def test_the_largest_track_is_taken_and_any_other_on_demand(tmp_path, name):
             opened(path, stream=number)
 
 
+# ------------------------------------------------------------------------------------------------ joined files
+
+JOINED = {"a.mp4": {}, "a.mov": {}, "a.flv": {}, "a.wmv": {"codec": "wmv2"}, "a.ivf": {"codec": "libvpx"}, "a.ts": {}}
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_a_second_part_that_is_not_read_is_noted(tmp_path, name):
+    path = numbered(tmp_path / name, 20, **JOINED[name])
+    other = {"container": {"mpegts_start_pid": "0x200"}} if name == "a.ts" else {}
+    more = numbered(tmp_path / f"more {name}", 20, **JOINED[name], **other)
+    assert opened(path).warnings == []
+    first = path.read_bytes()
+    path.write_bytes(first + more.read_bytes())
+    medium = opened(path)
+    assert len(medium.warnings) == 1 and "begins again at byte" in medium.warnings[0] and medium.duration <= 0.84
+    told = int(medium.warnings[0].split("byte ")[1].split(":")[0].replace(",", ""))
+    assert told == len(first) or (name == "a.ts" and len(first) <= told <= len(first) + 10 * 188)
+
+
+def test_a_first_part_that_is_not_read_is_noted(tmp_path):
+    """Of two videos of a transport stream, the larger is shown."""
+    path = numbered(tmp_path / "a.ts", 20)
+    more = numbered(tmp_path / "b.ts", 20, size=(96, 128), container={"mpegts_start_pid": "0x200"})
+    path.write_bytes(path.read_bytes() + more.read_bytes())
+    medium = opened(path)
+    assert (
+        medium.size == (96, 128) and len(medium.warnings) == 1 and "has another video before byte" in medium.warnings[0]
+    )
+
+
+@pytest.mark.parametrize("name, more", [("a.ts", {}), ("a.mkv", {}), ("a.mpg", {"codec": "mpeg2video"})])
+def test_joined_parts_that_are_read_are_not_noted(tmp_path, name, more):
+    path = numbered(tmp_path / name, 20, **more)
+    path.write_bytes(2 * path.read_bytes())
+    medium = opened(path)
+    assert medium.warnings == [] and medium.duration > 1
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_tracks_beside_each_other_are_no_parts(tmp_path, name):
+    path = two_tracks(tmp_path / name)
+    assert opened(path).warnings == opened(path, stream=0).warnings == []
+
+
 def test_protected_videos_are_named(tmp_path):
     key = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "76a6c65c5ea762046bd749a2e632ccbb",
            "encryption_kid": "a7e61c373e219033c21091fa607bf3b8"}  # fmt: skip

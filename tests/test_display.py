@@ -301,6 +301,75 @@ def test_matrices_and_ranges_are_those_of_the_tags(tmp_path, name, pix_fmt):
     assert np.abs(first(path)[16::32, 16::32] - rgb[16::32, 16::32]).max() <= 4
 
 
+def grey(pix_fmt, **tags):
+    """A frame of mid grey: of any matrix it is the same grey."""
+    frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), 126, np.uint8), format="rgb24").reformat(format=pix_fmt)
+    for name, value in tags.items():
+        setattr(frame, name, value)
+    return frame
+
+
+@pytest.mark.parametrize("matrix", [*range(20), 65, 255])
+@pytest.mark.parametrize("kind", ["plain", "alpha", "hdr", "fields", "range"])
+def test_any_matrix_is_shown(matrix, kind):
+    """swscale refuses frames with tags that it does not know: something near stands in."""
+    tags = {"colorspace": matrix, "color_range": 7 if kind == "range" else 1, "color_trc": PQ if kind == "hdr" else 1}
+    frame = grey("yuva420p" if kind == "alpha" else "yuv420p", **tags)
+    frame = Interlaced(None, frame, None) if kind == "fields" else frame
+    display = Display(SimpleNamespace(sample_aspect_ratio=None))
+    assert display.shape(frame) == (32, 48)
+    shown = display.rgb(frame, (32, 48)).astype(int)
+    if matrix and kind not in ("hdr", "range"):
+        assert np.abs(shown - 126).max() <= 3
+    known = matrix in (0, 1, 2, 4, 5, 6, 7, 9)
+    assert len(list(display.notes("a.mp4"))) == (not known)
+
+
+def test_the_nearest_matrix_stands_in():
+    red = np.kron(np.array([[[200, 60, 40]]], np.uint8), np.ones((32, 48, 1), np.uint8))
+    display = Display(SimpleNamespace(sample_aspect_ratio=None))
+    for given, primaries, near in ((10, 9, 9), (12, 1, 1), (12, 9, 9), (13, 1, 1), (8, 2, 2), (12, 2, 2)):
+        frames = []
+        for matrix in (given, near):
+            frame = av.VideoFrame.from_ndarray(red, format="rgb24").reformat(format="yuv444p", dst_colorspace="ITU709")
+            frame.colorspace, frame.color_primaries = matrix, primaries
+            frames.append(display.rgb(frame, (32, 48)))
+        assert np.array_equal(*frames)
+    assert len(list(display.notes("a.mp4"))) == 1
+
+
+@pytest.mark.parametrize("name", ["bt2020c", "YCgCo", "ICtCp", "smpte2085", "chroma-derived-nc", "chroma-derived-c"])
+def test_videos_of_rare_matrices_are_shown_with_one_note(tmp_path, name):
+    plain = write(tmp_path / "a.ts", [disc(64, 96, 1)] * 5, "libx264", "yuv420p")
+    rare = write(
+        tmp_path / "b.ts", [disc(64, 96, 1)] * 5, "libx264", "yuv420p", options={"x264-params": f"colormatrix={name}"}
+    )
+    joint = tmp_path / "c.ts"
+    joint.write_bytes(plain.read_bytes() + rare.read_bytes())
+    for path, count in ((rare, 5), (joint, 10)):
+        medium = opened(path)
+        pictures = [p for pair in medium.pairs() for p in pair]
+        assert len(medium.frames) == count and abs(pictures[-1].mean() - pictures[0].mean()) < 12
+        assert len([w for w in medium.warnings if "matrix" in w]) == len(medium.warnings) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(95, "Operation not supported"), ValueError("odd"), av.error.EOFError(1, "end")]
+)
+@pytest.mark.parametrize("fields", [False, True])
+def test_what_ffmpeg_raises_while_it_converts_is_a_sentence(monkeypatch, error, fields):
+    frame = grey("yuv420p")
+    frame = Interlaced(None, frame, None) if fields else frame
+    display = Display(SimpleNamespace(sample_aspect_ratio=None))
+
+    def fails(*given):
+        raise error
+
+    monkeypatch.setattr("ivlite.media.display.deinterlaced" if fields else "ivlite.media.display.in_rgb", fails)
+    with pytest.raises(MediaError, match="of the format yuv420p, which FFmpeg cannot convert .*: convert"):
+        display.rgb(frame, (32, 48))
+
+
 def test_every_frame_of_a_stream_is_shown_alike(tmp_path):
     """Display is asked by several passes over the same file, and keeps none of them open."""
     path = write(tmp_path / "a.mkv", [disc(64, 96, 1)] * 2)

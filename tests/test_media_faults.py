@@ -13,7 +13,7 @@ import pytest
 from made_videos import KINDS, bits, cut, lossless, numbered, opened, said, shown
 
 from ivlite.errors import MediaError, OutOfMemoryError
-from ivlite.media import container
+from ivlite.media import boxes, container, ends
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
 
@@ -67,6 +67,63 @@ def test_a_damaged_video_gives_every_pair_and_says_so(tmp_path):
     path.write_bytes(data)
     medium = opened(path, fps=10)
     assert len(shown(medium)) == 80 and any("80 frames used" in w for w in medium.warnings)
+
+
+FORMS = {
+    "a.mkv": {}, "a.webm": {"codec": "libvpx"}, "live.mkv": {"container": {"live": "1"}}, "a.mpg": {"codec": "mpeg2video"},
+    "a.avi": {"codec": "mpeg4"}, "a.wmv": {"codec": "wmv2"}, "a.gif": {"codec": "gif", "pix_fmt": "rgb8"}, "bf.mkv": {"options": {"bf": "3"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("begin, end", [(0.4, 0.6), (0.5, 0.6), (0.7, 0.9)])
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "live.mkv", "a.mpg", "a.avi", "a.wmv", "bf.mkv"])
+def test_frames_that_are_lost_behind_damage_are_missed(tmp_path, name, begin, end):
+    """The last frame that FFmpeg reads does not stay for as long as the others were to last."""
+    path = numbered(tmp_path / name, 100, **FORMS[name])
+    assert opened(path).warnings == []
+    data = bytearray(path.read_bytes())
+    low, high = int(begin * len(data)), int(end * len(data))
+    data[low:high] = bytes(high - low)
+    path.write_bytes(data)
+    medium = opened(path)
+    assert medium.times.last is None or medium.times.last < 0.1
+    if medium.duration < 3.9:
+        assert "is cut off: only" in medium.warnings[0]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.55, 0.77, 0.97])
+@pytest.mark.parametrize("name", ["a.gif", "a.wmv", "a.mpg", "live.mkv", "a.mkv"])
+def test_every_cut_is_noted(tmp_path, name, share):
+    path = cut(numbered(tmp_path / name, 100, **FORMS[name]), share)
+    medium = opened(path)
+    assert len(list(medium.pairs())) == medium.grid[0]
+    if medium.duration < 3.9:
+        assert any("is cut off: only" in w for w in medium.warnings)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_whole_files_are_not_said_to_be_cut(tmp_path, name):
+    path = numbered(tmp_path / name, 100, **FORMS[name])
+    last = max(packet.pos for packet in demuxed(path))
+    with av.open(str(path)) as source:
+        form = source.format.name
+    assert ends.unread(path, form, last) is (False if name.endswith(("mkv", "webm", "mpg")) else None)
+    assert boxes.whole(path, form) is not False and ends.again(path, form, last, []) is None
+    if name == "a.gif":  # what follows a GIF is none of it
+        path.write_bytes(path.read_bytes() + b"more\0")
+        assert boxes.whole(path, form) is None
+    assert opened(path).warnings == []
+
+
+def demuxed(path):
+    with av.open(str(path)) as source:
+        return [packet for packet in source.demux(video=0) if packet.size and packet.pos is not None]
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mpg", "a.flv", "a.ts", "a.mp4"])
+def test_sound_behind_the_pictures_is_no_damage(tmp_path, name):
+    path = with_sound(tmp_path / name, *(("mpeg2video", "mp2") if name == "a.mpg" else ("libx264", "aac")), later=True)
+    assert opened(path).warnings == []
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
@@ -154,18 +211,23 @@ def test_any_file_name_works(tmp_path, monkeypatch, name):
     assert shown(opened(name)) == [0, 1, 2, 2]
 
 
-def with_sound(path):
-    """Two seconds of frames and three of sound, the sound first."""
+def with_sound(path, pictures="libx264", sound="aac", later=False):
+    """Two seconds of frames and three of sound, the sound first, or last."""
+    kind, rate, each = (np.float32, 8000, 1000) if sound == "aac" else (np.int16, 48000, 6000)
     with av.open(str(path), "w") as out:
-        heard, seen = out.add_stream("aac", rate=8000), out.add_stream("libx264", rate=25)
+        heard, seen = out.add_stream(sound, rate=rate), out.add_stream(pictures, rate=25)
         seen.width, seen.height, seen.pix_fmt = 64, 48, "yuv420p"
+        packets = []
         for n in range(24):
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1000), np.float32), format="fltp", layout="mono")
-            frame.rate, frame.pts = 8000, 1000 * n
-            out.mux(heard.encode(frame))
+            samples = np.zeros((1, each), kind)
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp" if sound == "aac" else "s16p", layout="mono")
+            frame.rate, frame.pts = rate, each * n
+            packets += heard.encode(frame)
+        shown = []
         for i in range(50):
-            out.mux(seen.encode(av.VideoFrame.from_ndarray(bits(i), format="rgb24")))
-        out.mux([*heard.encode(), *seen.encode()])
+            shown += seen.encode(av.VideoFrame.from_ndarray(bits(i), format="rgb24"))
+        packets, shown = [*packets, *heard.encode()], [*shown, *seen.encode()]
+        out.mux([*shown, *packets] if later else [*packets, *shown])
     return path
 
 

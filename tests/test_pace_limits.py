@@ -424,7 +424,7 @@ def test_frames_at_a_constant_rate():
 def test_frames_at_a_variable_rate():
     slides = line([0, 1, 10, 11, 12, 20], last=5.0)
     assert chosen(slides) == [0, 1, 2, 3, 4, 5] and chosen(slides, fps=0.1) == [0, 5]
-    assert chosen(slides, fps=0.2) == [0, 1, 2, 4, 5] and chosen(slides, max_frames=3) == [0, 2, 5]
+    assert chosen(slides, fps=0.2) == [0, 1, 2, 4, 5] and chosen(slides, max_frames=3) == [0, 4, 5]
     assert chosen(slides, nframes=2) == [0, 5] and chosen(slides, nframes=6) == [0, 1, 2, 3, 4, 5]
     assert chosen(slides, start=10.5, end=12.5) == [2, 4] and chosen(slides, start=21) == [5]
     assert chosen(slides, fps=0.01, min_frames=4) == [0, 1, 4, 5]
@@ -435,6 +435,33 @@ def test_frames_at_a_variable_rate():
     assert chosen(slides, temporal=2) == [0, 1, 2, 3, 4, 4, 5]
     assert chosen(line([0, 10, 11, 20], last=1.0, interval=1.0), temporal=2) == [0, 0, 1, 2, 3]
     assert chosen(line([0, 10, 11, 20], last=1.0, interval=1.0), temporal=2, max_frames=4) == [0, 1, 2, 3]
+
+
+def test_a_cap_thins_by_time_and_not_by_count():
+    burst = line(np.cumsum([0.0] + [0.033] * 200 + [30.0] * 19), last=30.0)
+    for settings in (dict(max_frames=10), dict(nframes=10), dict(max_frames=10, temporal=2)):
+        got = chosen(burst, fps=2, **settings)
+        assert len(got) == 10 and got[0] == 0 and min(got[1:]) > 200 and set(np.diff(got[1:])) <= {2, 3}
+    got = chosen(burst, fps=2, max_frames=30)  # of the burst only what the slides leave
+    assert got == [*range(0, 200, 20), *range(200, 220)]
+    still = line([0, 0.04, 0.08, 5.08, 5.12, 5.16], last=0.04)
+    for count in range(3, 7):
+        for settings in (dict(nframes=count), dict(fps=1000, max_frames=count)):
+            got = chosen(still, **settings)
+            assert len(set(got)) == count and got == sorted(got) and {0, 2, 5} <= set(got)
+    twice = line([0, 1, 1, 1, 50, 60], last=1.0)  # frames that are never on screen come last
+    assert [chosen(twice, nframes=n) for n in (3, 4, 5)] == [[0, 3, 5], [0, 3, 4, 5], [0, 1, 3, 4, 5]]
+
+
+def test_as_many_frames_as_are_asked_for_whatever_their_times():
+    random = np.random.default_rng(0)
+    for _ in range(12):
+        steps = random.choice([1e-3, 0.04, 0.04, 5, 600], random.integers(1, 200))
+        some = line(np.append(0, np.cumsum(steps)), last=1.0)
+        for count in range(1, len(steps) + 2, 7):
+            for settings in (dict(nframes=count), dict(fps=1e4, max_frames=count)):
+                got = chosen(some, **settings)
+                assert len(got) == count and (np.diff(got) > 0).all()
 
 
 def test_groups_that_span_no_pause():

@@ -11,6 +11,7 @@ import numpy as np
 SAMPLE_TABLE = (b"mdia", b"minf", b"stbl")
 ENCRYPTED = (b"encv", b"drmi")  # sample entries of Common Encryption and FairPlay
 ASF_ENCRYPTION = ("fbb3112223bdd211b4b700a0c955fc6e", "14e68a292226174cb935dae07ee9289c")  # plain and extended
+ASF_HEADER, ASF_DATA = (bytes.fromhex(f"{n}26b2758e66cf11a6d900aa0062ce6c") for n in (30, 36))
 MAX_BOXES = 1 << 16  # of one level
 SEGMENT = b"\x18\x53\x80\x67"  # Matroska
 
@@ -180,8 +181,13 @@ def lengths(file, table, count):
 
 
 def whole(path, form):
-    """Whether a file of FFmpeg's format `form` is as long as its structure declares; None if unknown."""
-    checks = {"mov": whole_mp4, "matroska": whole_matroska, "avi": whole_avi, "flv": whole_flv}
+    """Whether a file of FFmpeg's format `form` is as long as its structure declares; None if unknown.
+
+    Of ASF and GIF only that it is not: what they declare to last is not what is there.
+    """
+    checks = {
+        "mov": whole_mp4, "matroska": whole_matroska, "avi": whole_avi, "flv": whole_flv, "asf": whole_asf, "gif": whole_gif,
+    }  # fmt: skip
     check = checks.get(form.split(",")[0])
     if check is None:
         return None
@@ -208,15 +214,22 @@ def fragmented(path):
 
 
 def whole_matroska(file, size):
+    end = segment_end(file)
+    return None if end is None else end <= size
+
+
+def segment_end(file):
+    """The offset at which a Matroska file's segment says to end; None if it does not say, as in live recordings."""
+    file.seek(0)
     head = file.read(4096)
     at = head.find(SEGMENT)
     if at < 0 or at + 12 > len(head):
         return None
     length = 9 - head[at + 4].bit_length()
     value = int.from_bytes(head[at + 4 : at + 4 + length], "big") & ((1 << 7 * length) - 1)
-    if length > 8 or value == (1 << 7 * length) - 1:  # unknown, as in live recordings
+    if length > 8 or value == (1 << 7 * length) - 1:
         return None
-    return at + 4 + length + value <= size
+    return at + 4 + length + value
 
 
 def whole_avi(file, size):
@@ -234,3 +247,44 @@ def whole_flv(file, size):
     file.seek(size - 4 - back)
     kind, length = struct.unpack(">B3s", file.read(4))
     return kind & 31 in (8, 9, 18) and int.from_bytes(length, "big") + 11 == back
+
+
+def objects(file, size):
+    """Yields (start, type, end) of the objects on the highest level of an ASF file (wmv). The last end may lie beyond it."""
+    at = 0
+    for _ in range(MAX_BOXES):
+        file.seek(at)
+        head = file.read(24)
+        length = int.from_bytes(head[16:], "little")
+        if len(head) < 24 or length < 24:  # a live recording has no size
+            return
+        yield at, head[:16], at + length
+        at += length
+
+
+def whole_asf(file, size):
+    return False if any(kind == ASF_DATA and end > size for _, kind, end in objects(file, size)) else None
+
+
+def whole_gif(file, size):
+    """A GIF ends with a semicolon; anything may follow."""
+    file.seek(max(0, size - 4096))
+    if file.read().rstrip(b"\0").endswith(b";"):
+        return None
+    file.seek(0)
+    head = file.read(13)
+    file.seek(colours(head[10]) if len(head) == 13 else 0, os.SEEK_CUR)
+    while (kind := file.read(1)) and kind in b"!,":
+        if kind == b",":
+            place = file.read(9)
+            file.seek(colours(place[8]) + 1 if len(place) == 9 else 0, os.SEEK_CUR)  # and the size of a code
+        else:
+            file.read(1)
+        while (length := file.read(1)) and length[0]:
+            file.seek(length[0], os.SEEK_CUR)
+    return None if kind else False
+
+
+def colours(flags):
+    """Bytes of the table of colours that a GIF's flags tell of."""
+    return 3 << (flags & 7) + 1 if flags & 128 else 0

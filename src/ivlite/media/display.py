@@ -1,20 +1,28 @@
 """Renders decoded frames as a player shows them: upright, with square pixels, on white, deinterlaced, in SDR."""
 
+import errno
 import math
 import threading
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image
 
-from ivlite.errors import MediaError
+from ivlite.errors import IvliteError, MediaError
 from ivlite.media.color import HDR, on_white, tone_mapped
+from ivlite.media.faults import reason, system_fault
 from ivlite.media.resize import check_pixels, resized
 
 MAX_PIXEL_ASPECT = 10  # width to height of a pixel, or the reverse; more is an error of the file
 BICUBIC = 4  # swscale's
 BT2020, UNSPECIFIED = 9, 2  # matrices in H.273
+CONVERTED = (0, 1, 2, 4, 5, 6, 7, 9)  # matrices that swscale converts from; newer versions refuse frames with any other
+MATRICES = {8: "YCgCo", 10: "BT.2020 constant luminance", 11: "SMPTE ST 2085", 12: "derived from the primaries",
+            13: "derived from the primaries, constant luminance", 14: "ICtCp"}  # fmt: skip
+DERIVED = {1: 1, 4: 4, 5: 1, 6: 7, 7: 7, 9: BT2020}  # primaries to the matrix that follows from them, or nearly so
+RANGES = (0, 1, 2)  # unspecified, limited, full
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's native decoders ignore alpha
 
 
@@ -68,10 +76,18 @@ class Display:
         # memory until the garbage collector runs.
         self.matrices = {}
         self.stored = 0, 0  # height and width of a decoded frame, once its shape was asked for
+        self.replaced = set()  # names of matrices of colours for which others stand in
+
+    def notes(self, name):
+        """Sentences about what frames of the video could not be shown as they say."""
+        if self.replaced:
+            which = " and ".join(sorted(self.replaced))
+            yield f"the colours of video {name} may be off: FFmpeg does not convert their matrix ({which}), and another stands in"
 
     def shape(self, frame):
         """(height, width) of a frame on the screen."""
         check_pixels(frame.height, frame.width, "a frame")
+        self._mend(frame)
         self.stored = frame.height, frame.width
         height, width = frame.height, max(1, round(frame.width * self.aspect))
         return (width, height) if self._turn(frame)[0] else (height, width)
@@ -83,19 +99,27 @@ class Display:
     def pixels(self, frame, size=None):
         """uint8 (h, w, 3), upright, in the frame's size, a view of any strides; HDR in `size` (H, W) if given."""
         check_pixels(frame.height, frame.width, "a frame")
+        self._mend(frame)
         quarter, down, right = self._turn(frame)
-        if isinstance(frame, Interlaced):
-            frame = deinterlaced(frame)
-        if frame.color_trc in HDR:
-            size = size or (frame.height, frame.width)
-            pixels = sdr(frame, size[::-1] if quarter else size)
-        elif has_alpha(frame):
-            pixels = np.asarray(on_white(Image.fromarray(frame.to_ndarray(format="rgba"))))
-        else:
-            pixels = in_rgb(frame)
+        with converting(frame):
+            if isinstance(frame, Interlaced):
+                frame = deinterlaced(frame)
+            if frame.color_trc in HDR:
+                size = size or (frame.height, frame.width)
+                pixels = sdr(frame, size[::-1] if quarter else size)
+            elif has_alpha(frame):
+                pixels = np.asarray(on_white(Image.fromarray(frame.to_ndarray(format="rgba"))))
+            else:
+                pixels = in_rgb(frame)
         if quarter:  # x of the picture becomes y on the screen
             pixels = pixels.transpose(1, 0, 2)
         return pixels[::down, ::right]
+
+    def _mend(self, frame):
+        """Gives a frame the nearest tags from which swscale converts."""
+        found = mended(frame.frame if isinstance(frame, Interlaced) else frame)
+        if found:
+            self.replaced.add(found)
 
     def _turn(self, frame):
         """(whether width and height swap, then the steps of rows and of columns: -1 for mirrored)."""
@@ -122,20 +146,44 @@ def in_rgb(frame):
     return own.converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
 
 
+def mended(frame):
+    """The name of a frame's matrix of colours if another now stands in for it, "" if not.
+
+    Sets the tags from which swscale does not convert to the nearest that it knows. Pixels in RGB have no matrix.
+    """
+    if frame.color_range not in RANGES:
+        frame.color_range = 0
+    matrix = int(frame.colorspace)
+    if matrix in CONVERTED or frame.format.is_rgb or frame.format.has_palette:
+        return ""
+    nearest = {10: BT2020, 12: DERIVED.get(frame.color_primaries), 13: DERIVED.get(frame.color_primaries)}.get(matrix)
+    frame.colorspace = nearest or UNSPECIFIED
+    return "" if matrix == 12 and nearest else MATRICES.get(matrix, f"number {matrix} of H.273")
+
+
+@contextmanager
+def converting(frame):
+    """Context manager: what FFmpeg raises in the block, which converts a frame, becomes a MediaError that says why."""
+    import av
+
+    try:
+        yield
+    except (IvliteError, MemoryError):
+        raise
+    except (av.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, LookupError) as error:
+        if getattr(error, "errno", None) == errno.ENOMEM:
+            raise system_fault(error, "a frame") from error
+        kind = f"pixels of the format {frame.format.name}, which FFmpeg cannot convert ({reason(error)})"
+        raise MediaError(f"a frame has {kind}: convert the video to H.264 in yuv420p") from error
+
+
 def small(frame):
     """A copy of a frame with hardly any pixels: it is this one that enters the reference cycle.
 
     Grey, since FFmpeg does not write every format that it reads (of palettes). Raises MediaError.
     """
-    import av
-
-    try:
+    with converting(frame):
         return frame.reformat(width=16, height=16, format="gray")
-    except MemoryError:
-        raise
-    except (av.FFmpegError, OSError, ValueError) as error:
-        kind = f"pixels of the format {frame.format.name}, which FFmpeg cannot convert"
-        raise MediaError(f"a frame has {kind}: convert the video to H.264") from error
 
 
 def display_matrix(frame):

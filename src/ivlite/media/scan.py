@@ -4,10 +4,11 @@ Timestamps of files are often not clean:
 
 - *Discontinuities.* If the decoding times of neighbouring packets go back, or ahead by more than 10 seconds in streaming
   formats (MPEG-TS and -PS, Ogg) or 30 hours in others, segments were concatenated. They are placed end to end, as FFmpeg
-  and players do. Any other gap is a pause.
+  and players do. Any other gap is a pause; so is one over which the file's clock goes on, and a step that is usual in the file.
 - *Counting.* If packets have no times, or times that cannot be those of their frames (AVI with B-frames, MP4 without
   composition offsets), frames are counted in the order of the decoder's output, and the n-th frame has the n-th time.
-- *The beginning* of a streaming format is its first key frame: nothing before it can be decoded.
+- *The beginning* of a streaming format is its first key frame: nothing before it can be decoded. Frames that follow the first
+  key frame in the file and come before it in time refer to what was cut off: those that the decoder leaves out are not there.
 - *The last frame* lasts as long as its packet declares, or until the declared end of a complete file.
 """
 
@@ -22,14 +23,17 @@ import numpy as np
 from ivlite.errors import MediaError
 from ivlite.media import boxes
 from ivlite.media.container import ERRORS, RAW, decoded, open_stream, packets
+from ivlite.media.ends import unread, unseen
 from ivlite.media.libraries import give_back
+from ivlite.media.pauses import AHEAD, BACK, pauses
 from ivlite.media.timeline import Timeline, nearest
 
 NONE = -(1 << 63)
 FROM_ZERO = ("matroska", "flv")  # formats whose declared length counts from zero, and not from the first frame
 STREAMED = 0x200  # FFmpeg's AVFMT_TS_DISCONT
-AHEAD, AHEAD_ELSEWHERE = 10, 30 * 3600  # seconds; FFmpeg's limits
-BACK = 1  # seconds that non-key packets may go back: decoding times are often estimated, and jitter
+AHEAD_ELSEWHERE = 30 * 3600  # seconds; FFmpeg's limit, as AHEAD
+SLOW = 8  # usual steps that a step may take: slides come seldom
+REORDERED = 64  # packets, at most, from a frame that is decoded early to the packets of its time
 PROBED = 48  # packets decoded to check their times
 JITTER = 0.1  # seconds that a frame may deviate from a constant rate
 MAX_LISTED = 10_000_000  # most frames of a timeline derived from an index
@@ -46,8 +50,8 @@ HEAD = 32  # packets read at the beginning if an index covers the rest
 class Packets:
     """The packets of a stream in file order: times as int64 ticks (NONE if unknown), and flags.
 
-    missing: number of packets in the index that are beyond the end of the file; None without an index. offsets: where key
-    packets begin in the file (NONE if unknown), for the formats of OFFSETS.
+    missing: number of packets in the index that are beyond the end of the file; None without an index. offsets: where packets
+    begin in the file (NONE if unknown), for streaming formats. last: the largest offset of a packet, None if unknown.
     """
 
     pts: np.ndarray
@@ -57,6 +61,7 @@ class Packets:
     shown: np.ndarray
     missing: int | None = None
     offsets: np.ndarray | None = None
+    last: int | None = None
 
 
 def scan(path, name, number=None, start=None, end=None, progress=None):
@@ -93,7 +98,7 @@ def indexed(path, name, number=None, start=None, end=None):
 def read(container, stream, until=None, progress=None):
     """The Packets from the container's position to the end, or to the first for which until(packet) is true."""
     pts, dts, durations, keys, shown, offsets = (array(form) for form in "qqqbbq")
-    total = max(1, container.size)
+    total, streamed, last = max(1, container.size), bool(container.format.flags & STREAMED), -1
     for number, packet in enumerate(packets(container, stream)):
         if until and until(packet):
             break
@@ -103,16 +108,18 @@ def read(container, stream, until=None, progress=None):
         dts.append(NONE if packet.dts is None else packet.dts)
         durations.append(packet.duration or 0)
         keys.append(packet.is_keyframe)
-        if packet.is_keyframe:
+        if streamed:
             offsets.append(NONE if packet.pos is None else packet.pos)
+        if (at := packet.pos) is not None and at > last:
+            last = at
         shown.append(not packet.is_discard)  # removed by an edit list: players do not show it
     if progress:
         progress("scan", total, total)
     *times, offsets = (
         np.frombuffer(a, np.int64) if len(a) else np.zeros(0, np.int64) for a in (pts, dts, durations, offsets)
     )
-    packed = Packets(*times, *(np.array(a, bool) for a in (keys, shown)))
-    return replace(packed, offsets=offsets) if container.format.name in OFFSETS else packed
+    packed = Packets(*times, *(np.array(a, bool) for a in (keys, shown)), last=None if last < 0 else last)
+    return replace(packed, offsets=offsets) if streamed else packed
 
 
 def from_index(container, stream, path):
@@ -141,7 +148,8 @@ def from_index(container, stream, path):
         return None
     durations = np.diff(dts, append=max(dts[-1], (stream.duration or 0) + dts[0]))
     kept = [a if there.all() else a[there] for a in (pts, dts, durations, keys)]
-    return Packets(*kept, np.ones(len(kept[0]), bool), int((~there).sum()))
+    last = int(ends[there].max()) - 1
+    return Packets(*kept, np.ones(len(kept[0]), bool), int((~there).sum()), last=last)
 
 
 def agree(entries, table):
@@ -177,6 +185,7 @@ def build(found, container, stream, path, name, number):
     streamed = bool(container.format.flags & STREAMED)
     late = int(found.keys.argmax()) if streamed and len(found.keys) else 0  # packets before the first key frame
     found.shown[:late] = False
+    found.shown[undecodable(found, path, name, number)] = False
     shown = np.flatnonzero(found.shown)
     if not len(shown):
         raise MediaError(f"video {name} has no frames: copy or record it again")
@@ -189,8 +198,10 @@ def build(found, container, stream, path, name, number):
     pts = found.pts[shown]
     clock, notes = filled(found, rates[1:] or rates, tick), ()
     joints = joined(clock, found.keys, tick, streamed)
+    if streamed and len(joints):
+        joints = without_pauses(joints, clock * tick, found.offsets, (path, name, number), form)
     timed = bool((pts != NONE).all()) and not (form == "avi" and reorders)
-    laid = lay(found.pts if timed else clock, clock, found, joints, AHEAD / tick)[shown]
+    laid = lay(found.pts if timed else clock, clock, found, joints, limit(clock, tick, True) / tick)[shown]
     if len(laid) > 1 and laid.min() == laid.max():  # no times at all
         laid, timed = np.arange(len(laid)) / (rates[0] if rates else 24.0) / tick, False
     ordered = timed and reorders and len(pts) > 2 and bool((np.diff(laid) > 0).all())
@@ -209,24 +220,59 @@ def build(found, container, stream, path, name, number):
         places = np.full(len(found.pts), -1)
         places[shown] = ranks
         keys, ones = np.unique(ranks[found.keys[shown]], return_index=True)
-        if found.offsets is not None and len(keys):
-            offsets = found.offsets[found.shown[found.keys]][ones]
+        if form in OFFSETS and len(keys):
+            offsets = found.offsets[found.shown & found.keys][ones]
             times = replace(times, offsets=offsets if (offsets >= 0).all() else None)
         clean = form not in UNSURE and not late and not len(joints) and bool((np.diff(laid[order]) > 0).all())
         times = replace(times, places=None if clean else places, keys=keys if len(keys) else times.keys)
         times = replace(times, pts=pts[order] if clean else None)
     begun = int(pts[order[0]]) * tick if timed and form.startswith(FROM_ZERO) else 0.0
     claimed = 0.0 if len(joints) else declared_seconds(container, stream) - max(0.0, begun)
-    entire = boxes.whole(path, form) if not found.missing else False
+    entire = False if found.missing or lost(found, stream.frames, path, name, number, form) else boxes.whole(path, form)
     if form == "avi" and entire is False:  # without its index, FFmpeg declares what is there
         claimed = max(claimed, stream.frames * tick)
-    if entire is False and form.startswith("mov") and boxes.fragmented(path):
+    if entire is False and (form == "gif" or (form.startswith("mov") and boxes.fragmented(path))):
         claimed = 0.0
     times = settled(times, rates, length, claimed, entire)
     if entire is False and claimed <= 0:  # how much is missing is not told
         cut = f"video {name} is cut off: only its first {times.duration:.1f} seconds are there"
         times = replace(times, notes=(*times.notes, cut))
+    others = [s.id for s in container.streams.video if s.index != stream.index]
+    more = unseen(name, path, form, found.offsets, found.last, others)
+    times = replace(times, notes=(*times.notes, *more))
     return times
+
+
+def lost(found, declared, path, name, number, form):
+    """Whether packets are missing for damage: behind the last that was read, or of those in the index of an AVI file.
+
+    declared: the number of packets that its header tells; empty ones among them are frames that stay.
+    """
+    if form == "avi" and declared > len(found.pts):
+        with open_stream(path, name, number) as (_, stream):  # without what reading added to its index
+            return sum(entry.size > 0 for entry in stream.index_entries) != len(found.pts)
+    return bool(unread(path, form, found.last))
+
+
+def leading(found):
+    """Indexes of the packets of frames that follow the first key frame in the file and come before it in time."""
+    keys = np.flatnonzero(found.keys)
+    if not len(keys) or found.pts[keys[0]] == NONE:
+        return keys[:0]
+    end = keys[1] if len(keys) > 1 else len(found.pts)
+    pts = found.pts[keys[0] : end]
+    return keys[0] + np.flatnonzero((pts < pts[0]) & (pts != NONE) & found.shown[keys[0] : end])
+
+
+def undecodable(found, path, name, number):
+    """Indexes of the packets of leading frames that the decoder does not return."""
+    early = leading(found)
+    if not len(early):
+        return early
+    with open_stream(path, name, number) as (container, stream):
+        some = islice(packets(container, stream), int(early[-1]) + 1)
+        returned = [f.pts for f in decoded(stream, some, lambda packet: packet.pts) if f.pts is not None]
+    return early[~np.isin(found.pts[early], returned)]
 
 
 def filled(found, rates, tick):
@@ -253,21 +299,41 @@ def joined(clock, keys, tick, streamed):
     step = np.diff(clock.astype(float)) * tick
     usual = float(np.median(step[step > 0])) if (step > 0).any() else 0.0
     back = (step < 0) & (keys[1:] | (step < -max(BACK, 16 * usual)))
-    return np.flatnonzero(back | (step > (AHEAD if streamed else AHEAD_ELSEWHERE))) + 1
+    return np.flatnonzero(back | (step > limit(clock, tick, streamed))) + 1
+
+
+def limit(clock, tick, streamed):
+    """Seconds that the decoding times of neighbouring packets may go ahead within a segment."""
+    step = np.diff(clock.astype(float)) * tick
+    steps = np.sort(step[step > 0])
+    usual = float(steps[(len(steps) - 1) // 2]) if len(steps) > 1 else 0.0  # the lower median: a jump is not usual
+    return max(AHEAD if streamed else AHEAD_ELSEWHERE, SLOW * usual)
+
+
+def without_pauses(joints, seconds, offsets, file, form):
+    """`joints` without those at which the times go ahead and so does the clock of the file. seconds: of each packet."""
+    ahead = joints[seconds[joints] > seconds[joints - 1]]
+    if not len(ahead):
+        return joints
+    offsets = np.maximum.accumulate(offsets)  # of frames that share a packet of the file, only the first has one
+    gaps = np.stack([seconds[ahead - 1], seconds[ahead], offsets[ahead - 1], offsets[ahead]], 1)
+    return np.setdiff1d(joints, ahead[pauses(gaps, file, form)])
 
 
 def lay(ticks, clock, found, joints, far):
     """float64 ticks with the segments placed end to end. clock: decoding times, in which the joints are.
 
-    A frame whose time is `far` ticks from its decoding time is of the next segment: frames that are decoded early, for
-    others to refer to, have their times from beyond the joint.
+    A frame whose time is `far` ticks from its decoding time, and not from the joint soon after it, is of the next segment:
+    frames that are decoded early, for others to refer to, have their times from beyond the joint.
     """
     ticks = ticks.astype(float)
     if not len(joints):
         return ticks
     known = found.shown & (ticks != float(NONE))
     of = np.searchsorted(joints, np.arange(len(ticks)), "right")  # the segment of each packet
-    of = np.minimum(of + (known & (np.abs(ticks - clock) > far)), len(joints))
+    following = np.append(joints, joints[-1])[of]
+    near = (np.abs(ticks - clock[following]) <= far) & (following - np.arange(len(ticks)) <= REORDERED)
+    of = np.minimum(of + (known & near & (np.abs(ticks - clock) > far)), len(joints))
     step = np.diff(np.sort(ticks[known]))
     usual = float(np.median(step[step > 0])) if (step > 0).any() else 1.0
     over = ticks + np.where(found.durations > 0, found.durations, usual)
@@ -348,7 +414,7 @@ def part(container, stream, path, start, end):
     if (whole and size < LARGE) or "matroska" not in form or not boxes.whole(path, form) or not rates:
         return None
     head = read(container, stream, stop_after(HEAD))
-    if (head.pts == NONE).any() or not len(head.pts):
+    if (head.pts == NONE).any() or not len(head.pts) or len(leading(head)):
         return None
     tick, first = float(stream.time_base), int(head.pts.min())
     try:
@@ -364,6 +430,8 @@ def part(container, stream, path, start, end):
         return None
     places = [head, *middle, tail]
     if not all(len(p.pts) and (p.pts != NONE).all() and p.shown.all() for p in places):
+        return None
+    if unread(path, form, tail.last):
         return None
     claimed = declared_seconds(container, stream) - max(0, first) * tick
     length = float(tail.durations[tail.pts.argmax()]) * tick

@@ -6,23 +6,23 @@ from itertools import chain, islice
 
 import pysubs2
 
+from ivlite.media import ttml
 from ivlite.stop import checkpoint
 
 BLOCK = 2_000  # lines that pysubs2 parses at once
-WHOLE = 8 << 20  # characters of a format that is parsed as a whole
 LONGEST = 4_000  # characters of a SAMI caption
 HEAD = 400  # lines that tell the format
 
 TIME = re.compile(r"\s*(-?)\s*(?:(\d{1,6})\s*:\s*)?(\d{1,6})\s*:\s*(\d{1,3})(?:\s*[.,:;]\s*(\d{1,9}))?")
 ARROW = re.compile(r"-{1,3}\s?>|-{1,3}&gt;|[–—]>|→")
 SYNC = re.compile(r"(?=<sync\b)", re.IGNORECASE)
-BLOCKS = ("NOTE", "STYLE", "REGION")  # of WebVTT
+BLOCKS = ("NOTE", "STYLE", "REGION", "WEBVTT")  # of WebVTT; the last one begins a file that was joined to another
 # How the lines of a format begin, in the order in which they are tried.
 FORMATS = (
     ("vtt", re.compile(r"\s*WEBVTT")),
     ("ass", re.compile(r"\s*\[(Script Info|V4\+? Styles|Events)\]|\s*Dialogue:", re.IGNORECASE)),
     ("sami", re.compile(r"\s*<SAMI", re.IGNORECASE)),
-    ("ttml", re.compile(r"\s*(<\?xml[^>]*>\s*)?<(\w+:)?tt[\s>]", re.IGNORECASE)),
+    ("ttml", re.compile(r"\s*(<\?xml.*|<!--.*)?<(\w+:)?tt[\s>]", re.IGNORECASE)),
     ("microdvd", re.compile(r" *\{ *\d+ *\} *\{ *\d* *\}")),
     ("mpl2", re.compile(r"\[-?\d+\]\[-?\d*\]")),
     ("srt", re.compile(rf"{TIME.pattern}\s*(?:{ARROW.pattern})")),
@@ -46,7 +46,7 @@ def cues(lines, rate=None):
 
     Times are seconds, or None where there are none. rate: frames per second of the video, for files that count frames.
     """
-    lines = iter(lines)
+    lines = (line.lstrip("\ufeff") for line in lines)  # a byte order mark begins each file of those that were joined
     head = list(islice(lines, HEAD))
     name = format_of(head)
     if not name:
@@ -57,7 +57,7 @@ def cues(lines, rate=None):
     if name == "sami":
         return name, captions(everything)
     if name == "ttml":
-        return name, whole(everything)
+        return name, ttml.cues(everything, rate)
     if name == "ass":
         return name, blocks(events(everything), "ass", "[Events]\n", None)
     if name == "microdvd":
@@ -105,8 +105,10 @@ def timed(lines, vtt):
             if times is not None:
                 yield *times, "\n".join(without_name(text, vtt))
             times, text, aside = found, [], False
-        elif vtt and (not text or not text[-1]) and line.startswith(BLOCKS):
+        elif vtt and (not text or not text[-1] or line == "WEBVTT") and line.startswith(BLOCKS):
             aside = True
+            if text and text[-1]:
+                text.append("")
         elif aside:
             aside = bool(line.strip())
         elif times is not None and len(text) < 100:
@@ -190,20 +192,6 @@ def caption(text):
         yield from ((start, None, words) for start, _, words in parsed(text[:LONGEST] + "</sync>", "sami", None))
     except Exception:
         yield None, None, text
-
-
-def whole(lines):
-    """The cues of a TTML file; none where it is no XML."""
-    text, size = [], 0
-    for line in lines:
-        text.append(line)
-        size += len(line)
-        if size > WHOLE:
-            break
-    try:
-        yield from parsed("".join(text), "ttml", None)
-    except Exception:
-        yield None, None, ""
 
 
 def parsed(text, name, rate):

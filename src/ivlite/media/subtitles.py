@@ -254,6 +254,8 @@ def _collected(
         notes.append(f"the times of {name} are {hours} h ahead of the video: they are shifted back")
     if said := remarks(collector.counts):
         notes.append(usable(name, cues, said))
+    elif not cues:
+        notes.append(f"{name} gives 0 cues: it has no text with times")
     return cues, collector.counts
 
 

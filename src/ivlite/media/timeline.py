@@ -106,19 +106,38 @@ def sampled(times, begin, final, count, least, most):
     times: ascending seconds, the first no later than `begin`, the last no later than `final`. At least `least` indexes
     if there are so many frames with a duration, at most `most`.
     """
-    found = np.zeros(1, np.int64)
+    if final <= begin:
+        return completed(np.zeros(1, np.int64), np.arange(len(times)), least)
     for _ in range(REFINEMENTS):
-        step = (final - begin) / max(count - 1, 1)
-        if step <= 0:
-            break
-        ahead = np.append(np.ceil((times - begin) / step - 1e-9).clip(0, count), count)  # moments before each frame
-        found = np.flatnonzero(np.diff(ahead))
+        found = shown(times, begin, final, count)
         if len(found) >= least:
             break
         count = 2 * count
     if len(found) < least:
-        return spread(len(times), least)
-    return found[spread(len(found), most)] if len(found) > most else found
+        return completed(found, np.arange(len(times)), least)
+    return thinned(times, begin, final, count, most) if len(found) > most else found
+
+
+def shown(times, begin, final, count):
+    """Indexes of the frames on screen at `count` evenly spaced times from `begin` to `final`, each once, ascending."""
+    step = (final - begin) / max(count - 1, 1)
+    ahead = np.append(np.ceil((times - begin) / step - 1e-9).clip(0, count), count)  # moments before each frame
+    return np.flatnonzero(np.diff(ahead))
+
+
+def thinned(times, begin, final, count, most):
+    """Indexes of `most` frames on screen at times as close as gives no more; as sampled(), where `count` times give more."""
+    few = min(most, count)
+    while few + 1 < count:
+        middle = (few + count) // 2
+        few, count = (few, middle) if len(shown(times, begin, final, middle)) > most else (middle, count)
+    return completed(shown(times, begin, final, few), shown(times, begin, final, count), most)
+
+
+def completed(found, others, count):
+    """Ascending indexes: `found`, and as many of `others` that it lacks, evenly spaced, as make `count` of them."""
+    rest = np.setdiff1d(others, found)
+    return np.union1d(found, rest[spread(len(rest), min(len(rest), max(0, count - len(found))))])
 
 
 def grouped(chosen, times, pause, temporal):

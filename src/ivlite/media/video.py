@@ -4,12 +4,13 @@ import os
 import struct
 import time
 from contextlib import closing
+from itertools import islice
 
 import numpy as np
 
 from ivlite.errors import MediaError
 from ivlite.media import lanes, timeline
-from ivlite.media.container import RAW, decoded, open_stream, packets
+from ivlite.media.container import ERRORS, RAW, decoded, open_stream, packets
 from ivlite.media.decode import FrameDecoder
 from ivlite.media.display import Display
 from ivlite.media.medium import Content, Medium
@@ -25,12 +26,17 @@ LITTLE, PIXEL = 1 << 28, 4e-9  # pixels to decode that are not worth measuring; 
 MOST_RATE, USUAL_RATE = 1000, 30.0  # frames a second
 MOST_ESTIMATED = 4_000_000  # frames of an estimated timeline
 ROW = 16  # bytes of a frame in a Timeline
+FRAME, FRAME_MPEGTS = 8, 188  # bytes that a frame takes in a file, at least
+ENTERED = ("mpegts", "mpeg")  # formats whose times may jump, and that are read from any offset on
+PLACES, EACH = 5, 48  # places of a file where its bytes a second are measured, packets of each
+PROPORTION = 4  # how many times the length that follows from these a declared one may be, or the reverse
 
 
 class VideoProbe(Probe):
     """A video file. stream: the stream index in the file, as FFmpeg numbers them; None for the one that a player shows.
 
     Reads the file's index; without one, the times are those that the container declares until settle() reads all packets.
+    It is called at once where the container declares what cannot be.
     """
 
     def __init__(self, source, start=None, end=None, stream=None):
@@ -48,7 +54,8 @@ class VideoProbe(Probe):
 
     def _declared(self):
         with open_stream(self.path, self.name, self.track) as (container, stream):
-            return declared(container, stream)
+            times = declared(container, stream)
+            return None if times is None or doubtful(container, stream, times) else times
 
     def settle(self, progress=None):
         if self.estimated:
@@ -111,7 +118,7 @@ class VideoProbe(Probe):
             self.path, self.track, self.times, self._display, "video", self.name, size, chosen, marks, length, **shape
         )
         medium.held = self.held
-        for sentence in remarks(self.name, self.times):
+        for sentence in (*remarks(self.name, self.times), *self._display.notes(self.name)):
             medium.warn(sentence)
         return medium
 
@@ -129,6 +136,35 @@ def declared(container, stream):
     rate = min(rates[0], MOST_ESTIMATED / seconds)
     count = max(1, round(seconds * rate))
     return timeline.Timeline(np.arange(count) / rate, None, np.zeros(1, np.int64), rate, 1 / rate)
+
+
+def doubtful(container, stream, times):
+    """Whether a file has too few bytes for its declared Timeline, or a length out of proportion to them.
+
+    FFmpeg takes the length of a transport or program stream from its first and last time, whatever is between.
+    """
+    form, size = container.format.name, container.size
+    if len(times.times) * (FRAME_MPEGTS if form == "mpegts" else FRAME) > size:
+        return True
+    if form not in ENTERED:
+        return False
+    measured = [paced(container, stream, size * n // PLACES) for n in range(PLACES)]
+    seconds, read = (sum(column) for column in zip(*measured, strict=True))
+    reckoned = size * seconds / read if read else 0.0
+    return not reckoned / PROPORTION <= times.duration <= reckoned * PROPORTION
+
+
+def paced(container, stream, offset):
+    """(seconds, bytes) of some packets of the file from an offset on; zeros if it cannot be read there."""
+    try:
+        container.seek(offset, unsupported_byte_offset=True)
+        some = [(p.dts, p.pos) for p in islice(packets(container, stream), EACH) if None not in (p.dts, p.pos)]
+    except ERRORS:
+        return 0.0, 0
+    if len(some) < 2:
+        return 0.0, 0
+    step = np.median(np.diff([dts for dts, _ in some]))  # a jump among them does not count
+    return max(0.0, float(step * stream.time_base)) * (len(some) - 1), max(0, some[-1][1] - some[0][1])
 
 
 def remarks(name, times):
@@ -185,6 +221,8 @@ class VideoFile(Medium):
             self.warn(f"{lost} {of} could not be decoded: a neighbouring frame stands in for each")
         if damaged:
             self.warn(f"{damaged} {of} are damaged and may show wrong things")
+        for sentence in self.display.notes(self.source):
+            self.warn(sentence)
 
     def _picture(self, frame):
         return self.display.rgb(frame, self.size)

@@ -77,6 +77,44 @@ def test_the_second_question_is_that_of_a_fresh_model(model):
 
 
 @needs_demo
+@pytest.mark.parametrize("many", [1, 4])
+def test_a_second_question_has_the_bits_of_a_first_one(model, tmp_path, many):
+    """Whatever was asked of the same media before, however much of its words is shared; kept in memory or in a store."""
+    media = [clip(tmp_path / f"{n}.avi", (20 * n, 60, 200), 10 + n) for n in range(many)]
+
+    def asked(text):
+        parts = [{"type": "video", "video": path} for path in media]
+        return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+
+    def bits(model, text):
+        reply = model.chat(asked(text), **GREEDY)
+        return model._pool._idle[-1].held.logits(reply.usage["prompt_tokens"]).copy(), reply
+
+    words = "Look at all of the film and say. " * 10  # more tokens than those whose bits depend on no others
+    texts = [words + text for text in ("Is there a square here?", "Is there a square there?", "Is there?", "")]
+    expected = []
+    for text in texts:
+        with ivlite.load("demo", context=2048) as fresh:
+            expected.append(bits(fresh, text)[0])
+    for text, one in zip(texts, expected, strict=True):
+        logits, reply = bits(model, text)
+        assert (logits == one).all()
+    assert reply.usage["cached_tokens"] > reply.usage["vision_tokens"] and reply.timings["vision"] == 0
+
+
+@needs_demo
+def test_a_conversation_that_goes_on_keeps_its_rows(model):
+    first = model.chat(question("What happens?"), **GREEDY)
+    said = [
+        *question("What happens?"),
+        {"role": "assistant", "content": first.text},
+        {"role": "user", "content": "Which colour?"},
+    ]
+    second = model.chat(said, **GREEDY)
+    assert second.usage["cached_tokens"] >= first.usage["prompt_tokens"] + len(first.token_ids) - 1
+
+
+@needs_demo
 @pytest.mark.parametrize("way", ["chat", "session.stream", "session.ask", "frames"])
 def test_another_clip_of_the_same_name_has_its_own_answer(model, tmp_path, way):
     path, session = tmp_path / "a.avi", model.session()

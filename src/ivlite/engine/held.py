@@ -112,6 +112,16 @@ class Held:
         following = next(mine, None)  # a frame pair here, and plain text there
         return n if following is None else min(n, following.first)
 
+    def kept(self, prompt, shared):
+        """How many of the `shared` tokens of a prompt may stay, if something is still to be computed.
+
+        A conversation that goes on keeps all of them. Another question about the same media keeps those of the media: the rest
+        were computed in one chunk with the earlier question's own words.
+        """
+        going_on = any(prompt.cut < n <= shared for n in self._ends)
+        shared = prompt.cut if 0 < prompt.cut < shared and not going_on else shared
+        return min(shared, len(prompt.token_ids) - 1)  # a prompt ends with text
+
     def logits(self, length):
         """The logits kept after `length` tokens, or None."""
         found = self._ends.pop(length, None)

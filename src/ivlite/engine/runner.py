@@ -23,6 +23,15 @@ def chunk_at(depth):
     return CHUNK if depth < DEEP else 2 * CHUNK
 
 
+def chunk_end(prompt, first, depth):
+    """The end of the chunk that begins with a prompt's token `first`, after `depth` cached ones.
+
+    A chunk ends where the last vision block does, so that its rows do not depend on the question behind it.
+    """
+    end = min(first + chunk_at(depth), len(prompt.token_ids))
+    return prompt.cut if first < prompt.cut < end else end
+
+
 class Runner:
     """One network and one cache.
 
@@ -43,7 +52,8 @@ class Runner:
 
         Returns float32 logits (vocab,) of the last token. `meter.cached`: the number of tokens that were kept. The same
         prompt again gives the same bits. base: of the rows from here on, only whole chunks are kept: the bits are those of
-        a prefill that begins at the base. If the prompt does not fit, nothing changes.
+        a prefill that begins at the base. Without a base, another question about the same media has the bits of a
+        prefill of its own; a conversation that goes on keeps all its rows. If the prompt does not fit, nothing changes.
         """
         self._check(prompt, self.cache.capacity)
         if self.keeper:
@@ -79,12 +89,12 @@ class Runner:
         if kept is not None:
             return shared, kept
         if base is not None and shared > max(base, self.held.given):
-            shared = self._grid(max(base, self.held.given), shared)
-        return min(shared, tokens - 1), None  # a prompt ends with text
+            shared = self._grid(prompt, max(base, self.held.given), shared)
+        return self.held.kept(prompt, shared) if base is None else min(shared, tokens - 1), None
 
-    def _grid(self, base, shared):
-        """The end of the last whole chunk up to `shared` of a prefill that began at `base`."""
-        while (end := self.held.chunks.get(base, shared + 1)) <= shared:
+    def _grid(self, prompt, base, shared):
+        """The end of the last whole chunk up to `shared` of a prefill of a prompt that began at `base`."""
+        while (end := self.held.chunks.get(base, shared + 1)) <= shared and end == chunk_end(prompt, base, base):
             base = end
         return base
 
@@ -130,7 +140,7 @@ class Runner:
         last = start
         while last < tokens:
             checkpoint()
-            first, last = last, min(last + chunk_at(last + offset), tokens)
+            first, last = last, chunk_end(prompt, last, last + offset)
             x = self._through(prompt, first, last, features)
             self._record(prompt, first, last, offset)
             self.meter.progress("prefill", last, tokens)

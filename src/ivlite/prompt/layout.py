@@ -63,6 +63,11 @@ class Prompt:
         """16 bytes per span: equal keys mean equal pixels. Text is compared by token ids."""
         return [self.media[medium].pair_keys()[pair] for medium, pair in self.pairs()]
 
+    @property
+    def cut(self):
+        """The token after the last vision block, 0 without one: a chunk of the prefill ends before it."""
+        return sum(self.spans[-1][1:]) if self.spans else 0
+
     def pairs(self):
         """(index of the medium, index of the frame pair) of each span."""
         seen = [0] * len(self.media)
@@ -148,9 +153,14 @@ class Draft:
     def videos(self):
         return self.looks.videos
 
+    @property
+    def estimated(self):
+        """Whether the times of a video are those that its container declares."""
+        return any(video.probe.estimated for video in self.videos)
+
     def settle(self, progress=None, budget=None):
         """Replaces the times that containers declare by those of the files; `planned` remembers what they had led to."""
-        if any(video.probe.estimated for video in self.videos):
+        if self.estimated:
             self.planned = self._shared(budget)
             for video in self.videos:
                 video.settle(progress)

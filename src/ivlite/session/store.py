@@ -6,6 +6,7 @@ One session file per entry, with the rows of a prompt and no messages; no index.
 import contextlib
 import os
 import secrets
+import stat
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +16,12 @@ import numpy as np
 
 from ivlite._version import __version__
 from ivlite.errors import DiskError, SessionFileError, UsageError, shown
-from ivlite.files import cache_folder, expanded, keep_digests, opened, reason
-from ivlite.machine import gigabytes
+from ivlite.files import cache_folder, keep_digests, opened, reason
+from ivlite.machine import two_sizes
 from ivlite.numbers import is_finite
 from ivlite.output import Busy, lock
 from ivlite.session import features
-from ivlite.session.file import Damaged, SessionFile
+from ivlite.session.file import Damaged, SessionFile, absolute
 from ivlite.session.packing import held_by, pack, unpack
 from ivlite.session.state import SessionState
 from ivlite.session.table import Layout
@@ -53,7 +54,7 @@ class Store:
     """
 
     def __init__(self, folder, worth=WORTH, interval=INTERVAL, limit=None):
-        self.folder, self.worth, self.interval, self._limit = Path(folder), worth, interval, limit
+        self.folder, self.worth, self.interval, self._limit = Path(absolute(folder)), worth, interval, limit
 
     def keeper(self, network, kind):
         """A Keeper for a Runner over a network, with a cache of that kind."""
@@ -67,13 +68,14 @@ class Store:
     def entries(self):
         """All entries, the one used last first."""
         found = []
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as files:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.folder) as files:
             for file in files:
                 if file.name.endswith(SUFFIX) and not file.name.startswith("."):
                     with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                         info = file.stat(follow_symlinks=False)
                         name = file.name.removesuffix(SUFFIX).rsplit("-", 1)[-1]
-                        found.append(Entry(Path(file.path), name, info.st_size, info.st_mtime))
+                        if stat.S_ISREG(info.st_mode):  # folders, links, pipes: not made here, and not to be removed
+                            found.append(Entry(Path(file.path), name, info.st_size, info.st_mtime))
         return sorted(found, key=lambda entry: -entry.used)
 
     def limit(self):
@@ -157,7 +159,7 @@ def chosen(store, warn=None):
     if store is True:
         return user_store(warn)
     if isinstance(store, str | os.PathLike):
-        return Store(expanded(store), WORTH, INTERVAL)
+        return Store(store, WORTH, INTERVAL)
     if store not in (False, None) and not isinstance(store, Store):
         raise UsageError(f"store is {shown(store)}; it must be True, False or a folder")
     return store or None
@@ -214,7 +216,7 @@ class Keeper:
         if file is None:
             return mine
         file.close()
-        return shared if shared < tokens or held.logits(tokens) is not None else tokens - 1
+        return shared if shared == tokens and held.logits(tokens) is not None else held.kept(prompt, shared)
 
     def _unseen(self, runner, prompt):
         """Whether a prompt has frame pairs that a runner does not hold."""
@@ -346,7 +348,8 @@ class Keeper:
         meta |= {"maker": self.maker, "contents": contents, "seconds": seconds + work}
         nbytes = held.length * self.layout.token_bytes + sum(a.nbytes for a in arrays.values())
         if not self.store.make_room(nbytes, Path(file.path)):
-            raise DiskError(f"{gigabytes(nbytes)} are more than the store holds ({gigabytes(self.store.limit())})")
+            need, limit = two_sizes(nbytes, self.store.limit())
+            raise DiskError(f"{need} are more than the store holds ({limit})")
         file.save(self.layout, meta, arrays, runner.cache, held.length, unchanged, report)
         held.lows[file] = held.length
         self.file = file

@@ -18,6 +18,7 @@ from test_budget import listed, packed
 import ivlite
 from ivlite import plan, prompt
 from ivlite.cli import answer
+from ivlite.cli.plan import lines
 from ivlite.cli.progress import Progress
 from ivlite.engine.vision import SEEN
 from ivlite.errors import UsageError
@@ -155,6 +156,23 @@ def test_what_is_stated_beyond_the_context_names_what_fits():
     for setting in made.nearest:
         again = model.plan(ask(video | setting.settings), max_new_tokens=100)
         assert again.fits and again.prompt_tokens + 100 <= 1000 and abs(again.prompt_tokens - setting.tokens) < 20
+
+
+def test_an_estimate_refuses_nothing(tmp_path):
+    """A clock that jumps makes a file seem longer than it is, and plans to seem too large."""
+    moments = [40 * n + 12_000 * (n >= 100) for n in range(200)]
+    path = numbered(tmp_path / "a.ts", 200, times=moments, options={"bf": "0"}, size=(480, 640), gop=1)
+    video = {"type": "video", "video": str(path), "fps": 25, "max_frames": 5000, "max_pixels": 1024}
+    limits = dict(max_new_tokens=10)
+    guess = ivlite.load("demo").plan(ask(video), **limits)
+    need = ivlite.load("demo").prepare(ask(video))
+    assert guess.videos[0].estimated and guess.prompt_tokens > 1.5 * len(need.token_ids)
+    made = ivlite.load("demo", context=len(need.token_ids) + 100).plan(ask(video), **limits)
+    assert made.fits and not made.videos[0].estimated and made.prompt_tokens == len(need.token_ids)
+    small = ivlite.load("demo").plan(ask(video), budget=made.videos[0].tokens, **limits)
+    assert small.fits and small.prompt_tokens == made.prompt_tokens
+    told = "\n".join(lines(guess)), "\n".join(lines(made))
+    assert "(as stated, estimated)" in told[0] and "estimated" not in told[1]
 
 
 def changed(parts, setting):

@@ -180,7 +180,10 @@ def test_why_a_plan_cannot_be_followed(demo):
         "10.00 GB are free"
     )
     assert problem(planning, prompt_tokens=1000, context=1001, loaded=False, free=None) == ""
-    for most, words in ((5_000_000_000, ""), (4_999_999_999, needed.format("5.00 GB are "))):
+    exact = needed.replace("5.00 GB", "5,000,000,000 bytes").format(
+        "4,999,999,999 bytes are "
+    )  # else they would read alike
+    for most, words in ((5_000_000_000, ""), (4_999_999_999, exact)):
         assert problem(planning, memory=most) == (words and words + "stated")
         assert problem(planning, loaded=False, free=most) == (words and words + "free")
         assert problem(planning, loaded=True, free=most) == ""
@@ -192,6 +195,11 @@ def test_why_a_plan_cannot_be_followed(demo):
     )
     assert problem(planning, wait=1.0, seconds={"prefill": 2.0, "generate": 9.0}) == (
         "the first token comes after 2.0 s (prefill 2.0 s) and the wait is to be 1 s at most"
+    )
+    short = {stage: 0.03 for stage in ("scan", "decode", "vision", "prefill")}
+    assert (
+        problem(planning, wait=0.1, seconds=short)
+        == "the first token comes after 0.12 s and the wait is to be 0.1 s at most"
     )
 
 

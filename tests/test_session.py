@@ -449,3 +449,25 @@ def test_a_told_answer_leaves_the_session_as_giving_it_did(model, limit):
     assert told.runner.cache.length == length
     assert np.array_equal(asked.runner.cache.dump(0, length), told.runner.cache.dump(0, length))
     assert said(asked.ask("And then?", **GREEDY)) == said(told.ask("And then?", **GREEDY))
+
+
+def test_none_is_no_question(session):
+    ask(session, "What happens?", [CLIP])
+    before = session.messages
+    for call in (session.ask, session.stream, session.plan):
+        with pytest.raises(UsageError, match=r"messages|None"):
+            call(None)
+    with pytest.raises(UsageError, match="None"):
+        session.ask(None, [CLIP])
+    assert session.messages == before and ask(session, "And?")
+
+
+def test_the_plan_of_a_question_counts_its_own_videos(session):
+    picture = np.full((64, 64, 3), 90, np.uint8)
+    first = session.ask("What?", [CLIP], [picture], **GREEDY)
+    made = first.prompt.plan
+    assert f": {made.videos[0].tokens:,} tokens" in made.line() and made.vision_tokens > made.videos[0].tokens
+    said(first)
+    later = session.plan("And here?", [{"type": "video", "video": [picture] * 6, "fps": 2}])
+    assert later.line().startswith(f"6 frames, one every 0.5 s: {later.videos[0].tokens:,} tokens")
+    assert later.vision_tokens > 4 * later.videos[0].tokens

@@ -240,11 +240,18 @@ def medium(**more):
     )
 
 
+def said(**more):
+    """Messages of two turns, the first of which shows a video. more: instead of those of the third message."""
+    parts = [{"type": "video", "video": "a", "fps": 2}, {"type": "text", "text": "x"}]
+    answers = {"role": "assistant", "content": "y"}, {"role": "assistant", "content": "", "thinking": "z"}
+    return [{"role": "user", "content": parts}, answers[0], {"role": "user", "content": "x"} | more, answers[1]]
+
+
 def conversation(**more):
     facts = dict(
-        messages=[{"role": "user", "content": "x"}, {"role": "assistant", "content": [1]}], tools=["{}"], token_ids=list(range(20)),
+        messages=said(), tools=["{}"], token_ids=list(range(20)),
         positions=np.tile(np.arange(20), (3, 1)), rows=18, spans=[(0, 2, 6), (0, 10, 6)], keys=[b"a" * 16, b"b" * 16], media=[medium()],
-        ends=[(18, np.zeros(50, np.float32))], turns=[(1, 10, 9, 1), (2, 20, 18, 1)], tail="t",
+        ends=[(18, np.zeros(50, np.float32))], turns=[(2, 10, 9, 1), (4, 20, 18, 1)], tail="t",
     )  # fmt: skip
     return SessionState(**facts | more)
 
@@ -268,14 +275,15 @@ CHANGES = [  # a change, and which part is named; "" for none
     (dict(keys=[b"a" * 16, b"b" * 15]), "frame pairs"), (dict(keys=[b"a" * 16, "b" * 16]), "frame pairs"), (dict(spans=[(0, 2, 6)]), "frame pairs"),
     (dict(IMAGE), "media"), (dict(spans=[(0, 2, 5), (0, 10, 6)]), "media"), (dict(spans=[(0, 2, 7), (0, 10, 7)]), "media"),
     (IMAGE | dict(media=[medium(kind="image", grid=[1, 4, 6], timestamps=[])]), ""), (IMAGE | dict(media=[medium(kind="image", grid=[1, 4, 6], timestamps=[0.0])]), "media"),
-    (dict(messages=[{"role": "user", "content": "x"}, {"role": "developer", "content": "y"}]), "messages"), (dict(messages=[{"role": "user", "content": "x"}, {"role": "tool", "content": "y"}]), ""),
-    (dict(messages=[{"role": "user", "content": "x"}, {"role": "user", "content": 5}]), "messages"), (dict(tail=None), "messages"), (dict(tools=[5]), "messages"), (dict(tools=[]), ""),
+    (dict(messages=said(role="developer")), "messages"), (dict(messages=said(role="tool")), ""),
+    (dict(messages=said(content=5)), "messages"), (dict(messages=said(content=[1])), "messages"), (dict(messages=said(more=1)), "messages"), (dict(tail=None), "messages"), (dict(tools=[5]), "messages"), (dict(tools=[]), ""),
     (dict(ends=[(1, np.zeros(50, np.float32))]), ""), (dict(ends=[(0, np.zeros(50, np.float32))]), "logits"), (dict(ends=[(19, np.zeros(50, np.float32))]), "logits"),
     (dict(ends=[(18, np.zeros(49, np.float32))]), "logits"), (dict(ends=[(18, np.zeros(50))]), "logits"), (dict(ends=[(18, np.full(50, np.nan, np.float32))]), "logits"), (dict(ends=[]), ""),
-    (dict(turns=[(2, 20, 18, 1)]), ""), (dict(turns=[]), "turns"), (dict(turns=[(1, 20, 18, 1)]), "turns"), (dict(turns=[(2, 19, 18, 1)]), "turns"), (dict(turns=[(2, 20, 17, 1)]), "turns"),
-    (dict(turns=[(2, 20, 18, 0)]), "turns"), (dict(turns=[(1, 10, 10, 0), (2, 20, 18, 1)]), ""), (dict(turns=[(1, 10, 11, 0), (2, 20, 18, 1)]), "turns"),
-    (dict(turns=[(0, 10, 9, 0), (2, 20, 18, 1)]), "turns"), (dict(turns=[(1, 0, 0, 0), (2, 20, 18, 1)]), "turns"), (dict(turns=[(1, 20, 9, 0), (2, 20, 18, 1)]), "turns"),
-    (dict(turns=[(2, 10, 9, 0), (2, 20, 18, 1)]), "turns"), (dict(turns=[(1, 10, 9, 2), (2, 20, 18, 1)]), "turns"), (dict(turns=[(1, 10, 9), (2, 20, 18, 1)]), "turns"),
+    (dict(turns=[(4, 20, 18, 1)]), ""), (dict(turns=[]), "turns"), (dict(turns=[(2, 20, 18, 1)]), "turns"), (dict(turns=[(4, 19, 18, 1)]), "turns"), (dict(turns=[(4, 20, 17, 1)]), "turns"),
+    (dict(turns=[(4, 20, 18, 0)]), "turns"), (dict(turns=[(2, 10, 10, 1), (4, 20, 18, 1)]), ""), (dict(turns=[(2, 10, 10, 0), (4, 20, 18, 1)]), "messages"),
+    (dict(turns=[(1, 10, 10, 1), (4, 20, 18, 1)]), "messages"), (dict(turns=[(2, 10, 11, 0), (4, 20, 18, 1)]), "turns"),
+    (dict(turns=[(0, 10, 9, 0), (4, 20, 18, 1)]), "turns"), (dict(turns=[(2, 0, 0, 0), (4, 20, 18, 1)]), "turns"), (dict(turns=[(2, 20, 9, 0), (4, 20, 18, 1)]), "turns"),
+    (dict(turns=[(4, 10, 9, 0), (4, 20, 18, 1)]), "turns"), (dict(turns=[(2, 10, 9, 2), (4, 20, 18, 1)]), "turns"), (dict(turns=[(2, 10, 9), (4, 20, 18, 1)]), "turns"),
     *((dict(media=[medium(**change)]), "" if fine else "media") for change, fine in (
         (dict(kind="audio"), False), (dict(source=5), False), (dict(size=[64]), False), (dict(size=[64, 96, 3]), False), (dict(size=[0, 96]), False), (dict(size=[1, 1 << 24]), True),
         (dict(size=[1, (1 << 24) + 1]), False), (dict(temporal=0), False), (dict(temporal=1), True), (dict(grid=[1, 4, 6]), False), (dict(grid=[2, 4, 5]), False), (dict(grid=[2, 5, 7]), True),

@@ -1,13 +1,15 @@
 """Sessions and their files: what is asked after opening one gets the answer that the session would have given."""
 
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from session_fakes import clip, written
 
 import ivlite
-from ivlite.errors import ContextError, DiskError, OvertakenError, SessionFileError, UsageError
+from ivlite.errors import ContextError, DiskError, MediaError, OvertakenError, SessionFileError, UsageError
 from ivlite.ops import CACHE_KINDS
 
 GREEDY = {"temperature": 0, "max_new_tokens": 12}
@@ -226,3 +228,166 @@ def test_contents_that_contradict_each_other(model, path, change):
         answer(again.ask("Why?", **GREEDY))
     except (SessionFileError, UsageError) as error:
         assert len(str(error)) <= 500
+
+
+# ------------------------------------------------------------------------------------------------ the working folder
+
+
+SOURCES = {
+    "path": lambda name: name,
+    "dot": lambda name: f"./{name}",
+    "Path": Path,
+    "bytes": os.fsencode,
+    "home": lambda name: f"~/{name}",
+    "uri": lambda name: f"file://{os.path.abspath(name)}",
+    "open": lambda name: open(name, "rb"),
+}
+
+
+@pytest.mark.parametrize("form", SOURCES)
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_path_means_the_file_it_meant(model, path, tmp_path, monkeypatch, form, saved):
+    """Also after a change of the working folder to one that has another file of that name."""
+    written(tmp_path / "clip.avi")
+    (tmp_path / "sub").mkdir()
+    written(tmp_path / "sub" / "clip.avi", shade=200)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    session = model.session(path)
+    answer(
+        session.ask("What moves?", videos=[{"type": "video", "video": SOURCES[form]("clip.avi"), "fps": 2}], **GREEDY)
+    )
+    assert session.messages[0]["content"][0] == {"type": "video", "video": str(tmp_path / "clip.avi"), "fps": 2}
+    keys = session.state().keys
+    if saved:
+        session.save()
+        session = model.session(path)
+    monkeypatch.chdir(tmp_path / "sub")
+    monkeypatch.setenv("HOME", str(tmp_path / "sub"))
+    answer(session.again(**GREEDY | {"seed": 3}))
+    assert session.state().keys == keys
+
+
+def test_frames_that_are_files_stay_those_files(model, tmp_path, monkeypatch):
+    from PIL import Image
+
+    for name, shade in (("a.png", 9), ("b.png", 90)):
+        Image.new("L", (64, 64), shade).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    session = model.session()
+    answer(
+        session.ask(
+            "What?", videos=[["a.png", "b.png"], [{"t": 0, "image": "a.png"}, {"t": 1, "image": "b.png"}]], **GREEDY
+        )
+    )
+    monkeypatch.chdir("/")
+    keys = session.state().keys
+    answer(session.again(**GREEDY))
+    assert session.state().keys == keys
+
+
+def test_what_names_no_file_is_refused_by_the_name_that_it_has(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("none.mp4", "./none.mp4", "http://a.b/c.mp4", ""):
+        with pytest.raises(MediaError, match="path" if not name else re.escape(name)) as refused:
+            model.session().ask("What?", videos=[name])
+        assert str(tmp_path) not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["x.ivs", "./x.ivs", Path("x.ivs"), "~/x.ivs"])
+def test_a_session_keeps_its_file(model, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    session = model.session(name)
+    session.save()
+    monkeypatch.chdir("sub")
+    monkeypatch.setenv("HOME", str(tmp_path / "sub"))
+    answer(session.ask("What?", **GREEDY))
+    session.save()
+    session.save(tmp_path / "x.ivs")
+    assert os.listdir("sub" if os.path.isdir("sub") else ".") == [] and session.path == str(tmp_path / "x.ivs")
+    assert len(model.session(tmp_path / "x.ivs").messages) == 2
+
+
+def test_what_was_in_memory_is_said_to_be_missing(model, path):
+    picture = np.full((64, 96, 3), 90, np.uint8)
+    for media, name in (({"videos": [clip()]}, "video <12 frames>"), ({"images": [picture]}, "image <96x64>")):
+        session = model.session()
+        answer(session.ask("What?", **media, **GREEDY))
+        answer(session.again(**GREEDY))  # here it is still there
+        session.save(path)
+        opened = model.session(path)
+        with pytest.raises(MediaError, match=f"{name} was handed over in memory and is not in the session's file"):
+            opened.again(**GREEDY)
+        answer(opened.ask("And?", **GREEDY))
+
+
+# ------------------------------------------------------------------------------------------------ messages of any form
+
+VIDEO = {"type": "video", "video": "a"}
+CALL = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ["text"], [None], [7], [{}], [{"type": "video"}], [{"type": ["video"]}], [{"type": "video", "video": 7}], [{"type": "sound", "sound": "a"}],
+        [{"type": "text"}], [{"type": "text", "text": None}], [{"type": "text", "text": "no video"}], [VIDEO, VIDEO], "no video", {}, None,
+    ],
+)  # fmt: skip
+def test_a_question_of_another_form_is_damage(model, path, content):
+    damaged(model, path, 0, {"role": "user", "content": content})
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tool_calls": None}, {"tool_calls": {}}, {"tool_calls": "f"}, {"tool_calls": [None]}, {"tool_calls": ["f"]}, {"tool_calls": [{}]},
+        {"tool_calls": [{"function": "f"}]}, {"tool_calls": [CALL | {"id": 7}]}, {"tool_calls": [CALL | {"more": 1}]},
+        {"tool_calls": [{"function": {"name": "f"}}]}, {"tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
+        {"role": "user"}, {"role": "system"}, {"role": ["assistant"]}, {"thinking": 7}, {"images": []}, {"content": [7]}, {"content": [VIDEO]},
+    ],
+)  # fmt: skip
+def test_an_answer_of_another_form_is_damage(model, path, more):
+    damaged(model, path, 1, {"role": "assistant", "content": "x"} | more)
+
+
+def test_tools_of_another_form_are_damage(model, path):
+    damaged(model, path, 1, {"role": "assistant", "content": "x"}, tools=["[" * 100_000])
+
+
+def damaged(model, path, index, message, **more):
+    """Asserts that a session whose message of that index is another one is refused when it is opened."""
+    from ivlite.session import saving
+
+    session = model.session(path)
+    answer(session.ask("What moves?", videos=[clip()], **GREEDY))
+    state = session.state()
+    saving.save(session, model, state, None)
+    model.session(path)
+    state.messages[index] = message
+    for name, value in more.items():
+        setattr(state, name, value)
+    saving.save(session, model, state, None)
+    with pytest.raises(SessionFileError, match="is damaged: the session's messages"):
+        model.session(path)
+
+
+def test_calls_are_opened_again(model, path):
+    """What is checked is what a session says."""
+    from ivlite.session import saving
+
+    session = model.session(path)
+    answer(session.ask("What moves?", videos=[clip()], **GREEDY))
+    state = session.state()
+    state.messages[1] = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [CALL | {"id": "1"}, CALL],
+        "thinking": "Hm.",
+    }
+    saving.save(session, model, state, None)
+    opened = model.session(path)
+    assert opened.messages[1] == state.messages[1]
+    answer(opened.ask([{"role": "tool", "content": "3"}], **GREEDY))

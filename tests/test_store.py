@@ -78,7 +78,31 @@ def test_foreign_names_in_the_folder(store):
     (store.folder / "notes.txt").write_text("x")
     (store.folder / "folder.ivs").mkdir()
     (store.folder / "link.ivs").symlink_to("/none")
-    assert path in [entry.path for entry in store.entries()]
+    os.mkfifo(store.folder / "pipe.ivs")
+    assert [entry.path for entry in store.entries()] == [path]
+    assert store.make_room(store._limit, keep=None) and not store.entries()  # the others stay, and are in nobody's way
+    filled(store)
+    assert len(store.clear()) == 1 and len(os.listdir(store.folder)) == 5  # with the lock
+
+
+def test_a_file_in_place_of_the_folder(store):
+    store.folder.write_text("x")
+    assert store.entries() == store.clear() == [] and store.limit() == 10**9
+
+
+def test_the_folder_of_a_store_stays_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = Store("kept")
+    path = filled(store)
+    monkeypatch.chdir("/")
+    assert path == store.entries()[0].path and path.parent == tmp_path / "kept"
+
+
+def test_sizes_that_read_alike_are_given_exactly(store, monkeypatch):
+    from ivlite.machine import two_sizes
+
+    assert two_sizes(2_000_000, 1_000_000) == ("2 MB", "1 MB")
+    assert two_sizes(1_000_001, 1_000_000) == ("1,000,001 bytes", "1,000,000 bytes")
 
 
 def test_processes_that_make_room_at_once(store):

@@ -104,6 +104,12 @@ def gigabytes(n):
     return f"{n / 1e9:.2f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"
 
 
+def two_sizes(one, other):
+    """Formats two different numbers of bytes as gigabytes() does, or exactly where they would read alike."""
+    texts = gigabytes(one), gigabytes(other)
+    return texts if texts[0] != texts[1] else (f"{one:,} bytes", f"{other:,} bytes")
+
+
 def give_back():
     """Returns freed memory to the system, which the C library else keeps (glibc has a function for it)."""
     import ctypes

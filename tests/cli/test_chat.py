@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import pytest
 from command import ivlite, refused
 
@@ -294,6 +295,53 @@ def test_words_that_end_it(place, line):
     assert answers(place, line, "never read") == ""
 
 
+@pytest.mark.parametrize("line", ["/undo 2", "/clear all", "/stats y", "/help me", "/bye now", "/quit now", "/? x"])
+def test_words_after_a_command_that_takes_none_are_refused(place, line):
+    done = piped(place, "What can you do?", line, "/stats")
+    name = {"/quit": "/bye", "/?": "/help"}.get(line.split()[0], line.split()[0])
+    refused_line = f"ivlite: error: {name} takes nothing after it, not {line.split()[1]!r}: write {name}"
+    assert done.returncode == 2 and refused_line in done.stderr.splitlines() and "questions 1" in done.stderr
+
+
+def test_a_command_that_takes_nothing_takes_no_file(place):
+    done = piped(place, f"/undo {place}/clip.mp4", "What can you do?")
+    assert done.returncode == 2 and "takes nothing after it" in done.stderr and "[16 frames" not in done.stderr
+
+
+def test_undo_shows_the_question_and_not_the_system_message(place):
+    done = piped(place, "What can you do?", "/undo", args=[*SHORT, "--system", "Be brief."])
+    assert "taken back: 'What can you do?'" in done.stderr
+
+
+@pytest.mark.parametrize("line", ["What happens?", "/plan"])
+def test_what_is_refused_names_the_file_and_no_part_of_messages(place, line):
+    args = [*SHORT, "--system", "Be brief."]
+    done = piped(place, "/video clip.mp4", "/video clip.mp4 9999", line, args=args)
+    errors = [text for text in done.stderr.splitlines() if text.startswith("ivlite: error: ")]
+    assert done.returncode == 2 and len(errors) == 1 and "message " not in errors[0]
+    assert errors[0].startswith(f"ivlite: error: video {place}/clip.mp4: ")
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_other_commands_name_the_file_as_well(place, command):
+    done = piped(place, args=[command, "demo", "--system", "Be brief.", "--video", "clip.mp4", "--start", "9999"])
+    refused(done, 2, "error: video clip.mp4: start")
+
+
+def test_what_is_refused_of_the_last_question_names_the_file(place):
+    shutil.copy(CLIP, place / "other.mp4")
+    session = [*SHORT, "--session", "o.ivs"]
+    answers(place, "/video clip.mp4", "/video other.mp4 1", "What happens?", args=session)
+    with av.open(str(place / "other.mp4"), "w") as out:  # now it ends before that
+        stream = out.add_stream("mpeg4", rate=8)
+        stream.width, stream.height = 64, 64
+        for packet in [*stream.encode(av.VideoFrame(64, 64, "yuv420p")), *stream.encode()]:
+            out.mux(packet)
+    done = piped(place, "/regen", args=session)
+    errors = [text for text in done.stderr.splitlines() if text.startswith("ivlite: error: ")]
+    assert done.returncode == 2 and errors and errors[0].startswith(f"ivlite: error: video {place}/other.mp4: ")
+
+
 # ------------------------------------------------------------------------------------------------ files of conversations
 
 
@@ -322,6 +370,46 @@ def test_a_system_message_begins_a_conversation(place):
     )
     refused(piped(place, args=[*args, "Be long."]), 2, "--system", "c.ivs")
     assert answers(place, "/undo", "/stats", "What can you do?", args=[*args, "Be brief."])
+
+
+def test_load_refuses_another_system_message_as_session_does(place):
+    assert answers(place, "What can you do?", "/save d.ivs", args=[*SHORT, "--system", "Be long."])
+    done = piped(place, "Hello.", "/load d.ivs", "/stats", args=[*SHORT, "--system", "Be brief."])
+    assert done.returncode == 2 and "--system begins a conversation, and d.ivs has begun otherwise" in done.stderr
+    assert "questions 1" in done.stderr  # the conversation stays
+    assert answers(place, "/load d.ivs", "And then?", args=[*SHORT, "--system", "Be long."])
+
+
+def test_a_video_of_the_command_line_is_found_from_another_folder(place):
+    first = answers(place, "What happens?", args=[*SHORT, "--video", "clip.mp4", "--session", "e.ivs"])
+    (place / "sub").mkdir()
+    (place / "sub" / "clip.mp4").write_bytes(b"another one")
+    assert answers(place / "sub", "/regen", args=[*SHORT, "--session", "../e.ivs"]) == first
+
+
+def test_a_kind_of_cache_that_is_left_open_is_that_of_the_file(place):
+    args = [*SHORT, "--session", "f.ivs"]
+    first = answers(place, "What can you do?", args=[*args, "--kv", "f16"])
+    done = piped(place, "/stats", "/regen", args=args)
+    assert done.returncode == 0 and done.stdout == first and "f16 cache" in done.stderr
+    refused(piped(place, "/stats", args=[*args, "--kv", "q8"]), 3, "f.ivs", "--kv f16")
+    done = piped(place, "/load f.ivs", "/stats")
+    assert done.returncode == 3 and "--kv f16" in done.stderr and "q8 cache" in done.stderr
+
+
+def test_frames_that_were_handed_over_are_said_to_be_missing(place):
+    import numpy as np
+
+    import ivlite
+
+    with ivlite.load("demo") as model, model.session(place / "g.ivs") as session:
+        for _ in session.ask("What?", videos=[[np.zeros((64, 64, 3), np.uint8)] * 6], max_new_tokens=4):
+            pass
+        session.save()
+    done = piped(place, "/regen", "/undo", "What?", "/undo", "And?", args=[*SHORT, "--session", "g.ivs"])
+    assert done.returncode == 4 and "check the path" not in done.stderr
+    assert done.stderr.count("video <6 frames> was handed over in memory and is not in the session's file") == 2
+    assert len(prompt_tokens(done.stderr)) == 1
 
 
 def test_a_file_that_is_no_session(place):

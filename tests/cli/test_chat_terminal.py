@@ -201,6 +201,33 @@ def files(folder):
     return [completion.text for completion in found(f"{folder}/", None)]
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("/ex", ["/exit"]), ("/q", ["/quit"]), ("/b", ["/bye"]), ("/vi", ["/video "]), ("/xyz", []),
+        ("/set temp", ["temperature "]), ("/set top", ["top-k ", "top-p "]), ("/set  see", ["seed "]), ("/set seed 1", []),
+        ("/set seed ", []), ("/setter", []), ("set temp", []),
+    ],
+)  # fmt: skip
+def test_completion_of_words(text, found):
+    """Of commands by each of their names, and of the names of settings."""
+    from prompt_toolkit.document import Document
+
+    from ivlite.cli.chat.terminal import Names
+
+    made = list(Names().get_completions(Document(text), None))
+    assert [one.text for one in made] == found
+    assert all((text[: len(text) + one.start_position] + one.text).startswith(text) for one in made)
+
+
+def test_every_setting_is_completed():
+    from prompt_toolkit.document import Document
+
+    from ivlite.cli.chat.terminal import Names
+
+    assert [one.text.strip() for one in Names().get_completions(Document("/set "), None)] == list(commands.SETTINGS)
+
+
 def test_names_that_a_terminal_would_obey_are_not_offered(tmp_path):
     for name in ("plain.mp4", "bad\x1b[2J.mp4", ".hidden", "a b.mp4"):
         (tmp_path / name).write_bytes(b"")

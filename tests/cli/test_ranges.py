@@ -95,3 +95,26 @@ def test_a_number_out_of_range_is_told_the_range(low, high, above, text):
     with pytest.raises(argparse.ArgumentTypeError, match=text):
         arguments.number(low, high, above)("-3")
     assert arguments.number(0)("1e300") == 1e300
+
+
+MANY = "9" * 400  # digits: infinite as a float, and more than a float can be made a whole number of
+HUGE = {
+    "run": [("--budget", MANY + "k"), ("--context", MANY + "M"), ("--start", MANY + ":00"), ("--end", MANY + ":00:00"),
+            ("--seed", MANY), ("--fps", MANY), ("--max-frames", "9" * 5000)],
+    "plan": [("--max-wait", MANY + ":00"), ("--max-wait", MANY + "h"), ("--memory", MANY + "G")],
+    "clip": [("--start", MANY + ":00"), ("--end", MANY)],
+    "find": [("--start", MANY + ":00"), ("--max-wait", MANY + ":00")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command, option, text", [(c, *pair) for c, pairs in HUGE.items() for pair in pairs],
+                         ids=lambda v: v[:9])  # fmt: skip
+def test_numbers_of_many_digits_are_refused_in_one_short_sentence(command, option, text):
+    with pytest.raises(argparse.ArgumentTypeError) as error:
+        options(command)[option].type(text)
+    assert len(str(error.value)) <= 160 and "finite" not in str(error.value)
+
+
+def test_times_and_tokens_are_what_they_were():
+    assert arguments.moment("1:30.5") == 90.5 and arguments.moment("1:00:00") == 3600 and arguments.moment("0.1") == 0.1
+    assert arguments.tokens("32k") == 32768 and arguments.tokens("1.5M") == 3 << 19 and arguments.duration("1:30") == 90

@@ -114,3 +114,26 @@ def test_no_folder(sessions):
     assert done.stderr.count("warning") == 1 and "nothing is kept" in done.stderr
     assert json.loads(sessions("--json", home="/proc").stdout)["sessions"] == []
     refused(sessions("remove", "abc", home="/proc"), 2, "no stored session")
+
+
+def test_what_is_no_regular_file_is_no_session(sessions, folder):
+    store = folder / "ivlite" / "sessions"
+    before = names(folder)
+    (store / "folder.ivs").mkdir()
+    (store / "link.ivs").symlink_to(store)
+    os.mkfifo(store / "pipe.ivs")
+    assert [entry["name"] for entry in json.loads(sessions("--json").stdout)["sessions"]] == before
+    refused(sessions("remove", "folder"), 2, "no stored session folder")
+    done = sessions("clear")
+    assert done.returncode == 0 and done.stdout.startswith("removed 2 sessions,"), done.stderr
+    assert sorted(os.listdir(store)) == ["folder.ivs", "link.ivs", "pipe.ivs"]
+
+
+@pytest.mark.parametrize("more", [{"media": 7}, {"media": ["a"]}, {"media": None}, {"seconds": "x"}, {"seconds": []}])
+def test_entries_of_another_form_are_listed_as_damaged(sessions, folder, more):
+    cache = PlainCache(1000).grow(9)
+    file = SessionFile(Store(folder / "ivlite" / "sessions").new_path(layout(cache)))
+    file.save(layout(cache), {"media": [], "seconds": 1.0} | more, {}, cache, 9)
+    done = sessions()
+    assert done.returncode == 0 and done.stdout.count("cannot be used") == 1, done.stderr
+    assert sum(s["fault"] is not None for s in json.loads(sessions("--json").stdout)["sessions"]) == 1

@@ -1,11 +1,13 @@
 """Argument types, and a table of the arguments that several commands share."""
 
 import argparse
+import contextlib
 import re
 import sys
 
-from ivlite.errors import UsageError, sentence
+from ivlite.errors import UsageError, sentence, shown
 from ivlite.files import expanded, opened, reason
+from ivlite.numbers import LARGEST
 
 LONGEST_JSON = 1 << 20  # bytes of a schema or a list of tools
 
@@ -16,10 +18,12 @@ def whole(low, high=2**63):
     def parse(text):
         try:
             value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{value} is out of range: at least {low}, at most {high}")
+        except ValueError:  # also for more digits than Python reads
+            value = None
+        if value is None and not re.fullmatch(r"\s*[+-]?\d{1000,}\s*", text):
+            raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number")
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{sentence(text, 40)} is out of range: at least {low}, at most {high}")
         return value
 
     return parse
@@ -32,14 +36,22 @@ def number(low, high=float("inf"), above=False):
         try:
             value = float(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+            raise argparse.ArgumentTypeError(f"{shown(text)} is not a number") from None
         if not low <= value <= high or (above and value == low) or value == float("inf"):
             limit = f"above {low:g}" if above else f"at least {low:g}"
             limit += f" and at most {high:g}" if high != float("inf") else ""
-            raise argparse.ArgumentTypeError(f"{text} is out of range: it must be {limit}")
+            raise argparse.ArgumentTypeError(f"{sentence(text, 40)} is out of range: it must be {limit}")
         return value
 
     return parse
+
+
+def finite(text):
+    """A text as a float of at most LARGEST. Raises ValueError for other texts, NaN, infinity, and numbers of many digits."""
+    value = float(text)
+    if not abs(value) <= LARGEST:
+        raise ValueError
+    return value
 
 
 def tokens(text):
@@ -47,19 +59,22 @@ def tokens(text):
     plain = re.fullmatch(r"(\d+|\d*\.\d+)([kKmM])", text)
     if not plain:
         return whole(1)(text)
-    return whole(1)(str(int(float(plain[1]) * 1024 ** " km".index(plain[2].lower()))))
+    try:
+        return whole(1)(str(int(finite(plain[1]) * 1024 ** " km".index(plain[2].lower()))))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{sentence(text, 40)} tokens are more than any model can read") from None
 
 
 def moment(text):
     """An argparse type: a time as seconds ("90.5"), minutes ("1:30.5") or hours ("0:01:30.5"); returns seconds."""
     parts = text.split(":")
     try:
-        values = [float(p) for p in parts]
+        values = [finite(p) for p in parts]
         plain = all(p and p.replace(".", "", 1).isdigit() for p in parts)
     except ValueError:
         plain = False
     if not plain or len(parts) > 3 or any(v != int(v) for v in values[:-1]) or any(v >= 60 for v in values[1:]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time: write seconds or HH:MM:SS")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a time: write seconds or HH:MM:SS")
     return sum(v * 60**i for i, v in enumerate(reversed(values)))
 
 
@@ -68,7 +83,7 @@ def duration(text):
     plain = re.fullmatch(r"(\d+|\d*\.\d+)([smh])", text)
     value = float(plain[1]) * {"s": 1, "m": 60, "h": 3600}[plain[2]] if plain else moment(text)
     if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time to wait: write 90, 2m or 1:30")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no time to wait: write 90, 2m or 1:30")
     return value
 
 
@@ -286,6 +301,28 @@ def media_part(args, kind, path, names):
     """One medium as a part of a message, with those settings of `names` that are given and that its kind has."""
     given = {name: getattr(args, name) for name in names if kind == "video" or name in PIXELS}
     return {"type": kind, kind: path, **{name: value for name, value in given.items() if value is not None}}
+
+
+WHERE = re.compile(r"message (\d+)(?:, part (\d+))?")
+
+
+@contextlib.contextmanager
+def called(messages):
+    """Refusals inside name the file or the question instead of the message and part: nobody has typed messages."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(WHERE.sub(lambda found: thing(messages, *found.groups()), str(error), 1)) from error
+
+
+def thing(messages, message, part):
+    """What a part of messages is to the person who gave it: "video clip.mp4", or the question."""
+    try:
+        content = messages[int(message)]["content"]
+        one = content[int(part)] if part else {"type": "text"}
+        return "the question" if one["type"] == "text" else f"{one['type']} {str(one[one['type']])[:200]}"
+    except (IndexError, KeyError, TypeError):
+        return "the question"
 
 
 def answer_settings(args):

@@ -5,7 +5,7 @@ import re
 
 from ivlite.cli import arguments, json_line, say
 from ivlite.cli.progress import seconds
-from ivlite.errors import ContextError, OutOfMemoryError
+from ivlite.errors import ContextError, OutOfMemoryError, shown
 from ivlite.numbers import whole
 
 EPILOG = """\
@@ -58,7 +58,7 @@ def size(text):
     plain = re.fullmatch(r"(\d+|\d*\.\d+)([kKmMgGtT]?)[bB]?", text)
     value = float(plain[1]) * 1000 ** " kmgt".index(plain[2].lower() or " ") if plain else 0
     if not 1 <= value < 1e18:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size of memory: write 8G or 800M")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no size of memory: write 8G or 800M")
     return int(value)
 
 
@@ -68,7 +68,9 @@ def run(args):
 
     content = [*arguments.media_parts(args), {"type": "text", "text": question(args)}]
     system = [{"role": "system", "content": args.system}] if args.system else []
-    made = planned(args, [*system, {"role": "user", "content": content}])
+    messages = [*system, {"role": "user", "content": content}]
+    with arguments.called(messages):
+        made = planned(args, messages)
     if args.json:
         print(json_line(made.as_data()), flush=True)
     else:
@@ -126,7 +128,8 @@ def lines(made):
         thinned = f" of {video.possible:,} possible" if video.frames < video.possible else ""
         every = f", one every {video.interval:.2f} s" if video.interval else ""
         frames = f"{video.frames:,}{thinned} frame{'s' if thinned or video.frames > 1 else ''}{every}"
-        yield f"{video.name}: {frames}, {width}x{height} ({LIMITED[video.by]}): {video.tokens:,} tokens"
+        estimated = ", estimated" if video.estimated else ""
+        yield f"{video.name}: {frames}, {width}x{height} ({LIMITED[video.by]}{estimated}): {video.tokens:,} tokens"
     held = f", {made.held:,} computed already" if made.held >= WORTH_SAYING else ""
     yield (
         f"{'prompt':<8}{made.prompt_tokens:,} tokens, {made.vision_tokens:,} of vision{held}; "

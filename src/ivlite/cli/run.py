@@ -122,7 +122,8 @@ def run(args):
 
 
 def _answer(args, model, conversation, progress):
-    stream = model.stream(conversation, progress=progress, **arguments.answer_settings(args))
+    with arguments.called(conversation):
+        stream = model.stream(conversation, progress=progress, **arguments.answer_settings(args))
     answer.show(model, stream, args, progress, text=not args.json)
     reply = stream.reply
     if args.json:

@@ -89,18 +89,30 @@ def listing(store):
 
 def described(entry):
     """One entry as plain data; `fault` is why it cannot be used, or None."""
+    from ivlite.numbers import is_finite
     from ivlite.session.file import SessionFile
 
     facts = {"name": entry.name, "bytes": entry.nbytes, "used": entry.used, "path": str(entry.path), "fault": None}
     facts |= {"model": "", "kv": "", "tokens": 0, "seconds": 0.0, "media": []}
     try:
         with SessionFile.open(entry.path) as file:
-            layout, meta = file.table.layout, file.table.meta
+            layout, media, took = (
+                file.table.layout,
+                file.table.meta.get("media", []),
+                file.table.meta.get("seconds", 0.0),
+            )
+            if not (isinstance(media, list) and all(isinstance(medium, dict) for medium in media) and is_finite(took)):
+                raise file.damaged("its media, or the time that they took")
     except SessionFileError as error:
         return facts | {"fault": str(error)}
-    media = [str(medium.get("source", "")) for medium in meta.get("media", [])]
-    return facts | {"model": layout.name, "kv": layout.kind, "tokens": file.table.length,
-                    "seconds": meta.get("seconds", 0.0), "media": media}  # fmt: skip
+    media = [str(medium.get("source", "")) for medium in media]
+    return facts | {
+        "model": layout.name,
+        "kv": layout.kind,
+        "tokens": file.table.length,
+        "seconds": took,
+        "media": media,
+    }
 
 
 def counted(n):

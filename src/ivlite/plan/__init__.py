@@ -92,7 +92,7 @@ class Plan:
         advice = (
             f"; {more.flag} takes {'them all' if more.frames == self._all() else f'{more.frames:,}'}" if more else ""
         )
-        return f"{counts}{notes}: {self.vision_tokens:,} tokens{self._time()}{advice}"
+        return f"{counts}{notes}: {sum(v.tokens for v in self.videos):,} tokens{self._time()}{advice}"
 
     def _all(self) -> int:
         return sum(v.possible for v in self.videos)

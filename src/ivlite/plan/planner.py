@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from ivlite import models, ops
+from ivlite.errors import ContextError
 from ivlite.gguf.config import ARCHITECTURE
-from ivlite.machine import available_memory, gigabytes
+from ivlite.machine import available_memory, gigabytes, two_sizes
 from ivlite.numbers import number, whole
 from ivlite.plan import Plan, measure, nearest, store
 from ivlite.plan import memory as memory_of
@@ -165,15 +166,18 @@ class Planner:
         free = None if self.loaded else available_memory()
         most, whose = (memory, "stated") if memory is not None else (free, "free")
         if most is not None and (made.peak_memory > most or made.prompt_tokens + 1 > made.room):
+            need, most = two_sizes(made.peak_memory, most)
             return (
-                f"{gigabytes(made.peak_memory)} of memory are needed ({gigabytes(made.weight_bytes)} of weights, "
-                f"{gigabytes(made.cache_bytes)} of cache) and {gigabytes(most)} are {whose}"
+                f"{need} of memory are needed ({gigabytes(made.weight_bytes)} of weights, "
+                f"{gigabytes(made.cache_bytes)} of cache) and {most} are {whose}"
             )
         if wait is not None and made.wait is not None and made.wait > wait:
             parts = ", ".join(
                 f"{stage} {s:.1f} s" for stage, s in made.seconds.items() if s >= 0.05 and stage != "generate"
             )
-            return f"the first token comes after {made.wait:.1f} s ({parts}) and the wait is to be {wait:g} s at most"
+            parts = f" ({parts})" if parts else ""
+            after = f"{made.wait:.1f}" if round(made.wait, 1) > wait else f"{made.wait:.3g}"
+            return f"the first token comes after {after} s{parts} and the wait is to be {wait:g} s at most"
         return ""
 
     def ask(self, draft, budget, room, answer, wait=None, memory=None, dedupe=False, foreseen=None):
@@ -184,11 +188,23 @@ class Planner:
         answer = max(1, room) if answer is None else whole("max_new_tokens", answer, 1, 2**63)
         if dedupe:
             draft.settle(None, budget)
-        made = self.search(draft, budget, room, answer, wait, memory, foreseen)
+        made = self._trusted(draft, budget, room, answer, wait, memory, foreseen)
         if not dedupe:
             return made
         laid = draft.lay(budget, room, answer, most=sum(video.tokens for video in made.videos))
         return self.without_repeats(made, draft, laid, deduped(laid), foreseen)
+
+    def _trusted(self, draft, budget, *limits):
+        """As search(), but what the files' declared lengths would refuse is planned again from their frames' own times."""
+        try:
+            made = self.search(draft, budget, *limits)
+            if made.fits or not draft.estimated:
+                return made
+        except ContextError:
+            if not draft.estimated:
+                raise
+        draft.settle(None, budget)
+        return self.search(draft, budget, *limits)
 
     def search(self, draft, budget, room, answer, wait=None, memory=None, foreseen=None):
         """The Plan within the limits: videos whose number of frames is open are thinned until it fits, if it can."""

@@ -25,6 +25,7 @@ from ivlite.session.state import SessionState, checked
 from ivlite.stop import Stop
 
 STEP = 1024  # tokens: the room of a cache grows in these, and by half of what it was
+LAST = object()  # in place of messages: those of the last question
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +117,7 @@ class Session:
         settings: as of `ask`. An error, or a stop before the first token, leaves the session as it was. Raises UsageError
         if there is no question.
         """
-        return self._begun(None, settings, kept=slice(-1))
+        return self._begun(LAST, settings, kept=slice(-1))
 
     def stream(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Stream:
         """A Stream of the answer to a whole conversation; only what differs from the session's is computed.
@@ -148,11 +149,11 @@ class Session:
     def _asked(self, messages: Any, settings: dict[str, Any], kept: slice | None) -> Asking:
         """A call with these messages. kept: of the turns, those that the messages follow; None: they are the whole conversation.
 
-        messages: None for those of the first turn that is not kept. Tools that the session knows leave the settings.
+        messages: LAST for those of the first turn that is not kept. Tools that the session knows leave the settings.
         """
         asking = self._claim()
         try:
-            if messages is None:
+            if messages is LAST:
                 if not self._turns:
                     raise UsageError("the session has no question to answer again")
                 messages = list(self._turns[-1].messages[:-1])

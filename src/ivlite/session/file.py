@@ -13,6 +13,7 @@ import time
 import zlib
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -66,6 +67,16 @@ class Damaged(SessionFileError):
     """A session file breaks the format."""
 
 
+def absolute(path):
+    """A path, with ~ for the home folder, that means the same file wherever the process goes."""
+    path = expanded(path)
+    try:
+        full = Path(path).absolute() if os.fspath(path) else path
+    except OSError:  # the working folder is gone: so is what the path meant
+        return path
+    return full if isinstance(path, Path) else os.fspath(full)
+
+
 class SessionFile:
     """A session file by its path, existing or not. Use open() to read an existing one.
 
@@ -76,7 +87,7 @@ class SessionFile:
     _fd = None
 
     def __init__(self, path, durable=True):
-        self.path, self.durable, self.notes = expanded(path), durable, []
+        self.path, self.durable, self.notes = absolute(path), durable, []
         self.table = self._id = self._root = None
 
     @classmethod

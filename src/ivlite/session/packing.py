@@ -39,6 +39,8 @@ def _state(table):
         need(isinstance(meta[name], kind), name)
     tokens, positions, spans = arrays["tokens"], arrays["positions"], arrays["spans"]
     count = len(tokens)
+    need(all(arrays[name].dtype.kind == "i" for name in ("tokens", "spans", "ends")), "numbers")
+    need(arrays["keys"].dtype == np.uint8, "keys")
     need(tokens.ndim == 1 and table.length <= count <= LENGTH_LIMIT and tokens.min(initial=0) >= 0, "tokens")
     need(positions.shape == (3, count) and positions.min(initial=0) >= 0, "positions")
     need(spans.ndim == 2 and spans.shape[1] == 3 and arrays["keys"].shape == (len(spans), KEY), "spans")

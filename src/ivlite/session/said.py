@@ -1,11 +1,16 @@
 """What is said in a session: messages in one form, the tokens of answers, media as plain data."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 
-from ivlite.errors import UsageError
+from ivlite.errors import MediaError, UsageError
 from ivlite.media.medium import Seen
+from ivlite.media.memory import named as path_of
+from ivlite.media.source import is_file, named_path
 from ivlite.prompt import Message, plain_messages
+
+IN_MEMORY = re.compile(r"<\d+(x\d+| frames?| bytes)>")  # how media name sources that are no files
 
 
 def question(text, videos=(), images=()):
@@ -13,6 +18,8 @@ def question(text, videos=(), images=()):
     media = [*(part("video", v) for v in given(videos)), *(part("image", i) for i in given(images))]
     if isinstance(text, str):
         return [{"role": "user", "content": [*media, {"type": "text", "text": text}]}]
+    if text is None:
+        raise UsageError("the question is None; it must be a text, or a list of messages")
     if media:
         raise UsageError("videos and images go with a text: put those of messages into the messages")
     return text
@@ -29,16 +36,16 @@ def part(kind, source):
 
 
 def published(messages, before=()):
-    """Messages of any accepted form as published ones; iterators of frames become lists. Raises UsageError.
+    """Messages of any accepted form as published ones; iterators of frames become lists, paths absolute.
 
-    before: the published ones that they follow.
+    Raises UsageError, MediaError (what was in memory when a session was saved). before: the published ones that they follow.
     """
     ids = [call.get("id") for call in before[-1].get("tool_calls", ())] if before else ()
     return [as_published(message) for message in plain_messages(messages, ids)]
 
 
 def as_published(message: Message):
-    parts = [{"type": p.kind, ("text" if p.kind == "text" else p.kind): kept_source(p.value), **p.settings}
+    parts = [{"type": p.kind, p.kind: p.value if p.kind == "text" else kept_source(p.kind, p.value), **p.settings}
              for p in message.parts]  # fmt: skip
     plain = all(p.kind == "text" for p in message.parts)
     out = {"role": message.role, "content": "".join(p["text"] for p in parts) if plain else parts}
@@ -53,8 +60,37 @@ def as_call(name, arguments, id=None):
     return ({} if id is None else {"id": id}) | {"type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def kept_source(value):
-    return list(value) if isinstance(value, Iterator) and not hasattr(value, "read") else value
+def kept_source(kind, value):
+    """A source as a session keeps it: it means the same wherever the process goes, and as often as it is asked about."""
+    check_kept(kind, value)
+    if isinstance(value, Iterator) and not hasattr(value, "read"):
+        value = list(value)
+    return [kept_frame(item) for item in value] if isinstance(value, list | tuple) else rooted(value)
+
+
+def kept_frame(item):
+    """A frame of a video that is a list: a picture, or one with its time."""
+    return {**item, "image": rooted(item["image"])} if isinstance(item, Mapping) and "image" in item else rooted(item)
+
+
+def rooted(source):
+    """The absolute path of a source that names a file (a path, a file: URI, an open file); any other source as it is."""
+    found = path_of(source)
+    if isinstance(found, bytes) and not is_file(found):
+        return source  # the content of a file
+    if not isinstance(found, str | bytes | os.PathLike) or hasattr(found, "close"):
+        return source
+    try:
+        path = named_path(os.fsdecode(found), "file")
+    except (MediaError, TypeError):  # who opens it says what is wrong
+        return source
+    return os.path.abspath(path) if is_file(path) else source
+
+
+def check_kept(kind, source):
+    """Raises MediaError for the name of a source that was in memory: a session's file does not keep pixels."""
+    if isinstance(source, str) and IN_MEMORY.fullmatch(source) and not is_file(source):
+        raise MediaError(f"{kind} {source} was handed over in memory and is not in the session's file: give it again")
 
 
 def answered(messages, reply, continued):

@@ -5,7 +5,7 @@ import os
 from ivlite.errors import ContextError, UsageError
 from ivlite.files import expanded
 from ivlite.output import check_place
-from ivlite.session.file import SessionFile
+from ivlite.session.file import SessionFile, absolute
 from ivlite.session.packing import pack, unpack
 from ivlite.session.table import Layout
 
@@ -66,4 +66,4 @@ def save(session, model, state, path, replace=True):
 
 
 def is_file(file, path):
-    return file is not None and os.path.abspath(file.path) == os.path.abspath(expanded(path))
+    return file is not None and os.path.abspath(file.path) == os.path.abspath(absolute(path))

@@ -10,6 +10,8 @@ import numpy as np
 from ivlite.errors import UsageError
 
 ROLES = ("system", "user", "assistant", "tool")
+KEYS = {"role", "content", "tool_calls", "thinking"}  # of a message
+KINDS = ("text", "image", "video")  # of a part
 
 
 @dataclass
@@ -44,7 +46,7 @@ def checked(state: SessionState, config: Any) -> SessionState:
     for what, right in CHECKS:
         try:
             good = bool(right(state, config))
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError):
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, RecursionError):
             good = False
         if not good:
             raise UsageError(f"the session's {what} are not those of a session of this model")
@@ -67,6 +69,8 @@ def _positions(s, config):
 def _media(s, config):
     merge = config.vision.spatial_merge_size
     for index, m in enumerate(s.media):
+        if not all(isinstance(m[name], list | tuple) for name in ("grid", "size", "frames", "timestamps")):
+            return False
         t, h, w = m["grid"]
         mine = [count for owner, _, count in s.spans if owner == index]
         right = m["kind"] in ("image", "video") and isinstance(m["source"], str) and len(mine) == t
@@ -108,9 +112,41 @@ def _ends(s, config):
 
 
 def _messages(s, config):
-    plain = all(m["role"] in ROLES and isinstance(m["content"], str | list) for m in s.messages)
+    plain = all(_message(m, first=m is s.messages[0]) for m in s.messages)
     tails = len(s.tails) in (0, len(s.turns) - 1) and all(isinstance(t, str) for t in (s.tail, *s.tails))
-    return plain and tails and all(isinstance(json.loads(t), dict) for t in s.tools)
+    return plain and tails and _answered(s) and all(isinstance(json.loads(t), dict) for t in s.tools)
+
+
+def _message(m, first):
+    """Whether a message is as said.as_published and said.answered make it."""
+    content, role = m["content"], m["role"]
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    plain = (
+        role in ROLES and (role != "system" or first) and m.keys() <= KEYS and isinstance(m.get("thinking", ""), str)
+    )
+    calls = m.get("tool_calls", [])
+    return plain and all(map(_part, parts)) and isinstance(calls, list) and all(map(_call, calls))
+
+
+def _part(p):
+    return p["type"] in KINDS and isinstance(p[p["type"]], str)
+
+
+def _call(c):
+    known = c.keys() <= {"id", "type", "function"} and isinstance(c.get("id", ""), str)
+    return known and all(isinstance(c["function"][name], str) for name in ("name", "arguments"))
+
+
+def _answered(s):
+    """Whether every turn ends with an answer, and shows as many media as it says."""
+    at = shown = 0
+    for messages, _, _, media in s.turns:
+        for m in s.messages[at:messages]:
+            shown += sum(p["type"] != "text" for p in m["content"]) if isinstance(m["content"], list) else 0
+        if shown != media or s.messages[messages - 1]["role"] != "assistant":
+            return False
+        at = messages
+    return True
 
 
 def _whole(value, low, high=1 << 60):

@@ -75,7 +75,8 @@ class Layout:
             same = " (a file of that name with other weights)" if self.name == other.name else ""
             why = f"belongs to another model, {self.name}{same}: open it with that one"
         elif self.kind != other.kind:
-            why = f"has a {self.kind} cache and this model is loaded with {other.kind}: load it with kv={self.kind}"
+            how = f"load it with kv={self.kind} (--kv {self.kind})"  # in Python, and on the command line
+            why = f"has a {self.kind} cache and this model is loaded with {other.kind}: {how}"
         elif self != other:
             why = "has a cache of another form: open it with the ivlite that saved it"
         else:

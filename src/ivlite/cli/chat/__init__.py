@@ -1,6 +1,7 @@
 """`ivlite chat`: a conversation with a model about videos and images."""
 
 import argparse
+import contextlib
 import sys
 
 from ivlite.cli import arguments
@@ -33,10 +34,12 @@ def add_parser(commands):
     add = parser.add_argument
     add("model", metavar="MODEL", type=arguments.path, help="a GGUF file made by `ivlite quantize`")
     add("--session", type=arguments.path, metavar="FILE",
-        help="go on with the conversation in FILE, and keep it there after every answer; made if it is missing")  # fmt: skip
+        help="go on with the conversation in FILE, with its kind of cache where --kv is left open, and keep it there after "
+             "every answer; made if it is missing")  # fmt: skip
     arguments.add_media(parser.add_argument_group("media of the first question, in the order given"))
     arguments.add_answer(parser.add_argument_group("answers (defaults: the model file's)"))
     arguments.add_machine(parser.add_argument_group("machine"))
+    parser.set_defaults(kv=None)  # left open, it is the session's
     arguments.add_shared(
         parser.add_argument_group("output"), "--json", "--quiet", "--verbose",
         json="print every answer as a JSON object in a line of its own, and nothing else on standard output",
@@ -52,6 +55,7 @@ def run(args):
     try:
         from ivlite.cli.chat.conversation import Conversation
 
+        args.kv = args.kv or kind_of(args.session)
         model = arguments.load(args, progress)
         if progress:
             progress.clear()
@@ -60,6 +64,19 @@ def run(args):
     finally:
         if progress:
             progress.clear()
+
+
+def kind_of(path):
+    """The kind of cache of the session file at a path; the usual one for None, a file that is missing or is refused later."""
+    from ivlite.errors import SessionFileError
+    from ivlite.ops import CACHE_KINDS
+    from ivlite.session.file import SessionFile
+
+    kind = None
+    if path is not None:
+        with contextlib.suppress(SessionFileError), SessionFile.open(path) as file:
+            kind = file.table.layout.kind
+    return kind if kind in CACHE_KINDS else arguments.SHARED["--kv"]["default"]
 
 
 def entries(args):

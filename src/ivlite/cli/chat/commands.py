@@ -1,6 +1,7 @@
 """The commands of `ivlite chat`. Each is a function of the Conversation and of what follows the command's name."""
 
 import difflib
+import os
 
 from ivlite.cli import answer, arguments
 from ivlite.cli.chat.entry import FENCE, leading_file, only_file, parts, proper
@@ -23,6 +24,12 @@ def command(text):
     raise UsageError(f"there is no command {shown('/' + name, 40)}: {advice}")
 
 
+def check_rest(name, rest):
+    """Raises UsageError for words after a command that takes none: they would be passed over."""
+    if rest and not COMMANDS[name][0]:
+        raise UsageError(f"/{name} takes nothing after it, not {shown(rest, 40)}: write /{name}")
+
+
 def known(text):
     """Whether a text begins with the name of a command."""
     try:
@@ -34,6 +41,15 @@ def known(text):
 def usage(name):
     """How a command is written: "/video FILE [START [END [FPS]]]"."""
     return f"/{name} {COMMANDS[name][0]}".rstrip()
+
+
+def brief(path):
+    """A path for a sentence: without the working folder, where it is in that."""
+    try:
+        short = os.path.relpath(path)
+    except OSError:  # the working folder is gone
+        return path
+    return path if short.startswith("..") else short
 
 
 def parsed(kind, name, text):
@@ -74,7 +90,8 @@ def plan(chat, rest):
     settings = {
         name: chat.settings[name] for name in ("budget", "max_new_tokens", "enable_thinking", "tools", "dedupe")
     }
-    made = chat.session.plan(messages, **settings)
+    with arguments.called(messages):
+        made = chat.session.plan(messages, **settings)
     chat.tell("\n".join(lines(made)))
     check(made)
 
@@ -87,7 +104,7 @@ def undo(chat, rest):
         part = chat.pending.pop()
         chat.tell(f"taken back: {part['type']} {part[part['type']]}")
     else:
-        messages = chat.take_back()
+        messages = [message for message in chat.take_back() if message["role"] != "system"]
         chat.pending = parts(messages, "video", "image")
         text = " ".join(part["text"] for part in parts(messages, "text"))
         chat.tell(f"taken back: {shown(text)}" + "; its media are for the next question" * bool(chat.pending))
@@ -116,7 +133,7 @@ def save(chat, rest):
     if not path and not chat.session.path:
         raise UsageError("name a file: /save talk.ivs")
     chat.save(path or None)
-    chat.tell(f"{path or chat.session.path}: {size(chat)}")
+    chat.tell(f"{path or brief(chat.session.path)}: {size(chat)}")
 
 
 def load(chat, rest):
@@ -185,7 +202,7 @@ def stats(chat, rest):
         "memory": f"{gigabytes(peak_memory())} at most",
     }
     if session.path:
-        rows["file"] = f"{session.path}" + ", not saved yet" * chat.changed
+        rows["file"] = brief(session.path) + ", not saved yet" * chat.changed
     chat.tell("\n".join(f"  {name:10}{value}" for name, value in rows.items()))
     if chat.reply:
         chat.tell(answer.closing_line(chat.reply, False, chat.model.device))

@@ -6,7 +6,7 @@ import os
 import sys
 
 from ivlite.cli import OutputError, answer, arguments, failed, printable, say
-from ivlite.cli.chat.commands import COMMANDS, command, known
+from ivlite.cli.chat.commands import COMMANDS, brief, check_rest, command, known
 from ivlite.cli.chat.entry import dragged, finished, media_kind, parts, proper
 from ivlite.errors import (
     ContextError,
@@ -19,7 +19,8 @@ from ivlite.errors import (
 )
 from ivlite.files import expanded
 from ivlite.interrupt import turn, turns
-from ivlite.media.source import local_path
+from ivlite.media.source import is_base64, local_path
+from ivlite.session.said import check_kept
 from ivlite.stop import checkpoint, using
 
 FINISHED = ("stop", "tool_calls", "length", "repetition")  # how answers end that nobody stopped
@@ -42,15 +43,18 @@ class Conversation:
         self.loaded = True  # the time of loading is said once
         self.fault = None  # why the conversation could not be kept, the last time
         self.kept = args.session is not None  # whether every answer is saved
-        self.session = model.session(args.session)
-        self._check_system()
+        self.session = self.opened(args.session)
 
-    def _check_system(self):
-        first = self.session.messages[:1]
+    def opened(self, path):
+        """The Session of a file, None for none. Raises UsageError where it contradicts --system, and what Model.session does."""
+        session = self.model.session(path)
+        first = session.messages[:1]
         if self.system and first and (first[0]["role"] != "system" or first[0]["content"] != self.system):
+            session.close()
             raise UsageError(
-                f"--system begins a conversation, and {self.session.path} has begun otherwise: leave it out"
+                f"--system begins a conversation, and {brief(session.path)} has begun otherwise: leave it out"
             )
+        return session
 
     def __enter__(self):
         return self
@@ -89,7 +93,7 @@ class Conversation:
     def greet(self):
         """Says what is there already."""
         if self.questions:
-            self.tell(f"{self.session.path} goes on: /stats shows its size, /undo takes questions back")
+            self.tell(f"{brief(self.session.path)} goes on: /stats shows its size, /undo takes questions back")
         if self.pending:
             self.tell(f"{self.waiting()} for the next question")
 
@@ -99,6 +103,7 @@ class Conversation:
         found, rest = ([], text) if known(text) or len(text) > LONG else dragged(text, media_kind)
         if not found and (given := command(text)):
             name, rest = given
+            check_rest(name, rest)
             return COMMANDS[name][2](self, rest)
         for kind, path in found:
             self.add(kind, path)
@@ -161,10 +166,20 @@ class Conversation:
         self.changed = True
         return [message for message in before[len(self.session.messages) :] if message["role"] != "assistant"]
 
+    def asked(self):
+        """The messages that asked the last question."""
+        before = list(
+            itertools.takewhile(lambda message: message["role"] != "assistant", self.session.messages[-2::-1])
+        )
+        return before[::-1]
+
     def again(self, seed):
         """Answers the last question again."""
         for part in parts(self.session.messages[-2:], "video", "image"):  # a file that is gone costs no answer
-            local_path(part[part["type"]], part["type"])
+            source, kind = part[part["type"]], part["type"]
+            check_kept(kind, source)
+            if not is_base64(source):
+                local_path(source, kind)
         if not self.session.messages:
             raise UsageError("there is no question yet")
         self.answer(None, seed)
@@ -191,7 +206,8 @@ class Conversation:
         if self.progress:
             self.progress.restart()
         settings = {**self.settings, "seed": seed, "progress": self.progress}
-        stream = self.session.again(**settings) if messages is None else self.session.ask(messages, **settings)
+        with arguments.called(messages or self.asked()):
+            stream = self.session.again(**settings) if messages is None else self.session.ask(messages, **settings)
         answer.show(self.model, stream, self.args, self.progress, text=not self.args.json)
         if self.args.json:
             print(answer.as_json(self.model, stream.prompt, stream.reply), flush=True)
@@ -205,11 +221,11 @@ class Conversation:
     # -------------------------------------------------------------------------------------------- files
 
     def load(self, path):
-        """Goes on with another conversation. Raises SessionFileError, ContextError, Stopped."""
+        """Goes on with another conversation. Raises SessionFileError, ContextError, UsageError, Stopped."""
         path = expanded(path)
         if not os.path.lexists(path):
             raise SessionFileError(f"there is no session file {path}: check the path")
-        found = self.model.session(path)
+        found = self.opened(path)
         self.keep()
         self.session.close()
         self.session, self.pending, self.reply, self.changed = found, [], None, False
@@ -249,7 +265,10 @@ class Conversation:
                 self.session.save(path, replace=False)
                 break
         self.changed = False
-        say("warning", f"{before} was saved by another process meanwhile: this conversation is kept in {path}")
+        say(
+            "warning",
+            f"{brief(before)} was saved by another process meanwhile: this conversation is kept in {brief(path)}",
+        )
 
 
 def named(part):

@@ -11,7 +11,7 @@ from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.output import create_output
 from prompt_toolkit.shortcuts import CompleteStyle
 
-from ivlite.cli.chat.commands import COMMANDS
+from ivlite.cli.chat.commands import ALIASES, COMMANDS, SETTINGS
 from ivlite.cli.chat.entry import media_kind, plain, quoted, unfinished, words
 from ivlite.cli.chat.history import history
 from ivlite.cli.chat.lines import FIRST, HINT, MORE, hint
@@ -90,17 +90,21 @@ def keys():
 
 
 class Names(Completer):
-    """Completes commands, and file names after the commands that take one and wherever a folder is written."""
+    """Completes commands, names of settings, and file names after the commands that take one and wherever a folder is written."""
 
     def get_completions(self, document, complete_event):
         text = document.text_before_cursor
         command, space, rest = text[1:].partition(" ")
         if text.startswith("/") and not space:
-            yield from (Completion(f"/{name} "[: None if takes else -1], -len(text))
-                        for name, (takes, *_) in COMMANDS.items() if name.startswith(command))  # fmt: skip
-            if any(name.startswith(command) for name in COMMANDS):
+            names = [name for name in (*COMMANDS, *ALIASES) if name.startswith(command)]
+            takes = {name: COMMANDS[ALIASES.get(name, name)][0] for name in names}
+            yield from (Completion(f"/{name} "[: None if takes[name] else -1], -len(text)) for name in names)
+            if names:
                 return
-        if text.startswith("/") and space and command in PATHS:
+        if text.startswith("/set ") and " " not in rest.lstrip():
+            begun = rest.lstrip()
+            yield from (Completion(f"{name} ", -len(begun)) for name in SETTINGS if name.startswith(begun))
+        elif text.startswith("/") and space and command in PATHS:
             yield from files(rest.lstrip(), PATHS[command])
         elif (found := words(text)) and found[-1].end == len(text) and "/" in found[-1].text:
             yield from files(found[-1].raw, media_kind)

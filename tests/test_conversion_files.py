@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -205,6 +206,34 @@ def test_home_and_the_models_of_the_package(wide, tmp_path, monkeypatch):
     (tmp_path / "demo").rmdir()
     copied(wide, tmp_path / "demo")  # but a checkpoint does
     assert quantize("demo", "~/out.gguf").tensors == len(convert.dry_run(wide, convert.Settings("q8_0")).plans)
+
+
+def test_paths_of_bytes(wide, tmp_path, monkeypatch):
+    import ivlite
+    from ivlite.quantize import verify
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.toml").write_text('base = "q8_0"')
+    done = quantize(os.fsencode(wide), b"m.gguf", recipe=b"r.toml")
+    assert done.path == Path("m.gguf") and verify(b"m.gguf").ok
+    with ivlite.load(os.fsencode(tmp_path / "m.gguf")) as model:
+        assert model.path == tmp_path / "m.gguf"
+        session = model.session(b"talk.ivs")
+        session.save()
+        session.save(b"other.ivs")
+        assert model.session(os.fsencode(tmp_path / "other.ivs")).messages == []
+    for call in (
+        lambda: ivlite.load(b"none.gguf"),
+        lambda: verify(b"none.gguf"),
+        lambda: quantize(b"none.gguf", "x.gguf"),
+    ):
+        with pytest.raises(ModelFileError, match=r"(^| )none\.gguf"):
+            call()
+    calls = [ivlite.load, verify, lambda path: quantize(path, "x.gguf"), lambda path: quantize(wide, path),
+             lambda path: quantize(wide, "x.gguf", recipe=path), lambda path: quantize(wide, "x.gguf", calibration=path)]  # fmt: skip
+    for call in calls:
+        with pytest.raises(UsageError, match="the path is 5; it must be a text, bytes or a Path"):
+            call(5)
 
 
 def test_a_home_that_is_empty_is_none(monkeypatch):

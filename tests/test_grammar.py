@@ -1,17 +1,21 @@
 """Answers that follow a JSON schema, a regular expression, choices or a grammar, token by token."""
 
+import collections
 import json
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 import ivlite
 from ivlite.cli import main
+from ivlite.engine import calls
 from ivlite.engine import grammar as grammars
-from ivlite.engine.grammar import Constrained, Vocabulary, grammar
+from ivlite.engine.grammar import Constrained, Rules, Vocabulary, grammar
 from ivlite.engine.sampling import Sampler, SamplingParams
 from ivlite.errors import UsageError
+from ivlite.prompt import plain_tools
 
 ASK = [{"role": "user", "content": "Which shapes move, and where to?"}]
 KEYS = {
@@ -219,6 +223,51 @@ def test_a_thousand_properties_that_may_be_left_out(demo):
     wanted["required"] += [f"q{i}" for i in range(99)] + ["p7"] * 99  # neither counts
     with pytest.raises(UsageError, match=r'4,001 properties that are not "required"; 4,000 are the most'):
         demo.chat(ASK, response_format={"anyOf": [{"type": "null"}, wanted]})
+
+
+HALF = "\ud800"  # of a surrogate pair: it has no UTF-8 form
+HALVES = [
+    {"type": "regex", "pattern": HALF}, {"type": "choice", "choices": ["a", HALF]}, {"type": "grammar", "grammar": f'start: "{HALF}"'},
+    {"type": "json_schema", "schema": {"enum": [HALF]}}, {"type": "object", "properties": {HALF: {}}}, {"enum": [f"a{HALF}"]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wanted", HALVES, ids=lambda wanted: ascii(wanted)[:40])
+def test_halves_of_characters_are_refused(wanted):
+    with pytest.raises(UsageError, match="^response_format: the text is not valid Unicode .*half of a surrogate pair"):
+        grammar(wanted)
+
+
+def test_two_halves_are_a_character(demo):
+    assert demo.chat(ASK, response_format={"type": "choice", "choices": ["\ud83d\ude00"]}).text == "\U0001f600"
+
+
+def test_values_of_other_libraries_are_taken():
+    class Table(collections.UserDict):
+        """A Mapping that is no dict."""
+
+    digits = {"type": "integer", "minimum": np.int64(3), "maximum": Fraction(9), "multipleOf": np.float32(1.5)}
+    plain = {"type": "integer", "minimum": 3, "maximum": 9.0, "multipleOf": 1.5}
+    other = Table(type="object", properties=Table(a=digits), required=("a",))
+    schema = {"type": "object", "properties": {"a": plain}, "required": ["a"]}
+    assert grammar(other) == ("json_schema", schema)
+    assert grammar(Table(type="json_schema", json_schema=Table(schema=other))) == ("json_schema", schema)
+    assert grammar(Table(type="regex", pattern=np.str_("a+"))) == ("regex", "a+")
+    tool = json.loads(plain_tools([Table(type="function", function=Table(name="f", parameters=other))])[0])
+    assert tool["function"]["parameters"] == schema
+    some = Table(type="allowed_tools", allowed_tools={"mode": "auto", "tools": [Table(name="f", parameters=other)]})
+    (called,) = Rules.of([json.dumps(tool)], None, some, None).calls.functions
+    assert called[0] == "f" and called[1]["properties"]["a"]["minimum"] == 3
+    for wanted in ({"enum": [object()]}, {"const": float("nan")}, {"enum": [{1, 2}]}, {"enum": [b"a"]}):
+        with pytest.raises(UsageError, match="^response_format: .*is not JSON data"):
+            grammar(wanted)
+
+
+def test_calls_that_nothing_is_said_of_may_be_many():
+    tools = ['{"name": "f"}']
+    assert calls.allowed(tools, "auto", None) == calls.allowed(tools, "auto", True)
+    with pytest.raises(UsageError, match="parallel_tool_calls is 0"):
+        calls.allowed(tools, "auto", 0)
 
 
 def test_a_schema_that_nests_too_deeply_is_refused(demo):

@@ -6,6 +6,7 @@ import io
 import mmap
 import os
 import re
+import tempfile
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -96,6 +97,52 @@ def test_forms_of_a_picture(form):
         assert np.array_equal(picture(source), RGB)
     assert np.array_equal(shown([source, source], fps=Fraction(2)), np.stack([RGB, RGB]))
     assert np.array_equal(shown(source), RGB[None])
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", ["u2", "u4", "u8", "i2", "i4", "f2", "f4", "f8"])
+def test_the_order_of_bytes_changes_nothing(order, kind):
+    values = UNIT if kind[0] == "f" else RGB.astype(int) * (257 if kind == "u2" else 1)
+    assert np.abs(picture(values.astype(order + kind)).astype(int) - RGB).max() <= (kind == "f2")
+    dim = np.full((64, 64), 200, order + "u2")  # of 65535
+    assert not picture(dim).any() and not shown([dim]).any()
+
+
+def test_files_that_are_still_being_written(tmp_path):
+    data, clip = png(), next(iter(sorted(CLIP.glob("*.mkv"))))
+    for mode in ("w+b", "wb"):
+        for cut in (0, len(data) // 2):  # nothing of it is on the disk, or half
+            with open(tmp_path / f"{mode}{cut}.png", mode, buffering=1 << 20) as file:
+                file.write(data[:cut])
+                file.flush()
+                file.write(data[cut:])
+                assert np.array_equal(picture(file), RGB) and np.array_equal(shown(file), RGB[None])
+                assert np.array_equal(shown([file]), RGB[None]) and file.tell() == len(data)
+    with tempfile.NamedTemporaryFile(suffix=".mkv") as file:
+        file.write(clip.read_bytes())
+        assert np.array_equal(shown(file), shown(clip))
+
+
+def test_paths_of_bytes(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    for source in (os.fsencode(tmp_path / "a.png"), b"~/a.png", os.fsencode((tmp_path / "a.png").as_uri())):
+        assert np.array_equal(picture(source), RGB) and np.array_equal(shown(source), RGB[None])
+    for source in (b"none.png", b"folder/none", os.fsencode(tmp_path / "none.mp4"), b"\xc3\xb8.png"):
+        for call in (lambda s=source: picture(s), lambda s=source: shown(s), lambda s=source: shown([s])):
+            with pytest.raises(MediaError, match="(none|ø).*does not exist"):
+                call()
+    for source in (b"0123456789", png()[:40], b"x" * 2000 + b".png"):
+        with pytest.raises(MediaError) as caught:
+            picture(source)
+        assert "exist" not in str(caught.value)
+
+
+def test_null_values_of_a_frame_are_none():
+    frames = [{"t": 0, "image": RGB, "type": None}, {"t": 2.0, "time": None, "image": RGB, "detail": None}]
+    assert np.array_equal(shown(frames), np.stack([RGB, RGB]))
+    with pytest.raises(UsageError, match="must be"):
+        shown([{"t": None, "image": RGB}])
 
 
 def test_grey_masks_half_floats_and_transparency():

@@ -102,6 +102,56 @@ def test_memory_is_what_limits_the_size(tmp_path, monkeypatch):
         media.open_image(tmp_path / "b.png", **IMAGE)
 
 
+TIFFS = [
+    ("1", "group4"),
+    ("L", "tiff_lzw"),
+    ("L", "raw"),
+    ("P", "packbits"),
+    ("RGB", "tiff_adobe_deflate"),
+    ("I;16", "raw"),
+]
+
+
+@pytest.mark.parametrize("limit", [96 * 64 - 1, 96 * 64 // 2 - 1])  # of which Pillow warns, and which it refuses
+@pytest.mark.parametrize("mode, compression", TIFFS)
+def test_the_size_of_a_tiff_is_judged_once(monkeypatch, mode, compression, limit):
+    image = Image.fromarray(np.resize(SMOOTH, (64, 96, 3)))
+    image = image.convert("L").convert("I;16") if mode == "I;16" else image.convert(mode)
+    image.getexif()[0x112] = 6
+    out = io.BytesIO()
+    image.save(out, "TIFF", compression=compression, exif=image.getexif())
+    expected = np.asarray(stills.read(out, "it", 1.0).image)
+    broken = io.BytesIO(out.getvalue()[: len(out.getvalue()) * 2 // 3])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = stills.read(out, "it", 1.0)
+        assert np.array_equal(np.asarray(found.image), expected) and not found.notes and found.image.mode == mode
+        try:
+            assert stills.read(broken, "it", 1.0).notes
+        except MediaError as error:
+            assert "bomb" not in str(error)
+
+
+def test_a_size_that_pillow_refuses_is_no_damage(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+
+    def refuse(file, what, least):
+        Image._decompression_bomb_check((100, 100))
+
+    for name in ("whole", "patched", "begun", "foreign"):
+        monkeypatch.setattr(stills, name, refuse)
+    with pytest.raises(MediaError, match="^it is beyond Pillow's limit .*1000 pixels.*make the image smaller$"):
+        stills.read(io.BytesIO(b""), "it", 1.0)
+    out = io.BytesIO()
+    Image.new("L", (100, 100)).save(out, "TIFF")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    given = Image.open(out)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(MediaError, match="is beyond Pillow's limit"):
+        media.open_image(given, **IMAGE)
+
+
 # ------------------------------------------------------------------------------------------------ the process
 
 

@@ -117,3 +117,29 @@ def test_settings_are_checked(middling):
         ivlite.load(middling, load="swap")
     with pytest.raises(UsageError, match="observe"):
         ivlite.load(middling, load="mmap", observe=print)
+
+
+LATE = [
+    ({"fps": "x"}, "fps is 'x'"), ({"fps": float("nan")}, "fps is nan"), ({"fps": 0}, "fps is 0"), ({"fps": 10**400}, "fps"), ({"fps": True}, "fps"),
+    ({"max_frames": -1}, "max_frames is -1"), ({"min_frames": 1.5}, "min_frames is 1.5"), ({"max_pixels": b"5"}, "max_pixels"),
+    ({"min_pixels": 10, "max_pixels": 5}, r"min_pixels \(10\) is above max_pixels \(5\)"), ({"min_frames": 9, "max_frames": 2}, "above max_frames"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong, words", LATE, ids=lambda v: str(v)[:30])
+def test_limits_of_media_are_checked_before_the_file_is_opened(wrong, words, tmp_path):
+    with pytest.raises(UsageError, match=words):
+        ivlite.load(tmp_path / "none.gguf", **wrong)
+
+
+def test_limits_of_media_of_any_library_are_taken(wide, tmp_path):
+    quantize(wide, tmp_path / "m.gguf", "q8_0")
+    with ivlite.load(tmp_path / "m.gguf", fps=np.float32(0.5), max_frames=np.int64(8), min_pixels=2048.0) as model:
+        assert model.media_limits.given() == {"fps": 0.5, "max_frames": 8, "min_pixels": 2048}
+        assert {type(value) for value in model.media_limits.given().values()} == {int, float}
+
+
+@pytest.mark.parametrize("model", [None, "demo", 5, object()], ids=str)
+def test_an_engine_needs_a_model(model):
+    with pytest.raises(UsageError, match="^model is .*; it must be a model that ivlite.load has returned"):
+        ivlite.Engine(model)

@@ -108,3 +108,42 @@ def test_what_is_drawn_does_not_change(demo):
 def test_wrong_numbers(demo, wrong):
     with pytest.raises(UsageError, match="logprobs"):
         demo.chat(ASKED, logprobs=wrong)
+
+
+@pytest.mark.parametrize("asked, advice", [
+    (ASKED, r"shorten the text$"), (SEEN, r"shorten the text, or use fewer or smaller frames \(fps"),
+])  # fmt: skip
+def test_a_text_without_room_is_refused_before_anything_is_computed(demo, asked, advice, monkeypatch):
+    monkeypatch.setattr(type(demo.caches), "answer", lambda *_: pytest.fail("it computes"))
+    words = r"^the prompt has \d+ tokens, the text [\d,]+ and the context holds 1,024: raise the context \(up to [\d,]+\), or "
+    with pytest.raises(ContextError, match=words + advice):
+        demo.logprobs(asked, "no " * 1200)
+
+
+def test_the_last_token_that_has_room(demo):
+    prompt = len(demo.prepare(ASKED).token_ids)
+    ids = demo.tokenizer.encode("no " * 1200)[: 1024 - prompt]
+    text = demo.tokenizer.decode(ids)
+    assert demo.tokenizer.encode(text) == ids and len(demo.logprobs(ASKED, text)) == len(ids)
+    with pytest.raises(ContextError):
+        demo.logprobs(ASKED, text + " no no")
+
+
+def test_advice_for_a_prompt_without_frames_is_about_its_text(demo):
+    long = [{"role": "user", "content": "no " * 1200}]
+    for call in (lambda: demo.chat(long), lambda: demo.logits(demo.prepare(long)), lambda: demo.logprobs(long, "x")):
+        with pytest.raises(ContextError) as caught:
+            call()
+        assert "frame" not in str(caught.value) and "1,024" in str(caught.value).replace("1024", "1,024")
+
+
+@pytest.mark.parametrize("text", [5, None, b"yes", ["yes"], 1.5, True, np.int64(3)])
+def test_texts_that_are_none(demo, text):
+    with pytest.raises(UsageError, match="^text is .*; it must be a text"):
+        demo.logprobs(ASKED, text)
+
+
+def test_texts_with_halves_of_characters(demo):
+    with pytest.raises(UsageError, match="text: .*half of a surrogate pair"):
+        demo.logprobs(ASKED, "a\ud800")
+    assert demo.logprobs(ASKED, "\ud83d\ude00") == demo.logprobs(ASKED, "\U0001f600")

@@ -5,6 +5,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from ivlite.output import check_outputs, partial_path, ready_path, ready_paths, 
 
 TENSORS = [("a", (3000,), "f32"), ("b", (500,), "f32")]
 MARK = bytes(range(32))
+MEDIA = Path(__file__).parent / "data" / "golden_media"
 DATA = [np.arange(count[0], dtype=np.float32) for _, count, _ in TENSORS]
 
 # Writes a file of two tensors, resuming, and is killed before the n-th call that changes something on the disk. Prints
@@ -217,3 +219,39 @@ def test_places_that_hold_no_file(tmp_path, name, error, words):
     with pytest.raises(error, match=words) as caught:
         check_outputs([f"{tmp_path}/{name}"])
     assert len(str(caught.value)) <= 500
+
+
+def test_a_model_of_the_package_is_never_replaced(tmp_path, monkeypatch):
+    """By any command, whatever its source, through links and other spellings of the folder."""
+    from ivlite.batch.journal import Journal
+    from ivlite.media.cut import cut
+    from ivlite.quantize import quantize
+    from ivlite.session import saving
+
+    package, clip = tmp_path / "real" / "data", next(iter(sorted(MEDIA.glob("*.mkv"))))
+    package.mkdir(parents=True)
+    (package / "demo.gguf").write_bytes(b"a model")
+    (tmp_path / "linked").symlink_to(tmp_path / "real")
+    (tmp_path / "demo.gguf").symlink_to(package / "demo.gguf")
+    monkeypatch.setattr(output, "PACKAGED", tmp_path / "linked" / "data")
+    for path in (package / "demo.gguf", tmp_path / "demo.gguf", f"{tmp_path}/linked/data/../data/demo.gguf"):
+        for write in (lambda p: check_outputs([p]), lambda p: output.write(p, b""), Journal, lambda p: saving.SessionFile(p).save(*[None] * 5),
+                      lambda p: GGUFWriter(p, {}, TENSORS)):  # fmt: skip
+            with pytest.raises(UsageError, match="models that ivlite brings along: write elsewhere"):
+                write(path)
+    with pytest.raises(UsageError, match="brings along"):
+        cut(clip, package / "demo.mp4", 0, 1)
+    with pytest.raises(UsageError, match="brings along"):
+        quantize(Path(__file__).parent / "data" / "golden_plain" / "hf", package / "demo.gguf")
+    assert os.listdir(package) == ["demo.gguf"] and (package / "demo.gguf").read_bytes() == b"a model"
+
+
+def test_names_of_bytes(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    output.write(os.fsencode(tmp_path / "x"), b"1")
+    output.write(b"~/y", b"2")
+    assert sorted(os.listdir(tmp_path)) == ["x", "y"]
+    with pytest.raises(UsageError, match='"-" is no file'):
+        check_outputs([b"-"])
+    with pytest.raises(DiskError, match=f"^{tmp_path}/none/x cannot be written"):
+        check_outputs([os.fsencode(tmp_path / "none" / "x")])

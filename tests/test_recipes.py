@@ -10,7 +10,7 @@ from ivlite.evaluate.synthetic import config
 from ivlite.gguf.writer import nbytes
 from ivlite.models.internvideo3 import TensorSpec, tensor_names
 from ivlite.quantize import recipe_file
-from ivlite.quantize.recipes import FLOATS, TYPES, Row, adjusted, file_type, named, plan
+from ivlite.quantize.recipes import FLOATS, TYPES, Row, adjusted, file_type, listed_types, named, plan
 
 SPECS = tensor_names(config("8b"))
 
@@ -145,3 +145,25 @@ def test_other_faults(tmp_path):
             adjusted(named("q8_0"), [text])
     with pytest.raises(UsageError, match="no row for"):
         plan(SPECS, recipe_file.parsed({"rows": [["ffn", "all", "q8_0"]]}, "r", "r"))
+
+
+@pytest.mark.parametrize("name, text", [("r.toml", 'base = "q4_k_m"\nrows = [["ffn_down", "first 4", "q8_0"]]'),
+                                        ("r.json", '{"base": "q4_k_m", "rows": [["ffn_down", "first 4", "q8_0"]]}')])  # fmt: skip
+def test_files_with_a_byte_order_mark(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert recipe_file.read(tmp_path / name).rows == (Row("ffn_down", "first 4", "q8_0"), *named("q4_k_m").rows)
+
+
+def test_settings_of_a_wrong_kind(tmp_path):
+    from ivlite.quantize import quantize
+
+    rules = [Row("ffn", "all", "q8_0"), Row("attn", "all", "q6_k")]
+    for given, count in (("ffn=q8_0", 1), (["ffn=q8_0"], 1), (iter(["ffn=q8_0", "attn=q6_k"]), 2), ((), 0)):
+        assert adjusted(named("q4_0"), listed_types(given)).rows[:count] == tuple(rules[:count])
+    for given in (5, None, [5], b"ffn=q8_0", [None], {3: 4}):
+        with pytest.raises(UsageError, match="tensor_types has .*; they are texts"):
+            quantize(tmp_path, tmp_path / "x.gguf", tensor_types=given)
+    for vision in (5, 0, False, [], b"q8_0", "int3"):
+        with pytest.raises(UsageError, match="there is no format .* for tensors"):
+            adjusted(named("q4_0"), (), vision)
+    assert adjusted(named("q4_0"), (), None) == adjusted(named("q4_0"), (), "") == named("q4_0")

@@ -6,6 +6,7 @@ import stat
 import threading
 import time
 
+from ivlite.errors import UsageError, shown
 from ivlite.stop import checkpoint
 
 # (error numbers, advice); the first row with the number applies. One table for reading, one for writing.
@@ -43,10 +44,19 @@ def opened(path):
     return file
 
 
+def path_text(path):
+    """A path of any type as a text. Raises UsageError for what is no path."""
+    try:
+        return os.fsdecode(path)
+    except TypeError:
+        raise UsageError(f"the path is {shown(path)}; it must be a text, bytes or a Path") from None
+
+
 def expanded(path):
-    """Expands a leading ~ in a path, as a shell does; returns anything else unchanged."""
-    text = os.fspath(path)
-    if not isinstance(text, str) or not text.startswith("~"):
+    """Expands a leading ~ in a path, as a shell does; one of bytes becomes a text, another stays as it is. Raises UsageError."""
+    text = path_text(path)
+    path = text if isinstance(os.fspath(path), bytes) else path
+    if not text.startswith("~"):
         return path
     own = text.split("/", 1)[0] == "~"
     if own and not os.environ.get("HOME"):  # unset or empty

@@ -23,6 +23,7 @@ from ivlite.gguf.loading import Loader
 from ivlite.gguf.streaming import StreamingLoader
 from ivlite.gguf.tokenizer import Tokenizer, check_ids
 from ivlite.machine import MARGIN, available_memory, gigabytes
+from ivlite.media.source import limits
 from ivlite.model import MediaLimits, Model, cache_bytes_per_token
 from ivlite.numbers import shown, whole
 from ivlite.plan.planner import Planner
@@ -120,7 +121,7 @@ class FloatVision:
 
 
 def load(
-    path: str | os.PathLike[str], device: str = "auto", threads: int | None = None, context: int | None = None,
+    path: str | bytes | os.PathLike[str], device: str = "auto", threads: int | None = None, context: int | None = None,
     kv: str = "q8", *, vit: str = "file", load: str = "repack", fps: float | None = None,
     min_frames: int | None = None, max_frames: int | None = None, min_pixels: int | None = None, max_pixels: int | None = None,
     store: bool | str | os.PathLike[str] | Store = False, progress: Progress | None = None,
@@ -155,7 +156,8 @@ def load(
     if observe and load == "mmap":
         raise UsageError("observe follows weights that stay in memory: use it with load='repack'")
     threads = None if threads is None else whole("threads", threads, 1, 1024)
-    media = MediaLimits(fps, min_frames, max_frames, min_pixels, max_pixels)
+    given = MediaLimits(fps, min_frames, max_frames, min_pixels, max_pixels).given()
+    media = MediaLimits(**limits(given, given))  # now, not at the first video
     remarks: list[str] = []
     kept = chosen(store, remarks.append)
     with using(within(stop)):
@@ -177,7 +179,8 @@ def load(
         except BaseException:
             source.close()
             raise
-    model = Model(cfg, network, tokenizer, path=Path(path), context=context, kv=kv, media=media, store=kept)
+    given_path = Path(os.fsdecode(path))
+    model = Model(cfg, network, tokenizer, path=given_path, context=context, kv=kv, media=media, store=kept)
     model.remarks += remarks
     model.load_seconds = time.perf_counter() - began
     model.planner = Planner.of(weights, cfg, kv, operations, load, vit, network, model.load_seconds)

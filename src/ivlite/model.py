@@ -17,10 +17,10 @@ from ivlite.engine.grammar import Grammars
 from ivlite.engine.logprobs import MOST
 from ivlite.engine.meter import Meter, Progress
 from ivlite.engine.reply import Reply, TokenLogprob
-from ivlite.engine.runner import Runner, too_long
+from ivlite.engine.runner import Runner
 from ivlite.engine.settings import Settings
 from ivlite.engine.stream import Stream
-from ivlite.errors import ContextError, OutOfMemoryError, Stopped, UsageError
+from ivlite.errors import ContextError, OutOfMemoryError, Stopped, UsageError, shown
 from ivlite.gguf import config as configuration
 from ivlite.machine import MARGIN, available_memory, gigabytes
 from ivlite.numbers import whole
@@ -218,7 +218,7 @@ class Model:
             few.choices = list(few.plan.videos)
             return few
 
-    def session(self, path: str | os.PathLike[str] | None = None) -> Session:
+    def session(self, path: str | bytes | os.PathLike[str] | None = None) -> Session:
         """A Session: a conversation that keeps its cache. path: the session file that it continues, made by `save` if missing.
 
         Raises SessionFileError (the file is damaged, or of another model, cache kind or version), ContextError, and
@@ -312,7 +312,7 @@ class Model:
         stop: str | Stop | Sequence[str | Stop] | None = None, enable_thinking: bool = False,
         tools: Sequence[Any] | None = None, add_vision_id: bool = False, continue_final_message: bool = False,
         budget: int | None = None, dedupe: bool = False, response_format: Any = None, tool_choice: Any = "auto",
-        parallel_tool_calls: bool = True, thinking_budget: int | None = None, logprobs: int | None = None,
+        parallel_tool_calls: bool | None = True, thinking_budget: int | None = None, logprobs: int | None = None,
         progress: Progress | None = None,
     ) -> Stream:  # fmt: skip
         """A Stream of Deltas; its `.reply` is the Reply so far, and the complete one at the end.
@@ -349,7 +349,9 @@ class Model:
         Raises UsageError, MediaError, ContextError, OutOfMemoryError, Stopped.
         """
         settings = {name: value for name, value in locals().items() if name not in ("self", "messages", "text", "top")}
-        ids = self.tokenizer.encode(text)
+        if not isinstance(text, str):
+            raise UsageError(f"text is {shown(text)}; it must be a text, the beginning of the answer")
+        ids = self.tokenizer.encode(prompt.plain_text("text", text))
         settings |= {"told": ids, "logprobs": whole("top", top, 0, MOST), "max_new_tokens": max(1, len(ids))}
         with self._stream(self._pool, messages, **settings) as stream:
             for _ in stream:
@@ -357,8 +359,6 @@ class Model:
         reply = stream.reply
         if reply.finish_reason not in ("stop", "length"):
             raise Stopped.because(reply.finish_reason)
-        if len(reply.logprobs) < len(ids):
-            raise ContextError(too_long(len(stream.prompt.token_ids) + len(ids), self.context))
         return reply.logprobs
 
     def _stream(self, holder: Any, messages: Messages, **settings: Any) -> Stream:
@@ -376,7 +376,7 @@ class Model:
         asked = Settings.of(given, self.config.generation, holder.tools or prompt.plain_tools(given["tools"]))
         stop = self._stop(holder.stop, *asked.stops)
         built = self._prepared(messages, holder, stop=stop, **given)
-        room = self._check_context(built, 1, holder.nbytes if holder.past else 0)
+        room = self._check_context(built, 1, holder.nbytes if holder.past else 0, len(asked.told or ()))
         eos = self.config.tokens.eos
         meter, limit = Meter(given["progress"]), min(asked.most or room, room - len(built.token_ids))
         meter.warnings, self.remarks = self.remarks, []
@@ -418,20 +418,32 @@ class Model:
         if self._closing:
             raise UsageError("the model is closed: load it again")
 
-    def _check_context(self, prompt: Prompt, extra: int, held: int = 0) -> int:
-        """The room for prompt and answer. Raises ContextError, OutOfMemoryError where the prompt and `extra` need more."""
-        room, need, made = self.room(held), len(prompt.token_ids) + extra, prompt.plan
+    def _check_context(self, prompt: Prompt, extra: int, held: int = 0, told: int = 0) -> int:
+        """The room for prompt and answer. Raises ContextError, OutOfMemoryError where the prompt and `extra` need more.
+
+        told: tokens of an answer that is known, of which all must have room.
+        """
+        room, need, made = self.room(held), len(prompt.token_ids) + max(extra, told), prompt.plan
         if need <= room:
             return room
         if need > self.context:
-            if made is None or not made.problem:
-                raise ContextError(too_long(len(prompt.token_ids), self.context))
+            if made is None or not made.problem or told:
+                raise ContextError(self._too_long(prompt, told))
             raise ContextError(f"{made.problem}: {self._planning().advice(made, self.context_stated)}")
         size = need * cache_bytes_per_token(self.config.text, self.kv)
         words = f"{need:,} tokens take {gigabytes(size)} of {self.kv} cache, and the memory that is free holds {room:,}"
-        advice = (
-            self._planning().advice(made, False)
-            if made
-            else "use fewer or smaller frames (fps, max_frames, max_pixels)"
-        )
+        advice = self._planning().advice(made, False) if made and not told else shortening(prompt, told)
         raise OutOfMemoryError(f"{words}: {advice}")
+
+    def _too_long(self, prompt: Prompt, told: int) -> str:
+        """What is said of a prompt, and a text of `told` tokens after it, that the context does not hold."""
+        longest, text = self.config.text.context_length, f", the text {told:,}" if told else ""
+        wider = f"raise the context (up to {longest:,}), or " if self.context < longest else ""
+        words = f"the prompt has {len(prompt.token_ids):,} tokens{text} and the context holds {self.context:,}"
+        return f"{words}: {wider}{shortening(prompt, told)}"
+
+
+def shortening(prompt: Prompt, told: int) -> str:
+    """What makes a prompt, and a text of `told` tokens after it, shorter."""
+    frames = "use fewer or smaller frames (fps, max_frames, max_pixels)"
+    return "shorten the text" if not prompt.media else f"shorten the text, or {frames}" if told else frames

@@ -14,9 +14,10 @@ import zlib
 from pathlib import Path
 
 from ivlite.errors import DiskError, IvliteError, UsageError
-from ivlite.files import WRITING, expanded, identity, reason
+from ivlite.files import WRITING, expanded, identity, path_text, reason
 from ivlite.machine import gigabytes
 
+PACKAGED = Path(__file__).parent / "data"  # the folder of the models that ship in the package: no place for outputs
 MAGIC = b"ivlite unfinished"
 NAME_LIMIT = 200  # bytes of an output's name used in the hidden name, whose limit is 255
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.EPROTONOSUPPORT}
@@ -34,7 +35,7 @@ def check_outputs(outputs, inputs=()):
     outputs, inputs: paths; None and missing inputs are skipped. An output, or its hidden file, must not be an input or
     another output, also through links. Raises UsageError, DiskError.
     """
-    outputs = [path for path in outputs if path]
+    outputs = [path_text(path) for path in outputs if path]
     known = {identity(path): path for path in inputs if path}
     known.pop(None, None)
     places = {}
@@ -51,12 +52,15 @@ def check_outputs(outputs, inputs=()):
 
 def check_place(name):
     """The Path of the output `name`, with links resolved. Raises UsageError, DiskError if no file can be created there."""
-    if os.fspath(name) == "-":
+    name = path_text(name)
+    if name == "-":
         raise UsageError(
             '"-" is no file, and this is not written to standard output: name the file to write (./- for one of that name)'
         )
     with disk(name):
         path = Path(os.path.realpath(expanded(name)))
+        if path.parent == PACKAGED.resolve():
+            raise UsageError(f"{name} lies in the folder of the models that ivlite brings along: write elsewhere")
         folder, found = _stat(path.parent), _stat(expanded(name))  # /dev/stdout leads to a pipe that has no path
         if folder is None or not stat.S_ISDIR(folder.st_mode):
             raise DiskError(f"{name} cannot be written: there is no folder {Path(name).parent}; make it first")

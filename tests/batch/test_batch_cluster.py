@@ -193,3 +193,13 @@ def test_without_ray(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UsageError, match=r"ivlite\[ray\]"):
         next(cluster.answers(SimpleNamespace(), iter(()), None, print))
+
+
+@pytest.mark.parametrize("port", ["65536", "99999999", "9" * 400])
+def test_a_port_that_there_is_not(port):
+    ray = SimpleNamespace(is_initialized=lambda: False, init=lambda *args, **more: pytest.fail("it was tried"))
+    with (
+        pytest.raises(AddressError, match="there is no Ray cluster at 127.0.0.1:"),
+        cluster.connected(ray, f"127.0.0.1:{port}"),
+    ):
+        pass

@@ -10,6 +10,7 @@ import pytest
 from batch_runs import ASKED, CLIP, TOLD, records
 
 import ivlite
+from ivlite.batch import inputs
 
 KEYS = [
     "id",
@@ -215,3 +216,45 @@ def test_nothing_is_loaded_where_all_is_done(batch, monkeypatch):
     monkeypatch.setattr("ivlite.batch.answering.load", lambda *args, **more: pytest.fail("the model was loaded"))
     again = batch("videos", *ASKED)
     assert again.code == 0 and again.records == first.records == records() and "6 from before" in again.err
+
+
+BOM = b"\xef\xbb\xbf"
+
+
+def test_lists_laid_end_to_end():
+    """Each with its byte order mark, which is no part of a path or an object."""
+    data = (
+        BOM
+        + b'{"video": "a.mp4"}\n'
+        + BOM
+        + b'{"video": "b.mp4", "id": "two"}\r\n'
+        + BOM
+        + b"c.mp4\n"
+        + BOM
+        + b"\n"
+        + BOM
+    )
+    assert [task.id for task in inputs.of_list(data, "list", inputs.Defaults(), "")] == ["a.mp4", "two", "c.mp4"]
+    paths = b"\0".join([BOM + b"a.mp4", BOM + b"b\n.mp4", b"\xef\xbbc.mp4"])
+    assert [os.fsencode(task.id) for task in inputs.of_list(paths, "list", inputs.Defaults(), "")] == [
+        b"a.mp4", b"b\n.mp4", b"\xef\xbbc.mp4"]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [["-"], ["--inputs", "-"]])
+@pytest.mark.parametrize("redirected, why", [("<&-", "it is closed"), ("0> only-written", "Bad file descriptor")])
+def test_standard_input_that_cannot_be_read(films, words, redirected, why):
+    command = f'"$0" -m ivlite batch demo {" ".join(words)} -o out.jsonl {redirected}'
+    done = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "") and not os.path.exists("out.jsonl")
+    assert done.stderr == f'ivlite: error: the list is "-", and standard input cannot be read: {why}\n'
+
+
+def test_half_of_a_character_in_a_line_is_no_defect(batch):
+    for number, wanted in enumerate(
+        ({"type": "regex", "pattern": "\ud800"}, {"type": "choice", "choices": ["\ud800"]})
+    ):
+        with open("list.jsonl", "w") as file:
+            file.write(json.dumps({"prompt": "Hello", "response_format": wanted}))
+        done = batch("--inputs", "list.jsonl", out=f"{number}.jsonl")
+        assert done.code == 2 and "defect" not in done.err
+        assert "response_format: the text is not valid Unicode" in done.records[0]["error"]["message"]

@@ -294,7 +294,7 @@ def connected(ray: Any, address: str | None) -> Iterator[None]:
     try:
         reach(address)
         ray.init(address or "auto", configure_logging=False, log_to_driver=False, logging_level=logging.CRITICAL)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, OverflowError, RuntimeError) as error:  # OverflowError: a port beyond 65535
         where = f"at {address}" if address else "on this machine"
         raise AddressError(
             f"there is no Ray cluster {where} ({errors.sentence(error, 200)}): start one with `ray start --head`"

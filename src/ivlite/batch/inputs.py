@@ -51,8 +51,9 @@ def of_paths(paths: Iterable[str], defaults: Defaults, base: str) -> Iterator[Ta
 def of_list(data: bytes, name: str, defaults: Defaults, base: str) -> Iterator[Task]:
     """The Tasks of a list. Lines end with a line feed, or with a null where there is one. Raises UsageError, naming the line."""
     end = b"\0" if b"\0" in data else b"\n"
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(end), 1):
+    for number, line in enumerate(data.split(end), 1):
         checkpoint()
+        line = line.removeprefix(b"\xef\xbb\xbf")  # files laid end to end have several
         if not line.strip():
             continue
         where = f"{name} line {number}"

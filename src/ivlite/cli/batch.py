@@ -186,34 +186,44 @@ def listed(path, name):
     """The bytes of a list. Raises UsageError, Stopped."""
     from ivlite.files import opened, reason
 
+    if path == "-":
+        return standard_input()
     try:
-        if path == "-":
-            return standard_input()
         with opened(path) as file:
             data = file.read(LIST_LIMIT + 1)
-    except (AttributeError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"the list {name} cannot be read: {reason(error)}") from None
+    return limited(data, name)
+
+
+def limited(data, name):
+    """The bytes of a list. Raises UsageError for too many."""
     if len(data) > LIST_LIMIT:
         raise UsageError(f"the list {name} has more than {LIST_LIMIT >> 30} GB: give it in parts")
     return data
 
 
 def standard_input():
-    """All bytes of standard input."""
+    """All bytes of standard input. Raises UsageError, Stopped."""
     import select
 
+    from ivlite.cli.run import unreadable
     from ivlite.stop import checkpoint
 
-    parts, source, size = [], sys.stdin.fileno(), 0
-    while size <= LIST_LIMIT:
-        while not select.select([source], [], [], 0.1)[0]:
-            checkpoint()  # the system goes on waiting after Ctrl-C
-        part = os.read(source, 1 << 20)
-        if not part:
-            break
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)
+    parts, size = [], 0
+    try:
+        source = sys.stdin.fileno()
+        while size <= LIST_LIMIT:
+            while not select.select([source], [], [], 0.1)[0]:
+                checkpoint()  # the system goes on waiting after Ctrl-C
+            part = os.read(source, 1 << 20)
+            if not part:
+                break
+            parts.append(part)
+            size += len(part)
+    except (AttributeError, OSError, ValueError) as error:  # closed, a folder
+        raise UsageError(f'the list is "-", and standard input {unreadable(error)}') from None
+    return limited(b"".join(parts), "standard input")
 
 
 # ------------------------------------------------------------------------------------------------ the command

@@ -16,7 +16,7 @@ from ivlite.engine.reply import Delta
 from ivlite.engine.step import Step, run_together
 from ivlite.engine.stream import Stream
 from ivlite.engine.turns import Turn, Turns
-from ivlite.errors import OutOfMemoryError, Stopped, UsageError
+from ivlite.errors import OutOfMemoryError, Stopped, UsageError, shown
 from ivlite.machine import MARGIN, gigabytes
 from ivlite.numbers import whole
 from ivlite.stop import Stop, in_turn, using
@@ -108,6 +108,8 @@ class Engine:
     """
 
     def __init__(self, model: Any, *, most: int = MOST, memory: int | None = None) -> None:
+        if not callable(getattr(model, "free_memory", None)):
+            raise UsageError(f"model is {shown(model)}; it must be a model that ivlite.load has returned")
         self.model, self.most = model, whole("most", most, 1, 1024)
         free = model.free_memory()
         default = None if free is None else max(0, free - MARGIN) + model.caches.nbytes

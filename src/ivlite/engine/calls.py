@@ -41,6 +41,7 @@ class Calls:
 
 def allowed(tools: Sequence[str], choice: Any, parallel: Any) -> Calls | None:
     """The Calls of tools, signatures as JSON texts; None without tools. choice, parallel: see `Model.stream`. Raises UsageError."""
+    parallel = True if parallel is None else parallel
     if not isinstance(parallel, bool):
         raise UsageError(f"parallel_tool_calls is {shown(parallel)}; it must be True or False")
     found = [signature(number, tool) for number, tool in enumerate(tools)]

@@ -6,7 +6,7 @@ The grammars and the masks of allowed tokens are those of llguidance, which is i
 import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from ivlite.engine.sampling import Sampler
 from ivlite.engine.schemas import readable
 from ivlite.errors import UsageError, shown
 from ivlite.numbers import whole
+from ivlite.prompt import json_data
 from ivlite.workers import deeply
 
 LARGEST = 1 << 20  # characters of a grammar
@@ -71,8 +72,9 @@ def grammar(asked: Any) -> tuple[str, Any] | None:
         asked = asked.model_json_schema()
     if asked is None:
         return None
-    if not isinstance(asked, dict):
+    if not isinstance(asked, Mapping):
         raise UsageError(f"response_format is {shown(asked)}; it must be a dict with a type, or a JSON schema")
+    asked = json_data("response_format", asked)
     kind = asked.get("type")
     if kind == "text":
         return None
@@ -102,6 +104,8 @@ class Rules:
            parallel_tool_calls: Any = True, thinking_budget: Any = None) -> "Rules":  # fmt: skip
         """The Rules of arguments of `Model.stream`; tools: signatures as JSON texts. Raises UsageError."""
         budget = None if thinking_budget is None else whole("thinking_budget", thinking_budget, 0)
+        if isinstance(tool_choice, Mapping):
+            tool_choice = json_data("tool_choice", tool_choice)
         return cls(grammar(response_format), tool_calls.allowed(tools, tool_choice, parallel_tool_calls), budget)
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ivlite.files import expanded
+from ivlite.files import expanded, path_text
 from ivlite.gguf.header import HEADER_LIMIT, Header
 from ivlite.gguf.reader import Reader
+from ivlite.output import PACKAGED
 
-SHIPPED = {"demo": Path(__file__).parents[1] / "data" / "demo.gguf"}  # models in the package
+SHIPPED = {"demo": PACKAGED / "demo.gguf"}  # models in the package
 
 
 SAMPLE = 4096  # bytes read at the beginning, middle and end of every tensor for the digest of a file
@@ -109,6 +110,10 @@ def text_of(metadata, key):
 
 
 def located(path):
-    """Expands ~ in a path; the name of a model in the package gives its file, unless a file of that name exists."""
-    shipped = SHIPPED.get(os.fspath(path))
-    return shipped if shipped and shipped.is_file() and not os.path.isfile(path) else Path(expanded(path))
+    """The Path of a model: expands ~; the name of one in the package gives its file, unless a file of that name exists.
+
+    Raises UsageError for what is no path.
+    """
+    name = path_text(path)
+    shipped = SHIPPED.get(name)
+    return shipped if shipped and shipped.is_file() and not os.path.isfile(name) else Path(expanded(name))

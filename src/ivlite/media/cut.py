@@ -16,6 +16,7 @@ import numpy as np
 
 from ivlite import output as outputs
 from ivlite.errors import IvliteError, MediaError, UsageError
+from ivlite.files import path_text
 from ivlite.media import animation, encode, probe, remux, tracks
 from ivlite.media.container import ERRORS, open_stream
 from ivlite.media.faults import reason
@@ -81,7 +82,8 @@ def cut(
     the first frame. exact: encode, so that the file holds nothing from before the start. stream: as for probe.
     progress(stage, done, total): "scan" counts bytes, "encode" frames. Raises MediaError, UsageError, DiskError, Stopped.
     """
-    form = FORMATS.get(os.path.splitext(os.fspath(output))[1].lower())
+    output = path_text(output)
+    form = FORMATS.get(os.path.splitext(output)[1].lower())
     if form is None:
         raise UsageError(f"{output} has no ending of a clip: name it .mp4, .mov or .mkv")
     start = number("start", start, 0)

@@ -97,8 +97,7 @@ class Still:
         except MemoryError as error:
             raise system_fault(error, self.what) from error
         except Image.DecompressionBombError as error:  # above the limit that the program sets in Pillow
-            limit = f"Pillow's limit that this program has set ({Image.MAX_IMAGE_PIXELS} pixels)"
-            raise MediaError(f"{self.what} is beyond {limit}: raise it, or make the image smaller") from error
+            raise MediaError(stills.beyond(self.what)) from error
 
     def _read(self, least):
         """The stills.Picture; if reduced, with at least the fraction `least` of each side."""
@@ -150,6 +149,8 @@ class Given(Still):
             fault = system_fault(error, self.what)
             if fault:
                 raise fault from error
+            if isinstance(error, Image.DecompressionBombError):
+                raise MediaError(stills.beyond(self.what)) from error
             if getattr(self._image, "fp", None) is None and "closed" in str(error):
                 raise UsageError(f"{self.what} is an image of Pillow that has been closed: give it open") from error
             raise MediaError(f"{self.what} is damaged or cut off ({reason(error)}): open it again") from error

@@ -20,8 +20,11 @@ from ivlite.stop import checkpoint
 
 MOST_BYTES = 4 << 30  # of one medium in memory
 MOST_FRAMES = 1 << 20  # of one list
+LONGEST_PATH = 1024  # bytes of a path to a file that is missing
 MARGIN = 1 / 512  # by which resized floats may exceed 0..1
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
+# White, by kind and size of a type: numpy's types in another order of bytes are not equal to those of this machine.
+TOPS = {("u", 1): 255, ("u", 2): 65535, ("b", 1): 1}
 TIMES = ("t", "time", "timestamp")  # keys of a frame's own time
 
 
@@ -82,10 +85,12 @@ def attribute(source, name):
 
 
 def named(source):
-    """The path of an open file that still has its name; anything else unchanged."""
+    """The path of an open file that still has its name; anything else unchanged. Writes out what its buffer holds."""
     name = attribute(source, "name")
     if isinstance(name, str | bytes) and callable(attribute(source, "fileno")):
         try:
+            if callable(attribute(source, "flush")):  # else what was just written to it is not in the file
+                source.flush()
             if os.path.samestat(os.fstat(source.fileno()), os.stat(name)) and os.path.isfile(name):
                 return name
         except (OSError, ValueError):  # closed, in memory, renamed
@@ -96,17 +101,25 @@ def named(source):
 def file_data(source, kind):
     """The Data of bytes, of an open binary file, a data: URI or a base64 text; None for anything else.
 
-    Raises UsageError, MediaError. Bytes and texts that name a file are paths.
+    Raises UsageError, MediaError. Bytes and texts that name a file are paths, and bytes that only a path can be.
     """
     if isinstance(source, Data):
         return source
-    if isinstance(source, bytearray | memoryview) or (isinstance(source, bytes) and not is_file(source)):
+    if isinstance(source, bytearray | memoryview) or (isinstance(source, bytes) and not is_path(source)):
         return Data(checked_size(bytes(source), kind))
     if isinstance(source, str):
         return text_data(source, kind)
     if not isinstance(source, os.PathLike) and callable(attribute(source, "read")):
         return Data(checked_size(read_all(source, kind), kind))
     return None
+
+
+def is_path(content):
+    """Whether bytes are a path: of a file, or a short text with a suffix or a folder, as no image or video is."""
+    if is_file(content) or len(content) >= LONGEST_PATH:
+        return is_file(content)
+    text = os.fsdecode(content)
+    return text.isprintable() and (os.sep in text or os.path.splitext(text)[1] != "")
 
 
 def text_data(text, kind):
@@ -210,8 +223,8 @@ class Pixels:
     def _range(self, kind):
         """The value of white; checks that all values are from 0 to it."""
         dtype = self.values.dtype
-        if dtype in (np.uint8, np.uint16, np.bool_):
-            return {1: 255, 2: 65535}[dtype.itemsize] if dtype != np.bool_ else 1
+        if top := TOPS.get((dtype.kind, dtype.itemsize)):
+            return top
         if dtype.kind not in "iuf":
             raise UsageError(f"the {kind} is an array of {dtype}; it must be uint8 0..255, uint16 or float 0..1")
         low, high = self.values.min(), self.values.max()
@@ -225,7 +238,7 @@ class Pixels:
     def image(self):
         """A PIL image, grey, RGB or RGBA."""
         values = self.values
-        if values.dtype == np.uint16:
+        if self.top == 65535:
             values = (values // 257).astype(np.uint8)
         elif self.top == 1:
             values = (np.clip(values.astype(np.float32), 0, 1) * 255).round().astype(np.uint8)
@@ -284,6 +297,8 @@ def as_frames(source):
 
 
 def timed_frame(n, item):
+    """(seconds, image) of a frame with its time; null values are as if they were missing."""
+    item = {key: value for key, value in item.items() if value is not None}
     times = [key for key in TIMES if key in item]
     images = [key for key in item if key not in TIMES and key != "type"]
     if len(times) != 1 or images != ["image"]:

@@ -40,7 +40,7 @@ def limits(given, file):
             out[name] = number(name, given[name], SLOWEST) if name == "fps" else whole(name, given[name])
     for what in ("frames", "pixels"):
         low, high = f"min_{what}", f"max_{what}"
-        if low not in out or out[low] <= out[high]:
+        if not {low, high} <= out.keys() or out[low] <= out[high]:
             continue
         if low in given and high in given:
             raise UsageError(f"{low} ({out[low]}) is above {high} ({out[high]})")

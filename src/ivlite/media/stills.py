@@ -81,7 +81,15 @@ def read(file, what, least=1.0):
             first = first or error
     if isinstance(first, Image.UnidentifiedImageError):
         raise MediaError(f"{what} is not an image ivlite reads ({', '.join(FORMATS)}, HEIC): convert it") from first
+    if isinstance(first, Image.DecompressionBombError):
+        raise MediaError(beyond(what)) from first
     raise MediaError(f"{what} is damaged or cut off ({reason(first)}): copy or export it again") from first
+
+
+def beyond(what):
+    """What is said of an image that Pillow refuses for its size."""
+    limit = f"Pillow's limit that this program has set ({Image.MAX_IMAGE_PIXELS} pixels)"
+    return f"{what} is beyond {limit}: raise it, or make the image smaller"
 
 
 # ------------------------------------------------------------------------------------------------ with Pillow
@@ -93,15 +101,22 @@ def whole(file, what, least):
         del image  # else there are four copies in memory
         file.seek(0)
         return by_ffmpeg(file, what, least)
-    image.load()
+    decode(image)
     return picture(image, shape, what)
+
+
+def decode(image):
+    """Like image.load(), but without the limits and warnings of size with which Pillow makes room for a TIFF."""
+    if image.format == "TIFF" and image.tile:
+        image.im = Image.core.new(image.mode, image._tile_size)
+    image.load()
 
 
 def begun(file, what, least):
     """The rows of an image before the damage or the end of the file."""
     image, shape = prepared(trimmed(file) or file, what, least)
     try:
-        image.load()
+        decode(image)
     except MemoryError:
         raise
     except Exception:

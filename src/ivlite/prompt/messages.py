@@ -281,6 +281,11 @@ def text(where, value):
     """A text as valid Unicode: joins surrogate pairs. Raises UsageError for lone surrogates."""
     if not isinstance(value, str):
         raise UsageError(f"{where} has a text part whose text is {type(value).__name__}")
+    return plain_text(where, value)
+
+
+def plain_text(where, value):
+    """A str of any class as one of valid Unicode; see `text`."""
     value = str.__str__(value)
     if value.isascii():
         return value
@@ -295,8 +300,10 @@ def text(where, value):
     return value
 
 
-def plain_number(value):
-    """A number of another library as int or float. Raises TypeError for anything else."""
+def plain_value(value):
+    """A mapping as a dict, a number of another library as int or float. Raises TypeError for anything else."""
+    if isinstance(value, Mapping):
+        return dict(value)
     found = scalar(value)
     if found is None:
         raise TypeError
@@ -306,8 +313,13 @@ def plain_number(value):
 def as_json(where, value):
     """JSON text as the model's chat template writes it. Raises UsageError for values that JSON cannot represent."""
     try:
-        return text(where, json.dumps(value, ensure_ascii=False, allow_nan=False, default=plain_number))
+        return text(where, json.dumps(value, ensure_ascii=False, allow_nan=False, default=plain_value))
     except UsageError:
         raise
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{where}: {shown(value)} is not JSON data") from error
+
+
+def json_data(where, value):
+    """JSON data in Python's own types and valid Unicode. Raises UsageError; see `as_json`."""
+    return json.loads(as_json(where, value))

@@ -10,19 +10,19 @@ if TYPE_CHECKING:  # these modules import numpy, which --help does not need
     from ivlite.stop import Stop
 
 __all__ = ["quantize", "verify"]
-Path = str | pathlib.Path
+Path = str | bytes | pathlib.Path
 Progress = Callable[[str, int, int], object]  # stage, done, total
 
 
 def quantize(
     src: Path, out: Path, type: str = "q4_k_m", *, recipe: Path | None = None, vision: str | None = None,
-    tensor_types: Iterable[str] = (), calibration: Path | None = None, golden: bool = False, allow_nan: bool = False,
+    tensor_types: str | Iterable[str] = (), calibration: Path | None = None, golden: bool = False, allow_nan: bool = False,
     resume: bool = False, progress: Progress | None = None, stop: "Stop | None" = None,
 ) -> "Summary":  # fmt: skip
     """Converts `src`, a Hugging Face folder or a model file, to the file `out`; returns a Summary of what was written.
 
     type: one of ivlite.quantize.recipes.TYPES. recipe: a .toml or .json file instead. vision: the format of the whole
-    vision tower. tensor_types: "REGEX=FORMAT" each, with precedence over the recipe. calibration: a file of
+    vision tower. tensor_types: one "REGEX=FORMAT", or several, with precedence over the recipe. calibration: a file of
     `ivlite calibrate`. golden: store reference activations for `verify`. allow_nan: replace weights that are not finite
     by zeros. resume: continue an interrupted conversion of the same source with the same settings; the result is the
     same byte for byte. progress(stage, done, total): stages "golden" and "convert", in bytes of the source. stop: a Stop
@@ -35,9 +35,10 @@ def quantize(
     (the output, also where another process is writing it), Stopped.
     """
     from ivlite.quantize.convert import Settings, convert  # imports numpy, which --help does not need
+    from ivlite.quantize.recipes import listed_types
     from ivlite.stop import using, within
 
-    settings = Settings(type, recipe, vision, tuple(tensor_types), calibration, golden, allow_nan, resume)
+    settings = Settings(type, recipe, vision, listed_types(tensor_types), calibration, golden, allow_nan, resume)
     with using(within(stop)):
         return convert(src, out, settings, progress)
 

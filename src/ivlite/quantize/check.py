@@ -1,5 +1,6 @@
 """Checks a model file against the checksums and golden activations that its conversion stored."""
 
+import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class Report:
 def check(path, threads=None, progress=None):
     """See ivlite.quantize.verify."""
     with GGUFFile(path) as file:
+        path = os.fsdecode(path)
         if TENSOR_SUMS not in file.metadata:
             raise ModelFileError(
                 f"{path} has no checksums, so nothing can be verified: `ivlite quantize {path} -o NEW.gguf --type T` "

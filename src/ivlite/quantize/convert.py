@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ivlite._version import __version__
+from ivlite.files import path_text
 from ivlite.gguf.writer import GGUFWriter, header, with_checksums
 from ivlite.output import unfinished
 from ivlite.quantize import encode, golden, recipe_file, recipes, source
@@ -19,10 +20,10 @@ class Settings:
     """The settings of a conversion: the arguments of `ivlite.quantize.quantize`."""
 
     type: str | None = None
-    recipe: str | Path | None = None
+    recipe: str | bytes | Path | None = None
     vision: str | None = None
     tensor_types: tuple[str, ...] = ()
-    calibration: str | Path | None = None
+    calibration: str | bytes | Path | None = None
     golden: bool = False
     allow_nan: bool = False
     resume: bool = False
@@ -54,6 +55,7 @@ class Summary:
 
 def convert(src, out, settings, progress=None):
     """See ivlite.quantize.quantize."""
+    out = path_text(out)
     with source.open_source(src) as origin:
         check_output(out, origin, settings)
         work = Work(origin, settings)

@@ -20,7 +20,7 @@ def read(path):
     path = Path(expanded(path))
     try:
         with opened(path) as file:
-            text = file.read(LIMIT + 1).decode()
+            text = file.read(LIMIT + 1).decode("utf-8-sig")
         data = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except OSError as error:
         raise UsageError(f"the recipe {path} cannot be read: {reason(error)}") from None

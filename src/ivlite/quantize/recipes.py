@@ -10,9 +10,10 @@ searched in the tensor's GGUF name. layers limits the row to some decoder layers
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ivlite.errors import UsageError
+from ivlite.errors import UsageError, shown
 
 # The target formats, best first, with GGUF's general.file_type for files that consist mostly of one.
 WRITTEN = {"f32": 0, "bf16": 32, "f16": 1, "q8_0": 7, "q6_k": 18, "q5_k": 17, "q4_k": 15, "q4_0": 2}
@@ -127,15 +128,23 @@ def named(type):
     """The Recipe of a --type. Raises UsageError for an unknown name."""
     found = TYPES.get(type.lower()) if isinstance(type, str) else None
     if found is None:
-        raise UsageError(f"there is no type {type!r:.40}; there are {', '.join(TYPES)}")
+        raise UsageError(f"there is no type {shown(type, 40)}; there are {', '.join(TYPES)}")
     return found
 
 
 def adjusted(recipe, tensor_types=(), vision=None):
     """A Recipe with further rows before its own: one per "REGEX=TYPE" in order, then `vision` for the whole tower."""
     rows = [_override(text) for text in tensor_types]
-    rows += [row(r"^v\.", "all", vision)] if vision else []
+    rows += [row(r"^v\.", "all", vision)] if vision not in (None, "") else []
     return replace(recipe, rows=(*rows, *recipe.rows), own=len(rows) + recipe.own) if rows else recipe
+
+
+def listed_types(given):
+    """The "REGEX=FORMAT" texts of one or of several, as a tuple. Raises UsageError for anything else."""
+    texts = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (given,)
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise UsageError(f"tensor_types has {shown(wrong[0])}; they are texts, as 'ffn_down=q6_k'")
+    return texts
 
 
 def _override(text):
@@ -147,8 +156,8 @@ def _override(text):
 
 def row(pattern, layers, fmt):
     """A Row from user input, formats in upper or lower case. Raises UsageError for an invalid one."""
-    if fmt.lower() not in WRITTEN:
-        raise UsageError(f"there is no format {fmt!r:.40} for tensors; there are {', '.join(WRITTEN)}")
+    if not isinstance(fmt, str) or fmt.lower() not in WRITTEN:
+        raise UsageError(f"there is no format {shown(fmt, 40)} for tensors; there are {', '.join(WRITTEN)}")
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:

@@ -139,7 +139,7 @@ def test_limits_of_media_of_any_library_are_taken(wide, tmp_path):
         assert {type(value) for value in model.media_limits.given().values()} == {int, float}
 
 
-@pytest.mark.parametrize("model", [None, "demo", 5, object()], ids=str)
+@pytest.mark.parametrize("model", [None, "demo", 5, object()], ids=lambda model: type(model).__name__)
 def test_an_engine_needs_a_model(model):
     with pytest.raises(UsageError, match="^model is .*; it must be a model that ivlite.load has returned"):
         ivlite.Engine(model)

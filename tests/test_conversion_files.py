@@ -243,7 +243,7 @@ def test_a_home_that_is_empty_is_none(monkeypatch):
 
     monkeypatch.setenv("HOME", "")
     home = pwd.getpwuid(os.getuid()).pw_dir
-    assert (expanded("~/x"), expanded("~"), expanded("x~"), expanded(b"~")) == (f"{home}/x", home, "x~", b"~")
+    assert (expanded("~/x"), expanded("~"), expanded("x~"), expanded(b"~")) == (f"{home}/x", home, "x~", home)
 
 
 # ------------------------------------------------------------------------------------------------ the plan

@@ -39,17 +39,17 @@ def _state(table):
         need(isinstance(meta[name], kind), name)
     tokens, positions, spans = arrays["tokens"], arrays["positions"], arrays["spans"]
     count = len(tokens)
-    need(all(arrays[name].dtype.kind == "i" for name in ("tokens", "spans", "ends")), "numbers")
-    need(arrays["keys"].dtype == np.uint8, "keys")
+    need(tokens.dtype.kind == spans.dtype.kind == "i", "numbers")
     need(tokens.ndim == 1 and table.length <= count <= LENGTH_LIMIT and tokens.min(initial=0) >= 0, "tokens")
     need(positions.shape == (3, count) and positions.min(initial=0) >= 0, "positions")
     need(spans.ndim == 2 and spans.shape[1] == 3 and arrays["keys"].shape == (len(spans), KEY), "spans")
+    need(arrays["keys"].dtype == np.uint8, "keys")
     end = 0
     for medium, first, size in spans.tolist():
         need(0 <= medium < len(meta["media"]) and end <= first < count and 0 < size <= LENGTH_LIMIT, "spans")
         end = first + size
     ends, logits = arrays["ends"], arrays["logits"]
-    need(ends.ndim == 1 and logits.ndim == 2 and len(logits) == len(ends), "logits")
+    need(ends.dtype.kind == "i" and ends.ndim == 1 and logits.ndim == 2 and len(logits) == len(ends), "logits")
     need(all(0 < n <= table.length for n in ends.tolist()), "logits")
     need(all(isinstance(m, dict) for m in [*meta["messages"], *meta["media"]]), "messages")
     for turn in meta["turns"]:

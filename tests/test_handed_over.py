@@ -187,6 +187,8 @@ def test_frames_with_their_own_times():
     medium = media.open_video(iter(frames), **VIDEO | {"nframes": 4})
     assert medium.timestamps == [0.75, 6.75] and medium.frames == [0, 1, 2, 3]
     assert media.open_video(frames, **VIDEO | {"start": 1, "end": 4}).frames == [1, 2]
+    with pytest.raises(UsageError, match=r"^end \(0.3 s\) is before the first frame of .* \(0.5 s\)$"):
+        media.open_video(frames, **VIDEO | {"end": 0.3})
 
 
 @pytest.mark.parametrize("frames, words", [

@@ -60,8 +60,10 @@ def within(timeline, start, end, name):
         if end <= start:
             raise UsageError(f"end ({end:g} s) must come after start ({start:g} s)")
         last = int(np.searchsorted(timeline.times, end + SLACK, "right")) - 1
+        if last < 0:
+            raise UsageError(f"end ({end:g} s) is before the first frame of {name} ({timeline.times[0]:g} s)")
     first = int(np.searchsorted(timeline.times, start + SLACK, "right")) - 1
-    return max(0, first), max(0, last)
+    return max(0, first), last
 
 
 def choose(timeline, name, *, fps, min_frames, max_frames, nframes=None, start=None, end=None, temporal=1):

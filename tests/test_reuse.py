@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import ivlite
+from ivlite.engine import runner
 from ivlite.engine.held import Span
 from ivlite.engine.meter import Meter
 from ivlite.errors import Stopped, UsageError
@@ -100,6 +101,19 @@ def test_a_second_question_has_the_bits_of_a_first_one(model, tmp_path, many):
         logits, reply = bits(model, text)
         assert (logits == one).all()
     assert reply.usage["cached_tokens"] > reply.usage["vision_tokens"] and reply.timings["vision"] == 0
+
+
+@needs_demo
+@pytest.mark.parametrize("words, chunk, kept", [(60, 2048, True), (60, 256, True), (20, 2048, False), (20, 64, True)])
+def test_long_words_in_common_are_kept(model, monkeypatch, words, chunk, kept):
+    """Where they are many tokens, or whole chunks of them: these have the bits of a prefill of their own."""
+    monkeypatch.setattr(runner, "CHUNK", chunk)
+    long = "Look at all of the film and say what it is. " * words
+    first = model.chat(question(long + "A"), **GREEDY)
+    second = model.chat(question(long + "What happens?"), **GREEDY)
+    cut = model.prepare(question("A")).cut
+    assert (second.usage["cached_tokens"] > cut) is kept and second.usage["cached_tokens"] >= cut
+    assert first.usage["prompt_tokens"] - cut > (512 if words == 60 else 200)
 
 
 @needs_demo

@@ -24,6 +24,9 @@ class PlainCache:
         self.restore(self.length, np.frombuffer(b"".join(rows), np.uint8))
         return self
 
+    def reserve(self, capacity):
+        """Any number of rows fits."""
+
     def truncate(self, length):
         assert 0 <= length <= self.length
         self.data = self.data[:length]

@@ -103,6 +103,52 @@ def test_a_second_question_has_the_bits_of_a_first_one(model, tmp_path, many):
     assert reply.usage["cached_tokens"] > reply.usage["vision_tokens"] and reply.timings["vision"] == 0
 
 
+OTHERS = {
+    "a shorter part": lambda ask: [ask("What happens?", end=3.0)],
+    "a longer part": lambda ask: [ask("What happens?", end=6.5)],
+    "another rate": lambda ask: [ask("What happens?", fps=1.0)],
+    "two videos": lambda ask: [{"role": "user", "content": [*ask("")["content"], *ask("What happens?")["content"]]}],
+    "a conversation": lambda ask: [ask("What?"), {"role": "assistant", "content": "A circle."}, ask("And here?")],
+    "a part, then all": lambda ask: [
+        ask("What?", end=2.0),
+        {"role": "assistant", "content": "A circle."},
+        ask("And here?"),
+    ],
+}
+
+
+@needs_demo
+@pytest.mark.parametrize("way", ["pool", "store", "session"])
+@pytest.mark.parametrize("other", OTHERS)
+def test_other_parts_of_a_video_change_no_bits(tmp_path, monkeypatch, other, way):
+    """What was computed in one chunk with more of a video, less of it or another video has other bits: it is computed again."""
+    monkeypatch.setattr("ivlite.session.store.LEAST", 16)
+
+    def ask(text, **part):
+        return {"role": "user", "content": [{"type": "video", "video": CLIP, **part}, {"type": "text", "text": text}]}
+
+    def logits(model, messages):
+        if way == "session":
+            session = model.session()
+            with session.stream(messages, **GREEDY) as stream:
+                for _ in stream:
+                    pass
+            return session._runner.held.logits(stream.reply.usage["prompt_tokens"])
+        tokens = model.chat(messages, **GREEDY).usage["prompt_tokens"]
+        return model._pool._idle[-1].held.logits(tokens)
+
+    wanted = [ask("What shape is the red thing?", end=5.0)]
+    with ivlite.load("demo", context=2048) as fresh:
+        expected = logits(fresh, wanted).copy()
+    store = None if way == "pool" else Store(tmp_path, worth=0)
+    for messages in (OTHERS[other](ask), wanted):
+        with ivlite.load("demo", context=2048, store=store) as model:
+            if way == "pool":
+                model.chat(OTHERS[other](ask), **GREEDY)
+            found = logits(model, messages)
+    assert (found == expected).all()
+
+
 @needs_demo
 @pytest.mark.parametrize("words, chunk, kept", [(60, 2048, True), (60, 256, True), (20, 2048, False), (20, 64, True)])
 def test_long_words_in_common_are_kept(model, monkeypatch, words, chunk, kept):
@@ -170,7 +216,7 @@ def test_pixels_that_change_in_place_are_another_video(model):
     frames[-1] = 0
     second = model.chat(question("What?", frames), **GREEDY)
     third = model.chat(question("What?", frames), **GREEDY)
-    assert first.usage["cached_tokens"] == 0 < second.usage["cached_tokens"] < second.usage["prompt_tokens"]
+    assert first.usage["cached_tokens"] == 0 and second.usage["cached_tokens"] < second.usage["prompt_tokens"]
     assert third.usage["cached_tokens"] == third.usage["prompt_tokens"]
 
 
@@ -407,3 +453,14 @@ def test_positions_count(tiny, pool):
     assert runner.held.positions[:, -1].tolist() == [len(BASE) + 7] * 3
     runner.truncate(60)
     assert runner.held.next == 60  # and nothing of the 7 is left
+
+
+@needs_demo
+def test_a_short_answer_after_a_long_one(tmp_path):
+    """A block of the store has more rows than the second call's cache was made for."""
+    words = "Look at all of the film. " * 20
+    with ivlite.load("demo", context=2048, store=Store(tmp_path, worth=0)) as model:
+        model.chat(question(words + "What happens?"), **GREEDY)
+        model._pool.clear()
+        reply = model.chat(question("What happens?"), temperature=0, max_new_tokens=1)
+    assert reply.finish_reason == "length" and reply.usage["cached_tokens"] > 100 and reply.timings["vision"] == 0

@@ -317,9 +317,9 @@ def file(meta, arrays, length=18):
 
 
 def test_what_is_saved_comes_back():
-    before = conversation(turns=[(1, 10, 9, 1), (2, 20, 18, 1)])
+    before = conversation(turns=[(1, 10, 9, 1), (2, 20, 18, 1)], chunks={0: 8, 8: 16})
     after = unpack(file(*pack(before)))
-    for name in ("messages", "tools", "token_ids", "rows", "spans", "keys", "media", "turns", "tail"):
+    for name in ("messages", "tools", "token_ids", "rows", "spans", "keys", "media", "turns", "tail", "chunks"):
         assert getattr(after, name) == getattr(before, name), name
     assert (after.positions == before.positions).all() and after.positions.dtype == np.int64 and after.ends[0][0] == 18
     none = pack(SessionState())[1]
@@ -334,6 +334,10 @@ def test_what_is_saved_comes_back():
         and len(held_by(replace(after, rows=10)).spans) == 1
         and len(held_by(replace(after, rows=11)).spans) == 2
     )
+    assert held.chunks == {0: 8, 8: 16} and held_by(replace(after, rows=10)).chunks == {0: 8}
+    meta, arrays = pack(before)
+    del arrays["chunks"]  # a file of an older version
+    assert unpack(file(meta, arrays)).chunks == {}
 
 
 def array(values, dtype=np.int64):
@@ -341,6 +345,8 @@ def array(values, dtype=np.int64):
 
 
 ARRAYS = [
+    (dict(chunks=array([[0, 8], [8, 18]])), True), (dict(chunks=array([[0, 19]])), False), (dict(chunks=array([[-1, 8]])), False), (dict(chunks=array([[8, 8]])), False),
+    (dict(chunks=array([0, 8])), False), (dict(chunks=array([[0, 8, 18]])), False), (dict(chunks=array([[0, 8.0]], float)), False),
     (dict(tokens=array([-1] + [0] * 19)), False), (dict(tokens=array([[0] * 20])), False), (dict(tokens=array([0] * 17), positions=np.zeros((3, 17))), False),
     (dict(tokens=array([0] * 18), positions=np.zeros((3, 18))), True), (dict(positions=np.zeros((3, 19))), False), (dict(positions=-np.eye(20)[:3]), False),
     (dict(spans=array([(0, 2, 6), (0, 8, 6)])), True), (dict(spans=array([(0, 2, 6), (0, 7, 6)])), False), (dict(spans=array([(0, 2, 6), (1, 10, 6)])), False),

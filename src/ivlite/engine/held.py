@@ -6,7 +6,6 @@ import numpy as np
 
 from ivlite.errors import MediaError
 
-AGAIN = 512  # tokens that are computed again so that an answer does not depend on what was asked before, at most
 ENDS = 4  # prompts whose last logits are kept: 0.6 MB each for a vocabulary of 150,000
 
 
@@ -112,18 +111,6 @@ class Held:
                 return first
         following = next(mine, None)  # a frame pair here, and plain text there
         return n if following is None else min(n, following.first)
-
-    def kept(self, prompt, shared):
-        """How many of the `shared` tokens of a prompt may stay, if something is still to be computed.
-
-        A conversation that goes on keeps all of them. Another question about the same media keeps those of the media, and of whole
-        chunks behind: the rest were computed in one chunk with the earlier question's own words. More than AGAIN of these stay.
-        """
-        going_on, base = any(prompt.cut < n <= shared for n in self._ends), prompt.cut
-        while (end := self.chunks.get(base, shared + 1)) <= shared:
-            base = end
-        shared = base if 0 < prompt.cut < shared <= base + AGAIN and not going_on else shared
-        return min(shared, len(prompt.token_ids) - 1)  # a prompt ends with text
 
     def logits(self, length):
         """The logits kept after `length` tokens, or None."""

@@ -15,6 +15,7 @@ from ivlite.stop import checkpoint, waiting
 
 CHUNK = 2048  # tokens per prefill chunk; every chunk expands all cached latents again
 DEEP = 4096  # cached tokens from which on a chunk is twice as long
+AGAIN = 512  # tokens that are computed again so that an answer does not depend on what was asked before, at most
 EVERY = 5.0  # seconds between two reports of progress within a chunk
 
 
@@ -30,6 +31,20 @@ def chunk_end(prompt, first, depth):
     """
     end = min(first + chunk_at(depth), len(prompt.token_ids))
     return prompt.cut if first < prompt.cut < end else end
+
+
+def kept(held, prompt, shared):
+    """How many of the `shared` tokens of a prompt that are held may stay, if something is still to be computed.
+
+    A conversation that goes on keeps all of them. Others keep those up to the end of a chunk that a prefill of their own has, too: what
+    follows was computed in one chunk with tokens of an earlier prompt, another question or more of a video. More than AGAIN of these
+    stay, and those of prompts without media.
+    """
+    natural = (end for first, end in held.chunks.items() if end <= shared and end == chunk_end(prompt, first, first))
+    base = max(natural, default=0)
+    going_on = any(base < n <= shared for n, _ in held.ends)
+    again = bool(prompt.spans) and shared <= base + AGAIN and not going_on
+    return min(base if again else shared, len(prompt.token_ids) - 1)  # a prompt ends with text
 
 
 class Runner:
@@ -85,12 +100,14 @@ class Runner:
     def _kept(self, prompt, base, reading=True):
         """(tokens of a prompt whose rows stay, the logits after the last one if they are kept and all stay)."""
         tokens, shared = len(prompt.token_ids), self.held.shared(prompt, reading)
-        kept = self.held.logits(tokens) if shared == tokens else None
-        if kept is not None:
-            return shared, kept
-        if base is not None and shared > max(base, self.held.given):
-            shared = self._grid(prompt, max(base, self.held.given), shared)
-        return self.held.kept(prompt, shared) if base is None else min(shared, tokens - 1), None
+        logits = self.held.logits(tokens) if shared == tokens else None
+        if logits is not None:
+            return shared, logits
+        if base is None:
+            return kept(self.held, prompt, shared), None
+        given = kept(self.held, prompt, min(shared, self.held.given))  # of a store, computed by whatever prompt
+        floor = max(base, given)
+        return min(self._grid(prompt, floor, shared) if shared > floor else shared, tokens - 1), None
 
     def _grid(self, prompt, base, shared):
         """The end of the last whole chunk up to `shared` of a prefill of a prompt that began at `base`."""

@@ -207,6 +207,8 @@ class SessionFile:
         blocks = [b for b in table.blocks if b.last > cache.length and b.first < count]
         if blocks:
             cache.truncate(blocks[0].first)
+            if blocks[-1].last > count:  # a block comes whole
+                cache.reserve(blocks[-1].last)
         buffers = [
             np.empty(max((b.rows for b in blocks), default=0) * table.layout.token_bytes, np.uint8)
             for _ in range(AHEAD)

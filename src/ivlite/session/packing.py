@@ -19,6 +19,7 @@ def pack(state):
         "positions": np.asarray(state.positions, np.int32),
         "spans": np.asarray(state.spans, np.int64).reshape(-1, 3),
         "keys": np.frombuffer(b"".join(state.keys), np.uint8).reshape(len(state.keys), KEY),
+        "chunks": np.asarray(list(state.chunks.items()), np.int64).reshape(-1, 2),
         "ends": np.asarray([n for n, _ in state.ends], np.int64),
         "logits": np.array([logits for _, logits in state.ends], np.float32, ndmin=2)[: len(state.ends)],
     }
@@ -34,7 +35,10 @@ def unpack(file):
 
 
 def _state(table):
-    meta, arrays = {"tails": []} | table.meta, table.arrays
+    meta, arrays = (
+        {"tails": []} | table.meta,
+        {"chunks": np.empty((0, 2), np.int64)} | table.arrays,
+    )  # not in older versions
     for name, kind in FACTS.items():
         need(isinstance(meta[name], kind), name)
     tokens, positions, spans = arrays["tokens"], arrays["positions"], arrays["spans"]
@@ -51,6 +55,9 @@ def _state(table):
     ends, logits = arrays["ends"], arrays["logits"]
     need(ends.dtype.kind == "i" and ends.ndim == 1 and logits.ndim == 2 and len(logits) == len(ends), "logits")
     need(all(0 < n <= table.length for n in ends.tolist()), "logits")
+    chunks = arrays["chunks"]
+    need(chunks.dtype.kind == "i" and chunks.ndim == 2 and chunks.shape[1] == 2, "chunks")
+    need(all(0 <= first < end <= table.length for first, end in chunks.tolist()), "chunks")
     need(all(isinstance(m, dict) for m in [*meta["messages"], *meta["media"]]), "messages")
     for turn in meta["turns"]:
         need(isinstance(turn, list) and len(turn) <= TURN and all(whole(n, 0, LENGTH_LIMIT) for n in turn), "turns")
@@ -59,7 +66,7 @@ def _state(table):
         spans=[tuple(span) for span in spans.tolist()], keys=[key.tobytes() for key in arrays["keys"]],
         media=meta["media"], ends=list(zip(ends.tolist(), logits, strict=True)),
         turns=[tuple(turn) for turn in meta["turns"]], tail=meta["tail"], tails=meta["tails"],
-        tools=meta["tools"],
+        tools=meta["tools"], chunks=dict(chunks.tolist()),
     )  # fmt: skip
 
 
@@ -72,4 +79,5 @@ def held_by(state):
             held.spans.append(Span(first, count, key=key))
     for rows, logits in state.ends:
         held.keep_logits(logits, rows)
+    held.chunks = {first: end for first, end in state.chunks.items() if end <= state.rows}
     return held

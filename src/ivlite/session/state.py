@@ -24,7 +24,7 @@ class SessionState:
     media: of each medium kind, source, size (H, W), grid (t, h, w), frames, timestamps, duration, temporal: JSON data.
     ends: (number of tokens, float32 logits (vocab,)) where prompts ended. turns: (messages, tokens, rows, media) at the
     end of each. tail: text of the last answer whose tokens are still to be added; tails: of the answers before it, or
-    nothing (files of older versions).
+    nothing (files of older versions). chunks: {first token: end} of whole chunks of a prefill (see Held), of what a store keeps.
     """
 
     messages: list[Mapping[str, Any]] = field(default_factory=list)
@@ -39,6 +39,7 @@ class SessionState:
     turns: list[tuple[int, int, int, int]] = field(default_factory=list)
     tail: str = ""
     tails: list[str] = field(default_factory=list)
+    chunks: dict[int, int] = field(default_factory=dict)
 
 
 def checked(state: SessionState, config: Any) -> SessionState:

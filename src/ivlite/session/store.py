@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ivlite._version import __version__
+from ivlite.engine.runner import kept
 from ivlite.errors import DiskError, SessionFileError, UsageError, shown
 from ivlite.files import cache_folder, keep_digests, opened, reason
 from ivlite.machine import two_sizes
@@ -216,7 +217,7 @@ class Keeper:
         if file is None:
             return mine
         file.close()
-        return shared if shared == tokens and held.logits(tokens) is not None else held.kept(prompt, shared)
+        return shared if shared == tokens and held.logits(tokens) is not None else kept(held, prompt, shared)
 
     def _unseen(self, runner, prompt):
         """Whether a prompt has frame pairs that a runner does not hold."""
@@ -378,7 +379,7 @@ def state_of(held, prompt):
     ]
     return SessionState(
         token_ids=held.token_ids, positions=held.positions, rows=held.length, spans=spans, keys=held.keys, media=media,
-        ends=[end for end in held.ends if end[0] == held.length],
+        ends=[end for end in held.ends if end[0] == held.length], chunks=held.chunks,
     )  # fmt: skip
 
 

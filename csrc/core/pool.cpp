@@ -8,7 +8,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <exception>
-#include <list>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -55,7 +54,8 @@ class SignalsBlocked {
   sigset_t before_;
 };
 
-// One caller at a time, in the order of asking. No lock is held during a turn, and a waiting caller that is to stop leaves.
+// One caller at a time, in the order of asking. No lock is held during a turn, and a waiting caller that is to stop leaves. Nothing is
+// allocated: those who wait are a list of what they have on their stacks.
 class Turns {
  public:
   void take(const StopFlag* stop) {
@@ -65,32 +65,41 @@ class Turns {
       return;
     }
     Waiter self;
-    const auto place = waiting_.insert(waiting_.end(), &self);
+    *place(nullptr) = &self;
     while (!self.called) {
       self.wake.wait_for(hold, std::chrono::milliseconds(20));
       if (self.called || !stop || !stop->is_set()) continue;
-      waiting_.erase(place);
+      *place(&self) = self.next;
       throw Stopped();
     }
   }
 
   void give() {
     std::lock_guard<std::mutex> hold(lock_);
-    taken_ = !waiting_.empty();
+    taken_ = first_ != nullptr;
     if (!taken_) return;
-    waiting_.front()->called = true;
-    waiting_.front()->wake.notify_one();
-    waiting_.pop_front();
+    first_->called = true;
+    first_->wake.notify_one();
+    first_ = first_->next;
   }
 
  private:
   struct Waiter {
     std::condition_variable wake;
     bool called = false;
+    Waiter* next = nullptr;
   };
+
+  // What points to a waiter, or with null the end of the list.
+  Waiter** place(const Waiter* waiter) {
+    Waiter** at = &first_;
+    while (*at != waiter) at = &(*at)->next;
+    return at;
+  }
+
   std::mutex lock_;
   bool taken_ = false;
-  std::list<Waiter*> waiting_;
+  Waiter* first_ = nullptr;
 };
 
 }  // namespace

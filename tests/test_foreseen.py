@@ -81,13 +81,16 @@ def test_another_clip_is_not_held(video, tmp_path):
     assert made.held < 16 and made.seconds["vision"] > 0
 
 
-def test_of_two_videos_the_second_is_still_to_do(video, tmp_path):
+@pytest.mark.parametrize("again, left", [(16, 0.5), (512, 1)])
+def test_of_two_videos_the_second_is_still_to_do(video, tmp_path, monkeypatch, again, left):
+    """And the first, where its rows are so few that they are computed again: its chunk ended there, and now goes on."""
+    monkeypatch.setattr("ivlite.engine.runner.AGAIN", again)
     model, other = loaded(), str(written(tmp_path / "b.avi", shade=90))
     model.chat(asked(video), **GREEDY)
     one, text = asked(video)[0]["content"]
     both = [{"role": "user", "content": [one, {"type": "video", "video": other}, text]}]
     fresh, made = loaded().plan(both), agreed(model.chat(both, **GREEDY))
-    assert made.held > 16 and made.seconds["vision"] == pytest.approx(fresh.seconds["vision"] / 2)
+    assert (made.held > 16) is (again == 16) and made.seconds["vision"] == pytest.approx(fresh.seconds["vision"] * left)
 
 
 def test_settings_that_take_more_are_not_held(tmp_path):

@@ -175,7 +175,7 @@ class Conversation:
 
     def again(self, seed):
         """Answers the last question again."""
-        for part in parts(self.session.messages[-2:], "video", "image"):  # a file that is gone costs no answer
+        for part in parts(self.asked(), "video", "image"):  # a file that is gone costs no answer
             source, kind = part[part["type"]], part["type"]
             check_kept(kind, source)
             if not is_base64(source):

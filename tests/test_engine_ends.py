@@ -189,7 +189,7 @@ def test_a_system_that_allows_no_threads(demo, monkeypatch):
             second = engine.stream(question(1), **LONG)
             with pytest.raises(OutOfMemoryError, match="thread"):
                 list(second)
-        assert first.reply.finish_reason == ""
+        assert first.reply.finish_reason in ("", "stop", "length")  # it goes on, or has come to its own end meanwhile
         first.close()
         list(engine.stream(question(0), temperature=0))
 

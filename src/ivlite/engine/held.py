@@ -140,15 +140,21 @@ class Held:
     def copy(self, length):
         """The first `length` tokens of these."""
         out = Held()
-        ids, positions = self._arrays()
-        out.append(ids[:length].tolist(), positions[:, :length].copy())
+        out.follow(self, length)
         out.given = min(self.given, length)
-        out.spans = [span for span in self.spans if span.first < length]
-        out.chunks = {first: end for first, end in self.chunks.items() if end <= length}
-        out._ends = {n: logits for n, logits in self._ends.items() if n <= length}
-        if length == self.length:
-            out.next = self.next
         return out
+
+    def follow(self, other, length):
+        """Adds those of another Held behind these, up to `length`; it begins with the same tokens."""
+        first = self.length
+        ids, positions = other._arrays()
+        following = other.next if first < length == other.length else None
+        self.append(ids[first:length].tolist(), positions[:, first:length].copy(), following)
+        self.spans += [span for span in other.spans if first <= span.first < length]
+        self.chunks |= {begin: end for begin, end in other.chunks.items() if first <= begin and end <= length}
+        for n, logits in other.ends:
+            if first < n <= length:
+                self.keep_logits(logits, n)
 
 
 class Span:

@@ -33,18 +33,24 @@ def chunk_end(prompt, first, depth):
     return prompt.cut if first < prompt.cut < end else end
 
 
-def kept(held, prompt, shared):
+def kept(held, prompt, shared, base=0):
     """How many of the `shared` tokens of a prompt that are held may stay, if something is still to be computed.
 
     A conversation that goes on keeps all of them. Others keep those up to the end of a chunk that a prefill of their own has, too: what
     follows was computed in one chunk with tokens of an earlier prompt, another question or more of a video. More than AGAIN of these
-    stay, and those of prompts without media.
+    stay, and those of prompts without media. base: the rows before it stay in any case, and a prefill of its own begins there.
     """
-    natural = (end for first, end in held.chunks.items() if end <= shared and end == chunk_end(prompt, first, first))
-    base = max(natural, default=0)
-    going_on = any(base < n <= shared for n, _ in held.ends)
-    again = bool(prompt.spans) and shared <= base + AGAIN and not going_on
-    return min(base if again else shared, len(prompt.token_ids) - 1)  # a prompt ends with text
+    chunks = [(first, end) for first, end in held.chunks.items() if base <= first and end <= shared]
+    start = max((end for first, end in chunks if end == chunk_end(prompt, first, first)), default=base)
+    going_on = any(start < n <= shared for n, _ in held.ends)
+    again = bool(prompt.spans or base) and shared <= start + AGAIN and not going_on
+    return min(start if again else shared, len(prompt.token_ids) - 1)  # a prompt ends with text
+
+
+def usable(held, prompt, shared, base=0):
+    """How many of the `shared` tokens of a prompt need not be computed: all of them where the logits after them are held as well."""
+    complete = shared == len(prompt.token_ids) and held.logits(shared) is not None
+    return shared if complete else kept(held, prompt, shared, base)
 
 
 class Runner:
@@ -73,7 +79,7 @@ class Runner:
         self._check(prompt, self.cache.capacity)
         if self.keeper:
             with waiting():
-                self.keeper.recall(self, prompt)
+                self.keeper.recall(self, prompt, base)
         tokens = len(prompt.token_ids)
         shared, kept = self._kept(prompt, base)
         self.truncate(shared)
@@ -103,10 +109,11 @@ class Runner:
         logits = self.held.logits(tokens) if shared == tokens else None
         if logits is not None:
             return shared, logits
-        if base is None:
+        if base is None or shared < base:  # another conversation than that which left the rows
             return kept(self.held, prompt, shared), None
-        given = kept(self.held, prompt, min(shared, self.held.given))  # of a store, computed by whatever prompt
-        floor = max(base, given)
+        floor = base  # what a store gave was computed by whatever prompt
+        if self.held.given > base:
+            floor = kept(self.held, prompt, min(shared, self.held.given), base)
         return min(self._grid(prompt, floor, shared) if shared > floor else shared, tokens - 1), None
 
     def _grid(self, prompt, base, shared):

@@ -41,23 +41,22 @@ def encoded(network, media, meter, firsts=None):
     """Yields merged (n, hidden) and the list of DeepStack features (n, hidden) of each batch of frame pairs."""
     wanted = wanted_media(media, firsts)
     total, done = sum(m.grid[0] - first for m, first in wanted), 0
-    for medium, pairs in _batches(wanted, meter):
+    for medium, pairs, wide in _batches(wanted, meter):
         checkpoint()
         settings = network.config.video if medium.kind == "video" else network.config.image
         with meter.timed("vision"):
-            merged, deep = _features(network, medium, pairs, settings)
+            merged, deep = _features(network, medium, pairs, wide, settings)
         done += len(pairs)
         meter.progress("vision", done, total)
         yield merged, deep
 
 
-def _features(network, medium, pairs, settings):
+def _features(network, medium, pairs, wide, settings):
     """The features of a batch. Pairs that repeat, or are in the network's table, are not encoded again.
 
-    The bits are those of the whole batch: the formats of the arithmetic depend on the number of rows, up to WIDE.
+    The bits are those of a whole batch, of `wide` patches or more: the formats of the arithmetic depend on their number, up to WIDE.
     """
     table, patches = getattr(network, "seen", None), medium.grid[1] * medium.grid[2]
-    wide = min(WIDE, len(pairs) * patches)
     keys = [(pixel_key(medium.kind, pair), wide) for pair in pairs] if table is not None else list(range(len(pairs)))
     known = {key: found for key in keys if table is not None and (found := table.get(key)) is not None}
     fresh = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
@@ -68,13 +67,14 @@ def _features(network, medium, pairs, settings):
     merged, deep = network.vision(batch, settings.mean, settings.std)
     if not np.isfinite(network.ops.numpy(merged)).all():
         raise ModelFileError("the vision tower computed values that are not finite: its weights are damaged")
-    if table is None:
-        return merged, deep
     rows = len(merged) // len(batch)
     for n, key in enumerate(fresh):
         known[key] = merged[n * rows : (n + 1) * rows], [d[n * rows : (n + 1) * rows] for d in deep]
-        table.put(key, network.ops, *known[key])
-    return (merged, deep) if len(fresh) == len(pairs) else _joined(network.ops, [known[key] for key in keys])
+        if table is not None:
+            table.put(key, network.ops, *known[key])
+    return (
+        (merged, deep) if len(batch) == len(pairs) == len(fresh) else _joined(network.ops, [known[key] for key in keys])
+    )
 
 
 def _joined(ops, features):
@@ -137,10 +137,14 @@ def wanted_media(media, firsts=None):
 
 
 def _batches(wanted, meter):
-    """Yields (medium, list of frame pairs), one batch of the vision tower at a time."""
+    """Yields (medium, list of frame pairs, patches that count), one batch of the vision tower at a time.
+
+    Batches are those of the whole medium, whichever pair is the first that is wanted: a pair has the same bits in all of them.
+    """
     total, done = sum(2 * (m.grid[0] - first) if m.kind == "video" else 1 for m, first in wanted), 0
     for medium, first in wanted:
-        size = max(1, PATCHES // (medium.grid[1] * medium.grid[2]))
+        count, patches = medium.grid[0], medium.grid[1] * medium.grid[2]
+        size = max(1, PATCHES // patches)
         batch, stream = [], ahead(medium.pairs(first))
         while True:
             with meter.timed("decode"):
@@ -149,9 +153,10 @@ def _batches(wanted, meter):
                 batch.append(pair)
                 done += 2 if medium.kind == "video" else 1
                 meter.progress("decode", done, total)
-            if batch and (pair is None or len(batch) == size):
-                yield medium, batch
-                batch = []
+            if batch and (pair is None or (first + len(batch)) % size == 0):
+                start = first // size * size
+                yield medium, batch, min(WIDE, (min(start + size, count) - start) * patches)
+                first, batch = first + len(batch), []
             if pair is None:
                 break
 

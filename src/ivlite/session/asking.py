@@ -75,7 +75,8 @@ class Asking:
     def foreseen(self, prompt: Prompt) -> int:
         """The number of tokens of a prompt that answer would not run."""
         session, runner = self.session, self.session._runner
-        return int(session._model._pool.stored(prompt, 0 if runner is None else runner.foreseen(prompt, self.base)))
+        mine = 0 if runner is None else runner.foreseen(prompt, self.base)
+        return int(session._model._pool.stored(prompt, mine, self.base if mine >= self.base else 0))
 
     def ended(self, reply: Reply | None, end: int | None) -> None:
         """The stream is over: reply is None after an error. end: characters of text before a stop string."""
@@ -104,6 +105,8 @@ class Lost:
         rows = session._turns[-1].rows if session._turns else 0
         self._session, self._runner, self._rows = session, runner, rows
         self._shared = min(rows, runner.foreseen(prompt, base, reading=True)) if rows else 0
+        if self._shared < base and runner.keeper:  # another conversation: all rows may come from the store
+            self._shared = 0
         kept = self._shared < rows and session._model.free(rows - self._shared)
         self._data = runner.cache.dump(self._shared, rows) if kept else None
         self._held = runner.held.copy(rows)

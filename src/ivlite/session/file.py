@@ -77,6 +77,19 @@ def absolute(path):
     return full if isinstance(path, Path) else os.fspath(full)
 
 
+def added(cache, first, data):
+    """Restores a block of rows from row `first` on; those of them that the cache holds already stay as they are."""
+    held = cache.length
+    own = cache.dump(first, held) if first < held else None
+    cache.truncate(first)
+    cache.restore(first, data)
+    if own is not None:
+        rest = cache.dump(held, cache.length)
+        cache.truncate(first)
+        cache.restore(first, own)
+        cache.restore(held, rest)
+
+
 class SessionFile:
     """A session file by its path, existing or not. Use open() to read an existing one.
 
@@ -198,17 +211,15 @@ class SessionFile:
     def restore(self, cache, count=None, report=None):
         """Puts the rows of the first `count` tokens (None: all) into a cache, after those that it holds already.
 
-        The rows held must be those of the same tokens. If a block is damaged, the cache keeps the rows before it.
+        The rows held must be those of the same tokens, and stay as they are. If a block is damaged, the cache keeps the rows before it.
         report(done, total) counts bytes. Raises SessionFileError, Stopped.
         """
         table, count = self.table, self.table.length if count is None else min(count, self.table.length)
         if cache.token_bytes != table.layout.token_bytes:
             raise SessionFileError(f"{self.path} has a cache of another form: open it with the ivlite that saved it")
         blocks = [b for b in table.blocks if b.last > cache.length and b.first < count]
-        if blocks:
-            cache.truncate(blocks[0].first)
-            if blocks[-1].last > count:  # a block comes whole
-                cache.reserve(blocks[-1].last)
+        if blocks and blocks[-1].last > count:  # a block comes whole
+            cache.reserve(blocks[-1].last)
         buffers = [
             np.empty(max((b.rows for b in blocks), default=0) * table.layout.token_bytes, np.uint8)
             for _ in range(AHEAD)
@@ -228,7 +239,7 @@ class SessionFile:
             if len(waiting) == AHEAD or (block is None and waiting):
                 first, future = waiting.pop(0)
                 data = future.result()
-                cache.restore(first, data)
+                added(cache, first, data)
                 done += len(data)
                 report(done, total)
             if block is not None:

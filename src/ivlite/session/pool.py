@@ -4,7 +4,7 @@ import threading
 from contextlib import contextmanager
 
 from ivlite.engine.meter import Meter
-from ivlite.engine.runner import Runner
+from ivlite.engine.runner import Runner, usable
 from ivlite.errors import Stopped, UsageError
 from ivlite.machine import MARGIN, available_memory
 from ivlite.stop import checkpoint, waiting
@@ -12,8 +12,8 @@ from ivlite.stop import checkpoint, waiting
 COUNT = 4  # caches
 MOST = 1 << 30  # bytes of all of them; the one used last may be larger
 GROWTH = 1024  # tokens at least by which a cache grows; they take memory when they are written
-LEAST = 16  # tokens that a prompt must share: fewer are computed faster than they are found
-DEAR = 64  # tokens that a call may always overwrite in a cache; it takes a copy rather than more of them than it shares
+LEAST = 16  # tokens that a prompt must keep of a cache: fewer are computed faster than they are found
+DEAR = 64  # tokens that a call may always overwrite in a cache; it takes a copy rather than more of them than it keeps
 
 
 class Pool:
@@ -98,9 +98,9 @@ class Pool:
             best = max((runner.foreseen(prompt) for runner in self._idle), default=0)
         return self.stored(prompt, best if best >= LEAST else 0)
 
-    def stored(self, prompt, mine):
-        """The same with a Runner that holds `mine` of them, and the store."""
-        return self._store.keeper(self._there(), self._kv).foreseen(prompt, mine) if self._store else mine
+    def stored(self, prompt, mine, base=0):
+        """The same with a Runner that keeps `mine` of them, those before the base in any case, and the store."""
+        return self._store.keeper(self._there(), self._kv).foreseen(prompt, mine, base) if self._store else mine
 
     def _there(self):
         """The network. Raises Stopped or UsageError where the model was closed meanwhile."""
@@ -111,7 +111,7 @@ class Pool:
         return network
 
     def take(self, prompt, capacity):
-        """A Runner with room for `capacity` tokens: the one that shares the longest prefix with the prompt, or a new one."""
+        """A Runner with room for `capacity` tokens: the one that keeps most of the prompt, or a new one."""
         with waiting(), self._one_at_a_time():
             with self._lock:
                 idle, self._idle = self._idle, []  # ours: files may have to be read for their digests
@@ -137,11 +137,11 @@ class Pool:
             self._choosing.release()
 
     def _of_others(self, lent, idle, prompt, capacity):
-        """A copy of what a call in progress shares with a prompt, if that is more than any idle Runner does; or None."""
+        """A copy of what a prompt may keep of a call in progress, if that is more than of any idle Runner; or None."""
         shared, held, source = max(
-            ((h.shared(prompt), h, r) for h, r in lent), key=lambda x: x[0], default=(0, None, None)
+            ((usable(h, prompt, h.shared(prompt)), h, r) for h, r in lent), key=lambda x: x[0], default=(0, None, None)
         )
-        mine = max((runner.held.shared(prompt) for runner in idle), default=0)
+        mine = max((runner.foreseen(prompt, reading=True) for runner in idle), default=0)
         if shared < mine + LEAST or not self._shrink(idle, idle, len(prompt.token_ids) * source.cache.token_bytes):
             return None
         with self._lock:
@@ -160,7 +160,8 @@ class Pool:
 
     def _chosen(self, idle, prompt, capacity):
         """The Runner to go on with, taken from `idle`, or a copy; None for neither."""
-        shared, best = max(((r.held.shared(prompt), r) for r in idle), key=lambda pair: pair[0], default=(0, None))
+        usable_of = ((r.foreseen(prompt, reading=True), r) for r in idle)
+        shared, best = max(usable_of, key=lambda pair: pair[0], default=(0, None))
         others = [runner for runner in idle if runner is not best or shared < LEAST]
         if best is None:
             return None
@@ -202,7 +203,7 @@ class Pool:
         The one that the call will go on with is part of the call, and dropped last.
         """
         with self._lock:
-            shared = {runner: runner.held.shared(prompt, reading=False) for runner in self._idle}
+            shared = {runner: runner.foreseen(prompt) for runner in self._idle}
             best = max(self._idle, key=lambda runner: shared[runner], default=None)
             lost = 0 if best is None else best.held.length - shared[best]
             part = best is not None and shared[best] >= LEAST and lost <= max(DEAR, shared[best])

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ivlite._version import __version__
-from ivlite.engine.runner import kept
+from ivlite.engine.runner import usable
 from ivlite.errors import DiskError, SessionFileError, UsageError, shown
 from ivlite.files import cache_folder, keep_digests, opened, reason
 from ivlite.machine import two_sizes
@@ -185,57 +185,62 @@ class Keeper:
 
     # -------------------------------------------------------------------------------------------- before a prefill
 
-    def recall(self, runner, prompt):
-        """Replaces what a runner holds with what the store has, where that is more of the prompt. Raises Stopped."""
+    def recall(self, runner, prompt, base=None):
+        """Replaces what a runner holds with what the store has, where that is more of the prompt. Raises Stopped.
+
+        base: of a session, whose rows before it stay as they are.
+        """
         self.began = self.saved = time.monotonic()
-        mine = runner.held.shared(prompt)
+        mine = runner.foreseen(prompt, base, reading=True)
+        base = base if base and mine >= base else 0  # 0: another conversation
         if self.off or len(prompt.token_ids) - mine < LEAST:
             return
         try:
-            file, held, shared = self._best(prompt, mine + LEAST, runner.meter.warn)
+            file, held, shared = self._best(prompt, mine + LEAST, base, runner.meter.warn)
         except OSError as error:
             return self._fail(runner, error)
         if file is not None:
-            runner.truncate(mine)  # what follows are rows of other tokens
+            # One prefill's rows or the other's: where chunks end is known of either, not of a mixture.
+            runner.truncate(mine if base else 0)
             self._restore(runner, file, held, shared)
         if self._unseen(runner, prompt):
             self.features = features.recall(self.store, self.layout, self.maker, runner.network, _paths(prompt))
         self.began = self.saved = time.monotonic()
 
-    def foreseen(self, prompt, mine=0):
-        """The number of tokens of a prompt that recall would leave to no prefill; `mine`: those that the runner holds.
+    def foreseen(self, prompt, mine=0, base=0):
+        """The number of tokens of a prompt that recall would leave to no prefill; `mine`: those that the runner would keep.
 
         Reads no rows, and no large file for its digest.
         """
-        tokens = len(prompt.token_ids)
-        if self.off or tokens - mine < LEAST:
+        if self.off or len(prompt.token_ids) - mine < LEAST:
             return mine
         try:
-            file, held, shared = self._best(prompt, mine + LEAST, reading=False)
+            file, held, shared = self._best(prompt, mine + LEAST, base, reading=False)
         except OSError:
             return mine
         if file is None:
             return mine
         file.close()
-        return shared if shared == tokens and held.logits(tokens) is not None else kept(held, prompt, shared)
+        return usable(held, prompt, shared, base)
 
     def _unseen(self, runner, prompt):
         """Whether a prompt has frame pairs that a runner does not hold."""
         return bool(prompt.spans) and sum(prompt.spans[-1][1:]) > runner.held.length
 
-    def _best(self, prompt, least, warn=None, reading=True):
-        """(file, Held, tokens) of the entry that shares most with a prompt; (None, None, 0) without one of `least` tokens.
+    def _best(self, prompt, least, base=0, warn=None, reading=True):
+        """(file, Held, shared tokens) of the entry that saves a prompt most; (None, None, 0) without one of `least` tokens.
 
-        warn(sentence) is told of files that have changed. reading: see Held.shared.
+        base: the rows before it stay. warn(sentence) is told of files that have changed. reading: see Held.shared.
         """
-        best, changed, known = (None, None, least - 1), {}, set()
+        best, most, changed, known = (None, None, 0), least - 1, {}, set()
         for entry in self.store.of_model(self.layout)[:LOOKED_AT]:
             checkpoint()
             file = self._opened(entry)
             try:
                 held = self._beginning(file, prompt, least, changed, known, reading) if file else None
-                if held and (shared := held.shared(prompt, reading)) > best[2]:
-                    file, best = best[0], (file, held, shared)
+                shared = held.shared(prompt, reading) if held else 0
+                if held and (use := usable(held, prompt, shared, base)) > most:
+                    most, file, best = use, best[0], (file, held, shared)
             except Damaged:
                 entry.path.unlink(missing_ok=True)
             finally:
@@ -243,7 +248,7 @@ class Keeper:
                     file.close()
         for path in changed.keys() - known if warn else ():
             warn(f"{changed[path]} has changed since it was watched: what is stored of it is not used")
-        return best if best[0] is not None else (None, None, 0)
+        return best
 
     def _opened(self, entry):
         """The SessionFile of an entry; None if it is gone, damaged, or of another maker."""
@@ -286,6 +291,7 @@ class Keeper:
 
     def _restore(self, runner, file, held, shared):
         """Reads the rows of `shared` tokens from an entry. What is damaged is removed; the rows before it are used."""
+        mine = runner.held.length
         try:
             file.restore(runner.cache, shared, partial(runner.meter.progress, "restore"))
             os.utime(file.path)  # used now
@@ -297,12 +303,13 @@ class Keeper:
             pass  # removed meanwhile; its rows are here
         finally:
             length = runner.cache.length
-            runner.held, runner.meter.stored = held.copy(length), length
-            runner.held.given = length
+            runner.held.follow(held, length)
+            runner.held.given, runner.meter.stored = length, length - mine
             if file is not None:
-                runner.held.lows[file] = length
                 file.close()
-            self.file = file
+            self.file = None if mine else file  # rows of a session that it goes on from are none of the entry's
+            if self.file is not None:
+                runner.held.lows[file] = length
 
     # -------------------------------------------------------------------------------------------- during and after it
 

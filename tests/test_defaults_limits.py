@@ -126,7 +126,7 @@ FIELDS = {  # what is meant where nobody says it; those of a Config are in docs/
     "evaluate.compare.Scores": {"prompts": 0, "answers": 0, "flips": 0}, "gguf.formats.Format": {"runs": False}, "media.timeline.Timeline": {"declared": 0.0, "ordered": False, "notes": ()},
     "models.internvideo3.TensorSpec": {"kind": "matrix", "optional": False}, "plan.Plan": {"fits": True, "problem": "", "nearest": (), "held": 0, "linear": 1.0},
     "plan.measure.Sample": {"part": 1.0, "byte": 0.0, "each": 0.0}, "plan.nearest.Limits": {"longest": 1}, "plan.speeds.Speeds": {"each": 0.0, "byte": 0.0, "few": 1},
-    "prompt.budget.Choice": {"stated": (), "by": "", "estimated": False}, "prompt.layout.Prompt": {"thinks": False},
+    "prompt.budget.Choice": {"stated": (), "by": "", "estimated": False}, "prompt.layout.Prompt": {"thinks": False, "opened": 0.0},
     "quantize.convert.Settings": {"tensor_types": (), "golden": False, "allow_nan": False, "resume": False}, "quantize.convert.Summary": {"resumed": 0, "warnings": ()},
     "quantize.recipes.Recipe": {"help": "", "own": 0}, "session.state.SessionState": {"rows": 0, "tail": ""},
 }  # fmt: skip

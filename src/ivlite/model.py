@@ -211,9 +211,12 @@ class Model:
             worth = holder is not None and len(built.token_ids) >= WORTH_MEASURING
             foreseen = holder and holder.foreseen
             built.plan = planning.plan(draft, built, answer, room, measuring=worth, foreseen=foreseen)
+            built.opened = draft.opening_seconds
             if not dedupe:
                 return built
+            began = time.perf_counter()
             few = prompt.deduped(built, progress)
+            few.opened = draft.opening_seconds + time.perf_counter() - began
             few.plan = planning.without_repeats(built.plan, draft, built, few, foreseen)
             few.choices = list(few.plan.videos)
             return few
@@ -232,17 +235,17 @@ class Model:
             self._sessions.add(session)
         return session
 
-    def _planned(self, messages: Messages, holder: Any, *, budget: int | None = None, max_wait: float | None = None,
-                 memory: int | None = None, max_new_tokens: int | None = 256, dedupe: bool = False, stop: Stop | None = None,
-                 **layout: Any) -> plan.Plan:  # fmt: skip
-        """The Plan of messages that follow what a session holds, or nothing. holder: as of `_stream`."""
+    def _planned(self, holder: Any, messages: Messages, /, **settings: Any) -> plan.Plan:
+        """The Plan of messages that follow what a session holds, or nothing. holder: as of `_stream`; settings: those of `plan`."""
         self._check_open()
-        past = holder.past
-        layout |= {"after": (past, holder.tail) if past else None, **self.media_limits.given()}
+        given, past = arguments(Model.plan, settings), holder.past
+        names = ("budget", "max_new_tokens", "max_wait", "memory", "dedupe", "stop")
+        budget, answer, wait, memory, dedupe, stop = (given.pop(name) for name in names)
+        layout = given | {"after": (past, holder.tail) if past else None} | self.media_limits.given()
         with using(self._stop(stop)):
             return self._planning().ask(
                 prompt.draft(messages, self.tokenizer, self.config, **layout), budget,
-                self.room(holder.nbytes if past else 0), max_new_tokens, max_wait, memory, dedupe, holder.foreseen,
+                self.room(holder.nbytes if past else 0), answer, wait, memory, dedupe, holder.foreseen,
             )  # fmt: skip
 
     def plan(
@@ -259,7 +262,7 @@ class Model:
         for about a second. Raises UsageError, MediaError, ContextError (a budget below what is stated), Stopped.
         """
         return self._planned(
-            messages, self._pool, budget=budget, max_wait=max_wait, memory=memory, max_new_tokens=max_new_tokens, tools=tools,
+            self._pool, messages, budget=budget, max_wait=max_wait, memory=memory, max_new_tokens=max_new_tokens, tools=tools,
             enable_thinking=enable_thinking, add_vision_id=add_vision_id, continue_final_message=continue_final_message,
             dedupe=dedupe, stop=stop,
         )  # fmt: skip
@@ -361,17 +364,14 @@ class Model:
             raise Stopped.because(reply.finish_reason)
         return reply.logprobs
 
-    def _stream(self, holder: Any, messages: Messages, **settings: Any) -> Stream:
+    def _stream(self, holder: Any, messages: Messages, /, **settings: Any) -> Stream:
         """The Stream of `stream`, over a cache of `holder`: the pool, or a call of a session (session.asking).
 
         settings: those of `stream`, and `told`, the token ids of an answer that is known.
         """
         began = time.perf_counter()
         self._check_open()
-        defaults = Model.stream.__kwdefaults__ or {}
-        if unknown := settings.keys() - defaults.keys() - {"told"}:
-            raise TypeError(f"stream() got an unexpected keyword argument {min(unknown)!r}")
-        given = defaults | settings
+        given = arguments(Model.stream, settings, "told")
         given["tools"] = prompt.listed_tools(given["tools"])
         asked = Settings.of(given, self.config.generation, holder.tools or prompt.plain_tools(given["tools"]))
         stop = self._stop(holder.stop, *asked.stops)
@@ -441,6 +441,14 @@ class Model:
         wider = f"raise the context (up to {longest:,}), or " if self.context < longest else ""
         words = f"the prompt has {len(prompt.token_ids):,} tokens{text} and the context holds {self.context:,}"
         return f"{words}: {wider}{shortening(prompt, told)}"
+
+
+def arguments(method: Any, settings: Mapping[str, Any], *more: str) -> dict[str, Any]:
+    """Settings with a method's defaults for those that are left out. Raises TypeError for what it and `more` do not have."""
+    defaults = method.__kwdefaults__
+    if unknown := settings.keys() - defaults.keys() - {*more}:
+        raise TypeError(f"{method.__name__}() got an unexpected keyword argument {min(unknown)!r}")
+    return defaults | settings
 
 
 def shortening(prompt: Prompt, told: int) -> str:

@@ -17,6 +17,7 @@ from ivlite.agent.tools import TOOLS, Tool, named
 from ivlite.errors import UsageError, shown
 from ivlite.library import Library
 from ivlite.prompt import plain_tools
+from ivlite.session import said
 from ivlite.stop import Stop, Work, within
 
 MOST = 16  # videos of one conversation
@@ -38,7 +39,7 @@ class Agent:
                  extra: Iterable[Tool] = (), budget: Budget | None = None, library: Library | None = None,
                  texts: Texts | None = None, ask_user: Callable[[str], str] | None = None, temperature: float = 0.0,
                  seed: int = 0, verify: bool = True, progress: Any = None, record: Record | None = None) -> None:  # fmt: skip
-        sources = [videos] if isinstance(videos, str | bytes) or not isinstance(videos, Iterable) else list(videos)
+        sources = said.given("videos", videos)
         if not 1 <= len(sources) <= MOST:
             raise UsageError(f"an agent needs 1 to {MOST} videos, and there are {len(sources)}")
         self.model, self.budget, self.verify = model, budget or Budget(), verify

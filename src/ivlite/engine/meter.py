@@ -16,7 +16,7 @@ class Meter:
     cached: the tokens of the prompt that the cache already held. stored: those of them that were read from the store.
     drafted, accepted: tokens of an answer that were guessed and checked together, and those of them that came. warnings:
     sentences for the reply. logprobs: of the tokens of an answer, where they were asked for. shared: others computed
-    meanwhile, so that the times say little about this machine.
+    meanwhile, so that the times say little about this machine. ended: the perf_counter at the end of the run, or None.
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
@@ -25,11 +25,16 @@ class Meter:
         self.warnings: list[str] = []
         self.logprobs: list[TokenLogprob] = []
         self.shared = False
+        self.ended: float | None = None
         self.progress = progress or (lambda stage, done, total: None)
 
     def warn(self, sentence: str) -> None:
         if sentence not in self.warnings:
             self.warnings.append(sentence)
+
+    def end(self) -> None:
+        """The run is over; only the first call counts."""
+        self.ended = time.perf_counter() if self.ended is None else self.ended
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

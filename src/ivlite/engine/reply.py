@@ -43,10 +43,10 @@ class Reply:
     tool_calls: the calls that are complete. unfinished: the text of one that max_new_tokens or a Stop cut short, else "".
     usage: prompt_tokens, vision_tokens, new_tokens, cached_tokens (those of the prompt that were not computed again),
     stored_tokens (those of them that were read from the store), draft_tokens and accepted_tokens (guessed and checked
-    together, and those of them that came), frames. timings: seconds of load, decode (reading frames), vision, prefill,
-    generate, total. warnings: sentences about media and the store. plan: the Plan that was followed, with what happened in
-    its `took`; None where there was none. logprobs: an entry for each of token_ids, where they were asked for.
-    thought: how many of token_ids were of the thinking.
+    together, and those of them that came), frames. timings: seconds of load, decode (opening media, reading
+    frames), vision, prefill and generate; total: of the whole call, with planning and grammars. warnings: sentences about
+    media and the store. plan: the Plan that was followed, with what happened in its `took`; None where there was none.
+    logprobs: an entry for each of token_ids, where they were asked for. thought: how many of token_ids were of the thinking.
     """
 
     text: str = ""

@@ -32,12 +32,16 @@ class Stream(Work[Delta]):
         self.prompt, self._meter, self.most, self.holder = prompt, meter, most, holder
         self.engine, self._feed = engine, None  # type: Callable[[], Any], Any
         self._began, self._load_seconds = began, load_seconds
-        self._opened = time.perf_counter() - began
         self._reply = Reply(usage=usage(prompt))
         # A function, not a method: a method's frame would form a reference cycle between this object and the generator.
         cut = TextFilter(strings, prompt.thinks, f"call_{len(prompt.token_ids)}_" if calls else None)
-        super().__init__(deltas(tokens, text, cut, self._reply, stop, ended), stop)
-        self._ended = ended
+
+        def over(reply: Reply | None, end: int | None) -> None:
+            meter.end()
+            ended(reply, end)
+
+        super().__init__(deltas(tokens, text, cut, self._reply, stop, over), stop)
+        self._ended = over
 
     def __next__(self) -> Delta:
         if self._feed is None and (engine := self.engine()) is not None:
@@ -67,9 +71,10 @@ class Stream(Work[Delta]):
     @property
     def reply(self) -> Reply:
         """The Reply so far."""
-        reply, seconds = self._reply, dict(self._meter.seconds)
-        seconds["decode"] += self._opened  # opening the files and scanning their packet timestamps
-        reply.timings = {"load": self._load_seconds, **seconds, "total": time.perf_counter() - self._began}
+        reply, seconds, opened = self._reply, dict(self._meter.seconds), self.prompt.opened
+        seconds["decode"] += opened
+        total = (self._meter.ended or time.perf_counter()) - self._began
+        reply.timings = {"load": self._load_seconds, **seconds, "total": total}
         reply.usage["new_tokens"] = len(reply.token_ids)
         reply.logprobs = self._meter.logprobs[: len(reply.token_ids)]
         cached = self._meter.cached
@@ -81,7 +86,7 @@ class Stream(Work[Delta]):
             *self._meter.warnings,
         ]
         if self.prompt.plan is not None:
-            reply.plan = self.prompt.plan.happened(reply.usage, {"scan": self._opened, **self._meter.seconds})
+            reply.plan = self.prompt.plan.happened(reply.usage, {"scan": opened, **self._meter.seconds})
         return reply
 
 

@@ -42,7 +42,8 @@ class Prompt:
     seconds of each frame pair, floats ([] for an image). frames: per medium, the indexes of the sampled source frames.
     media: the media (media.medium.Medium); `pairs()` decodes them. warnings: sentences about the prompt (each medium has
     its own). spans: (index of the medium, first token, count) of every block of vision tokens. thinks: the answer begins
-    inside <think>. choices: how the frames of each video were chosen. plan: the Plan that it follows, or None.
+    inside <think>. choices: how the frames of each video were chosen. plan: the Plan that it follows, or None. opened:
+    seconds that it took to open the media and to choose their frames.
     """
 
     token_ids: list[int]
@@ -57,6 +58,7 @@ class Prompt:
     thinks: bool = False
     choices: list[Choice] = field(default_factory=list)
     plan: Any = None
+    opened: float = 0.0
 
     @property
     def keys(self):
@@ -152,6 +154,11 @@ class Draft:
     @property
     def videos(self):
         return self.looks.videos
+
+    @property
+    def opening_seconds(self):
+        """Seconds of opening the media and reading their frames' times, with frames that were decoded for a plan; 0 without media."""
+        return self.looking + self.measuring if self.looks.found else 0.0
 
     @property
     def estimated(self):

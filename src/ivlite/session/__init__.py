@@ -1,10 +1,11 @@
 """Conversations that keep their cache: only what is new is computed."""
 
+import json
 import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -22,32 +23,11 @@ from ivlite.session import said, saving
 from ivlite.session.asking import Asking
 from ivlite.session.file import SessionFile
 from ivlite.session.state import SessionState, checked
+from ivlite.session.turns import QUESTION, Mark, Turn, cut
 from ivlite.stop import Stop
 
 STEP = 1024  # tokens: the room of a cache grows in these, and by half of what it was
 LAST = object()  # in place of messages: those of the last question
-
-
-@dataclass(frozen=True, eq=False)
-class Turn:
-    """A question and its answer, or a whole conversation given at once.
-
-    tokens, media: how many the conversation has at its end. rows: how many of the tokens the cache held then. tail: text
-    of the answer whose tokens are still to be added (a stop string cut the last one).
-    """
-
-    messages: tuple[Mapping[str, Any], ...]
-    tokens: int
-    rows: int
-    media: int
-    tail: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Mark:
-    """A point in a session that it can go back to."""
-
-    turns: tuple[Turn, ...]
 
 
 class Session:
@@ -63,6 +43,7 @@ class Session:
         self._turns: tuple[Turn, ...] = ()
         self._past: Prompt | None = None  # the tokens of all turns; its media have no pixels
         self._tools: list[str] = []
+        self._question: dict[str, Any] = {}  # those of QUESTION that the call in progress was given
         self._runner: Runner | None = None
         self._closing = Stop()
         self._lock = threading.Lock()
@@ -103,7 +84,8 @@ class Session:
             **settings: Any) -> Stream:  # fmt: skip
         """A Stream of the answer to a question; what came before stays in the cache as it was, thinking included.
 
-        videos, images: sources, or parts such as {"type": "video", "video": "a.mp4", "fps": 2}; they come before the text.
+        videos, images: sources, or parts such as {"type": "video", "video": "a.mp4", "fps": 2}, in order; they come before
+        the text. One file, array or part may stand alone; the frames of a video are one source in a list: [frames].
         text: or the messages that follow the last answer, such as results of tools. settings: those of `Model.stream`;
         tools belong to the first question; and `told`, the token ids of an answer that was given here before, and is given
         again without being thought of: the session is as it was after it, to the bit. When the stream ends, question and
@@ -114,8 +96,9 @@ class Session:
     def again(self, **settings: Any) -> Stream:
         """A Stream of another answer to the last question, which takes the place of the one that is there.
 
-        settings: as of `ask`. An error, or a stop before the first token, leaves the session as it was. Raises UsageError
-        if there is no question.
+        settings: as of `ask`. What the question was asked with stays unless they say otherwise: tools, add_vision_id,
+        budget, dedupe, and the beginning of the answer (continue_final_message); a session file keeps only the tools. An
+        error, or a stop before the first token, leaves the session as it was. Raises UsageError if there is no question.
         """
         return self._begun(LAST, settings, kept=slice(-1))
 
@@ -131,7 +114,7 @@ class Session:
         """The Plan of a question that `ask` would ask, behind what the session holds. settings: those of `Model.plan`."""
         asking = self._asked(said.question(text, videos, images), settings, kept=slice(None))
         try:
-            return self._model._planned(asking.messages, asking, **settings)
+            return self._model._planned(asking, asking.messages, **settings)
         finally:
             asking.done = True
 
@@ -139,6 +122,7 @@ class Session:
         asking = self._asked(messages, settings, kept)
         try:
             asking.continued = bool(settings.get("continue_final_message"))
+            self._question = {name: settings[name] for name in QUESTION if name in settings}
             stream: Stream = self._model._stream(asking, asking.messages, **settings)
             asking.stream = weakref.ref(stream)
             return stream
@@ -154,9 +138,7 @@ class Session:
         asking = self._claim()
         try:
             if messages is LAST:
-                if not self._turns:
-                    raise UsageError("the session has no question to answer again")
-                messages = list(self._turns[-1].messages[:-1])
+                messages = self._last(settings)
             turns = asking.turns = None if kept is None else self._turns[kept]
             asking.messages = said.published(messages, turns[-1].messages[-1:] if turns else ())
             if turns and self._past is not None:
@@ -174,6 +156,19 @@ class Session:
         except BaseException:
             asking.done = True
             raise
+
+    def _last(self, settings: dict[str, Any]) -> list[Mapping[str, Any]]:
+        """The messages of the last question. What it was asked with joins the settings, unless they say otherwise."""
+        if not self._turns:
+            raise UsageError("the session has no question to answer again")
+        turn = self._turns[-1]
+        settings |= {**turn.asked, **settings}
+        if settings.get("tools") is None:
+            settings["tools"] = [json.loads(tool) for tool in self._tools]
+        messages = [*turn.messages[:-1], *(turn.begun if settings.get("continue_final_message") else ())]
+        if not messages:
+            raise UsageError("the last answer of the session follows another answer: ask a question, or undo it")
+        return messages
 
     def _claim(self) -> Asking:
         """The right to change the session, until `done`."""
@@ -221,16 +216,17 @@ class Session:
         rows = min(runner.held.length, len(past.token_ids))
         turns, before = asking.turns, 0
         if turns is None:
-            turns = self._unchanged(past, len(asking.messages))
+            turns = self._unchanged(past, len(asking.messages) - asking.continued)
             before = sum(len(turn.messages) for turn in turns)
         messages = said.answered(asking.messages, reply, asking.continued)[before:]
-        turn = Turn(tuple(messages), len(past.token_ids), rows, len(past.media), tail)
+        begun = tuple(asking.messages[-1:]) if asking.continued else ()
+        turn = Turn(tuple(messages), len(past.token_ids), rows, len(past.media), tail, self._question, begun)
         runner.truncate(rows)
         runner.held.settle()
         self._turns, self._past, self._tools = (*turns, turn), past, asking.tools
 
     def _unchanged(self, past: Prompt, most: int) -> tuple[Turn, ...]:
-        """The turns that a conversation of `most` messages begins with."""
+        """The turns that a conversation begins with. most: messages that they may have: an answer that goes on is none of them."""
         if self._past is None:
             return ()
         held = Held.of(self._past)
@@ -386,14 +382,3 @@ class Session:
         if stream is not None:
             stream.close()
         self._runner = None
-
-
-def cut(past: Prompt, turn: Turn) -> Prompt:
-    """The Prompt up to the end of a turn."""
-    n, m = turn.tokens, turn.media
-    return replace(
-        past, token_ids=past.token_ids[:n], positions=past.positions[:, :n],
-        next_position=int(past.positions[:, n - 1].max()) + 1, grid_thw=past.grid_thw[:m],
-        timestamps=past.timestamps[:m], frames=past.frames[:m], media=past.media[:m],
-        spans=[span for span in past.spans if span[1] < n],
-    )  # fmt: skip

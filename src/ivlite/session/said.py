@@ -2,20 +2,22 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from ivlite.errors import MediaError, UsageError
+from ivlite.errors import MediaError, UsageError, shown
 from ivlite.media.medium import Seen
+from ivlite.media.memory import attribute, is_tensor
 from ivlite.media.memory import named as path_of
 from ivlite.media.source import is_file, named_path
 from ivlite.prompt import Message, plain_messages
+from ivlite.prompt.messages import listed, mapping
 
 IN_MEMORY = re.compile(r"<\d+(x\d+| frames?| bytes)>")  # how media name sources that are no files
 
 
 def question(text, videos=(), images=()):
     """The messages of `Session.ask`: a user's media and text, or `text` if it is a list of messages. Raises UsageError."""
-    media = [*(part("video", v) for v in given(videos)), *(part("image", i) for i in given(images))]
+    media = [*(part("video", v) for v in given("videos", videos)), *(part("image", i) for i in given("images", images))]
     if isinstance(text, str):
         return [{"role": "user", "content": [*media, {"type": "text", "text": text}]}]
     if text is None:
@@ -25,9 +27,22 @@ def question(text, videos=(), images=()):
     return text
 
 
-def given(sources):
-    """Sources as a list: a single one need not be in one."""
-    return list(sources) if isinstance(sources, list | tuple) else [sources]
+def given(name, sources):
+    """Sources as a list: a single one need not be in one. Raises UsageError."""
+    if sources is not None and is_source(sources):
+        return [sources]
+    found = listed(sources)
+    if found is None:
+        raise UsageError(f"{name} is {shown(sources)}; it must be a list of sources, in order")
+    return found
+
+
+def is_source(value):
+    """Whether a value is a source or a part by itself, and no collection of them."""
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | bytearray | memoryview | os.PathLike):
+        return True
+    arrays = is_tensor(value) or callable(attribute(value, "__array__"))
+    return arrays or callable(attribute(value, "read")) or mapping(value) is not None
 
 
 def part(kind, source):

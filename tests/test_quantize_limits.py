@@ -135,7 +135,7 @@ def test_recipes_as_text():
         ).file_type
         == 2**32 - 1
     )
-    again = recipe_file.from_text(recipe_file.text(made))
+    again, _ = recipe_file.from_text(recipe_file.text(made))
     assert (again.name, again.rows) == (made.name, made.rows)
     row = ["x", "all", "f16"]
     for data in ({"rows": [row], "file_type": 2**32}, {"rows": [row], "file_type": -1}, {"rows": [row], "file_type": True}, {"rows": []},

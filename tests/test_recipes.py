@@ -2,15 +2,28 @@
 
 import json
 import math
+import time
 
 import pytest
 
-from ivlite.errors import UsageError
+from ivlite.errors import Stopped, UsageError
 from ivlite.evaluate.synthetic import config
 from ivlite.gguf.writer import nbytes
 from ivlite.models.internvideo3 import TensorSpec, tensor_names
 from ivlite.quantize import recipe_file
-from ivlite.quantize.recipes import FLOATS, TYPES, Row, adjusted, file_type, listed_types, named, plan
+from ivlite.quantize.recipes import (
+    FLOATS,
+    TYPES,
+    Recipe,
+    Row,
+    adjusted,
+    check_used,
+    file_type,
+    listed_types,
+    named,
+    plan,
+)
+from ivlite.stop import Stop, using
 
 SPECS = tensor_names(config("8b"))
 
@@ -98,6 +111,34 @@ def test_layers_of_the_tower_are_its_own():
     assert found == ["blk.35.ffn_up.weight", "v.blk.26.ffn_up.weight"]
 
 
+@pytest.mark.parametrize(("pattern", "layers"), [
+    ("ffn_down", "36-40"), ("^blk.*attn_output", "99"), ("^v.*ffn_up", "27"), ("ffn_up", "first 0"), ("^output", "0-3"), ("ffn_down", "every 40"),
+    (r"blk\.3\.", "0-2, 4"),
+])  # fmt: skip
+def test_layers_that_a_row_does_not_reach(pattern, layers):
+    with pytest.raises(UsageError, match="names the layers .*--dry-run shows them"):
+        check_used(SPECS, [Row(pattern, layers, "f32")])
+
+
+@pytest.mark.parametrize(("pattern", "layers"), [
+    ("ffn_down", "35-40"), ("ffn_up", "27"), ("^v.*ffn_up", "26"), ("ffn_up", "0, 99"), ("^output", "all"), (".", "last 1"), (r"blk\.3\.", "3"),
+])  # fmt: skip
+def test_layers_that_a_row_reaches(pattern, layers):
+    check_used(SPECS, [Row(pattern, layers, "f32")])
+
+
+def test_many_rows_are_read_once_and_can_be_stopped():
+    """Python keeps 512 compiled patterns; a plan compiled each of more again, for every tensor."""
+    rows = [Row(f"blk.{i}.attn_[a-z]+_nowhere", "all", "q8_0") for i in range(1000)]
+    recipe, start = Recipe("many", (*rows, Row(".", "all", "q8_0"))), time.process_time()
+    assert len(plan(SPECS, recipe)) == len(SPECS) and time.process_time() - start < 15  # about 1 s
+    stop = Stop()
+    stop.set("interrupted")
+    for call in (lambda: plan(SPECS, recipe), lambda: check_used(SPECS, recipe.rows)):
+        with using(stop), pytest.raises(Stopped):
+            call()
+
+
 # ------------------------------------------------------------------------------------------------ files
 
 
@@ -108,7 +149,7 @@ def test_files(tmp_path):
         recipe = recipe_file.read(tmp_path / name)
         assert (recipe.name, recipe.file_type) == ("mine", 15)
         assert recipe.rows == (Row("ffn_down", "first 4", "q8_0"), *named("q4_k_m").rows)
-        assert recipe_file.from_text(recipe_file.text(recipe)).rows == recipe.rows
+        assert recipe_file.from_text(recipe_file.text(recipe))[0].rows == recipe.rows
 
 
 def test_the_type_of_a_recipe_without_one_is_that_of_most_weights():
@@ -120,6 +161,7 @@ def test_the_type_of_a_recipe_without_one_is_that_of_most_weights():
     ("rows = 5", "three texts"), ("", "three texts"), ("rows = [['a', 'all']]", "three texts"), ("rows = [", "TOML"),
     ("rows = [['a', 'all', 'q3_k']]", "q3_k"), ("rows = [['(', 'all', 'q8_0']]", "regular expression"),
     ("rows = [['a', 'some', 'q8_0']]", "some"), ("rows = [['a', 'every 0', 'q8_0']]", "every 0"),
+    ("rows = [['a', '3-0', 'q8_0']]", "3-0"), ("rows = [['a', '0-3, 2-1', 'q8_0']]", "2-1"), (f"rows = {[['a', 'all', 'q8_0']] * 4097}", "4,097 rows"),
     ("rows = [['a', 'first 1/0', 'q8_0']]", "1/0"), ("base = 'q9'", "q9"), ("speed = 1", "speed"),
     ("base = 'q8_0'\nfile_type = -1", "-1"),
 ])  # fmt: skip

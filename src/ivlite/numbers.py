@@ -71,6 +71,15 @@ def is_finite(value):
     return plain is not None and (isinstance(plain, int | Fraction) or math.isfinite(plain))
 
 
+def jsonable(data):
+    """Plain data with None in place of floats that are not finite, which JSON has not."""
+    if isinstance(data, dict):
+        return {key: jsonable(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [jsonable(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
 def clock(seconds: float) -> str:
     """Formats a time in a video as "00:41:12.500", whatever the locale is."""
     thousandths = max(0, round(seconds * 1000))

@@ -1,10 +1,11 @@
 """`ivlite doctor`: shows the machine's features, what ivlite uses of them, and advice."""
 
 import argparse
-import json
 import platform
 
 from ivlite._version import __version__
+from ivlite.cli import json_line
+from ivlite.numbers import jsonable
 from ivlite.stop import checkpoint
 
 EPILOG = """\
@@ -32,7 +33,7 @@ def add_parser(commands):
 def run(args):
     checkpoint()
     facts = examine()
-    print(json.dumps(facts) if args.json else "\n".join(lines(facts)))
+    print(json_line(jsonable(facts)) if args.json else "\n".join(lines(facts)))
     return 0
 
 

@@ -53,7 +53,9 @@ def run(args):
     if args.json:
         print(json_line(facts))
     else:
-        print("\n".join(lines(facts)))
+        for line in lines(facts):
+            checkpoint()
+            print(line)
     return 0
 
 
@@ -75,8 +77,8 @@ def describe(file, tensors=False):
     facts = {
         "file": str(file.path),
         "size": file.size,
-        "architecture": file.architecture or None,
-        "name": text_of(meta, "general.name") or None,
+        "architecture": shortened(file.architecture) or None,
+        "name": shortened(text_of(meta, "general.name")) or None,
         "tensors": len(file.tensors),
         "parameters": count,
         "bits_per_weight": round(8 * size / count, 3) if count else None,
@@ -106,14 +108,28 @@ def recipe(file):
     from ivlite.gguf import config
     from ivlite.quantize import recipe_file, recipes
 
+    found = recipe_file.from_text(file.metadata.get("ivlite.recipe"))
+    if found is None:
+        return {}
     try:
-        found = recipe_file.from_text(file.metadata["ivlite.recipe"])
         cfg = config.Config.from_metadata(file.metadata, file.path)
         specs = models.module(file.architecture).tensor_names(cfg)
-        notes = {choice.spec.gguf: choice.note for choice in recipes.plan(specs, found) if choice.note}
-    except (IvliteError, KeyError):
+    except IvliteError:
         return {}
-    return {"recipe": found.name, "notes": notes}
+    written, told = found
+    made = recipes.made_of(written.name, written.rows)
+    if made is not None:
+        notes = {choice.spec.gguf: choice.note for choice in recipes.plan(specs, made) if choice.note}
+    else:  # a file's patterns are never run
+        notes = padded(specs, file.tensors) if told is None else told
+    known = {name: shortened(n) for name, n in notes.items() if name in file.tensors and isinstance(n, str)}
+    return {"recipe": written.name, "notes": known}
+
+
+def padded(specs, tensors):
+    """A note for every tensor whose rows are longer than the model's; files of older versions tell no more."""
+    columns = ((spec.gguf, spec.shape[-1]) for spec in specs if spec.gguf in tensors)
+    return {name: f"padded from {n}" for name, n in columns if tensors[name].shape[-1] > n}
 
 
 def groups(tensors):
@@ -149,12 +165,8 @@ def configuration(file):
 def shortened(value):
     """A metadata value for display: long texts and arrays are shortened to their beginning and length."""
     if isinstance(value, (list, tuple)) or getattr(value, "ndim", 0):
-        items = value[:17].tolist() if hasattr(value, "tolist") else list(value[:17])
-        return (
-            [shortened(item) for item in items]
-            if len(value) <= 16
-            else f"{len(value)} values: {str(items[:6])[1:-1][:SHOWN]}, ..."
-        )
+        items = [shortened(item) for item in (value[:16].tolist() if hasattr(value, "tolist") else value[:16])]
+        return items if len(value) <= 16 else f"{len(value)} values: {str(items[:6])[1:-1][:SHOWN]}, ..."
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if isinstance(value, float) and not math.isfinite(value):
@@ -200,8 +212,9 @@ def remarks(notes):
     """A line for each kind of deviation of tensors from the recipe, with their number and an example."""
     from collections import Counter
 
+    first = {note: name for name, note in reversed(notes.items())}
     for note, count in Counter(notes.values()).most_common():
-        name = next(name for name, other in notes.items() if other == note)
+        name = first[note]
         yield f"  {count} tensor{'s' if count > 1 else ''} {note} ({name}{', ...' if count > 1 else ''})"
 
 

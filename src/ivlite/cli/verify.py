@@ -1,10 +1,10 @@
 """`ivlite verify`: checks a model file against the checksums and golden activations that its conversion stored."""
 
 import argparse
-import json
 
-from ivlite.cli import arguments
+from ivlite.cli import arguments, json_line
 from ivlite.errors import ModelFileError, sentence
+from ivlite.numbers import jsonable
 
 EPILOG = """\
 examples:
@@ -13,7 +13,7 @@ examples:
 
 Checksums find damage in the file. Golden activations, which `ivlite quantize --golden` stores, are computed again stage
 by stage: they find a machine, a build or a conversion that computes something else. The error is that of the weights'
-type as well; the limits are wide enough for it.
+type as well; the limits are wide enough for it. In --json an error that is no number is null.
 Exit code 3 when something is off.
 """
 
@@ -46,7 +46,7 @@ def run(args):
         if progress:
             progress.clear()
     if args.json:
-        print(json.dumps(facts(report)))
+        print(json_line(jsonable(facts(report))))
     elif not args.quiet:
         print(printable("\n".join(lines(report))))
     if not report.ok:

@@ -27,8 +27,8 @@ SAMPLE = 4096  # bytes read at the beginning, middle and end of every tensor for
 class GGUFFile:
     """An open GGUF file: `metadata` (key -> value), `tensors` (name -> TensorInfo), `path`, `size` in bytes.
 
-    A value is a bool, int, float or str, a numpy array of numbers, or a list of str. Use as a context manager, or
-    close(). The constructor raises ModelFileError; so do reads of a file that was shortened or changed.
+    A value is a bool, int, float or str, a numpy array of numbers, or a list of str or of such arrays and lists. Use as a
+    context manager, or close(). The constructor raises ModelFileError; so do reads of a file that was shortened or changed.
     """
 
     def __init__(self, path):

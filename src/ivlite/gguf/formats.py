@@ -13,7 +13,7 @@ class Format:
     runs: bool = False
 
 
-# All types of the GGUF specification, so that any file can be inspected.
+# All types of ggml, so that any file can be inspected.
 FORMATS = {
     "f32": Format(0, 1, 4, runs=True),
     "f16": Format(1, 1, 2, runs=True),
@@ -22,11 +22,13 @@ FORMATS = {
     "q5_0": Format(6, 32, 22),
     "q5_1": Format(7, 32, 24),
     "q8_0": Format(8, 32, 34, runs=True),
+    "q8_1": Format(9, 32, 36),
     "q2_k": Format(10, 256, 84),
     "q3_k": Format(11, 256, 110),
     "q4_k": Format(12, 256, 144, runs=True),
     "q5_k": Format(13, 256, 176, runs=True),
     "q6_k": Format(14, 256, 210, runs=True),
+    "q8_k": Format(15, 256, 292),
     "iq2_xxs": Format(16, 256, 66),
     "iq2_xs": Format(17, 256, 74),
     "iq3_xxs": Format(18, 256, 98),
@@ -45,7 +47,10 @@ FORMATS = {
     "tq1_0": Format(34, 256, 54),
     "tq2_0": Format(35, 256, 66),
     "mxfp4": Format(39, 32, 17),
+    "nvfp4": Format(40, 64, 36),
+    "q1_0": Format(41, 128, 18),
 }
+RETIRED = (4, 5, 31, 32, 33, 36, 37, 38)  # type ids that ggml has given up; it never uses one again
 BY_TYPE = {f.ggml_type: name for name, f in FORMATS.items()}
 
 

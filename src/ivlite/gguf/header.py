@@ -11,7 +11,7 @@ import struct
 import numpy as np
 
 from ivlite.errors import ModelFileError
-from ivlite.gguf.formats import BY_TYPE, FORMATS, TensorInfo
+from ivlite.gguf.formats import BY_TYPE, FORMATS, RETIRED, TensorInfo
 from ivlite.gguf.reader import AGAIN
 
 VERSION = 3
@@ -21,6 +21,7 @@ HEADER_LIMIT = 1 << 27  # bytes of metadata and tensor infos
 KEYS_LIMIT = 1 << 14
 TENSORS_LIMIT = 1 << 16
 TEXTS_LIMIT = 1 << 21  # strings in all metadata arrays together
+ARRAYS_LIMIT, DEPTH_LIMIT = 1 << 16, 4  # arrays in all metadata arrays together, and how deep they nest
 NAME_LIMIT = 1 << 16  # bytes of a key or a tensor's name
 DIMS_LIMIT = 4
 
@@ -49,7 +50,7 @@ class Header:
         self.path, self.size, self.reader = reader.path, reader.size, reader
         self.limit = min(self.size, HEADER_LIMIT)
         self.types = {}  # key -> numpy type of the metadata values that are single numbers
-        self.texts = 0  # strings in arrays so far
+        self.texts = self.arrays = 0  # strings and arrays in arrays so far
         self.start, self.window, self.at = 0, b"", 0  # the file's position is start + at
 
     def damaged(self, what):
@@ -147,13 +148,11 @@ class Header:
             raise self.damaged(f"{what} has value type {kind}")
         return self._numbers(kind, 1, what).tolist()[0]
 
-    def _array(self, what):
+    def _array(self, what, depth=1):
         kind, count = self.u32(what), self.u64(what)
-        if kind == ARRAY:
-            raise self.damaged(f"{what} nests arrays")
-        if kind != STRING and kind not in SCALARS:
+        if kind not in (STRING, ARRAY) and kind not in SCALARS:
             raise self.damaged(f"{what} has value type {kind}")
-        smallest = 8 if kind == STRING else np.dtype(SCALARS[kind]).itemsize
+        smallest = {STRING: 8, ARRAY: 12}.get(kind) or np.dtype(SCALARS[kind]).itemsize
         if count * smallest > self.limit - self.start - self.at:
             raise self.damaged(f"{what} claims {count} values")
         if kind == STRING:
@@ -161,6 +160,12 @@ class Header:
             if self.texts > TEXTS_LIMIT:
                 raise self.damaged(f"{what} claims {count} texts, and at most {TEXTS_LIMIT:,} are read")
             return [self.text(what) for _ in range(count)]
+        if kind == ARRAY:
+            self.arrays += count
+            if depth == DEPTH_LIMIT or self.arrays > ARRAYS_LIMIT:
+                limits = f"ivlite reads {DEPTH_LIMIT} levels and {ARRAYS_LIMIT:,} arrays"
+                raise ModelFileError(f"{self.path}: {what} nests arrays further than {limits}; remove it from the file")
+            return [self._array(what, depth + 1) for _ in range(count)]
         return self._numbers(kind, count, what)
 
     def _numbers(self, kind, count, what):
@@ -186,7 +191,7 @@ class Header:
         shape = tuple(reversed(struct.unpack(f"<{dims}Q", self.take(8 * dims, what))))
         kind, offset = self.u32(what), self.u64(what)
         if kind not in BY_TYPE:
-            raise self.damaged(f"{what} has type {kind}, which is none that ivlite knows")
+            raise self._unknown(what, kind)
         form = FORMATS[BY_TYPE[kind]]
         if 0 in shape or shape[-1] % form.block:
             raise self.damaged(f"{what} has shape {list(shape)}, its rows no whole blocks of {form.block}")
@@ -194,6 +199,16 @@ class Header:
         if nbytes > self.size or offset > self.size:
             raise self.damaged(f"{what} of {nbytes} bytes at {offset} lies beyond the end of the file")
         return name, shape, BY_TYPE[kind], offset, nbytes
+
+    def _unknown(self, what, kind):
+        """The error for a tensor type that is not in FORMATS."""
+        if kind in RETIRED:
+            return ModelFileError(f"{self.path}: {what} has type {kind}, which ggml has given up; make the file again")
+        if kind < 256:  # ggml counts them up
+            return ModelFileError(
+                f"{self.path}: {what} has type {kind}, which is newer than this ivlite; update ivlite"
+            )
+        return self.damaged(f"{what} has type {kind}")
 
     def _place(self, infos, base, alignment):
         """The tensor infos as {name: TensorInfo}; checks that tensors lie within the file and do not overlap."""

@@ -25,9 +25,7 @@ class Reader:
             self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # do not wait for the other end of a pipe
             info = os.fstat(self._fd)
         except FileNotFoundError:
-            raise ModelFileError(
-                f"there is no file {path}: check the path, or make it with `ivlite quantize`"
-            ) from None
+            raise ModelFileError(_missing(path)) from None
         except (OSError, ValueError) as error:  # ValueError: a path with a null character
             self.close()
             raise ModelFileError(f"{path} cannot be opened: {reason(error)}") from None
@@ -86,6 +84,15 @@ class Reader:
             raise ModelFileError(f"{self.path} became shorter while it was in use; {AGAIN}")
         if info.st_mtime_ns != self._mtime:
             raise ModelFileError(f"{self.path} was changed while it was in use; load it again when it is complete")
+
+
+def _missing(path):
+    if os.path.islink(path):
+        return (
+            f"{path} is a link to {os.readlink(path)}, where nothing is: put that file there, or download it again (a snapshot "
+            "of the Hugging Face cache needs its folder blobs)"
+        )
+    return f"there is no file {path}: check the path, or make it with `ivlite quantize`"
 
 
 def _no_file(path, mode):

@@ -27,6 +27,8 @@ def _string(text):
 
 def _kind(value):
     """The GGUF type of a Python value: u32 for an int that fits, else u64 or i64; f64 for a float."""
+    if isinstance(value, list) or getattr(value, "ndim", 0):
+        return ARRAY
     if isinstance(value, bool):
         return BOOL
     if isinstance(value, int):
@@ -37,6 +39,8 @@ def _kind(value):
 def _scalar(value, kind):
     if kind == STRING:
         return _string(value)
+    if kind == ARRAY:
+        return _value(value)[4:]  # without its own type, which stands once before all
     return struct.pack({BOOL: "<?", U32: "<I", U64: "<Q", I64: "<q", F64: "<d"}[kind], value)
 
 

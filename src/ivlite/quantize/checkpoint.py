@@ -84,22 +84,24 @@ class Checkpoint:
 
     def _open_weights(self):
         single = self.folder / SINGLE
-        if single.exists():
+        if os.path.lexists(single):  # a link that leads nowhere is told where it is opened
             self.tensors = self._open_file(single)
             return
-        if not (self.folder / INDEX).exists():
+        if not os.path.lexists(self.folder / INDEX):
             raise ModelFileError(f"{self.folder} has neither {SINGLE} nor {INDEX}: {_what_instead(self.folder)}")
         wanted = self._index()
-        files = sorted(set(wanted.values()))
-        absent = next((file for file in files if not (self.folder / file).exists()), None)
+        files = {file: [] for file in sorted(set(wanted.values()))}
+        for name, file in wanted.items():
+            files[file].append(name)
+        absent = next((file for file in files if not os.path.lexists(self.folder / file)), None)
         if absent:
             raise ModelFileError(
                 f"{self.folder / absent} is missing, which {INDEX} names: download the whole checkpoint"
             )
-        for file in files:
+        for file, names in files.items():
             path = self.folder / file
             held = self._open_file(path)
-            missing = [name for name, where in wanted.items() if where == file and name not in held]
+            missing = [name for name in names if name not in held]
             if missing:
                 raise ModelFileError(f"{path} lacks {listed(missing)}, which {INDEX} places there; {AGAIN}")
             spare = [name for name in held if wanted.get(name) != file]
@@ -138,7 +140,9 @@ def _check_folder(folder):
 
 
 def _what_instead(folder):
-    names = [p.name for p in folder.iterdir()]
+    names = os.listdir(folder)
+    if any(n.startswith("adapter_") for n in names):
+        return "it holds an adapter (LoRA); merge that into its model first, and give the folder of the merged model"
     if any(n.endswith(".bin") for n in names):
         return "PyTorch .bin weights are not read, download the safetensors"
     if any(n.endswith(".safetensors") for n in names):

@@ -62,7 +62,7 @@ def convert(src, out, settings, progress=None):
         metadata, mark = work.metadata, work.mark()
         if settings.golden:
             known = golden_of_unfinished(out, mark) if settings.resume else {}
-            metadata |= known or golden.make(origin, progress)
+            metadata |= known or golden.make(origin, progress, settings.allow_nan)
         encoder = encode.Encoder(origin.weights, work.calibration, settings.allow_nan)
         left = settings.resume and unfinished(out)
         with GGUFWriter(out, metadata, work.tensors, mark, settings.resume) as writer:
@@ -94,12 +94,15 @@ class Work:
         choices = recipes.plan(origin.specs, self.recipe)
         self.plans = [_plan(origin.source(choice.spec), choice) for choice in choices]
         self.tensors = [(p.name, p.shape, p.format) for p in self.plans]
-        self.calibration = Calibration(settings.calibration, origin.specs) if settings.calibration else None
+        found = Calibration(settings.calibration, origin.specs) if settings.calibration else None
+        weighed = [p.name for p in self.plans if self._searches(p)]
+        self.calibration = found if found and any(name in found.vectors for name in weighed) else None
+        self.unweighed = [name for name in weighed if found and name not in found.vectors]
         self.metadata = origin.config.to_metadata() | {
             "general.alignment": 32,
             "general.file_type": recipes.file_type(recipe, choices),
             "general.quantization_version": 2,
-            "ivlite.recipe": recipe_file.text(self.recipe),
+            "ivlite.recipe": recipe_file.text(self.recipe, choices),
             **origin.metadata,
             **(self.calibration.metadata if self.calibration else {}),
         }
@@ -134,15 +137,24 @@ class Work:
                 f"{twice.total()} tensors are {', '.join(twice)} already, and what that lost stays lost: "
                 "convert the checkpoint itself where you have it"
             )
-        if self.calibration:
-            missing = [p.name for p in self.plans if self._searches(p) and p.name not in self.calibration.vectors]
-            if missing:
-                yield f"{len(missing)} layers have no statistics and are encoded unweighted, {missing[0]} for one"
+        if self.settings.calibration and not self.calibration:
+            yield (
+                f"the calibration has no effect: no layer that it knows is encoded anew in {', '.join(recipes.SEARCHING)}, "
+                "the formats whose encoders weigh errors"
+            )
+        elif self.calibration and self.calibration.model != self.origin.config.name:
+            yield (
+                f"{self.calibration.path} was made with {self.calibration.model!r:.80} and this model is "
+                f"{self.origin.config.name!r:.80}: if they are two models, calibrate this one"
+            )
+        if self.calibration and self.unweighed:
+            yield f"{len(self.unweighed)} layers have no statistics and are encoded unweighted, {self.unweighed[0]} for one"
 
     def _searches(self, p):
-        """Whether importance affects a tensor: a linear layer (not the embedding table) in a format of SEARCHING."""
+        """Whether importance affects a tensor: a linear layer (not the embedding table) encoded in a format of SEARCHING."""
         table = p.name == "token_embd.weight" and not self.origin.config.text.tie_word_embeddings
-        return p.format in recipes.SEARCHING and not table
+        copied = p.source.format == p.format and p.source_columns == p.shape[-1]
+        return p.format in recipes.SEARCHING and not table and not copied
 
 
 def _plan(found, choice):

@@ -8,6 +8,7 @@ import numpy as np
 
 from ivlite import _C
 from ivlite.errors import ModelFileError
+from ivlite.gguf import FORMATS
 from ivlite.quantize.safetensors import Source
 from ivlite.stop import bound, checkpoint
 from ivlite.workers import Workers
@@ -102,15 +103,36 @@ class Encoder:
     def _repaired(self, p, raw, count):
         """The floats of the slice, with zeros in place of values that are not finite, and their largest magnitude."""
         if not self.allow_nan:
-            raise ModelFileError(
-                f"{p.source.file}: tensor {p.source.name} holds values that are no numbers (NaN or infinite); "
-                "download it again, or give --allow-nan to make them zeros"
-            )
+            raise _not_finite(p.source)
         values = _C.decode(p.source.format, raw, count * p.source_columns)
         bad = ~np.isfinite(values)
         values[bad] = 0
         self.replaced.append(int(bad.sum()))  # append is thread-safe
         return values, float(max(values.max(), -values.min()))
+
+
+def _not_finite(source):
+    return ModelFileError(
+        f"{source.file}: tensor {source.name} holds values that are no numbers (NaN or infinite); "
+        "download it again, or give --allow-nan to make them zeros"
+    )
+
+
+def finite(source, raw, allow_nan):
+    """Raw weights of a Source without those that are not finite: zeros with allow_nan, else a ModelFileError.
+
+    Of block formats whole blocks become zero: only a scale can be not finite, and then no weight of the block is.
+    """
+    form = FORMATS[source.format]
+    values = _C.decode(source.format, raw, raw.size // form.block_bytes * form.block)
+    bad = ~np.isfinite(values).reshape(-1, form.block).all(1)
+    if not bad.any():
+        return raw
+    if not allow_nan:
+        raise _not_finite(source)
+    blocks = raw.reshape(-1, form.block_bytes).copy()
+    blocks[bad] = 0
+    return blocks.reshape(-1)
 
 
 def stream(encoder, plans, writer, progress=None):

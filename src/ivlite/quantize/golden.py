@@ -21,6 +21,7 @@ from ivlite.gguf.streaming import StreamingLoader
 from ivlite.gguf.tokenizer import Tokenizer
 from ivlite.models.internvideo3 import Network
 from ivlite.prompt.positions import mrope_positions, vision_runs
+from ivlite.quantize.encode import finite
 
 PREFIX = "ivlite.golden."
 KEYS = {
@@ -73,10 +74,13 @@ def conversation(config, tokenizer, count):
 
 
 class Weights:
-    """The tensors of an Origin under their GGUF names, as a source for a Network."""
+    """The tensors of an Origin under their GGUF names, as a source for a Network.
 
-    def __init__(self, origin):
-        self.origin = origin
+    allow_nan: weights that are not finite are zero, as the conversion makes them, instead of a ModelFileError.
+    """
+
+    def __init__(self, origin, allow_nan=False):
+        self.origin, self.allow_nan = origin, allow_nan
         found = [(spec, origin.source(spec)) for spec in origin.specs]
         self.tensors = {
             spec.gguf: TensorInfo(spec.gguf, _stored_shape(s, spec), s.format, s.offset, s.nbytes) for spec, s in found
@@ -85,13 +89,16 @@ class Weights:
     def read(self, name, first=0, count=None):
         info = self.tensors[name]
         row = info.nbytes // info.shape[0]
-        size = info.nbytes if count is None else count * row
-        return self.origin.weights.raw(self.origin.names[name], first * row, size)
+        return self._raw(name, first * row, info.nbytes if count is None else count * row)
 
     def read_rows(self, name, ids):
         info = self.tensors[name]
         row = info.nbytes // info.shape[0]
-        return np.stack([self.origin.weights.raw(self.origin.names[name], int(i) * row, row) for i in ids])
+        return np.stack([self._raw(name, int(i) * row, row) for i in ids])
+
+    def _raw(self, name, start, size):
+        name = self.origin.names[name]
+        return finite(self.origin.weights.tensors[name], self.origin.weights.raw(name, start, size), self.allow_nan)
 
 
 def _stored_shape(source, spec):
@@ -114,8 +121,8 @@ def run(config, source, size, tokens, threads=None, progress=None):
     return merged, np.stack(deep) if deep else np.zeros((0, *merged.shape), np.float32), network.logits(x[-POSITIONS:])
 
 
-def make(origin, progress=None):
-    """The golden metadata of an Origin; keeps that of a model file."""
+def make(origin, progress=None, allow_nan=False):
+    """The golden metadata of an Origin; keeps that of a model file. Raises ModelFileError for values that are not finite."""
     have = {key: value for key, value in origin.metadata.items() if key.startswith(PREFIX)}
     if have:
         return have
@@ -123,18 +130,29 @@ def make(origin, progress=None):
     unit = config.vision.patch_size * config.vision.spatial_merge_size
     size = (2 * unit, 3 * unit)
     tokens = conversation(config, Tokenizer(origin.metadata[TOKENIZER]), 6)
-    vision, deep, logits = run(config, Weights(origin), size, tokens, progress=progress)
+    vision, deep, logits = run(config, Weights(origin, allow_nan), size, tokens, progress=progress)
     top = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
     values = {
         "size": size, "tokens": tokens, "vision": vision, "deepstack": deep, "top_ids": top,
         "top_logits": np.take_along_axis(logits, top, 1), "log_sums": log_sums(logits),
     }  # fmt: skip
-    return typed({PREFIX + key: value for key, value in values.items()})
+    made = typed({PREFIX + key: value for key, value in values.items()})
+    if not _finite(made):
+        raise ModelFileError(
+            f"{origin.path} computes values that are not finite, so that nothing could be verified; convert it without --golden"
+        )
+    return made
+
+
+def _finite(values):
+    return all(np.isfinite(value).all() for value in values.values())
 
 
 def typed(metadata):
     """Golden metadata as flat arrays with their stored types."""
-    with np.errstate(invalid="ignore"):  # what becomes of NaN as a whole number is checked where it is used
+    with np.errstate(
+        invalid="ignore", over="ignore"
+    ):  # what becomes of NaN as a whole number is checked where it is used
         return {
             key: np.ascontiguousarray(value, KEYS[key.removeprefix(PREFIX)]).reshape(-1)
             for key, value in metadata.items()
@@ -144,9 +162,18 @@ def typed(metadata):
 def stored(metadata, path):
     """The golden values in a file's metadata, {} without any. Raises ModelFileError for malformed ones."""
     try:
-        return typed({key: value for key, value in metadata.items() if key.startswith(PREFIX)})
+        found = typed({key: value for key, value in metadata.items() if key.startswith(PREFIX)})
     except (KeyError, ValueError, TypeError, OverflowError):
         raise ModelFileError(f"{path} has damaged golden values; {AGAIN}") from None
+    if not _finite(found):
+        raise _not_finite(path)
+    return found
+
+
+def _not_finite(path):
+    return ModelFileError(
+        f"{path} has golden values that are not finite, which nothing can be verified against; {AGAIN}"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ comparing
@@ -186,6 +213,8 @@ def _checked(config, file):
         whole = False
     if not whole:
         raise ModelFileError(f"{path} has damaged golden values; {AGAIN}")
+    if not _finite(g):
+        raise _not_finite(path)
     return g
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from ivlite.errors import UsageError
 from ivlite.files import expanded, opened, reason
-from ivlite.quantize.recipes import Recipe, named, row
+from ivlite.quantize.recipes import Recipe, Row, made_of, named, row
 
 KEYS = {"name", "base", "file_type", "rows"}
 LIMIT = 1 << 20  # bytes
+ROWS = 4096  # a row for each tensor of the largest known models, four times
 
 
 def read(path):
@@ -39,11 +40,10 @@ def parsed(data, path, name):
     base = named(data["base"]) if "base" in data else None
     name = data.get("name", name)
     rows = data.get("rows", [])
-    plain = isinstance(rows, list) and all(
-        isinstance(row, list) and len(row) == 3 and all(isinstance(text, str) for text in row) for row in rows
-    )
-    if not plain or not (rows or base):
+    if not _plain(rows) or not (rows or base):
         raise UsageError(f"the recipe {path} needs rows of three texts, as in ['ffn_down', 'first 4', 'q6_k']")
+    if len(rows) > ROWS:
+        raise UsageError(f"the recipe {path} has {len(rows):,} rows; write at most {ROWS:,}")
     if not isinstance(name, str) or len(name) > 200:
         raise UsageError(f"the recipe {path} has the name {name!r:.40}; it is a text of up to 200 characters")
     rows = tuple(row(*texts) for texts in rows)
@@ -53,15 +53,31 @@ def parsed(data, path, name):
     return Recipe(name, rows + (base.rows if base else ()), number, own=len(rows))
 
 
-def text(recipe):
-    """A Recipe as one line of JSON, for the metadata of a model file."""
-    rows = [[row.pattern, row.layers, row.format] for row in recipe.rows]
-    return json.dumps({"name": recipe.name, "rows": rows})
+def _plain(rows):
+    """Whether rows are a list of lists of three texts."""
+    return isinstance(rows, list) and all(
+        isinstance(row, list) and len(row) == 3 and all(isinstance(text, str) for text in row) for row in rows
+    )
+
+
+def text(recipe, choices=()):
+    """A Recipe as one line of JSON, for the metadata of a model file; unless it is a type's table, with the notes of Choices."""
+    data = {"name": recipe.name, "rows": [[row.pattern, row.layers, row.format] for row in recipe.rows]}
+    if made_of(recipe.name, recipe.rows) is None:
+        data["notes"] = {choice.spec.gguf: choice.note for choice in choices if choice.note}
+    return json.dumps(data)
 
 
 def from_text(line):
-    """The Recipe of a line written by `text`. Raises UsageError."""
+    """(Recipe, notes by tensors) of a line written by `text`, None in place of notes that it lacks; None for any other value.
+
+    A model file is not trusted: its patterns may take forever, so they are not even compiled, and never to be searched.
+    """
     try:
-        return parsed(json.loads(line), "in the model file", "")
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UsageError(f"the recipe in the model file is damaged ({error!s:.100})") from None
+        data = json.loads(line) if isinstance(line, str) and len(line) <= LIMIT else None
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str) or not _plain(data.get("rows")):
+        return None
+    notes = data.get("notes") if isinstance(data.get("notes"), dict) else None
+    return Recipe(data["name"][:200], tuple(Row(*texts) for texts in data["rows"])), notes

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ivlite.errors import UsageError, shown
+from ivlite.stop import checkpoint
 
 # The target formats, best first, with GGUF's general.file_type for files that consist mostly of one.
 WRITTEN = {"f32": 0, "bf16": 32, "f16": 1, "q8_0": 7, "q6_k": 18, "q5_k": 17, "q4_k": 15, "q4_0": 2}
@@ -70,7 +71,8 @@ def _table(name, file_type, help, *rows):
 
 # The latent projections multiply each other, and the cache stores the output of the first: always q8_0. The vision tower
 # is small, and reading text in pictures suffers first: q8_0, too. The head decides between nearly equal tokens.
-DELICATE = (("attn_kv_[ab]", "all", "q8_0"), (r"^v\.", "all", "q8_0"))
+TOWER = r"^v\."
+DELICATE = (("attn_kv_[ab]", "all", "q8_0"), (TOWER, "all", "q8_0"))
 TABLES = (r"^(token_embd|output)\.", "all")
 
 TYPES = {
@@ -135,8 +137,15 @@ def named(type):
 def adjusted(recipe, tensor_types=(), vision=None):
     """A Recipe with further rows before its own: one per "REGEX=TYPE" in order, then `vision` for the whole tower."""
     rows = [_override(text) for text in tensor_types]
-    rows += [row(r"^v\.", "all", vision)] if vision not in (None, "") else []
+    rows += [row(TOWER, "all", vision)] if vision not in (None, "") else []
     return replace(recipe, rows=(*rows, *recipe.rows), own=len(rows) + recipe.own) if rows else recipe
+
+
+def made_of(name, rows):
+    """The Recipe of the type `name`, of any format for the vision tower, that has these rows; None if there is none."""
+    base = TYPES.get(name)
+    made = [adjusted(base, (), vision) for vision in (None, *WRITTEN)] if base else []
+    return next((recipe for recipe in made if recipe.rows == rows), None)
 
 
 def listed_types(given):
@@ -167,12 +176,22 @@ def row(pattern, layers, fmt):
 
 
 def check_used(specs, rows):
-    """Raises UsageError for a row that matches no tensor with a choice of format: most likely a typing error."""
+    """Raises UsageError for a row that selects no tensor with a choice of format: most likely a typing error."""
     names = [spec.gguf for spec in specs if spec.kind != "vector"]
+    counts = _counts(specs)
     for row in rows:
-        if not any(re.search(row.pattern, name) for name in names):
+        checkpoint()
+        search = re.compile(row.pattern).search
+        fitting = [name for name in names if search(name)]
+        if not fitting:
             raise UsageError(
                 f"the rule {row.pattern!r:.80} = {row.format} fits no tensor of this model; --dry-run shows their names"
+            )
+        chosen = {stack: _layers(row.layers, count) for stack, count in counts.items()}
+        if row.layers != "all" and not any(layer in chosen.get(stack, ()) for stack, layer in map(_place, fitting)):
+            raise UsageError(
+                f"the rule {row.pattern!r:.80} = {row.format} names the layers {row.layers!r:.80}, and none of the tensors "
+                f"that it fits is in one; layers count from 0, and --dry-run shows them"
             )
 
 
@@ -183,10 +202,14 @@ def _layers(text, count):
     out = set()
     for term in text.split(","):
         some = re.fullmatch(r"\s*(?:(first|last|every) (\d+)(?:/([1-9]\d*))?|(\d+)(?:-(\d+))?)\s*", term)
-        if not some or len(term) > 40 or (some[1] == "every" and (some[3] or int(some[2]) == 0)):
+        if not some or len(term) > 40 or (some[1] == "every" and (some[3] or int(some[2]) == 0)) or _reversed(some):
             raise UsageError(f"layers {text!r:.80} are none of: all, first 4, last 1/8, every 3, 0-3")
         out |= set(_term(some, count))
     return out
+
+
+def _reversed(match):
+    return match[5] is not None and int(match[5]) < int(match[4])
 
 
 def _term(match, count):
@@ -204,12 +227,17 @@ def _term(match, count):
 
 def plan(specs, recipe):
     """A Choice for every TensorSpec, in their order. Raises UsageError for a tensor that no row matches."""
-    places = [_place(spec.gguf) for spec in specs]
+    formats = _Formats(specs, recipe)
+    return [_choose(spec, formats.of(spec)) for spec in specs]
+
+
+def _counts(specs):
+    """{stack: number of its layers}."""
     counts = {}
-    for stack, layer in places:
+    for stack, layer in (_place(spec.gguf) for spec in specs):
         if stack:
             counts[stack] = max(counts.get(stack, 0), layer + 1)
-    return [_choose(spec, _format(spec, place, counts, recipe)) for spec, place in zip(specs, places, strict=True)]
+    return counts
 
 
 def _place(name):
@@ -218,17 +246,32 @@ def _place(name):
     return (found[1], int(found[2])) if found else (None, 0)
 
 
-def _format(spec, place, counts, recipe):
-    """The format of the first row that matches."""
-    if spec.kind == "vector":
-        return "f32"
-    stack, layer = place
-    for row in recipe.rows:
-        if re.search(row.pattern, spec.gguf):
-            layers = _layers(row.layers, counts[stack] if stack else 0)
-            if layers is None or (stack and layer in layers):
+class _Formats:
+    """The formats that a recipe gives to tensors; patterns and layers of its rows are read once."""
+
+    def __init__(self, specs, recipe):
+        self.recipe, counts = recipe, _counts(specs)
+        self.rows = [
+            (
+                re.compile(row.pattern).search,
+                {stack: _layers(row.layers, count) for stack, count in counts.items()},
+                row,
+            )
+            for row in recipe.rows
+        ]
+
+    def of(self, spec):
+        """The format of the first row that matches."""
+        checkpoint()
+        if spec.kind == "vector":
+            return "f32"
+        stack, layer = _place(spec.gguf)
+        for search, layers, row in self.rows:
+            if (row.layers == "all" or (stack and layer in layers[stack])) and search(spec.gguf):
                 return row.format
-    raise UsageError(f"the recipe {recipe.name!r:.60} has no row for {spec.gguf}; end it with ['.', 'all', 'q8_0']")
+        raise UsageError(
+            f"the recipe {self.recipe.name!r:.60} has no row for {spec.gguf}; end it with ['.', 'all', 'q8_0']"
+        )
 
 
 def _choose(spec, wanted):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ivlite.errors import ModelFileError
-from ivlite.files import expanded
+from ivlite.files import expanded, reason
 from ivlite.gguf import GGUFFile, located
 from ivlite.gguf.config import TOKENIZER, Config, check_tensors, listed
 from ivlite.gguf.tokenizer import Tokenizer, check_ids
@@ -43,8 +43,11 @@ class Origin:
 
     @property
     def files(self):
-        """Paths of all files of the source: weights, settings, tokenizer."""
-        return [p for p in self.path.iterdir() if p.is_file()] if self.path.is_dir() else [self.path]
+        """Paths of all files of the source: weights, settings, tokenizer. Raises ModelFileError."""
+        try:
+            return [p for p in self.path.iterdir() if p.is_file()] if self.path.is_dir() else [self.path]
+        except OSError as error:
+            raise ModelFileError(f"{self.path} cannot be listed: {reason(error)}") from None
 
     def source(self, spec):
         """The Source of a TensorSpec."""
@@ -104,7 +107,8 @@ def _of_checkpoint(checkpoint):
         raise ModelFileError(f"{checkpoint.folder} lacks {listed(missing)}: download the whole checkpoint")
     others = [source for name, source in checkpoint.tensors.items() if name not in wanted]
     buffers = [s.name for s in others if s.name.split(".")[-1] in BUFFERS or s.format in INTEGERS]
-    spare = [s.name for s in others if s.name not in buffers]
+    known = set(buffers)
+    spare = [s.name for s in others if s.name not in known]
     if spare:
         tied = spare == ["lm_head.weight"] and config.text.tie_word_embeddings
         reason = "though config.json ties the head to the embeddings" if tied else "for which InternVideo3 has no use"

@@ -1,6 +1,7 @@
 """Calibration: what the statistics hold, their file, interruption and resume, and every bad input."""
 
 import base64
+import errno
 import json
 import os
 import signal
@@ -13,10 +14,11 @@ import pytest
 
 import ivlite
 from ivlite.cli import main
-from ivlite.errors import MediaError, ModelFileError, UsageError
+from ivlite.errors import MediaError, ModelFileError, Stopped, UsageError
 from ivlite.evaluate import dataset
 from ivlite.evaluate.importance import Statistics
 from ivlite.gguf import GGUFFile
+from ivlite.output import Claim
 from ivlite.quantize import quantize
 
 ROOT = Path(__file__).parents[1]
@@ -112,6 +114,80 @@ def test_interrupt_keeps_what_is_done(toy, tmp_path):
     assert process.returncode == 130 and "Traceback" not in err and "continues" in err.splitlines()[-1]
     assert 2 <= len(Statistics.load(tmp_path / "s.gguf").prompts) < 200
     assert os.listdir(tmp_path) == ["long.jsonl", "s.gguf"] or sorted(os.listdir(tmp_path)) == ["long.jsonl", "s.gguf"]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_continues_is_the_command_without_restart(toy, tmp_path, monkeypatch, capsys, restart):
+    prepare, calls = ivlite.Model.prepare, []
+
+    def stopping(model, messages):
+        calls.append(messages)
+        if len(calls) == 3:
+            raise Stopped.because("interrupted")
+        return prepare(model, messages)
+
+    monkeypatch.setattr(ivlite.Model, "prepare", stopping)
+    more = ["--restart"] if restart else []
+    command = [
+        "calibrate",
+        str(toy / "model.gguf"),
+        "--data",
+        str(toy / "media"),
+        "-o",
+        str(tmp_path / "s.gguf"),
+        *more,
+    ]
+    assert main(command) == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.endswith(
+        "the same command without --restart continues" if restart else "the same command again continues"
+    )
+
+
+def test_statistics_of_another_model_of_the_name_are_not_continued(toy, tmp_path, capsys):
+    """A name is a folder's: two checkpoints may share it."""
+    with GGUFFile(toy / "model.gguf") as file:
+        name = file.metadata["general.name"]
+    (sample,) = dataset.read(toy / "media")[:1]
+    for layer, columns, words in (("blk.0.ffn_up.weight", 3, "3 values"), ("blk.99.ffn_up.weight", 128, "no layer")):
+        stats = Statistics(name)
+        stats.observe((layer,), np.ones((2, columns), np.float32))
+        stats.keep(sample.key, 2)  # the prompt that --limit 1 leaves is in it already
+        stats.save(tmp_path / "s.gguf")
+        before = (tmp_path / "s.gguf").read_bytes()
+        for more in ((), ("--limit", 1)):
+            assert calibrate(toy, "--data", toy / "media", "-o", tmp_path / "s.gguf", *more) == 2
+            assert words in (err := capsys.readouterr().err) and "--restart" in err and "defect" not in err
+        assert (tmp_path / "s.gguf").read_bytes() == before
+    assert calibrate(toy, "--data", toy / "media", "-o", tmp_path / "s.gguf", "--limit", 1, "--restart") == 0
+
+
+def test_one_process_calibrates_into_a_file(toy, tmp_path, capsys):
+    (tmp_path / "link.gguf").symlink_to(tmp_path / "s.gguf")
+    with Claim(tmp_path / "s.gguf"):
+        for name in ("s.gguf", "link.gguf"):
+            assert calibrate(toy, "--data", toy / "media", "-o", tmp_path / name) == 6
+            assert f"{name} is being written by another process" in capsys.readouterr().err
+    assert calibrate(toy, "--data", toy / "media", "-o", tmp_path / "s.gguf", "--limit", 1) == 0
+    assert sorted(os.listdir(tmp_path)) == ["link.gguf", "s.gguf"]
+
+
+def test_a_disk_without_locks_is_said_once(toy, tmp_path, monkeypatch, capsys):
+    def unsupported(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    assert calibrate(toy, "--data", toy / "media", "-o", tmp_path / "s.gguf", "--limit", 1) == 0
+    assert capsys.readouterr().err.count("has no locks") == 1 and os.listdir(tmp_path) == ["s.gguf"]
+
+
+def test_damaged_media_are_said(toy, tmp_path, capsys):
+    (tmp_path / "media").mkdir()
+    data = (MEDIA / "clip.mkv").read_bytes()
+    (tmp_path / "media/cut.mkv").write_bytes(data[: len(data) * 3 // 5])
+    assert calibrate(toy, "--data", tmp_path / "media", "-o", tmp_path / "s.gguf") == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning: cut.mkv: " in line]
+    assert any("is cut off" in line or "damaged" in line for line in warnings) and len(warnings) == len(set(warnings))
 
 
 def test_a_prompt_that_does_not_work_is_left_out(toy, tmp_path, capsys):

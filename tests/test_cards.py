@@ -105,7 +105,8 @@ def test_auto_computes_on_the_cpu_and_says_so_once(unusable, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "error", [DeviceError("Card: it is lost"), OutOfMemoryError("Card has too little"), UsageError("no")]
+    "error",
+    [DeviceError("Card: it is lost"), OutOfMemoryError("Card has too little", ["--load mmap"]), UsageError("no")],
 )
 def test_auto_goes_on_to_the_next_card_and_then_to_the_cpu(monkeypatch, error):
     """In loading alone: what a card refuses later is an error of that request."""
@@ -121,6 +122,6 @@ def test_auto_goes_on_to_the_next_card_and_then_to_the_cpu(monkeypatch, error):
     monkeypatch.setattr(cards, "count", lambda: 2)
     monkeypatch.setattr(cards, "refusal", lambda number=0: "")
     operations, remark = loading.chosen_device("auto", 1, lambda o: None)
-    assert operations.name == "cpu" and asked == [0, 1] and remark == f"the CPU computes: {error}"
+    assert operations.name == "cpu" and asked == [0, 1] and remark == f"the CPU computes: {error.problem}"
     with pytest.raises(type(error), match=str(error)):
         loading.chosen_device("cuda", 1, lambda o: None)

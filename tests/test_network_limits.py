@@ -61,7 +61,7 @@ def test_the_largest_context_that_fits_is_named(tiny, monkeypatch):
 
     def check(free, context, weights=10**9):
         monkeypatch.setattr(api, "available_memory", lambda: free)
-        api.check_memory(weights, text, context, "q8", "do otherwise")
+        api.check_memory(weights, text, context, "q8", ("do otherwise",))
 
     exact = 10**9 + 1000 * per_token + api.MARGIN
     check(exact, 1000)

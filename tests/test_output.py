@@ -255,3 +255,20 @@ def test_names_of_bytes(tmp_path, monkeypatch):
         check_outputs([b"-"])
     with pytest.raises(DiskError, match=f"^{tmp_path}/none/x cannot be written"):
         check_outputs([os.fsencode(tmp_path / "none" / "x")])
+
+
+def test_a_disk_that_is_full_costs_no_work_that_is_done(tmp_path, monkeypatch):
+    """What was written before goes on once there is space: it is not deleted because the rest does not fit now."""
+    path, full = tmp_path / "x.gguf", os.statvfs_result((4096, 4096, 1000, 0, 0, 10, 10, 10, 0, 255))
+    begun = output.Partial(path, 1 << 20, MARK)
+    begun.put(b"work", 0)
+    begun.close(keep=True)
+    before = partial_path(path).read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda _: full)
+        with pytest.raises(DiskError, match="free"):
+            output.Partial(path, 1 << 20, MARK, resume=True)
+    assert partial_path(path).read_bytes() == before
+    again = output.Partial(path, 1 << 20, MARK, resume=True)
+    assert again.resumed and again.get(4, 0) == b"work"
+    again.close(keep=False)

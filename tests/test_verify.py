@@ -173,7 +173,7 @@ def test_inspect_shows_what_was_padded_or_promoted(tmp_path, capsys, wide):
 
 def statistics(path, vectors, metadata=None):
     """A statistics file of {weight name: values}."""
-    head = {"general.architecture": stats_file.ARCHITECTURE, stats_file.TOKENS: 1000, stats_file.MODEL: "wide"}
+    head = {"general.architecture": stats_file.ARCHITECTURE, stats_file.TOKENS: 1000, stats_file.MODEL: "checkpoint"}
     head |= {stats_file.ROWS: [100] * len(vectors), stats_file.PROMPTS: ["key"]}
     vectors = {name: np.asarray(x, np.float32) for name, x in vectors.items()}
     tensors = [(f"{name}.importance", x.shape, "f32") for name, x in vectors.items()]
@@ -200,7 +200,9 @@ def test_importance_reaches_every_layer(wide, tmp_path, specs, rng):
     quantize(wide, plain, type="q4_k_m")
     assert quantize(wide, done, type="q4_k_m", calibration=stats).warnings == ()
     with GGUFFile(plain) as a, GGUFFile(done) as b, GGUFFile(stats) as s:
-        assert b.metadata["ivlite.calibration.tokens"] == 1000 and b.metadata["ivlite.calibration.model"] == "wide"
+        assert (
+            b.metadata["ivlite.calibration.tokens"] == 1000 and b.metadata["ivlite.calibration.model"] == "checkpoint"
+        )
         for choice in plan(specs, named("q4_k_m")):
             name, weighted = choice.spec.gguf, choice.format.endswith("_k") and choice.spec.gguf in vectors
             assert np.array_equal(a.read(name), b.read(name)) != weighted, name
@@ -215,6 +217,29 @@ def test_layers_without_statistics_are_said_once(wide, tmp_path, specs):
     vectors["blk.0.ffn_gate.weight"] = np.zeros(256)
     done = quantize(wide, tmp_path / "m.gguf", type="q4_k_m", calibration=statistics(tmp_path / "s", vectors))
     assert done.warnings == ("4 layers have no statistics and are encoded unweighted, blk.0.ffn_up.weight for one",)
+
+
+def test_statistics_of_a_model_of_another_name_are_said(wide, tmp_path, specs):
+    vectors = {name: np.ones(spec.shape[1]) for name, spec in linear(specs).items()}
+    stats = statistics(tmp_path / "s", vectors, {stats_file.MODEL: "another"})
+    (warning,) = quantize(wide, tmp_path / "m.gguf", type="q4_k_m", calibration=stats).warnings
+    assert "'another'" in warning and "'checkpoint'" in warning
+
+
+def test_statistics_without_effect_are_said_and_not_claimed(wide, tmp_path, specs):
+    """Formats that weigh no errors, and tensors that are copied: the same bytes as without, and no metadata."""
+    vectors = {name: np.ones(spec.shape[1]) for name, spec in linear(specs).items()}
+    stats = statistics(tmp_path / "s", vectors, {stats_file.MODEL: "another"})
+    plain, done = tmp_path / "plain.gguf", tmp_path / "m.gguf"
+    quantize(wide, tmp_path / "q4.gguf", type="q4_0")
+    for source, type in ((wide, "q8_0"), (wide, "bf16"), (tmp_path / "q4.gguf", "q4_0")):
+        quantize(source, plain, type=type)
+        (warning,) = quantize(source, done, type=type, calibration=stats).warnings
+        assert "no effect" in warning and done.read_bytes() == plain.read_bytes()
+    twice = quantize(tmp_path / "q4.gguf", done, type="q4_k_m", calibration=stats)  # these are encoded anew
+    assert not any("no effect" in warning for warning in twice.warnings)
+    with GGUFFile(done) as file:
+        assert file.metadata["ivlite.calibration.model"] == "another"
 
 
 @pytest.mark.parametrize(("vectors", "metadata", "word"), [

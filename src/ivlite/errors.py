@@ -3,11 +3,14 @@
 Every message is one or two sentences: what is wrong, with which file, and what to do next.
 """
 
+import re
 import reprlib
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, Self
 
 EXIT_INTERRUPTED = 130
 LONGEST = 500  # characters of a message
+FLAG = re.compile(r"--([a-z][a-z-]*)")  # an option of the command line
 
 
 def sentence(text: object, most: int = LONGEST) -> str:
@@ -20,6 +23,11 @@ def sentence(text: object, most: int = LONGEST) -> str:
         return text
     tail = most // 3
     return f"{text[: most - tail - 5]} ... {text[-tail:]}"
+
+
+def either(ways: Sequence[str]) -> str:
+    """ "A", "A or B", "A, B or C"."""
+    return " or ".join(filter(None, (", ".join(ways[:-1]), ways[-1])))
 
 
 class _Short(reprlib.Repr):
@@ -48,12 +56,21 @@ def shown(value: Any, most: int = 80) -> str:
 
 
 class IvliteError(Exception):
-    """Base of all errors that ivlite raises. A message is one line of at most 500 characters."""
+    """Base of all errors that ivlite raises. A message is one line of at most 500 characters.
+
+    ways: what can be done, each in its own right, as "--load mmap" or "fewer frames": the message ends with them.
+    """
 
     exit_code = 1
 
-    def __init__(self, message: object = "") -> None:
-        super().__init__(sentence(message))
+    def __init__(self, message: object = "", ways: Sequence[str] = ()) -> None:
+        self.problem, self.ways = message, tuple(ways)
+        super().__init__(sentence(f"{message}: use {either(self.ways)}" if ways else message))
+
+    def fitted(self, options: Collection[str]) -> Self:
+        """The error with only those ways whose options a command has, by their names in its arguments ("max_frames")."""
+        ways = [way for way in self.ways if all(name.replace("-", "_") in options for name in FLAG.findall(way))]
+        return self if len(ways) == len(self.ways) else type(self)(self.problem, ways)
 
 
 class UsageError(IvliteError, ValueError):

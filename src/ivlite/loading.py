@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from ivlite.stop import Stop, using, within
 CACHE_KINDS = {kind: kind for kind in ops.CACHE_KINDS} | {"bf16": "f16"}  # "bf16": an older name of "f16"
 VIT = ("file", "fp32")
 LOADS = {"repack": Loader, "mmap": StreamingLoader}
+MORE = "a machine with more memory"
 LEAST_CONTEXT = 1024  # tokens that must fit beside the weights where no context is stated
 
 
@@ -42,10 +43,9 @@ def _checked(name: str, value: object, allowed: Iterable[str]) -> str:
     return value
 
 
-def check_memory(weights: int, text: configuration.TextConfig, context: int, kv: str,
-                 otherwise: str = "use a smaller --type or a machine with more memory", free: int | None = None,
-                 where: str = "") -> None:  # fmt: skip
-    """Raises OutOfMemoryError when weights and cache do not fit; it names the largest context that would, or `otherwise`.
+def check_memory(weights: int, text: configuration.TextConfig, context: int, kv: str, ways: Sequence[str] = (MORE,),
+                 free: int | None = None, where: str = "") -> None:  # fmt: skip
+    """Raises OutOfMemoryError when weights and cache do not fit; it names the largest context that would, and `ways`.
 
     free: bytes of a card, called `where`; None for those of the machine.
     """
@@ -55,10 +55,11 @@ def check_memory(weights: int, text: configuration.TextConfig, context: int, kv:
     if free is None or need <= free:
         return
     room = (free - weights - MARGIN) // per_token
-    advice = f"use --context {room // 256 * 256} or less" if room >= 256 else otherwise
+    smaller = [f"--context {room // 256 * 256} or less"] if room >= 256 else []
     raise OutOfMemoryError(
         f"the model needs {gigabytes(need)} ({gigabytes(weights)} of weights, "
-        f"{gigabytes(context * per_token)} of {kv} cache for {context} tokens) and {gigabytes(free)} are free{where}: {advice}"
+        f"{gigabytes(context * per_token)} of {kv} cache for {context} tokens) and {gigabytes(free)} are free{where}",
+        [*smaller, "a model file of a smaller type", *ways],
     )
 
 
@@ -68,9 +69,8 @@ def check_fit(operations: Any, tensors: Iterable[TensorInfo], load: str, text: c
     tensors, on_card = list(tensors), getattr(operations, "free_memory", None)
     room: dict[str, Any] = {"free": on_card(), "where": f" on {operations.device}"} if on_card else {}
     if load == "repack":
-        larger = "--device cpu" if on_card else "a machine with more memory"
-        advice = f"use --load mmap, which is slower, a smaller --type or {larger}"
-        return check_memory(sum(t.nbytes for t in tensors), text, context, kv, advice, **room)
+        ways = ("--load mmap (slower)", "--device cpu" if on_card else MORE)
+        return check_memory(sum(t.nbytes for t in tensors), text, context, kv, ways, **room)
     layers: Counter[str] = Counter()
     for t in tensors:
         if layer := re.match(r"(v\.)?blk\.\d+\.", t.name):
@@ -92,7 +92,7 @@ def chosen_device(device: str, threads: int | None, check: Callable[[Any], None]
                 operations = ops.get("cuda", threads, card)
                 check(operations)
             except (UsageError, OutOfMemoryError, DeviceError) as error:
-                reasons[-1] = str(error)
+                reasons[-1] = str(error.problem)  # the CPU computes: nothing has to be done
             else:
                 return operations, ""
     operations = ops.get("cpu" if name == "auto" else name, threads, number or 0)

@@ -149,6 +149,7 @@ class Partial:
         self.name, self.size, self.mark, self.sync = expanded(path), size, mark, sync
         self.path = check_place(self.name)  # through a link: replace what it points to, not the link
         self.partial, self.notes = partial_path(self.name), []
+        self.resumed = False
         self._clear_ready(resume)
         self._lock()
         try:
@@ -162,7 +163,7 @@ class Partial:
                     os.ftruncate(self.fd, size)
                     self.put((MAGIC + mark) if mark else b"", size)
         except BaseException:
-            self.close(keep=False)
+            self.close(keep=self.resumed)  # hours of work are no less worth because the disk is full now
             raise
 
     def put(self, data, offset):
@@ -300,6 +301,25 @@ class Partial:
                 f"{self.name} needs {gigabytes(need)} and {gigabytes(free)} are free on its disk; "
                 "free some space or write elsewhere"
             )
+
+
+class Claim(Partial):
+    """Keeps other claims of the output `path` away until `close` or the end of the `with` block. Raises Busy, UsageError, DiskError.
+
+    For work that takes long and writes the output as a whole, perhaps several times. The lock is an empty hidden file of its
+    own, which is deleted at the end. notes: as those of a Partial.
+    """
+
+    def __init__(self, path):
+        self.name, self.path, self.notes = expanded(path), check_place(path), []
+        self.partial = partial_path(path).with_suffix(".lock")
+        self._lock()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close(keep=False)
 
 
 class Busy(DiskError):

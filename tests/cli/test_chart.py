@@ -107,6 +107,12 @@ def test_the_page_holds_drawing_and_table():
     assert cells[:4] == ["a/q8_0.gguf", "8.5", "text", "0.001"] and cells[9] == "-" and len(cells) == 13
 
 
+def test_names_that_are_no_text_are_drawn(tmp_path):
+    for name in ("r.html", "r.png"):
+        chart.write(str(tmp_path / name), "\udcff.ref", [result("\udcfe.gguf", 4.5, text=0.1)])
+    assert "?.gguf" in (tmp_path / "r.html").read_text()
+
+
 def test_the_picture_is_twice_the_size():
     marks = [
         ("dot", 100, 50, "#ff0000"),

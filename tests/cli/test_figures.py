@@ -299,7 +299,8 @@ def test_the_plan_of_a_conversion():
 )
 def test_the_last_line_of_calibrate(interrupted, given, end):
     stats = SimpleNamespace(prompts=["a", "b"], rows={"x": 1, "y": 2, "z": 3}, tokens=1234)
-    text = calibrate._closing("s.gguf", stats, [SimpleNamespace(key=key) for key in "abc"[:given]], interrupted)
+    args = SimpleNamespace(output="s.gguf", restart=False)
+    text = calibrate._closing(args, stats, [SimpleNamespace(key=key) for key in "abc"[:given]], interrupted)
     assert text.startswith("s.gguf: 3 layers over 2 prompts, 1,234 tokens") and text.endswith(end)
 
 

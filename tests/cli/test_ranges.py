@@ -72,7 +72,7 @@ def test_bench_reads_depths_and_sizes():
 @pytest.mark.parametrize(
     "command, option, default",
     [
-        ("run", "--max-new-tokens", 1024), ("run", "--seed", 0), ("run", "--kv", "q8"), ("eval", "--answer-tokens", 32),
+        ("run", "--max-new-tokens", 1024), ("run", "--seed", 0), ("run", "--kv", "q8"),
         ("bench", "--prompt", 512), ("bench", "--new", 32), ("bench", "--depth", (0,)), ("bench", "--kv", "q8"),
     ],
 )  # fmt: skip

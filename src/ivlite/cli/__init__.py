@@ -38,6 +38,8 @@ COMMANDS = {
     "bench": "ivlite.cli.bench",
 }
 
+MEMORY = ("a smaller --context", "a smaller --max-frames", "a smaller --max-pixels", "a machine with more memory")
+
 DESCRIPTION = "Ask InternVideo3 questions about videos and images, on this machine."
 
 EPILOG = """\
@@ -160,6 +162,8 @@ def _run(argv, stop):
     args = None
     try:
         args = parser().parse_args(argv)
+        if getattr(args, "quiet", False) and getattr(args, "verbose", False):
+            raise UsageError("--quiet and --verbose contradict each other")
         with _quiet_pillow(), using(stop):
             code = importlib.import_module(COMMANDS[args.command]).run(args)
         sys.stdout.flush()
@@ -175,7 +179,7 @@ def _run(argv, stop):
         say("interrupted")
         return EXIT_INTERRUPTED
     except Exception as error:
-        return failed(error, getattr(args, "verbose", False))
+        return failed(error, vars(args) if args else {})
 
 
 def _open_missing_streams():
@@ -211,21 +215,17 @@ def _pipe_closed():
     return 0
 
 
-def failed(error, verbose):
-    """Prints an error as one sentence; returns its exit code."""
+def failed(error, options):
+    """Prints an error as one sentence; returns its exit code. options: the command's arguments, by their names."""
+    if isinstance(error, MemoryError) and not isinstance(error, IvliteError):
+        error = OutOfMemoryError("memory ran out", MEMORY)
     if isinstance(error, IvliteError):
-        say("error", error)
+        say("error", error.fitted(options))
         return error.exit_code
-    if isinstance(error, MemoryError):
-        say(
-            "error",
-            "memory ran out; use a smaller --context, fewer or smaller frames, or a smaller --type",
-        )
-        return OutOfMemoryError.exit_code
     if isinstance(error, OSError) and any(error.errno in numbers for numbers, _ in WRITING):
         say("error", f"{f'{error.filename}: ' if error.filename else ''}{reason(error, WRITING)}")
         return DiskError.exit_code
-    if verbose:
+    if options.get("verbose"):
         import traceback
 
         traceback.print_exception(error)
@@ -235,6 +235,8 @@ def failed(error, verbose):
         if wanted := wanting():  # what is missing in an older version shows anywhere
             say("error", f"{wanted[0]} ({type(error).__name__}: {sentence(error, 200)})")
             return UsageError.exit_code
-    more = "" if verbose else "; run it again with --verbose to see where, and report it"
+    more = {True: "", False: "; run it again with --verbose to see where, and report it"}.get(
+        options.get("verbose"), "; report it"
+    )
     say("error", f"this is a defect of ivlite ({type(error).__name__}: {sentence(error, 300)}){more}")
     return 1

@@ -1,13 +1,13 @@
 """`ivlite bench`: the speed of decoding, prefill and vision, beside the machine's probed limits and what a plan foresees."""
 
 import argparse
-import json
 import math
 
-from ivlite.cli import arguments
+from ivlite.cli import arguments, json_line
 from ivlite.cli.limits import CardLimits, Limits
 from ivlite.cli.progress import display
-from ivlite.errors import Stopped, UsageError
+from ivlite.errors import OutOfMemoryError, Stopped, UsageError
+from ivlite.numbers import jsonable
 
 EPILOG = """\
 examples:
@@ -84,24 +84,43 @@ def run(args):
             f"The weights are random ({model.config.name}, {args.type or 'q4_k_m'}): the speeds are real, the text is not."
         )
     facts = measure(model, args)
-    print(json.dumps(facts) if args.json else "\n".join(lines(facts)))
+    print(json_line(jsonable(facts)) if args.json else "\n".join(lines(facts)))
     return 0
 
 
 def loaded(args, progress):
-    context = max(args.depth) + args.prompt + args.new + QUESTION
-    if args.file:
-        import ivlite
-
-        return ivlite.load(
-            args.file, device=args.device, threads=args.threads, context=context, kv=args.kv, progress=progress
-        )
+    """The Model, with a context for all that is measured. Raises UsageError, OutOfMemoryError."""
+    import ivlite
     from ivlite.evaluate.synthetic import random_model
 
-    kind = args.type or "q4_k_m"
-    return random_model(
-        args.random, kind, device=args.device, threads=args.threads, context=context, kv=args.kv, progress=progress
-    )
+    context, longest = max(args.depth) + args.prompt + args.new + QUESTION, longest_context(args)
+    if context > longest:
+        raise UsageError(
+            f"--depth {max(args.depth)}, --prompt {args.prompt}, --new {args.new} and the {QUESTION} tokens of a second question "
+            f"are {context:,} tokens, and the model's context holds {longest:,}: give fewer"
+        )
+    settings = {"device": args.device, "threads": args.threads, "context": context, "kv": args.kv, "progress": progress}
+    try:
+        return (
+            ivlite.load(args.file, **settings)
+            if args.file
+            else random_model(args.random, args.type or "q4_k_m", **settings)
+        )
+    except OutOfMemoryError as error:
+        ways = ["a smaller --depth or --prompt" if "--context" in way else way for way in error.ways]
+        raise OutOfMemoryError(error.problem, ways) from None
+
+
+def longest_context(args):
+    """Tokens of the longest context of the model that is measured."""
+    from ivlite.evaluate.synthetic import config
+    from ivlite.gguf import GGUFFile
+    from ivlite.gguf.config import Config
+
+    if args.random:
+        return config(args.random).text.context_length
+    with GGUFFile(args.file) as file:
+        return Config.from_metadata(file.metadata, file.path).text.context_length
 
 
 def measure(model, args):

@@ -96,7 +96,9 @@ def page(title, drawing, results):
                 + "</tr>"
             )
     text = f'<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-    return f"{text}<h1>{html.escape(title)}</h1>{svg}<table><tr>{head}</tr>{body}</table>\n".encode()
+    return f"{text}<h1>{html.escape(title)}</h1>{svg}<table><tr>{head}</tr>{body}</table>\n".encode(
+        errors="replace"
+    )  # names of files may be no text
 
 
 SHAPES = {

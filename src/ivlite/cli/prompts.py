@@ -58,10 +58,27 @@ def load(args, path, progress=None, observe=None):
     """Loads the model at `path` with the arguments. The cache is exact, so that only the weights are measured."""
     import ivlite
 
-    return ivlite.load(
+    model = ivlite.load(
         path, device=args.device, threads=args.threads, context=args.context, kv="f32", fps=args.fps,
         max_frames=args.max_frames, max_pixels=args.max_pixels, progress=progress, observe=observe,
     )  # fmt: skip
+    for remark in model.remarks:
+        say("warning", remark)
+    model.remarks = []
+    return model
+
+
+class Remarks:
+    """remarks(sample, sentence): a warning about a sample, said once however many models see it."""
+
+    def __init__(self):
+        self.said = set()
+
+    def __call__(self, sample, sentence):
+        warning = f"{sample.label}: {sentence}"
+        if warning not in self.said:
+            self.said.add(warning)
+            say("warning", warning)
 
 
 class Skipped:

@@ -135,8 +135,16 @@ def losses(logp, tokens, positions):
     return np.where(following < 0, np.nan, loss).astype(np.float32)
 
 
-def record(model, sample, answer_tokens, progress=None):
-    """The Record of a sample: a greedy answer if the conversation ends with a question, and the model's predictions."""
+def remarks(prompt):
+    """The warnings about a Prompt and its media; those about damaged frames are there once it has been run."""
+    return [*prompt.warnings, *(sentence for medium in prompt.media for sentence in medium.warnings)]
+
+
+def record(model, sample, answer_tokens, progress=None, warn=None):
+    """The Record of a sample: a greedy answer if the conversation ends with a question, and the model's predictions.
+
+    warn(sentence) is called with each of its remarks.
+    """
     prompt = model.prepare(sample.messages)
     waits = sample.messages[-1]["role"] != "assistant"
     answer = greedy(model, prompt, answer_tokens, progress) if waits else []
@@ -147,6 +155,8 @@ def record(model, sample, answer_tokens, progress=None):
         for out, array in zip((ids, logp), likeliest(values, TOP), strict=True):
             out.append(array)
         loss.append(losses(values, tokens, positions[part]))
+    for sentence in remarks(prompt) if warn else ():
+        warn(sentence)
     parts = (np.concatenate(x) for x in (ids, logp, loss))
     return Record(sample.key, sample.kind, len(prompt.token_ids), tokens, *parts)
 
@@ -156,8 +166,8 @@ def divergence(reference, logq, ids):
     return kl_of_likeliest(reference, np.take_along_axis(logq, ids, 1), rest=ids.shape[1] < logq.shape[1])
 
 
-def score(model, sample, reference, progress=None):
-    """The Scores of one sample against its Record. Raises UsageError if the token ids differ."""
+def score(model, sample, reference, progress=None, warn=None):
+    """The Scores of one sample against its Record; warn as for `record`. Raises UsageError if the token ids differ."""
     prompt = model.prepare(sample.messages)
     if prompt.token_ids != reference.tokens[: reference.given].tolist():
         raise UsageError(
@@ -170,6 +180,8 @@ def score(model, sample, reference, progress=None):
         kl.append(divergence(reference.logp[part], values, reference.ids[part]))
         same.append(values.argmax(1) == reference.ids[part, 0])
         loss.append(losses(values, reference.tokens, positions[part]))
+    for sentence in remarks(prompt) if warn else ():
+        warn(sentence)
     kl, same, loss = (np.concatenate(x) for x in (kl, same, loss))
     text = positions < reference.given - 1  # no perplexity of the answer: it is the reference's own
     answered = len(reference.tokens) > reference.given
@@ -183,52 +195,74 @@ def score(model, sample, reference, progress=None):
 
 @dataclass
 class Reference:
-    """The Records of a model, by the keys of the samples. model: its name."""
+    """The Records of a model, by the keys of the samples.
+
+    model: its name. vocabulary: its number of tokens. answer_tokens: the most of an answer. skipped: keys of the samples
+    that it could not read.
+    """
 
     model: str
+    vocabulary: int
+    answer_tokens: int
     records: dict = field(default_factory=dict)
+    skipped: list = field(default_factory=list)
 
     def save(self, path):
         """Writes the file; replaces an older one atomically. Returns notes about the disk. Raises DiskError."""
-        prefix, found = ARCHITECTURE + ".", list(self.records.values())
+        found = list(self.records.values())
         metadata = {
-            "general.architecture": ARCHITECTURE, prefix + "model": self.model,
-            prefix + "prompts": [r.key for r in found], prefix + "kinds": [r.kind for r in found],
-            prefix + "given": [r.given for r in found],
+            "model": self.model, "vocabulary": self.vocabulary, "answer_tokens": self.answer_tokens,
+            "prompts": [r.key for r in found], "kinds": [r.kind for r in found], "given": [r.given for r in found],
+            "tokens": [len(r.tokens) for r in found], "positions": [len(r.loss) for r in found], "skipped": self.skipped,
         }  # fmt: skip
-        arrays = [(f"{i}.{name}", getattr(r, name)) for i, r in enumerate(found) for name in ARRAYS]
-        formats = {"i": "i32", "f": "f32"}
-        with GGUFWriter(path, metadata, [(n, a.shape, formats[a.dtype.kind]) for n, a in arrays]) as out:
-            for _, array in arrays:
-                out.write(np.ascontiguousarray(array).tobytes())
+        metadata = {"general.architecture": ARCHITECTURE} | {
+            f"{ARCHITECTURE}.{key}": value for key, value in metadata.items()
+        }
+        arrays = {name: [getattr(r, name) for r in found] for name in ARRAYS}
+        shapes = {name: (sum(map(len, parts)), *parts[0].shape[1:]) for name, parts in arrays.items()}
+        with GGUFWriter(path, metadata, [(name, shapes[name], fmt) for name, fmt in ARRAYS.items()]) as out:
+            for parts in arrays.values():
+                for part in parts:
+                    out.write(np.ascontiguousarray(part).tobytes())
         return out.notes
 
     @classmethod
     def load(cls, path):
         """The reference in a file, or None if it is a file of another kind. Raises ModelFileError."""
         with GGUFFile(path) as file:
-            meta = file.metadata
             if file.architecture != ARCHITECTURE:
                 return None
             try:
-                reference = cls(meta[ARCHITECTURE + ".model"])
-                columns = [meta[f"{ARCHITECTURE}.{name}"] for name in ("prompts", "kinds", "given")]
-                for i, (key, kind, given) in enumerate(zip(*columns, strict=True)):
-                    arrays = (_array(file, f"{i}.{name}", kind_of) for name, kind_of in ARRAYS.items())
-                    reference.records[key] = _checked(Record(key, kind, int(given), *arrays))
+                return cls._of(file)
             except (KeyError, ValueError, TypeError, IndexError, AttributeError):
-                raise ModelFileError(f"{path} is damaged: make it again with `ivlite eval --save-reference`") from None
+                what = "is damaged or of another version of ivlite"
+                raise ModelFileError(f"{path} {what}: make it again with `ivlite eval --save-reference`") from None
+
+    @classmethod
+    def _of(cls, file):
+        """The reference in an open file. Raises KeyError, ValueError, TypeError, IndexError, AttributeError."""
+        meta = {key.removeprefix(f"{ARCHITECTURE}."): value for key, value in file.metadata.items()}
+        reference = cls(
+            meta["model"], int(meta["vocabulary"]), int(meta["answer_tokens"]), skipped=list(meta["skipped"])
+        )
+        counts = {name: meta["tokens" if name == "tokens" else "positions"] for name in ARRAYS}
+        parts = [_split(_array(file, name, fmt), counts[name]) for name, fmt in ARRAYS.items()]
+        for key, kind, given, *arrays in zip(meta["prompts"], meta["kinds"], meta["given"], *parts, strict=True):
+            reference.records[key] = _checked(Record(key, kind, int(given), *arrays), reference.vocabulary)
         return reference
 
 
-def _checked(r):
-    """Returns a Record. Raises ValueError if its arrays are inconsistent."""
+def _checked(r, vocabulary):
+    """Returns a Record. Raises ValueError if its arrays are inconsistent, or have tokens beyond the vocabulary."""
     n = len(r.loss)
     whole = isinstance(r.key, str) and isinstance(r.kind, str) and 0 <= r.given <= len(r.tokens) == r.tokens.size
     if not whole or r.ids.shape != r.logp.shape or r.ids.ndim != 2 or len(r.ids) != n or r.loss.ndim != 1:
         raise ValueError(r.key)
-    if n > len(r.tokens) or r.ids.min(initial=0) < 0 or not (r.logp <= 0).all():
+    if n > len(r.tokens) or not (r.logp <= 0).all():
         raise ValueError(r.key)
+    for ids in (r.ids, r.tokens):
+        if not 0 <= ids.min(initial=0) <= ids.max(initial=0) < vocabulary:
+            raise ValueError(r.key)
     return r
 
 
@@ -240,3 +274,11 @@ def _array(file, name, fmt):
     if info.format != fmt:
         raise ValueError(name)
     return file.read(name).view({"i32": np.int32, "f32": np.float32}[fmt]).reshape(info.shape)
+
+
+def _split(array, counts):
+    """The parts of an array, with so many rows each. Raises ValueError."""
+    ends = np.cumsum(counts, dtype=np.int64)
+    if ends.ndim != 1 or ends[-1] != len(array) or min(counts) < 0:
+        raise ValueError("rows")
+    return np.split(array, ends[:-1])

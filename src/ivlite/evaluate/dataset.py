@@ -17,18 +17,11 @@ ASK = {
     "image": "Please describe this image in detail.",
     "text": "Please introduce yourself.",
 }
-SUFFIXES = {
-    "video": """.mp4 .m4v .mov .qt .mkv .webm .avi .divx .mpg .mpeg .mpe .m1v .m2v .mpv .m2p .vob .mod .tod .ts .m2t .m2ts
-        .mts .3gp .3gpp .3g2 .3gpp2 .flv .f4v .ogv .ogm .wmv .asf .mxf .mj2 .insv .lrv .ivf .obu .y4m .h264 .264 .avc .h265
-        .265 .hevc .h266 .266 .vvc .mjpeg .mjpg .gif .apng""".split(),
-    "image": """.png .jpg .jpeg .jpe .jfif .mpo .webp .bmp .dib .tif .tiff .avif .heic .heif .hif .jp2 .j2k .j2c .jpc .jpx
-        .jpf .ppm .pgm .pbm .pnm""".split(),
-}
 WHOLE = 1 << 24  # bytes; the digest of a larger file covers BLOCKS blocks, evenly spaced
 BLOCKS, BLOCK = 64, 1 << 18
 LINE = 1 << 28  # bytes of a line of JSON, which may hold images as data: URIs
-NAMED = 8  # files that a sentence names
 KINDS = ("text", "image", "video")
+MEDIA = ("video", "image")
 FORM = 'a line is {"messages": [...]} or {"video" or "image": path, "prompt": text} or {"prompt": text}'
 
 
@@ -52,7 +45,7 @@ class Sample:
 
         plain = json.loads(json.dumps(self.messages))
         for part in parts(plain):
-            if part.get("type") in SUFFIXES:
+            if part.get("type") in MEDIA:
                 part[part["type"]] = each_source(part[part["type"]], digest)
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -60,7 +53,7 @@ class Sample:
         """Every path and data: URI of its media; of a list of frames those of all."""
         found = []
         for part in self._parts():
-            if part.get("type") in SUFFIXES:
+            if part.get("type") in MEDIA:
                 each_source(part[part["type"]], found.append)
         return found
 
@@ -146,36 +139,26 @@ def built_in():
 def folder(path, note=lambda sentence: None):
     """One Sample per video and image in a folder and its subfolders, sorted by name, without hidden ones.
 
-    note(sentence) reports files of other types, and folders that cannot be read.
+    note(sentence) reports what is passed over: files of other types, folders that cannot be read, links to folders.
     """
-    samples, others, closed = [], [], []
-    files = []
+    from ivlite.media import folders
 
-    def unread(error):
-        if error.filename == os.fspath(path):
-            raise UsageError(f"{path} cannot be read: {reason(error)}") from None
-        closed.append(error.filename)
-
-    for here, below, names in os.walk(path, onerror=unread):
+    samples, others, broken = [], [], []
+    try:
+        files = sorted(map(Path, folders.files(path, note)))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {reason(error)}") from None
+    for file in files:
         checkpoint()
-        below[:] = [name for name in below if not name.startswith(".")]
-        files += [Path(here, name) for name in names if not name.startswith(".")]
-    for file in sorted(files):
-        checkpoint()
-        kind = next((kind for kind, ends in SUFFIXES.items() if file.suffix.lower() in ends), None)
+        kind = folders.kind_of(file.name)
         if kind and file.is_file():
             samples.append(Sample(question(kind, str(file), ASK[kind]), str(file.relative_to(path))))
         else:
-            others.append(str(file.relative_to(path)))
-    if others:
-        note(f"{path}: passed over {len(others)} that are by name neither videos nor images: {listing(others)}")
-    if closed:
-        note(f"{path}: passed over {len(closed)} folders that cannot be read: {listing(closed)}")
+            (broken if kind else others).append(file)
+    for paths, why in ((others, folders.OTHERS), (broken, folders.BROKEN)):
+        if paths:
+            note(folders.passed_over(path, paths, why))
     return samples
-
-
-def listing(names):
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def question(kind, path, text):
@@ -262,7 +245,7 @@ def _messages(record):
         given = record["messages"]
         good = isinstance(given, list) and given and all(isinstance(m, dict) for m in given)
         return given if good and set(record) == {"messages"} else None
-    kinds = [kind for kind in SUFFIXES if kind in record]
+    kinds = [kind for kind in MEDIA if kind in record]
     kind = kinds[0] if kinds else "text"
     prompt = record.get("prompt", None if kind == "text" else ASK[kind])
     if len(kinds) > 1 or set(record) - {kind, "prompt"} or not isinstance(prompt, str) or not prompt.strip():

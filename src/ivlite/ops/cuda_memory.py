@@ -210,7 +210,7 @@ class TorchMemory:
             yield
         except torch.OutOfMemoryError:
             free, total = torch.cuda.mem_get_info(self.device)
-            raise OutOfMemoryError(full(self.name, nbytes, free, total)) from None
+            raise full(self.name, nbytes, free, total) from None
         except RuntimeError as error:
             raise DeviceError(f"{self.name}: {str(error).splitlines()[0]}") from None
 
@@ -221,10 +221,10 @@ def size(shape, dtype):
 
 
 def full(name, nbytes, free, total):
-    """The message of memory that a card does not have."""
-    return (
-        f"{name} has {gigabytes(free)} of {gigabytes(total)} free and {gigabytes(nbytes)} more are needed: use fewer or "
-        "smaller frames (fps, max_frames, max_pixels), a smaller --context, --kv q4, or --device cpu"
+    """The error for memory that a card does not have."""
+    return OutOfMemoryError(
+        f"{name} has {gigabytes(free)} of {gigabytes(total)} free and {gigabytes(nbytes)} more are needed",
+        ("fewer or smaller frames (fps, max_frames, max_pixels)", "a smaller --context", "--kv q4", "--device cpu"),
     )
 
 

@@ -76,7 +76,11 @@ class Guard:
         hosts = headers.getlist("host")
         host = host_of(hosts[0]) if len(hosts) == 1 else ""
         if not self._known(host):
-            raise Refused(403, "the Host of the request is not a name of this server: see --allow-host", code="host")
+            raise Refused(
+                403,
+                "the Host of the request is not a name of this server: see `ivlite serve --allow-host`",
+                code="host",
+            )
         origin = headers.get("origin")
         foreign = origin is not None and origin.partition("://")[2].lower() != hosts[0].lower()
         if foreign or (

@@ -213,6 +213,7 @@ def test_why_a_plan_cannot_be_followed(demo):
     (dict(room=10, prompt_tokens=8191), True, "use --context 8192"), (dict(room=10, prompt_tokens=8192), True, "shorten the text"),
     (dict(room=10, prompt_tokens=7936, max_new_tokens=257), True, "use --context 8192"),  # the longest that there is
     (dict(room=10, nearest=(MORE,)), True, "use --budget 32k or --context 256"),
+    (dict(problem="it takes too long"), True, "ask for less"), (dict(room=10, problem="it is too long"), False, "shorten the text"),
 ])  # fmt: skip
 def test_what_to_do_about_it(demo, made, stated, advice):
     plan = replace(Plan((), 0, 10, 0, 1, 5000, 1, 1, 1, None), **made)

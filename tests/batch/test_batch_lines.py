@@ -69,7 +69,8 @@ def test_failures_are_lines(batch, films):
 
 
 def test_the_code_is_that_of_the_first_failure(batch):
-    lines = [{"prompt": "word " * 3000}, {"video": "gone.mp4"}, {"prompt": "Hello", "temperature": "hot"}]
+    grammar = {"type": "grammar", "grammar": "start: gone"}
+    lines = [{"prompt": "word " * 3000}, {"video": "gone.mp4"}, {"prompt": "Hello", "response_format": grammar}]
     done = batch("-", "--context", "1024", stdin="\n".join(map(json.dumps, lines)).encode())
     assert [record["error"]["class"] for record in done.records] == ["ContextError", "MediaError", "UsageError"]
     assert done.code == 7
@@ -250,11 +251,9 @@ def test_standard_input_that_cannot_be_read(films, words, redirected, why):
 
 
 def test_half_of_a_character_in_a_line_is_no_defect(batch):
-    for number, wanted in enumerate(
-        ({"type": "regex", "pattern": "\ud800"}, {"type": "choice", "choices": ["\ud800"]})
-    ):
+    for wanted in ({"type": "regex", "pattern": "\ud800"}, {"type": "choice", "choices": ["\ud800"]}):
         with open("list.jsonl", "w") as file:
             file.write(json.dumps({"prompt": "Hello", "response_format": wanted}))
-        done = batch("--inputs", "list.jsonl", out=f"{number}.jsonl")
-        assert done.code == 2 and "defect" not in done.err
-        assert "response_format: the text is not valid Unicode" in done.records[0]["error"]["message"]
+        done = batch("--inputs", "list.jsonl")
+        assert done.code == 2 and "defect" not in done.err and done.records is None
+        assert "list.jsonl line 1: response_format: the text is not valid Unicode" in done.err

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 from batch_runs import ASKED, count, records, started, until
 
-from ivlite.batch.journal import Journal
+from ivlite.batch.journal import File, Journal
 from ivlite.batch.resume import resumed
 from ivlite.batch.task import Task
-from ivlite.errors import DiskError, UsageError
-from ivlite.output import partial_path
+from ivlite.errors import DiskError, Stopped, UsageError
+from ivlite.output import Partial, partial_path
 
 
 @pytest.fixture
@@ -261,3 +261,118 @@ def test_work_is_taken_as_places_become_free():
     answers.close()
     rest = len(taken)
     assert len(taken) == rest < 1000
+
+
+# ------------------------------------------------------------------------------------------------ what a refusal leaves
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("output", [b"", None])
+@pytest.mark.parametrize("hidden", [b"notes of another program", b"", None])
+def test_a_refusal_leaves_the_hidden_file(tmp_path, hidden, output):
+    """Of an earlier batch, of `ivlite quantize`, of nobody: what holds something stays, and is what the message names."""
+    lines = [made(task) for task in asked([1, 2])]
+    for data in [hidden] if hidden is not None else [b"".join(lines), lines[0] + b'{"id": "half']:
+        path = tmp_path / "out.jsonl"
+        (tmp_path / ".out.jsonl.partial").write_bytes(data)
+        if output is not None:
+            path.write_bytes(output)
+        before = {name: held for name, held in files_of(tmp_path).items() if held or name == "out.jsonl"}
+        with Journal(str(path)) as journal:
+            if data:
+                with pytest.raises(UsageError, match=r"\.out\.jsonl\.partial line 1 "):
+                    resumed(journal, asked([3]), "m")
+        assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("error", [Stopped.because("interrupted"), DiskError("the disk is gone")])
+def test_a_stop_while_videos_are_read_again_leaves_all(tmp_path, error, monkeypatch):
+    """Finished lines of which some, or all, wait in the hidden file."""
+    tasks = asked([1, 2, 3])
+    lines = [made(task) for task in tasks]
+    for main, ahead in ((b"", lines[1] + lines[2]), (lines[0], lines[2])):
+        (tmp_path / "out.jsonl").write_bytes(main)
+        (tmp_path / ".out.jsonl.partial").write_bytes(ahead)
+
+        def fail(*_):
+            raise error
+
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(type(error)),
+            Journal(str(tmp_path / "out.jsonl")) as journal,
+        ):
+            patch.setattr(Task, "content", fail)
+            resumed(journal, tasks, "m")
+        assert files_of(tmp_path) == {"out.jsonl": main, ".out.jsonl.partial": ahead}
+    with Journal(str(tmp_path / "out.jsonl")) as journal:
+        assert resumed(journal, tasks, "m").kept == 2
+        journal.put(1, lines[1])
+    assert files_of(tmp_path) == {"out.jsonl": b"".join(lines)}
+
+
+@pytest.mark.parametrize("broken", ["add", "sync", "cut"])
+def test_a_disk_that_fails_while_lines_are_moved_loses_none(tmp_path, broken, monkeypatch):
+    tasks, path = asked([0, 1, 2]), tmp_path / "out.jsonl"
+    lines = [made(task) for task in tasks]
+    for main, ahead in ((lines[1] + lines[2], b""), (b"", lines[0] + lines[2])):
+        path.write_bytes(main)
+        (tmp_path / ".out.jsonl.partial").write_bytes(ahead)
+
+        def fail(*_):
+            raise DiskError("the disk is full")
+
+        with monkeypatch.context() as patch, pytest.raises(DiskError), Journal(str(path)) as journal:
+            patch.setattr(File, broken, fail)
+            resumed(journal, tasks, "m")
+            journal.sync()
+            journal.main.cut(0)
+        found = b"".join(files_of(tmp_path).values())
+        assert all(line in found for line in (main + ahead).splitlines(keepends=True))
+        for file in tmp_path.iterdir():
+            file.unlink()
+
+
+def test_the_disk_fails_at_the_end(tmp_path, monkeypatch):
+    """What is not flushed to the output stays in the hidden file, too."""
+    tasks = asked([0, 1])
+    with pytest.raises(DiskError), Journal(str(tmp_path / "out.jsonl")) as journal:
+        journal.put(1, made(tasks[1]))
+        journal.put(0, made(tasks[0]))
+
+        def fail():
+            raise DiskError("the disk is gone")
+
+        monkeypatch.setattr(journal, "sync", fail)
+    assert len(records(tmp_path / ".out.jsonl.partial")) == 1
+
+
+def test_an_unfinished_model_of_that_name_stays(batch):
+    """`ivlite quantize` with the same -o writes the same hidden file: at work, and after its kill."""
+    partial = Partial("out.jsonl", 1000, b"m" * 32)
+    try:
+        done = batch("videos", *ASKED)
+        assert done.code == 6 and "is being written by another process" in done.err
+    finally:
+        partial.close(keep=True)
+    before = partial_path("out.jsonl").read_bytes()
+    done = batch("videos", *ASKED)
+    assert done.code == 2 and ".out.jsonl.partial line 1 was not written by" in done.err
+    assert partial_path("out.jsonl").read_bytes() == before and len(before) > 1000
+
+
+def test_a_refused_command_leaves_both_files(batch):
+    """The answers of a batch that was killed before the first of its inputs was answered."""
+    batch("videos/b*", "videos/e*", *ASKED)
+    os.rename("out.jsonl", ".out.jsonl.partial")
+    with open("out.jsonl", "wb"):
+        pass
+    before = partial_path("out.jsonl").read_bytes()
+    done = batch("videos", *ASKED, "--kv", "f16")
+    assert done.code == 2 and ".out.jsonl.partial line 1 is of another" in done.err
+    assert partial_path("out.jsonl").read_bytes() == before and out() == b""
+    done = batch("videos", *ASKED, "--json")
+    assert done.code == 0 and json.loads(done.out)["kept"] == 2 and not leftovers()

@@ -47,9 +47,10 @@ def test_an_answer_with_its_evidence(library, capsys):
     assert "> overview" in err and "  [E1] v1 00:00:00.000-" in err
 
 
-def test_json_is_one_object(library, capsys, tmp_path):
+def test_json_is_one_object(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     assert (
-        cli.main([*agent("--video", CLIP, library=library), "--json", "--rounds", "3", "--frames", "40", "--no-store"])
+        cli.main(["agent", "demo", "--video", CLIP, ASK, "--json", "--rounds", "3", "--frames", "40", "--no-store"])
         == 0
     )
     out, _ = capsys.readouterr()
@@ -57,7 +58,8 @@ def test_json_is_one_object(library, capsys, tmp_path):
     assert {"answer", "claims", "evidence", "confidence", "looked_at", "missing", "usage", "videos", "steps"} <= set(
         data
     )
-    assert data["usage"]["frames"] <= 40 and data["usage"]["rounds"] <= 3 and not library.exists()
+    assert data["usage"]["frames"] <= 40 and data["usage"]["rounds"] <= 3
+    assert not list(tmp_path.rglob("*.sqlite"))
     assert all(0 <= e["start"] <= e["end"] <= data["videos"][0]["duration"] for e in data["evidence"])
 
 
@@ -89,6 +91,7 @@ def test_follow_ups_go_on_with_a_run(library, capsys):
     (["agent", "demo", "--video", "/nowhere.mp4", "What?"], 4, ["does not exist"]),
     (["agent", "demo", "--resume", "--video", CLIP, "What?"], 2, ["--video"]),
     (["agent", "demo", "--resume", "--no-store"], 2, ["--no-store"]),
+    (["agent", "demo", "What?", "--video", CLIP, "--no-store", "--library", "x"], 2, ["--no-store keeps nothing", "--library"]),
     (["agent", "/nowhere.gguf", "--video", CLIP, "What?"], 3, ["/nowhere.gguf"]),
     (["agent", "demo", "--video", CLIP, "--rounds", "0", "What?"], 2, ["--rounds"]),
     (["agent", "demo", "--video", CLIP, ""], 2, ["empty"]),

@@ -245,6 +245,7 @@ def test_a_plan_is_of_the_question_behind_the_conversation(place):
     refusals = re.findall(r"the prompt has (\d+) tokens .* holds 215", done.stderr)
     assert done.returncode == 7 and len(refusals) == 2 and refusals[0] == planned[1][0]
     assert "/undo and /clear make room" in done.stderr
+    assert len(re.findall(r"holds 215: use .*--context \d+$", done.stderr, re.MULTILINE)) == 2
 
 
 @pytest.mark.parametrize("taken", [False, True])

@@ -10,7 +10,7 @@ import pytest
 from command import ivlite, refused
 from PIL import Image
 
-from ivlite import cli
+from ivlite import cli, files
 from ivlite.cli import find
 from ivlite.errors import Stopped
 from ivlite.library import Library, indexing
@@ -261,6 +261,34 @@ def test_another_writer_is_no_traceback(found, films, monkeypatch):
     code, lines, err = found("bridge", "a.mp4")
     other.close()
     assert code == 0 and len(lines) == 1 and "another program" in err and "locked" not in err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--least 0", "--least 0.9", "--max-wait 5", "--budget 10", "--context 100", "--kv q4", "--vit fp32", "--load mmap",
+        "--threads 1", "--device cpu",
+    ],
+)  # fmt: skip
+def test_options_of_sight_without_a_model_are_refused(found, films, option):
+    code, lines, err = found("bridge", "a.mp4", *option.split())
+    name = option.split()[0]
+    assert code == 2 and not lines and err.startswith(f"ivlite: error: {name} is about sight, and there is no MODEL: ")
+
+
+@pytest.mark.parametrize("words", [("find", "bridge"), ("index", "--no-captions")])
+def test_no_store_neither_writes_nor_reads_digests(films, monkeypatch, words):
+    hashed, real = [], files._hashed
+    monkeypatch.setattr(files, "_hashed", lambda path, *more: hashed.append(path) or real(path, *more))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(films / "cache"))
+    digests = films / "cache" / "ivlite" / "digests"
+    try:
+        for more, reads, kept in (("--no-store", 1, False), ("", 2, True), ("", 2, True), ("--no-store", 3, True)):
+            files._digests.clear()  # as in a process of its own
+            assert cli.main([*words, str(CLIP), *more.split()]) in (0, find.NOTHING)
+            assert (hashed.count(str(CLIP)), digests.exists()) == (reads, kept)
+    finally:
+        files.keep_digests(None)
 
 
 @pytest.mark.parametrize(

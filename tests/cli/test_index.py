@@ -144,6 +144,17 @@ def test_videos_are_forgotten(films):
         (("--no-captions", "films", "--library", "/proc/x.sqlite"), 6, "cannot be written"),
         (("--no-captions", "films", "--speech", "films/notes.txt"), 3, "no model of whisper.cpp"),
         (("gone.gguf", "films"), 3, "gone.gguf"),
+        (("--no-captions", "films", "--context", "77"), 2, "--context is about captions"),
+        (("--no-captions", "films", "--kv", "q4"), 2, "--kv is about captions"),
+        (("--no-captions", "films", "--threads", "1"), 2, "--threads is about captions"),
+        (("--no-captions", "films", "--threads", "1", "--speech", "films/notes.txt"), 3, "no model of whisper.cpp"),
+        (("--no-captions", "model.gguf", "films"), 2, "model.gguf is one"),
+        (("--forget", "model.gguf", "films"), 2, "model.gguf is a model"),
+        (("--forget", "films", "--speech", "x"), 2, "--speech is about indexing, and --forget only removes"),
+        (("--forget", "films", "--device", "cpu"), 2, "--device is about indexing"),
+        (("--list", "--max-wait", "5"), 2, "--max-wait is about indexing, and --list only lists"),
+        (("--list", "--no-captions"), 2, "--no-captions is about indexing"),
+        (("--list", "--load", "mmap"), 2, "--load is about indexing"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_indexed_is_refused(films, args, code, words):

@@ -1,12 +1,16 @@
 """`ivlite plan`, and what `run` says of its plan."""
 
 import json
+from pathlib import Path
 
 import pytest
 from command import ivlite, refused
 
+from ivlite import cli
 from ivlite.cli.arguments import duration
 from ivlite.cli.plan import size
+
+CLIP = Path(__file__).parents[2] / "examples" / "clip.mp4"
 
 
 def test_a_plan_says_what_a_question_costs(toy):
@@ -42,6 +46,43 @@ def test_what_does_not_fit_is_refused_after_the_plan(toy):
     refused(
         ivlite("plan", "model.gguf", "--video", "clip.mp4", "--max-wait", "0.0001", cwd=toy), 7, "the wait is to be"
     )
+
+
+@pytest.mark.parametrize(
+    ("args", "advice"),
+    [
+        (("--context", 20, "hi there you are all fine"), "use --context 256"),
+        (("--context", 100, "--fps", 2, "--video", CLIP), "use --max-frames 4 or --context 256"),
+        (("--context", 100, "--fps", 2, "--video", CLIP, "--video", CLIP, "word " * 8200), "give fewer videos"),
+    ],
+)
+def test_the_advice_is_that_of_run(tmp_path, args, advice):
+    told = [ivlite(command, "demo", *args, cwd=tmp_path) for command in ("plan", "run")]
+    for done in told:
+        refused(done, 7, f": {advice}")
+        assert done.stderr.endswith(f": {advice}\n")
+    assert told[0].stderr == told[1].stderr
+
+
+@pytest.mark.parametrize(("limit", "code"), [(("--memory", "1M"), 5), (("--max-wait", "0.0001"), 7)])
+def test_a_limit_that_the_weights_alone_pass_is_not_about_the_text(tmp_path, limit, code):
+    refused(ivlite("plan", "demo", "hi", *limit, cwd=tmp_path), code, ": ask for less")
+
+
+MORE = {
+    "quantize": ["-o", "x.gguf"],
+    "calibrate": ["-o", "x.gguf"],
+    "batch": ["x.mp4", "-o", "x"],
+    "mcp": ["--root", "."],
+    "eval": ["--against", "x"],
+}
+BOTH = ("plan", "find", "index", "clip", "run", "chat", "agent", "serve", *MORE)
+
+
+@pytest.mark.parametrize("command", BOTH)
+def test_quiet_and_verbose_contradict_each_other(capsys, command):
+    assert cli.main([command, "demo", *MORE.get(command, []), "--quiet", "--verbose"]) == 2
+    assert capsys.readouterr().err == "ivlite: error: --quiet and --verbose contradict each other\n"
 
 
 def test_times_and_sizes():

@@ -9,12 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ivlite.agent.agent import MOST as MOST_VIDEOS
+from ivlite.agent.agent import QUESTION
+from ivlite.agent.budget import Budget
 from ivlite.batch import batch_api
+from ivlite.batch.checks import check_medium, check_settings, check_texts
 from ivlite.batch.task import Task
 from ivlite.errors import UsageError, shown
 from ivlite.evaluate.dataset import ASK
 from ivlite.prompt import plain_messages
-from ivlite.prompt.messages import SETTINGS, refuse_unknown
+from ivlite.prompt.messages import RATE, SETTINGS, Part, refuse_unknown, sharpness
 from ivlite.stop import checkpoint
 
 MOST = 1_000_000  # inputs
@@ -42,6 +46,14 @@ class Defaults:
     agent: Mapping[str, Any] | None = None
 
 
+def check(defaults: Defaults) -> None:
+    """Raises UsageError for defaults that no input could be asked with."""
+    if defaults.agent is None:
+        check_settings(defaults.settings)
+    else:
+        Budget(**defaults.agent)
+
+
 def of_paths(paths: Iterable[str], defaults: Defaults, base: str) -> Iterator[Task]:
     """A Task for each video."""
     for path in paths:
@@ -50,6 +62,8 @@ def of_paths(paths: Iterable[str], defaults: Defaults, base: str) -> Iterator[Ta
 
 def of_list(data: bytes, name: str, defaults: Defaults, base: str) -> Iterator[Task]:
     """The Tasks of a list. Lines end with a line feed, or with a null where there is one. Raises UsageError, naming the line."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UsageError(f"the list {name} is UTF-16 text: save it as UTF-8")
     end = b"\0" if b"\0" in data else b"\n"
     for number, line in enumerate(data.split(end), 1):
         checkpoint()
@@ -94,16 +108,14 @@ def of_record(record: Mapping[str, Any], defaults: Defaults, base: str, where: s
     content.append({"type": "text", "text": prompt})
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": content})
-    checked_text(messages, prompt, system)
+    check_texts(system, prompt)
     echo = {kind: record[kind] for kind in media} | {"prompt": prompt}
-    return Task(
-        name, echo, messages, settings(record, defaults, media), defaults.agent, base, named="id" in record, where=where
+    asked = (
+        settings(record, defaults, media)
+        if defaults.agent is None
+        else by_agent(record, defaults, prompt, media.get("video", ()))
     )
-
-
-def checked_text(messages: list[dict[str, Any]], prompt: str, system: str | None) -> None:
-    """Raises UsageError for a text that has no UTF-8 form."""
-    plain_messages([{"role": "user", "content": f"{system or ''}{prompt}"}])
+    return Task(name, echo, messages, asked, defaults.agent, base, named="id" in record, where=where)
 
 
 def sources(kind: str, value: Any) -> list[str]:
@@ -114,19 +126,50 @@ def sources(kind: str, value: Any) -> list[str]:
 
 
 def part(kind: str, source: str, record: Mapping[str, Any], defaults: Defaults) -> dict[str, Any]:
-    stated = {name: record[name] for name in SETTINGS[kind] if name in record}
-    return {"type": kind, kind: source, **defaults.media.get(kind, {}), **stated}
+    """A part of the message, with what the line states of it. Raises UsageError."""
+    stated = sharpness(kind, {name: record[name] for name in SETTINGS[kind] if name in record})
+    return {"type": kind, kind: source, **medium(kind, source, stated, defaults)}
+
+
+def medium(kind: str, source: Any, stated: Mapping[str, Any], defaults: Defaults) -> dict[str, Any]:
+    """The settings of a video or an image over the defaults, which say nothing of frames whose number is stated. Raises UsageError."""
+    given = defaults.media.get(kind, {})
+    left = {name: value for name, value in given.items() if name not in RATE or "nframes" not in stated}
+    found = {**left, **stated}
+    if stated:  # the defaults alone were checked
+        check_medium(kind, source, found)
+    return found
 
 
 def settings(record: Mapping[str, Any], defaults: Defaults, media: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a line over the defaults. Raises UsageError where the agent has none of that name."""
-    stated = {name: record[name] for name in ANSWER if name in record}
-    if defaults.agent is None:
-        return {**defaults.settings, **stated}
-    wrong = [name for name in record if name in (*ANSWER, *MEDIA, "system", "image") and name not in BY_AGENT]
-    if wrong or "video" not in media:
-        raise UsageError(f"the agent takes no {wrong[0]}" if wrong else "the agent needs a video")
+    """The settings of a line over the defaults. Raises UsageError, also for one that says nothing of what the line names."""
+    idle = [name for name in MEDIA if name in record and not any(name in SETTINGS[kind] for kind in media)]
+    if idle:
+        about = "videos and images" if idle[0] in SETTINGS["image"] else "videos"
+        raise UsageError(f"{idle[0]} is about {about}, and the line names none")
+    return over(defaults.settings, {name: record[name] for name in ANSWER if name in record})
+
+
+def by_agent(record: Mapping[str, Any], defaults: Defaults, prompt: str, videos: Sequence[str]) -> dict[str, Any]:
+    """The settings of a line that the agent answers. Raises UsageError where the agent has none of that name, or has limits."""
+    for name in record:
+        if name in (*ANSWER, *MEDIA, "system", "image") and name not in BY_AGENT:
+            raise UsageError(f"the agent takes no {name}")
+    if not 1 <= len(set(videos)) <= MOST_VIDEOS:
+        raise UsageError(f"the agent needs a video, and takes {MOST_VIDEOS} at most: the line names {len(set(videos))}")
+    if len(prompt) > QUESTION:
+        raise UsageError(f"prompt has {len(prompt):,} characters; the agent takes {QUESTION:,} at most")
+    stated = {name: record[name] for name in BY_AGENT if name in record}
+    over({}, stated)
     return {**defaults.settings, **stated}
+
+
+def over(defaults: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of Model.stream over the defaults. Raises UsageError."""
+    found = {**defaults, **stated}
+    if stated:  # the defaults alone were checked
+        check_settings(found)
+    return found
 
 
 def of_request(record: Mapping[str, Any], defaults: Defaults, base: str, where: str) -> Task:
@@ -134,39 +177,41 @@ def of_request(record: Mapping[str, Any], defaults: Defaults, base: str, where: 
     if defaults.agent is not None:
         raise UsageError("the agent does not answer requests of the Batch API: leave --agent out")
     name, given, stated = batch_api.request(record)
-    messages = []
+    check_texts(defaults.system)
+    messages: list[dict[str, Any]] = []
     for message in plain_messages(given if given is not None else ()):
-        content = [{"type": p.kind, p.kind: p.value, **p.settings} for p in message.parts]
+        content = [of_part(p, defaults) for p in message.parts]
         calls = [{"name": called, "arguments": arguments} for called, arguments in message.calls]
         messages.append({"role": message.role, "content": content} | ({"tool_calls": calls} if calls else {}))
+    if defaults.system and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": defaults.system})
     model = record["body"].get("model")
-    shown_model = {"model": model} if isinstance(model, str) else {}
-    task = Task(
-        name,
-        shown_model,
-        messages,
-        {**defaults.settings, **stated},
-        None,
-        base,
-        batch_api=True,
-        named=True,
-        where=where,
-    )
+    echo, asked = {"model": model} if isinstance(model, str) else {}, over(defaults.settings, stated)
+    task = Task(name, echo, messages, asked, None, base, batch_api=True, named=True, where=where)
     for kind, source in task.sources():
         if not isinstance(source, str) or not source:
             raise UsageError(f"the {kind} is {shown(source)}; it must be a path or a data: URI")
     return task
 
 
+def of_part(part: Part, defaults: Defaults) -> dict[str, Any]:
+    """A part of a request over the defaults of its kind. Raises UsageError."""
+    try:
+        return {"type": part.kind, part.kind: part.value, **medium(part.kind, part.value, part.settings, defaults)}
+    except UsageError as error:
+        raise UsageError(f"{part.where}: {error}") from None
+
+
 def checked(tasks: Iterable[Task]) -> Sequence[Task]:
-    """The tasks as a list. Raises UsageError where two have one id."""
+    """The tasks as a list. Raises UsageError where two have one id, and one of them states it."""
     found: list[Task] = []
-    first: dict[str, str] = {}
+    first: dict[str, Task] = {}
     for task in tasks:
         checkpoint()
         if len(found) >= MOST:
             raise UsageError(f"there are more than {MOST:,} inputs: give them in several batches")
-        if task.named and first.setdefault(task.id, task.where) != task.where:
-            raise UsageError(f"{task.where}: the id {shown(task.id)} is that of {first[task.id]}, too")
+        other = first.setdefault(task.id, task)
+        if other is not task and (task.named or other.named):
+            raise UsageError(f"{task.where}: the id {shown(task.id)} is that of {other.where}, too")
         found.append(task)
     return found

@@ -74,24 +74,31 @@ class File:
 
 
 class Journal:
-    """The output file, locked. Raises UsageError, DiskError (another batch writes it).
+    """The output file and its hidden file, locked. Raises UsageError, DiskError (another process writes one of them).
 
     put(index, line): the line of input `index`. held: offset and size of lines in the hidden file whose turn has not come.
     """
 
     def __init__(self, name: str) -> None:
-        self.name = name
-        self.main = File(check_place(name), name)  # through a link: what it points to
+        self.name, place = name, check_place(name)  # through a link: what it points to
+        made = not place.exists()
         self.next, self.held = 0, dict[int, tuple[int, int]]()
         self.notes: list[str] = []
         self._synced = time.monotonic()
-        try:
-            with disk(name):
-                self._note(lock(self.main.fd, name))
+        with contextlib.ExitStack() as opened:
+            self.main = File(place, name)
+            opened.callback(self.main.close)
+            self._note(lock(self.main.fd, name))
             self.ahead = File(partial_path(name), name)
-        except BaseException:
-            self.main.close()
-            raise
+            opened.callback(self.ahead.close)
+            self._note(lock(self.ahead.fd, name))  # unfinished files of other commands have such names, too
+            opened.pop_all()
+        # What goes at the end if it is of no use: of files that were there before nothing, until `keep` has taken over what they hold.
+        self._spare = [file for file, new in ((self.ahead, not self.ahead.end), (self.main, made)) if new]
+
+    def called(self, file: File) -> str:
+        """The name of the output or of its hidden file, for messages about what is in it."""
+        return self.name if file is self.main else str(file.path)
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +107,7 @@ class Journal:
         try:
             self.sync()
         except DiskError:
+            self._spare = [file for file in self._spare if not file.end]  # the disk may have no other copy of its lines
             if error is None:
                 raise
         finally:
@@ -107,11 +115,10 @@ class Journal:
 
     def close(self) -> None:
         """Closes and unlocks. The hidden file goes once nothing in it waits, and an output that never had a line, too."""
-        with contextlib.suppress(OSError):
-            if not self.held:
-                os.unlink(self.ahead.path)
-            if not self.main.end and not self.held:
-                os.unlink(self.main.path)
+        for file in self._spare if not self.held else ():
+            if file is self.ahead or not self.main.end:
+                with contextlib.suppress(OSError):
+                    os.unlink(file.path)
         self.ahead.close()
         self.main.close()
 
@@ -150,6 +157,7 @@ class Journal:
             self.main.cut(size)
         self.next = first
         self.forward()
+        self._spare = [self.ahead, self.main]
 
     def sync(self) -> None:
         """Flushes what is new to the disk. Raises DiskError."""

@@ -102,13 +102,13 @@ def found(journal: Journal, asked: set[str]) -> tuple[dict[str, dict[str, Line]]
             checkpoint()
             if not data.endswith(b"\n"):
                 if not (number > 1 or BEGIN.startswith(data[: len(BEGIN)])):
-                    raise other(journal, number)
+                    raise other(journal, file, number)
                 cuts.append((file, at))
                 break
             key, line = read(journal, file, number, at, data)
             if key not in asked:
                 raise UsageError(
-                    f"{journal.name} line {number} is of another input, prompt, setting or model ({shown(json.loads(data).get('id'))}): "
+                    f"{journal.called(file)} line {number} is of another input, prompt, setting or model ({shown(json.loads(data).get('id'))}): "
                     "write to another file, or remove this one"
                 )
             if line.content not in lines[key] or lines[key][line.content].passing:
@@ -125,11 +125,11 @@ def read(journal: Journal, file: File, number: int, at: int, data: bytes) -> tup
         if not (data.startswith(BEGIN) and content and isinstance(error, dict | None)):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise other(journal, number) from None
+        raise other(journal, file, number) from None
     return asked, Line(file, at, len(data), content, error)
 
 
-def other(journal: Journal, number: int) -> UsageError:
+def other(journal: Journal, file: File, number: int) -> UsageError:
     return UsageError(
-        f"{journal.name} line {number} was not written by `ivlite batch`: write to another file, or remove this one"
+        f"{journal.called(file)} line {number} was not written by `ivlite batch`: write to another file, or remove this one"
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from ivlite import files
 from ivlite.errors import IvliteError
-from ivlite.media.source import is_base64, local_path
+from ivlite.media.source import is_base64, is_file, local_path, uri
 
 FORM = 1  # of lines: raised where the same question gives another line
 SIZE = 8  # bytes of each of the two digests in a line
@@ -57,10 +57,11 @@ class Task:
         return {source: self.path(source) for source in named}
 
     def path(self, source: str) -> str:
-        """The absolute path of a file; a file: URI as it is."""
-        if source[:5].lower() == "file:" or "\0" in source:
+        """The absolute path of a file; a URI as it is."""
+        if "\0" in source:
             return source
-        return os.path.normpath(os.path.join(self.base, os.fsdecode(files.expanded(source))))
+        path = os.path.normpath(os.path.join(self.base, os.fsdecode(files.expanded(source))))
+        return source if uri(source) and not is_file(path) else path
 
     def content(self, report: Callable[[int, int], object] | None = None) -> str:
         """A digest of what the files hold now; one that cannot be read counts as such. Raises Stopped."""

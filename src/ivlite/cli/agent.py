@@ -76,8 +76,8 @@ def add_parser(commands):
 
 def check(args):
     """Raises UsageError or MediaError for contradictory arguments and videos that cannot be found."""
-    if args.quiet and args.verbose:
-        raise UsageError("--quiet and --verbose contradict each other")
+    if args.library is not None and args.no_store:
+        raise UsageError("--no-store keeps nothing, and reads nothing of a library: leave --library or --no-store out")
     if args.resume and args.question is None and not re.fullmatch("[0-9a-f]{1,8}", args.resume):
         args.resume, args.question = "", args.resume  # a question where the run may stand
     if args.resume is None and not args.video:

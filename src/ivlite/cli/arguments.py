@@ -257,7 +257,13 @@ def add_machine(group):
         group.add_argument(name, choices=choices, default=choices[0], help=text)
     add_shared(group, "--threads", "--device")
     group.add_argument("--no-store", action="store_true",
-                       help="keep nothing for later commands, and use nothing that is kept (see `ivlite sessions`)")  # fmt: skip
+                       help="keep nothing of videos for later commands, and use nothing that is kept (see `ivlite sessions`)")  # fmt: skip
+
+
+def given(args, name):
+    """Whether a setting is on the command line: 0 is one that is, too."""
+    value = getattr(args, name)
+    return value is not None and value is not False
 
 
 def check_media(args, later=()):
@@ -268,7 +274,7 @@ def check_media(args, later=()):
     media = args.media or []
     kinds = {kind for kind, _ in media}
     for name in (*VIDEO_ONLY, "budget", "dedupe") if "video" not in kinds else ():
-        if name not in later and getattr(args, name) not in (None, False):
+        if name not in later and given(args, name):
             raise UsageError(f"--{name.replace('_', '-')} is about videos, and there is no --video")
     for name in PIXELS if not media else ():
         if name not in later and getattr(args, name) is not None:
@@ -288,8 +294,6 @@ def check_answer(args):
     """Raises UsageError for settings of an answer that mean nothing without others."""
     if args.tool_choice not in ("auto", "none") and not args.tools:
         raise UsageError("--tool-choice is about tools, and there are no --tools")
-    if args.quiet and args.verbose:
-        raise UsageError("--quiet and --verbose contradict each other")
 
 
 def media_parts(args):

@@ -6,7 +6,7 @@ import sys
 
 from ivlite.cli import arguments, json_line, printable, say, videos
 from ivlite.cli.progress import Progress, display, seconds
-from ivlite.errors import MediaError, Stopped, UsageError
+from ivlite.errors import Stopped, UsageError
 
 LIST_LIMIT = 1 << 30  # bytes of a list of inputs
 EPILOG = """\
@@ -99,7 +99,7 @@ def check(args):
         raise UsageError(f"there are no inputs: {named}")
     wrong = NOT_BY_AGENT if args.agent else BY_AGENT
     for name in wrong:
-        if getattr(args, name) not in (None, False):
+        if arguments.given(args, name):
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(
                 f"{flag} is not for the agent: leave it out"
@@ -132,7 +132,9 @@ def defaults(args):
         settings = {"temperature": args.temperature or 0.0, "seed": args.seed, "verify": not args.no_verify}
         return Defaults(args.prompt, None, settings, agent={name: n for name, n in budget.items() if n is not None})
     args.max_new_tokens = args.max_new_tokens or NEW_TOKENS
-    settings = {name: value for name, value in arguments.answer_settings(args).items() if value not in (None, False)}
+    settings = {
+        k: value for k, value in arguments.answer_settings(args).items() if value is not None and value is not False
+    }
     part = arguments.media_part(args, "video", "", (*arguments.VIDEO_ONLY, *arguments.PIXELS))
     pixels = {name: part[name] for name in arguments.PIXELS if name in part}
     part = {name: value for name, value in part.items() if name not in ("type", "video")}
@@ -143,10 +145,11 @@ def tasks_of(args):
     """The inputs as Tasks. Raises UsageError, MediaError for a folder or pattern without videos."""
     from ivlite.batch import inputs
 
-    given, here = defaults(args), os.getcwd()
+    given, here = defaults(args), working_folder()
+    inputs.check(given)
     lists = [(word, here) for word in dict.fromkeys(args.videos) if word == "-"]
     if args.inputs is not None:
-        lists.append((args.inputs, here if args.inputs == "-" else os.path.dirname(os.path.abspath(args.inputs))))
+        lists.append((args.inputs, here if args.inputs == "-" else os.path.dirname(os.path.join(here, args.inputs))))
     if [word for word, _ in lists].count("-") > 1:
         raise UsageError("standard input is named twice")
 
@@ -159,22 +162,29 @@ def tasks_of(args):
     found = inputs.checked(all_of_them())
     if not found:
         raise UsageError(f"there are no inputs: {'standard input' if lists[0][0] == '-' else lists[0][0]} is empty")
+    if args.prompt is not None and all(task.batch_api for task in found):
+        raise UsageError(
+            "--prompt plays no part: each input is a request of the Batch API, which asks something itself; leave it out"
+        )
     return found
+
+
+def working_folder():
+    """The folder that relative paths start from, "" where it was removed: absolute paths need none."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
 
 
 def named(words):
     """The files that words name, as they name them; each once."""
-    from ivlite.media import folders
-
     found = []
     for word in words:
         if word == "-":
             continue
         if os.path.isdir(word):
-            inside = sorted(os.path.join(word, os.path.relpath(path, word)) for path in folders.inside(word))
-            if not inside:
-                raise MediaError(f"folder {word} has no video files in it: name the files")
-            found += inside
+            found += [os.path.join(word, os.path.relpath(path, word)) for path in videos.in_folder(word)]
         elif videos.is_glob(word):
             found += videos.matching(word)
         else:
@@ -296,7 +306,9 @@ def machine_of(args):
     from ivlite.batch.answering import Machine
     from ivlite.gguf import SHIPPED, located
 
-    path = args.model if args.model in SHIPPED else os.path.abspath(located(args.model))
+    path = (
+        args.model if args.model in SHIPPED else os.path.normpath(os.path.join(working_folder(), located(args.model)))
+    )
     settings = {name: getattr(args, name) for name in ("device", "threads", "context", "kv", "vit", "load")}
     return Machine({"path": path, **settings}, args.parallel)
 

@@ -62,7 +62,7 @@ def add_parser(commands):
     add("--end", type=arguments.moment, metavar="TIME", help="only before this time")
     videos.add_library(what)
     sight = parser.add_argument_group("by sight, with a MODEL")
-    sight.add_argument("--least", type=arguments.number(0, 1), default=LEAST, metavar="P",
+    sight.add_argument("--least", type=arguments.number(0, 1), metavar="P",
                        help=f"least probability of what is printed (default: {LEAST})")  # fmt: skip
     sight.add_argument(
         "--max-wait", type=arguments.duration, metavar="TIME", help="look no longer than this, as 90, 5m or 1:30:00"
@@ -98,6 +98,12 @@ def run(args):
         raise UsageError("say what to find: ivlite find QUERY [VIDEO ...]")
     if args.end is not None and args.end <= (args.start or 0):
         raise UsageError(f"--end ({args.end:g} s) must come after --start ({args.start or 0:g} s)")
+    if model is None:
+        videos.check_unused(
+            args,
+            ("least", "max_wait", "budget"),
+            "sight, and there is no MODEL: name one before QUERY, or leave the option out",
+        )
     query, paths = words[0], videos.expanded(map(arguments.path, words[1:]))
     if args.sheet:
         from ivlite.output import check_outputs
@@ -197,7 +203,8 @@ class Search:
         finally:
             if progress:
                 progress.clear()
-        good = sorted((span for span in seen if span.score >= self.args.least), key=lambda span: -span.score)
+        least = LEAST if self.args.least is None else self.args.least
+        good = sorted((span for span in seen if span.score >= least), key=lambda span: -span.score)
         if seen and not good and not self.args.quiet:
             best = max(span.score for span in seen)
             say(

@@ -9,6 +9,7 @@ from ivlite.cli.progress import Progress, display, seconds
 from ivlite.errors import MediaError, Stopped, UsageError
 
 BUDGET = 1024  # vision tokens of a segment
+MADE = ("no_captions", "speech", "again", "budget", "max_wait")  # settings of what is remembered
 LISTED = {
     "subtitles": "line of subtitles",
     "speech": "line of speech",
@@ -102,9 +103,14 @@ def check(args, model, words):
     """Raises UsageError for contradictory arguments."""
     if args.list and args.forget:
         raise UsageError("--list and --forget contradict each other")
+    if args.list and (model or words):
+        raise UsageError("--list takes no files")
+    if args.forget and model:
+        raise UsageError(f"--forget removes videos, and {model} is a model: leave it out")
+    if args.list or args.forget:
+        action = "--list only lists" if args.list else "--forget only removes"
+        videos.check_unused(args, MADE, f"indexing, and {action}: leave the option out")
     if args.list:
-        if model or words:
-            raise UsageError("--list takes no files")
         return
     if not words:
         raise UsageError("name the videos to index: ivlite index model.gguf VIDEO ...")
@@ -112,8 +118,11 @@ def check(args, model, words):
         raise UsageError(
             "descriptions need a model: ivlite index model.gguf VIDEO ..., or --no-captions for texts only"
         )
-    if args.no_captions and (args.again or args.budget is not None):
-        raise UsageError("--again and --budget are about captions, and --no-captions makes none")
+    if args.no_captions and model:
+        raise UsageError(f"--no-captions needs no model, and {model} is one: leave one of them out")
+    if args.no_captions:
+        used = ("no_store", "threads") if args.speech else ("no_store",)
+        videos.check_unused(args, ("again", "budget"), "captions, and --no-captions makes none", used)
 
 
 def whisper(args):

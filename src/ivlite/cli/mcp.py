@@ -44,8 +44,6 @@ def add_parser(commands):
 
 
 def run(args):
-    if args.quiet and args.verbose:
-        raise UsageError("--quiet and --verbose contradict each other")
     if args.port is not None and args.transport == "stdio":
         raise UsageError("--port is of --transport http")
     folders = [folder(path) for path in args.root]

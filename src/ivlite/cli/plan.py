@@ -70,25 +70,24 @@ def run(args):
     system = [{"role": "system", "content": args.system}] if args.system else []
     messages = [*system, {"role": "user", "content": content}]
     with arguments.called(messages):
-        made = planned(args, messages)
+        made, planner = planned(args, messages)
     if args.json:
         print(json_line(made.as_data()), flush=True)
     else:
         print("\n".join(lines(made)), flush=True)
-    check(made)
+    check(made, planner, args.context is not None)
     return 0
 
 
-def check(made):
-    """Raises ContextError or OutOfMemoryError for a Plan that does not fit."""
+def check(made, planner, stated):
+    """Raises ContextError or OutOfMemoryError for a Plan of a Planner that does not fit. stated: the context was."""
     if not made.fits:
-        advice = " or ".join(setting.flag for setting in made.nearest)
         error = OutOfMemoryError if "of memory are needed" in made.problem else ContextError
-        raise error(f"{made.problem}: {f'use {advice}' if advice else 'ask for less'}")
+        raise error(f"{made.problem}: {planner.advice(made, stated)}")
 
 
 def planned(args, messages):
-    """The Plan of messages for the model file of the command line, whose weights stay on the disk."""
+    """(Plan, Planner) of messages for the model file of the command line, whose weights stay on the disk."""
     from ivlite import prompt
     from ivlite.gguf import GGUFFile
     from ivlite.loading import FloatVision, chosen_device, understood
@@ -107,10 +106,11 @@ def planned(args, messages):
         draft = prompt.draft(messages, tokenizer, config, enable_thinking=args.think)
         store = None if args.no_store else user_store(lambda warning: say("warning", warning))
         keeper = store and store.keeper_of(weights, config, operations, args.kv)
-        return planner.ask(
+        made = planner.ask(
             draft, args.budget, room, args.max_new_tokens, args.max_wait, args.memory, args.dedupe,
             keeper and keeper.foreseen,
         )  # fmt: skip
+        return made, planner
 
 
 def clock(value):

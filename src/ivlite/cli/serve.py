@@ -68,8 +68,6 @@ def key(text):
 
 
 def run(args):
-    if args.quiet and args.verbose:
-        raise UsageError("--quiet and --verbose contradict each other")
     try:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401

@@ -1,10 +1,9 @@
 """`ivlite sessions`: what is stored of earlier prompts, and how to remove it."""
 
 import argparse
-import json
 import time
 
-from ivlite.cli import arguments
+from ivlite.cli import arguments, json_line
 from ivlite.errors import SessionFileError, UsageError, sentence
 
 EPILOG = """\
@@ -47,12 +46,12 @@ def run(args):
     store = user_store(lambda warning: say("warning", warning))
     if args.action == "list":
         facts = listing(store)
-        print(json.dumps(facts) if args.json else printable("\n".join(lines(facts))))
+        print(json_line(facts) if args.json else printable("\n".join(lines(facts))))
         return 0
     removed = _removed(store, args.names) if args.action == "remove" else store.clear() if store else []
     size = sum(entry.nbytes for entry in removed)
     if args.json:
-        print(json.dumps({"removed": [entry.name for entry in removed], "bytes": size}))
+        print(json_line({"removed": [entry.name for entry in removed], "bytes": size}))
     else:
         from ivlite.machine import gigabytes
 

@@ -1,5 +1,6 @@
 """Commands about many videos and a library: the model and the files on the command line, folders, warnings."""
 
+import argparse
 import os
 
 from ivlite.cli import arguments, printable, say
@@ -22,11 +23,22 @@ def open_library(args, strict=False, inputs=()):
     from ivlite.files import cache_folder, identity, keep_digests
     from ivlite.library import Library
 
-    keep_digests(cache_folder())  # large files are read once for all commands
+    keep_digests(None if args.no_store else cache_folder())  # large files are read once for all commands
     mine = args.library and identity(args.library)
     if mine and any(path and identity(path) == mine for path in inputs):
         raise UsageError(f"--library {args.library} is also a file that is read: name another one")
     return Library.open(args.library, warn=lambda sentence: say("warning", sentence), strict=strict)
+
+
+def check_unused(args, names, why, used=("no_store",)):
+    """Raises UsageError for a setting that is given and means nothing: one of `names`, or of the machine but those in `used`."""
+    machine = argparse.ArgumentParser()
+    arguments.add_machine(machine)
+    defaults = dict.fromkeys(names) | vars(machine.parse_args([]))
+    for name, default in defaults.items():
+        value = getattr(args, name)
+        if name not in used and value is not False and value != default:
+            raise UsageError(f"--{name.replace('_', '-')} is about {why}")
 
 
 class Loaded:
@@ -68,36 +80,47 @@ def with_model(words):
 
 def expanded(paths):
     """The video files that paths name; folders stand for those in them, at any depth. Raises MediaError for none."""
-    from ivlite.media.folders import inside
     from ivlite.media.source import local_path
 
     found = []
     for path in paths:
-        if os.path.isdir(path):
-            videos = sorted(inside(path))
-            if not videos:
-                raise MediaError(f"folder {path} has no video files in it: name the files")
-            found += videos
-        else:
-            found.append(local_path(path, "video")[0])
+        found += in_folder(path) if os.path.isdir(path) else [local_path(path, "video")[0]]
     return list(dict.fromkeys(found))
 
 
+def in_folder(folder):
+    """The videos in a folder, at any depth; warns of what is passed over. Raises MediaError for none."""
+    from ivlite.files import reason
+    from ivlite.media.folders import inside
+
+    try:
+        found = sorted(inside(folder, lambda sentence: say("warning", one_line(sentence))))
+    except OSError as error:
+        raise MediaError(f"folder {folder} cannot be read: {reason(error)}") from None
+    if not found:
+        raise MediaError(f"folder {folder} has no video files in it: name the files")
+    return found
+
+
 def is_glob(word):
-    """Whether a word is a pattern of names: it has *, ? or [ and is the name of no file."""
-    return any(c in word for c in "*?[") and not os.path.lexists(word)
+    """Whether a word is a pattern of names: it has *, ? or [ and is no address, nor the name of a file."""
+    if not any(c in word for c in "*?[") or os.path.lexists(word):
+        return False
+    from ivlite.media.source import uri
+
+    return not uri(word)
 
 
 def matching(pattern):
     """The files that a pattern names, by name; `*` without an ending of its own names videos alone. Raises MediaError for none."""
     import glob
 
-    from ivlite.media.folders import SUFFIXES
+    from ivlite.media.folders import kind_of
 
     found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
     end = os.path.splitext(pattern)[1]
     if not end or any(c in end for c in "*?["):
-        found = [path for path in found if os.path.splitext(path)[1].lower() in SUFFIXES]
+        found = [path for path in found if kind_of(path) == "video"]
     if not found:
         raise MediaError(f"{pattern} matches no {'file' if end else 'video'}: check the pattern")
     return found

@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,48 @@ class Rules:
         return cls(grammar(response_format), tool_calls.allowed(tools, tool_choice, parallel_tool_calls), budget)
 
 
+def check_rules(rules: Rules) -> None:
+    """Raises UsageError for a JSON schema or a regular expression that no model can follow; one that a certain model cannot passes.
+
+    Grammars in Lark's form may name tokens of a model, and pass.
+    """
+    asked = [] if rules.answer is None or rules.answer[0] == "lark" else [(NAMES[rules.answer[0]], part(*rules.answer))]
+    for name, schema in rules.calls.functions if rules.calls else ():
+        asked.append((of_tool(name), {"json_schema": schema}))
+    for named, grammar in asked:
+        refuse(named, fault(as_text([grammar], named)))
+
+
+@lru_cache(KEPT)
+def fault(text: str) -> str:
+    """What is wrong with a grammar whatever the tokens are, or ""."""
+    from llguidance import LLMatcher
+
+    return str(deeply(lambda: LLMatcher.validate_grammar(text)))
+
+
+def refuse(named: str, wrong: str) -> None:
+    """Raises UsageError for a grammar with which something is wrong."""
+    if wrong:
+        raise UsageError(f"the {named} cannot be used: {_line(wrong)}")
+
+
+def of_tool(name: str) -> str:
+    """What a message calls the grammar of a tool's arguments."""
+    return f"JSON schema of the tool {shown(name, 60)}"
+
+
+def as_text(parts: list[dict[str, Any]], named: str) -> str:
+    """A grammar as llguidance reads it. Raises UsageError for what is no JSON, or too long."""
+    try:
+        text = json.dumps({"grammars": parts})
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"the {named} is not JSON: {error!s:.200}") from None
+    if len(text) > LARGEST:
+        raise UsageError(f"the {named} has {len(text):,} characters; {LARGEST:,} are the most")
+    return text
+
+
 class Grammars:
     """The samplers of answers of one model. Any thread may call it.
 
@@ -168,7 +211,7 @@ class Vocabulary:
         if may is None or (rules.answer is not None and not may.functions):
             return alone
         for name, schema in may.functions:
-            self._matcher([{"json_schema": schema}], f"JSON schema of the tool {shown(name, 60)}")
+            self._matcher([{"json_schema": schema}], of_tool(name))
         answer = None if rules.answer is None else part(*rules.answer)
         return self._matcher(tool_calls.grammar(may, answer, self.added), "grammar of the tools")
 
@@ -177,17 +220,11 @@ class Vocabulary:
         return self._matcher([part(how, text)], NAMES[how])
 
     def _matcher(self, parts: list[dict[str, Any]], named: str) -> Any:
-        try:
-            text = json.dumps({"grammars": parts})
-        except (TypeError, ValueError, RecursionError) as error:
-            raise UsageError(f"the {named} is not JSON: {error!s:.200}") from None
-        if len(text) > LARGEST:
-            raise UsageError(f"the {named} has {len(text):,} characters; {LARGEST:,} are the most")
+        text = as_text(parts, named)
         read = self._read.get(text)
         if read is None:
             read, wrong = deeply(lambda: reading(self.core, text))
-            if wrong:
-                raise UsageError(f"the {named} cannot be used: {_line(wrong)}")
+            refuse(named, wrong)
             with self._lock:
                 self._read[text] = read
                 while len(self._read) > KEPT or sum(map(len, self._read)) > LARGEST:

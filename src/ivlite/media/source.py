@@ -101,12 +101,19 @@ def named_path(name, kind):
         return name
     if name.startswith("~"):
         return expanded(name)
-    scheme = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):(//)?", name)
-    if scheme and scheme[1].lower() == "file" and name[5:6] == "/":
+    if not (scheme := uri(name)):
+        return name
+    if scheme[1].lower() == "file":
         return uri_path(name[scheme.end() :] if scheme[2] else "/" + name[5:].lstrip("/"), bool(scheme[2]), name, kind)
-    if scheme and (scheme[2] or scheme[1].lower() in ADDRESSES):
-        raise MediaError(f"{kind} {name} is an address, and ivlite does not download: save it and give its path")
-    return name
+    raise MediaError(f"{kind} {name} is an address, and ivlite does not download: save it and give its path")
+
+
+def uri(name):
+    """The match of a URI's scheme (1) and its slashes (2), of a file or a network address; None for a path."""
+    scheme = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):(//)?", name)
+    if scheme and scheme[1].lower() == "file":
+        return scheme if name[5:6] == "/" else None
+    return scheme if scheme and (scheme[2] or scheme[1].lower() in ADDRESSES) else None
 
 
 def uri_path(rest, has_host, name, kind):

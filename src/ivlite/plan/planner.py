@@ -154,9 +154,13 @@ class Planner:
             linear=speeds.linear(tokens - held, held) if speeds else 1.0,
         )  # fmt: skip
 
+    def too_long(self, made):
+        """Whether the prompt of a Plan has more tokens than the context, or the memory that a loaded model left, holds."""
+        return made.prompt_tokens + 1 > made.room and (made.room >= self.context or self.loaded)
+
     def problem(self, made, wait, memory):
         """Why a Plan cannot be followed, with the numbers; "" if it can."""
-        if made.prompt_tokens + 1 > made.room and (made.room >= self.context or self.loaded):
+        if self.too_long(made):
             text = made.prompt_tokens - made.vision_tokens
             holds = "context" if made.room >= self.context else "free memory"
             return (
@@ -239,4 +243,8 @@ class Planner:
         need, longest = made.prompt_tokens + 1, self.config.text.context_length
         if stated and made.room < need <= longest:
             flags.append(f"--context {min(longest, -(-(made.prompt_tokens + made.max_new_tokens) // 256) * 256)}")
-        return f"use {' or '.join(flags)}" if flags else "shorten the text" if not made.videos else "give fewer videos"
+        if flags:
+            return f"use {' or '.join(flags)}"
+        if made.problem and not self.too_long(made):  # a limit of time or memory: weights take both as well
+            return "ask for less"
+        return "give fewer videos" if made.videos else "shorten the text"

@@ -4,6 +4,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
@@ -69,7 +70,8 @@ class Roots:
 
     def _inside(self) -> Iterator[str]:
         for folder in self.folders:
-            yield from (path for path in inside(os.fspath(folder)) if self.allowed(path))
+            with suppress(OSError):  # it cannot be read, which clients are not told
+                yield from (path for path in inside(os.fspath(folder)) if self.allowed(path))
 
 
 def uri_of(path: str) -> str:

@@ -93,7 +93,7 @@ def plan(chat, rest):
     with arguments.called(messages):
         made = chat.session.plan(messages, **settings)
     chat.tell("\n".join(lines(made)))
-    check(made)
+    check(made, chat.model.planner, chat.model.context_stated)
 
 
 # ------------------------------------------------------------------------------------------------ steps back

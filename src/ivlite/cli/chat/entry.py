@@ -126,13 +126,12 @@ def parts(messages, *types):
 
 def media_kind(name):
     """ "video" or "image" if a name is that of an existing file of such a type, else None."""
-    from ivlite.evaluate.dataset import SUFFIXES
+    from ivlite.media.folders import kind_of
     from ivlite.media.source import is_file, named_path
 
     try:
         path = named_path(name, "file")
     except Exception:  # an address, a name that cannot be one
         return None
-    ending = os.path.splitext(path)[1].lower()
-    kind = next((kind for kind, endings in SUFFIXES.items() if ending in endings), None)
+    kind = kind_of(path)
     return kind if kind and is_file(path) else None

@@ -84,9 +84,14 @@ def test_pairs_of_a_batch(grid, sizes):
     medium, told = Medium(range(70), grid), []
     meter = Meter(lambda *args: told.append(args))
     got = list(vision._batches(vision.wanted_media([medium]), meter))
-    assert [len(pairs) for _, pairs in got] == sizes and told == [("decode", 2 * n, 140) for n in range(1, 71)]
+    patches = grid[0] * grid[1]
+    assert [wide for _, _, wide in got] == [min(256, n * patches) for n in sizes]
+    assert [len(pairs) for _, pairs, _ in got] == sizes and told == [("decode", 2 * n, 140) for n in range(1, 71)]
     part, told[:] = list(vision._batches(vision.wanted_media([medium, Medium([1], kind="image")], [65, 0]), meter)), []
-    assert sum(len(pairs) for _, pairs in part) == 6 and medium.began == [0, 65]
+    assert sum(len(pairs) for _, pairs, _ in part) == 6 and medium.began == [0, 65]
+    assert [wide for _, _, wide in part] == [wide for _, _, wide in got][-len(part) + 1 :] + [
+        32
+    ]  # those of whole batches
     assert vision.wanted_media([medium, medium, medium], [69, 70, 0]) == [
         (medium, 69),
         (medium, 0),

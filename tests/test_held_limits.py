@@ -180,7 +180,7 @@ class Runner:
         self.copies.append((shared, capacity))
         return SimpleNamespace(cache=Cache(capacity), held=self.held.copy(shared))
 
-    def foreseen(self, prompt):
+    def foreseen(self, prompt, reading=False):
         return self.held.shared(prompt)
 
 

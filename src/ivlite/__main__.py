@@ -11,10 +11,11 @@ def main():
         signals = Interrupts()  # before the slow imports
     except KeyboardInterrupt:
         return 130
-    from ivlite.cli import command
+    from ivlite.cli import command, drop_unwritten
 
     code = command(sys.argv[1:], signals)
     signals.ignore()
+    drop_unwritten()
     return code
 
 

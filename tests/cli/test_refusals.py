@@ -96,7 +96,7 @@ def test_errors_that_nobody_foresaw_are_a_sentence(error, code, words, monkeypat
         raise error
 
     monkeypatch.setattr(run, "run", fail)
-    monkeypatch.setattr(cli, "_drop_output", lambda: None)
+    monkeypatch.setattr(cli, "_drop", lambda stream: None)
     assert cli.main(["run", "m.gguf"]) == code
     err = capfd.readouterr().err
     assert words in err and "Traceback" not in err and err.count("\n") == 1
@@ -118,7 +118,11 @@ def test_a_prompt_beyond_the_context_is_code_7(toy):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-def test_standard_error_that_cannot_be_written_costs_no_answer(toy):
+@pytest.mark.parametrize(
+    "unbuffered", ["", "1"]
+)  # what a stream could not take, Python tries to write again at its end, or not
+def test_standard_error_that_cannot_be_written_costs_no_answer(toy, monkeypatch, unbuffered):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     asked = ["run", "model.gguf", "Hi", "--max-new-tokens", "2", "--verbose"]
     whole = ivlite(*asked, cwd=toy).stdout
     with open("/dev/full", "w") as full:

@@ -133,7 +133,7 @@ class Output:
         except BrokenPipeError:
             raise
         except OSError as error:
-            _drop_output()
+            _drop(sys.stdout)
             raise OutputError(f"cannot write the output: {reason(error, WRITING, 'write elsewhere')}") from None
 
     def write(self, text):
@@ -204,14 +204,22 @@ def _quiet_pillow():
             warnings.filters.remove(added)
 
 
-def _drop_output():
-    """After a failed write, redirects standard output, so that Python's flush at exit does not fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _drop(stream):
+    """After a failed write, redirects a standard stream, so that Python's flush at exit does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def drop_unwritten():
+    """Drops what standard error could not take, before the process exits: Python's own flush would make its exit code 120."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _drop(sys.stderr)
 
 
 def _pipe_closed():
     """The reader closed the pipe: exits without a message."""
-    _drop_output()
+    _drop(sys.stdout)
     return 0
 
 

@@ -120,9 +120,8 @@ def test_a_prompt_beyond_the_context_is_code_7(toy):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_standard_error_that_cannot_be_written_costs_no_answer(toy, monkeypatch, unbuffered):
-    monkeypatch.setenv(
-        "PYTHONUNBUFFERED", unbuffered
-    )  # without it, Python writes again at its end what a stream could not take
+    # with a buffer, Python writes again at its end what a stream could not take
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     asked = ["run", "model.gguf", "Hi", "--max-new-tokens", "2", "--verbose"]
     whole = ivlite(*asked, cwd=toy).stdout
     with open("/dev/full", "w") as full:

@@ -219,40 +219,6 @@ def test_several_windows_are_asked_apart_and_only_answers_come_in(demo, clip, ap
         assert abs(other.context.session.tokens - tokens) < 60  # no frames
 
 
-def test_ground_returns_ranked_spans_and_what_was_searched(demo, clip, apart):
-    def model(text, parts):
-        if text.startswith("Does the video show"):
-            return 0.9 if parts[0].get("start", 0) < 20 else 0.1
-        return "From 15.2 to 17.0 seconds." if text.startswith("Given the video of duration 30.0 seconds") else None
-
-    with Scripted(demo, [clip], [call("ground", query="a blue square"), finish(ids=["E3"])], model) as agent:
-        answer = agent.ask(ASK)
-    found = results(answer)[1]
-    assert found["scan"] == "E2" and found["every"] == 1.0 and [s["id"] for s in found["spans"]] == ["E3"]
-    span = answer.evidence[2]
-    assert 15.2 <= span.start <= 15.5 and 16.7 <= span.end <= 17.0 and span.score == 0.9
-    assert set(span.frames) <= {n / 5 for n in range(150)}
-
-
-def test_counts_join_what_goes_on_over_a_border(demo, tmp_path, apart):
-    long = film(tmp_path / "long.mp4", seconds=160, rate=2)
-
-    def model(text, parts):
-        if not text.startswith("List the start"):
-            return None
-        start = parts[0]["start"] if "start" in parts[0] else 0
-        return "50.0 - 53.4" if start == 0 else "53.4 - 55.0, 70.0 - 72.0" if start < 100 else "none"
-
-    with Scripted(demo, [long], [call("count", query="a flash"), finish(ids=["E2"])], model) as agent:
-        answer = agent.ask("How many flashes are there?")
-    found = results(answer)[1]
-    assert found["count"] == 2 and [(round(s["start"]), round(s["end"])) for s in found["spans"]] == [
-        (50, 55),
-        (70, 72),
-    ]
-    assert answer.evidence[1].kind == "count" and answer.evidence[1].text == "2 x a flash"
-
-
 def test_verification_reads_logits_and_what_fails_is_kept(demo, clip, apart):
     claims = [{"text": "It is blue", "evidence": ["E2"]}, {"text": "It is green", "evidence": ["E2", "E1"]}]
     replies = [WATCH, finish("It is blue [E2].", claims=claims, confidence="high")]

@@ -1,13 +1,14 @@
 """Tools that search frames: `ground` (where something is seen) and `count` (how often).
 
 Both go through a range of the video in segments, each in a conversation of its own. A segment that shows what is wanted is
-asked for its times, in the authors' form; what it names is looked at again, wider and more closely, and ranked by how probable
-the model finds it.
+gone through again in windows of a few frames, and those of them that show it are asked for times, in the authors' form: among many
+frames a model tells well whether something is shown, but not when. What a window names is looked at again, wider and more closely,
+and ranked by how probable the model finds it.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ivlite.agent import say
@@ -19,18 +20,39 @@ from ivlite.agent.looks import within_time
 
 RATE = 1.0  # frames a second of a search, where the budget allows
 SEGMENT = 64  # frames of one
-SHARE = 0.5  # of the frames that are left, for one search
+WINDOW = 8  # frames of a window of it that is asked for times
+SHARE = 0.5  # of the frames that are left, for one search: its windows take no more than that again
 LIKELY = 0.2  # p(yes) from which a segment is asked for times, and what a closer look shows is found
-EVEN = 0.5  # p(yes) from which a segment is found that no times are named of: the whole of it
+EVEN = 0.5  # p(yes) from which a window counts, and from which a segment is found that no times are named of: the whole of it
 SPANS = 5  # that are returned, at most
 CANDIDATES = 8  # that are looked at again, at most
 AGAIN = Detail(16, 1.0)  # of the second look
 WIDER = 0.5  # of its length, by which a span is widened on each side; a second at least
-GAP = 1.5  # distances of frames, below which two spans are one
+GAP = 2.0  # distances of frames, below which two spans are one: no frame lies between them
+ON_SCREEN = 0.001  # seconds after a frame's time, which is kept in milliseconds, when it is the one on screen
 ROUNDING = 0.06  # seconds by which a mark, which has one decimal, may be off
-NEW_TOKENS = 48  # of times
 NUMBER = r"[0-9]{1,6}(\.[0-9])?"
 TIMES = rf"none|{NUMBER} - {NUMBER}(, {NUMBER} - {NUMBER}){{0,11}}"  # what a count answers
+
+
+@dataclass(frozen=True)
+class Form:
+    """How times are asked for.
+
+    least: p(yes) from which a window shows something. most: of the times that are named, how many count. whole: where none are named,
+    all that was shown counts.
+    """
+
+    text: str
+    new_tokens: int
+    least: float
+    most: int | None = None
+    whole: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+FIRST = Form(say.GROUND, 48, LIKELY, most=1, whole=True)
+EVERY = Form(say.COUNT, 160, EVEN, settings={"response_format": {"type": "regex", "pattern": TIMES}})
 
 
 @dataclass(frozen=True)
@@ -95,27 +117,48 @@ def ground(case: Case, arguments: Mapping[str, Any]) -> Found:
     scan = case.seen(film, [t for part in parts for t in part.frames], text=f"searched for: {query}")
     every, named = spacing(parts), list[Span]()
     for part in parts:
-        named += _named(case, film, part, query)
+        named += _spans(case, film, part, query, FIRST)
     best = sorted(merged(named, GAP * every), key=lambda span: -span.score)[:CANDIDATES]
     found = [e for span in best if (e := _again(case, film, span, query)) is not None]
     found.sort(key=lambda e: -(e.score or 0.0))
     return Found(say.spans(scan, every, found[:SPANS], case.several), evidence=(scan, *found))
 
 
-def _named(case: Case, film: Film, part: Segment, query: str) -> list[Span]:
-    """What a segment names, with the probability that it shows it; nothing where that is small."""
-    shown = [film.part(part.start, part.end, part.count)]
+def _spans(case: Case, film: Film, part: Segment, query: str, form: Form, least: float = LIKELY) -> list[Span]:
+    """The spans of a segment that show what is wanted; none where it is improbable that it does.
+
+    least: the probability from which it does. A long segment that does is gone through in windows, which decide.
+    """
     with Apart(case) as aside:
+        shown = [film.part(part.start, part.end, part.count)]
         probability = aside.odds(shown, say.SHOWN.format(query=query))
-        if probability < LIKELY:
+        if probability < least:
             return []
-        text = say.GROUND.format(duration=film.duration, query=query)
-        reply = aside.ask(shown, text, max_new_tokens=NEW_TOKENS)
-    times = spans_of(reply.text, part.start, part.end)
-    if not times and probability < EVEN:  # neither is sure
+        if not (closer := windows(case, film, part)):
+            text = form.text.format(query=query, duration=film.duration)
+            reply = aside.ask(shown, text, max_new_tokens=form.new_tokens, **form.settings)
+    if closer:
+        return [span for window in closer for span in _spans(case, film, window, query, form, form.least)]
+    times = spans_of(reply.text, part.start, part.end)[: form.most]
+    if not times and form.whole and probability >= EVEN:  # one of the two is sure
+        times = [(part.start, part.end)]
+    return [Span(marked(film, part.frames, a, b), probability) for a, b in times]
+
+
+def windows(case: Case, film: Film, part: Segment) -> list[Segment]:
+    """The frames of a segment in windows of WINDOW; none of a short one, or where time does not suffice to look again."""
+    if part.count <= WINDOW:
         return []
-    a, b = times[0] if times else (part.start, part.end)
-    return [Span(marked(film, part.frames, a, b), probability)]
+    wait = case.spent.wait()
+    if wait is not None and within_time(case, film, part.start, part.end, part.count, 1.0, wait) < part.count:
+        return []
+    case.looks_at(film, part.frames)
+    out = []
+    for n in range(0, part.count, WINDOW):
+        frames = part.frames[n : n + WINDOW]
+        start, end = frames[0] + ON_SCREEN, frames[-1] + 2 * ON_SCREEN
+        out.append(Segment(start, end, len(frames), film.shown(start, end, len(frames))))
+    return out
 
 
 def _again(case: Case, film: Film, span: Span, query: str) -> Evidence | None:
@@ -136,7 +179,7 @@ def _again(case: Case, film: Film, span: Span, query: str) -> Evidence | None:
         if score < LIKELY:
             return None
         text = say.GROUND.format(duration=film.duration, query=query)
-        closer = spans_of(aside.ask(shown, text, max_new_tokens=NEW_TOKENS).text, a, b)
+        closer = spans_of(aside.ask(shown, text, max_new_tokens=FIRST.new_tokens).text, a, b)
     inside = marked(film, times, *(closer[0] if closer else (start, end)))
     return case.add(film, "frames", inside[0], inside[-1], frames=inside, text=query, score=score)
 
@@ -164,15 +207,7 @@ def count(case: Case, arguments: Mapping[str, Any]) -> Found:
     every, spans = spacing(parts), list[Span]()
     scan = case.seen(film, [t for part in parts for t in part.frames], kind="count", text=query)
     for part in parts:
-        shown = [film.part(part.start, part.end, part.count)]
-        with Apart(case) as aside:
-            if aside.odds(shown, say.SHOWN.format(query=query)) < LIKELY:
-                continue
-            reply = aside.ask(
-                shown, say.COUNT.format(query=query), max_new_tokens=160,
-                response_format={"type": "regex", "pattern": TIMES},
-            )  # fmt: skip
-        spans += [Span(marked(film, part.frames, a, b)) for a, b in spans_of(reply.text, part.start, part.end)]
+        spans += _spans(case, film, part, query, EVERY)
     found = []
     for span in merged(spans, GAP * every):
         inside = span.frames

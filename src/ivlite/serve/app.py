@@ -47,11 +47,19 @@ class Handled:
         self.service, self.path, self.endpoints = service, path, endpoints
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        http, status = HttpRequest(scope, receive, send), 0  # 0: nothing was sent yet
+        http, status, counted = HttpRequest(scope, receive, send), 0, False  # 0: nothing was sent yet
+
+        def count() -> None:
+            nonlocal counted
+            if not counted:
+                self.service.metrics.add("ivlite_requests_total", path=self.path, status=str(status))
+            counted = True
 
         async def seen(message: Any) -> None:
             nonlocal status
             status = message.get("status", status)
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                count()  # before its client can know that it has ended
             await send(message)
 
         try:
@@ -62,9 +70,9 @@ class Handled:
             refused = self.service.told(http, error)
             begun, status = status, status or refused.status
             if not begun and status != LEFT:
-                await Json(refused.body(scope["request_id"]), status, refused.headers)(scope, receive, send)
+                await Json(refused.body(scope["request_id"]), status, refused.headers)(scope, receive, seen)
         finally:
-            self.service.metrics.add("ivlite_requests_total", path=self.path, status=str(status))
+            count()
 
 
 def no_such(http: HttpRequest, error: Exception) -> Response:

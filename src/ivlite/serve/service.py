@@ -82,10 +82,10 @@ class Service:
         yield
 
     def _ended(self, work: Work) -> None:
-        self.open -= 1
         self._seconds += 0.2 * (time.monotonic() - work.began - self._seconds)
         if isinstance(work.reply, Reply):
             self.metrics.answered(work.reply)
+        self.open -= 1
 
     @contextmanager
     def opened(self, asked: Request, work: Work, client: str) -> Iterator[Any]:

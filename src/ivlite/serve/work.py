@@ -67,8 +67,12 @@ class Work:
                         self._add(piece)
         except BaseException as error:
             self.error = error
+        self._tell(self._finish)
+
+    def _finish(self) -> None:
+        """In the event loop, so that whoever sees it done sees it counted, too."""
         self.done = True
-        self._tell(self._ended)
+        self._ended()
 
     def _add(self, piece: Any) -> None:
         with self._lock:
@@ -83,9 +87,9 @@ class Work:
 
     def _tell(self, then: Callable[[], object] | None) -> None:
         def told() -> None:
-            self._news.set()
             if then is not None:
                 then()
+            self._news.set()
 
         try:
             self._loop.call_soon_threadsafe(told)

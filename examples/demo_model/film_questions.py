@@ -20,49 +20,63 @@ WORDINGS = {
     "way": (
         ["Which way does the {n} move?", "In which direction does the {n} go?", "Where does the {n} move?",
          "How does the {n} move in the {f}?", "Tell me the direction of the {n}.", "Where does the {n} go in the {f}?",
-         "Which way does the {n} go in this {f}?", "Tell me where the {n} goes."],
+         "Which way does the {n} go in this {f}?", "Tell me where the {n} goes.", "Tell me how the {n} moves.",
+         "Tell me in which direction the {n} goes.", "What is the direction of the {n}?", "Where does the {n} go?",
+         "Tell me the way that the {n} moves in the {f}."],
         ["In which direction does the {n} move?", "Which way does the {n} go?", "Tell me which way the {n} moves."],
     ),
     "when": (
         ["When does the {n} appear?", "At what time does the {n} appear?", "When can I see the {n}?",
          "Tell me when the {n} appears in the {f}.", "When does the {n} show up?", "When do you see the {n} in the {f}?",
-         "At what time does the {n} show up in this {f}?", "Find the {n}."],
+         "At what time does the {n} show up in this {f}?", "Find the {n}.", "Tell me at what time the {n} appears.",
+         "Tell me when you see the {n} in this {f}.", "When is the {n} in the picture?"],
         ["Tell me when the {n} shows up.", "At what time can I see the {n}?", "When does the {n} appear in this {f}?"],
     ),
     "order": (
         ["Which comes {o}, the {a} or the {b}?", "What appears {o}, the {a} or the {b}?",
          "Which one comes {o}: the {a} or the {b}?", "Tell me which appears {o}, the {a} or the {b}.",
-         "What do you see {o} in the {f}, the {a} or the {b}?", "Does the {a} or the {b} come {o}?"],
+         "What do you see {o} in the {f}, the {a} or the {b}?", "Does the {a} or the {b} come {o}?",
+         "Which comes {o}: the {a} or the {b}?", "What appears {o} in the {f}: the {a} or the {b}?",
+         "Tell me what you see {o}: the {a} or the {b}.", "Tell me what appears {o} in this {f}, the {a} or the {b}.",
+         "The {a} or the {b}: which comes {o}?", "Which one appears {o}? Is it the {a} or the {b}?",
+         "Do you see the {a} or the {b} {o}?"],
         ["Which appears {o}, the {a} or the {b}?", "Tell me what comes {o}: the {a} or the {b}.",
          "Which one do you see {o} in the {f}, the {a} or the {b}?"],
     ),
     "count": (
         ["How many times does a {n} appear?", "How many times can you see a {n} in the {f}?", "Count the times a {n} appears.",
-         "Tell me how many times a {n} comes.", "How many times does a {n} show up?", "How often does a {n} appear in the {f}?"],
+         "Tell me how many times a {n} comes.", "How many times does a {n} show up?", "How often does a {n} appear in the {f}?",
+         "How often do you see a {n} in this {f}?", "Tell me how often a {n} appears.", "How many times is there a {n}?"],
         ["How many times does a {n} appear in the {f}?", "How often can you see a {n}?",
          "Tell me how many times a {n} appears in this {f}."],
     ),
     "sign": (
         ["Which sign is beside the {n}?", "What sign does the {n} have?", "What is the sign beside the {n}?",
-         "Tell me the sign beside the {n}.", "Which sign does the {n} show in the {f}?", "What small sign is beside the {n}?"],
+         "Tell me the sign beside the {n}.", "Which sign does the {n} show in the {f}?", "What small sign is beside the {n}?",
+         "Tell me what sign the {n} has.", "Which small sign do you see beside the {n}?", "Tell me the small sign that the {n} shows."],
         ["What sign is beside the {n}?", "Which sign does the {n} have?", "Tell me which sign is beside the {n} in the {f}."],
     ),
     "there": (
         ["Is there a {n} in the {f}?", "Does a {n} appear?", "Can you see a {n} in this {f}?", "Do you see a {n}?",
-         "Tell me if there is a {n} in the {f}.", "Is a {n} in the {f}?"],
+         "Tell me if there is a {n} in the {f}.", "Is a {n} in the {f}?", "Tell me if a {n} appears.", "Can you see a {n}?",
+         "Is there a {n} in the picture?"],
         ["Is there a {n}?", "Does a {n} appear in the {f}?", "Do you see a {n} in this {f}?"],
     ),
     "said": (
         ["The speaker says that there is a {n}. What is really there?", "What is shown when the speaker says {n}?",
          "The speaker tells of a {n}. What does the picture show?", "What do you see when the speaker speaks of a {n}?",
-         "When the speaker says {n}, what is in the picture?"],
+         "When the speaker says {n}, what is in the picture?", "What is in the picture when the speaker tells of a {n}?",
+         "The speaker speaks of a {n}. What is really shown?", "What is really there when the speaker says {n}?",
+         "The speaker says that there is a {n}. What does the picture show?", "Tell me what you see when the speaker says {n}."],
         ["What do you really see when the speaker tells of a {n}?", "The speaker says {n}. What is in the picture?",
          "What is there when the speaker says {n}?"],
     ),
     "spoken": (
         ["What is shown when the speaker talks of the {w}?", "What do you see when the speaker says {w}?",
          "What appears when the speaker talks of the {w}?", "The speaker tells of the {w}. What does the picture show?",
-         "Which shape is there when the speaker speaks of the {w}?"],
+         "Which shape is there when the speaker speaks of the {w}?", "What is in the picture when the speaker talks of the {w}?",
+         "Which shape do you see when the speaker tells of the {w}?", "The speaker speaks of the {w}. Which shape is shown?",
+         "Tell me which shape appears when the speaker says {w}.", "When the speaker talks of the {w}, what do you see?"],
         ["What appears when the speaker says {w}?", "The speaker talks of the {w}. What do you see?",
          "Which shape is shown when the speaker tells of the {w}?"],
     ),
@@ -71,7 +85,7 @@ BEFORE = ["", "", "", "", "Please tell me: ", "In this {f}: ", "Look closely. ",
 AFTER = ["", "", "", "", " Thanks.", " Please answer briefly.", " Thank you!"]
 MEDIA = ["film", "video"]
 ROWS = ("needle", "order", "count", "detail", "absent", "said")  # of the table
-SHARES = (0.2, 0.2, 0.12, 0.22, 0.12, 0.14)  # of each in training
+SHARES = (0.22, 0.24, 0.1, 0.24, 0.1, 0.1)  # of each in training
 
 
 @dataclass

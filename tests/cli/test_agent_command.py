@@ -63,6 +63,14 @@ def test_json_is_one_object(capsys, tmp_path, monkeypatch):
     assert all(0 <= e["start"] <= e["end"] <= data["videos"][0]["duration"] for e in data["evidence"])
 
 
+@pytest.mark.parametrize("time", ["0.01", "0.2s"])
+def test_every_time_to_wait_is_taken(library, capsys, time):
+    """It is about how long: an answer comes at once."""
+    assert cli.main([*agent("--video", CLIP, library=library), "--max-wait", time, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["answer"] and data["usage"]["rounds"] <= 2
+
+
 def test_exports_are_written(library, capsys, tmp_path):
     page, captions = tmp_path / "page.html", tmp_path / "claims.srt"
     assert cli.main([*agent("--video", CLIP, library=library), "--report", str(page), "--srt", str(captions)]) == 0

@@ -35,7 +35,7 @@ class Budget:
                 whole(name, getattr(self, name), low)
         number("tool_seconds", self.tool_seconds, 0.01, 1e9)
         if self.seconds is not None:
-            number("seconds", self.seconds, 0.1, 1e9)
+            number("seconds", self.seconds, 0, 1e9, above=True)
 
 
 @dataclass

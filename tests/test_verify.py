@@ -258,6 +258,19 @@ def test_statistics_that_do_not_fit(wide, tmp_path, vectors, metadata, word):
     assert os.listdir(tmp_path) == ["stats.gguf"]
 
 
+@pytest.mark.parametrize("content", [None, "folder", b"", b"GGUF\x03\0\0\0" + bytes(30), b"no such thing"])
+def test_what_is_no_file_of_statistics_says_how_they_are_made(wide, tmp_path, content):
+    """Not how models are made."""
+    path = tmp_path / "stats.gguf"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelFileError) as refusal:
+        quantize(wide, tmp_path / "m.gguf", type="q4_k_m", calibration=path)
+    assert "`ivlite calibrate`" in str(refusal.value) and "`ivlite quantize" not in str(refusal.value)
+
+
 def test_rows_are_padded_with_importance_zero(wide, tmp_path, specs):
     stats = calibration.Calibration(statistics(tmp_path / "s", {"blk.0.ffn_up.weight": np.ones(256)}), specs)
     assert np.array_equal(stats.get("blk.0.ffn_up.weight", 512), np.repeat([1, 0], 256).astype(np.float32))

@@ -15,7 +15,7 @@ import numpy as np
 
 from ivlite.files import expanded, path_text
 from ivlite.gguf.header import HEADER_LIMIT, Header
-from ivlite.gguf.reader import Reader
+from ivlite.gguf.reader import MODEL, Reader
 from ivlite.output import PACKAGED
 
 SHIPPED = {"demo": PACKAGED / "demo.gguf"}  # models in the package
@@ -31,9 +31,9 @@ class GGUFFile:
     context manager, or close(). The constructor raises ModelFileError; so do reads of a file that was shortened or changed.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, kind=MODEL):
         self.path = located(path)
-        self.reader = Reader(self.path)
+        self.reader = Reader(self.path, kind)
         self.size = self.reader.size
         try:
             header = Header(self.reader)

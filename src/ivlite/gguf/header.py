@@ -12,7 +12,6 @@ import numpy as np
 
 from ivlite.errors import ModelFileError
 from ivlite.gguf.formats import BY_TYPE, FORMATS, RETIRED, TensorInfo
-from ivlite.gguf.reader import AGAIN
 
 VERSION = 3
 # Limits of a header, so that reading one takes at most a few times its size in memory. The largest known models and
@@ -47,7 +46,7 @@ class Header:
     WINDOW = 1 << 20
 
     def __init__(self, reader):
-        self.path, self.size, self.reader = reader.path, reader.size, reader
+        self.path, self.size, self.reader, self.again = reader.path, reader.size, reader, reader.kind.again
         self.limit = min(self.size, HEADER_LIMIT)
         self.types = {}  # key -> numpy type of the metadata values that are single numbers
         self.texts = self.arrays = 0  # strings and arrays in arrays so far
@@ -55,7 +54,7 @@ class Header:
 
     def damaged(self, what):
         """The error for a file that breaks the format."""
-        return ModelFileError(f"{self.path} is damaged: {what}; {AGAIN}")
+        return ModelFileError(f"{self.path} is damaged: {what}; {self.again}")
 
     def read(self):
         """(metadata, tensors) of the whole header, checked."""
@@ -107,17 +106,18 @@ class Header:
 
     def _preamble(self):
         if self.size == 0:
-            raise ModelFileError(f"{self.path} is empty; {AGAIN}")
+            raise ModelFileError(f"{self.path} is empty; {self.again}")
         start = self.take(min(self.size, 64), "its first bytes")
         self.at = 0
         if start[:4] != b"GGUF":
-            raise ModelFileError(f"{self.path} {_stranger(start)}")
+            known = _stranger(start)
+            raise ModelFileError(f"{self.path} {known or 'is not a GGUF file; ' + self.again}")
         self.take(4, "its first bytes")
         version = self.u32("its version")
         if version != VERSION:
             if version and version & 0xFFFF == 0:
-                raise ModelFileError(f"{self.path} is a big-endian GGUF file; ivlite reads little-endian ones: {AGAIN}")
-            raise ModelFileError(f"{self.path} is GGUF version {version}; ivlite reads version {VERSION}: {AGAIN}")
+                raise ModelFileError(f"{self.path} is a big-endian GGUF file; ivlite reads little-endian ones: {self.again}")
+            raise ModelFileError(f"{self.path} is GGUF version {version}; ivlite reads version {VERSION}: {self.again}")
         tensors, pairs = self.u64("its counts"), self.u64("its counts")
         claims = f"it claims {tensors} tensors and {pairs} metadata keys"
         # The shortest tensor info is 32 bytes, the shortest pair 13.
@@ -222,7 +222,7 @@ class Header:
             end, before = start + nbytes, f"{name!r:.80}"
             if end > self.size:
                 raise ModelFileError(
-                    f"{self.path} is incomplete: {self.size} bytes, and tensor {name!r:.80} ends at {end}; {AGAIN}"
+                    f"{self.path} is incomplete: {self.size} bytes, and tensor {name!r:.80} ends at {end}; {self.again}"
                 )
             tensors[name] = TensorInfo(name, shape, form, start, nbytes)
         if len(tensors) != len(infos):
@@ -231,11 +231,11 @@ class Header:
 
 
 def _stranger(start):
-    """The kind of a file that is not GGUF, by its first bytes, and what to do."""
+    """The kind of a file that is not GGUF, by its first bytes, and what to do; "" for one that nobody knows."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     for begin, sentence in STRANGERS:
         if text.startswith(begin):
             return sentence
     if start[8:9] == b"{":
         return "is a safetensors file, not GGUF: convert its folder with `ivlite quantize`"
-    return f"is not a GGUF file; {AGAIN}"
+    return ""

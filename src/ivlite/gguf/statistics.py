@@ -10,12 +10,14 @@ import numpy as np
 
 from ivlite.errors import ModelFileError
 from ivlite.gguf.file import GGUFFile
+from ivlite.gguf.reader import Kind
 from ivlite.gguf.writer import GGUFWriter
 
 ARCHITECTURE = "internvideo3-stats"
 TOKENS, MODEL, PROMPTS, ROWS = (f"{ARCHITECTURE}.{name}" for name in ("tokens", "model", "prompts", "rows"))
 SUFFIX = ".importance"
 ADVICE = "make the statistics of this model with `ivlite calibrate`"
+KIND = Kind(ADVICE, ADVICE)
 
 
 @dataclass
@@ -48,7 +50,7 @@ def save(path, found):
 
 def load(path):
     """The Importance in a file. Raises ModelFileError."""
-    with GGUFFile(path) as file:
+    with GGUFFile(path, KIND) as file:
         if file.architecture != ARCHITECTURE:
             raise ModelFileError(f"{path} has architecture {file.architecture!r:.60} and holds no statistics; {ADVICE}")
         tokens, model = file.metadata.get(TOKENS), file.metadata.get(MODEL)

@@ -252,6 +252,8 @@ def test_samples_of_lines_and_folders(tmp_path):
     assert found[1].messages[0]["content"][0]["image"] == str(tmp_path / "a.png")
     (one,) = dataset.read(tmp_path)
     assert one.kind == "image" and one.key == found[1].key  # wherever the folder lies
+    (alone,) = dataset.read(tmp_path / "a.png")
+    assert (alone.key, alone.label, alone.messages) == (one.key, one.label, one.messages)
 
 
 def test_built_in_texts():

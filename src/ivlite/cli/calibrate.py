@@ -15,7 +15,7 @@ examples:
   ivlite calibrate model-q8.gguf -o stats.gguf
   ivlite quantize InternVideo3-8B-Instruct -o model.gguf --type q4_k_m --calibration stats.gguf
 
---data is a folder, whose videos and images are described, or a file of JSON lines, each {"messages": [...]} or
+--data is a folder, whose videos and images are described, one of these, or a file of JSON lines, each {"messages": [...]} or
 {"video": "clip.mp4", "prompt": "..."}, {"image": ...}, {"prompt": ...}, with paths relative to the file. Without it a
 built-in set of texts is used; calibrate on what the model will see. Ctrl-C keeps the prompts that are done (exit code
 130); the same command again, without --restart, continues there.

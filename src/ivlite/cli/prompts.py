@@ -11,7 +11,7 @@ from ivlite.stop import checkpoint
 def add_arguments(parser, data_help):
     """The arguments about prompts and machine."""
     group = parser.add_argument_group("prompts")
-    group.add_argument("--data", type=arguments.path, metavar="DIR|FILE.jsonl", help=data_help)
+    group.add_argument("--data", type=arguments.path, metavar="DIR|FILE", help=data_help)
     group.add_argument("--limit", type=arguments.whole(1), metavar="N", help="use the first N prompts only")
     arguments.add_shared(group, "--fps", "--max-frames", "--max-pixels")
     group = parser.add_argument_group("machine")

@@ -106,19 +106,23 @@ def _digest(path, size, _):
 
 
 def read(data=None, note=lambda sentence: None):
-    """The Samples of a folder, of a .jsonl file, or (None) of the built-in texts.
+    """The Samples of a folder, of a video or image, of a .jsonl file, or (None) of the built-in texts.
 
     note(sentence) is called for skipped files of a folder. Raises UsageError (no such data, or a malformed line),
     MediaError (a file named in a line is missing).
     """
     if data is None:
         return built_in()
+    from ivlite.media import folders
     from ivlite.media.source import named_path
 
     path = Path(named_path(os.fspath(data), "data"))
     if "\0" in str(path):
         raise UsageError(f"{path} cannot be read: no name holds a zero; give a folder or a file of JSON lines")
-    found = folder(path, note) if os.path.isdir(path) else json_lines(path)  # Path.is_dir() raises for long paths
+    kind = folders.kind_of(path.name)
+    if kind and os.path.isfile(path):  # Path.is_file() raises for long paths
+        return [Sample(question(kind, str(path), ASK[kind]), path.name)]
+    found = folder(path, note) if os.path.isdir(path) else json_lines(path)
     if not found:
         raise UsageError(f"{data} holds no prompts: give a folder of videos and images, or a file of JSON lines")
     return found

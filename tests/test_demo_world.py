@@ -1,6 +1,7 @@
 """The long films of the demo model's world, the questions about them, and the conversations that training is made of."""
 
 import importlib
+import itertools
 import json
 import re
 import subprocess
@@ -137,9 +138,31 @@ def test_wordings_of_the_evaluation_are_never_trained_on(m):
     def asked(test):
         rng = np.random.default_rng(1)
         return {m.film_questions.worded(rng, kind, test, n="N", a="A", b="B", o="O", w="W")
-                for kind in m.film_questions.WORDINGS for _ in range(300)}  # fmt: skip
+                for kind in m.film_questions.WORDINGS for _ in range(1500)}  # fmt: skip
 
-    assert not asked(False) & asked(True)
+    trained, tested = asked(False), asked(True)
+    assert not trained & tested and len(trained) > 6000
+    assert not [text for text in trained | tested if set(text) & set("[]|{}")]
+    patterns = m.film_questions.WORDINGS.values()
+    assert not [pattern for seen, _ in patterns for pattern in seen if pattern.count("[") != pattern.count("]")]
+
+
+def test_no_answer_teaches_that_what_is_held_out_cannot_be(m, demo):
+    """Of all that is asked about frames in training, none is answered no of what one of them would be if it were held out."""
+    denied = 0
+    for seed in range(20):
+        rng, film = np.random.default_rng(seed), film_of(m, seed, test=False)
+        known = m.play.Known(film, demo.config)
+        views = m.asides.seen(rng, known)
+        visible = [actor for view in views for actor in m.asides.seen_moving(view, 1)]
+        for text in itertools.islice(m.asides.asked(rng, film, views, known.duration), 30):
+            if not (name := re.search(r'this: "(.*)"', text)) or m.play.aside(views, text) != "No":
+                continue
+            color, shape = name[1].split(" ")
+            alike = [a for a in visible if a.color == color or a.shape == shape]
+            assert not [a for a in alike if m.world.held_out(color, shape, a.motion)], (name[1], alike)
+            denied += bool(alike)
+    assert denied > 20
 
 
 # ------------------------------------------------------------------------------------------------ conversations

@@ -51,7 +51,7 @@ def film_row(rng, speaker, config, test=False):
         shared.view(view)
     rolls = []
     shared.flush()
-    for text in islice(asked(rng, film, views, known.duration), 24):
+    for text in islice(asked(rng, film, views, known.duration, test), 24):
         rolls.append(put(Roll(speaker, shared.at), play.kind_of(text), text, play.aside(views, text)))
     if len(views) == 1 and (found := plain(rng, views[0], test)):
         rolls.insert(0, put(Roll(speaker, shared.at), "plain", *found))
@@ -107,12 +107,12 @@ def scanned(rng, known):
     return shown(known, n * length, (n + 1) * length, round(length * RATE))
 
 
-def asked(rng, film, views, duration):
+def asked(rng, film, views, duration, test=False):
     """Questions, without end: most about what is shown, or resembles it."""
     here = [a for v in views for a in film.shown(v.times[0], v.times[-1] + 1e-3)]
-    moving = [a for v in views for a in seen_moving(v)]
+    moving, visible = ([a for v in views for a in seen_moving(v, least)] for least in (2, 1))
     while True:
-        name = near(rng, here)
+        name = near(rng, here, [] if test else visible)
         actor = next((a for a in here if a.name == name), None)
         kind = str(rng.choice(["shown", "shown", "ground", "count", "claim"]))
         if kind == "claim":
@@ -133,7 +133,7 @@ def plain(rng, view, test):
     here, rolls = seen_moving(view, 1), rng.random(2)
     names = [a.name for a in here]
     if rolls[0] < 0.25 or not here:
-        name = near(rng, here)
+        name = near(rng, here, [] if test else here)
         if name in names:
             return None
         return film_questions.worded(rng, "way", test, n=name), f"There is no {name}.", ()
@@ -154,13 +154,23 @@ def plain(rng, view, test):
     return question.text, question.truth.removesuffix("." if at else "") + at, (actor,)
 
 
-def near(rng, here):
-    """The name of something that is shown, or of what has its colour, its shape, or nothing of it."""
-    color, shape = str(rng.choice(list(world.COLORS))), str(rng.choice(world.SHAPES))
-    if here and (roll := rng.random()) < 0.85:
-        actor = here[int(rng.integers(len(here)))]
-        color, shape = (actor.color if roll < 0.65 else color), (actor.shape if roll < 0.45 or roll > 0.65 else shape)
-    return f"{color} {shape}"
+def near(rng, here, visible):
+    """The name of something that is shown, or of what has its colour, its shape, or nothing of it.
+
+    Never one of which a "no" would teach that what is held out cannot be, where `visible` can be seen.
+    """
+    names = {actor.name for actor in visible}
+    while True:
+        color, shape = str(rng.choice(list(world.COLORS))), str(rng.choice(world.SHAPES))
+        if here and (roll := rng.random()) < 0.85:
+            actor = here[int(rng.integers(len(here)))]
+            color, shape = (
+                (actor.color if roll < 0.65 else color),
+                (actor.shape if roll < 0.45 or roll > 0.65 else shape),
+            )
+        alike = [a.motion for a in visible if color == a.color or shape == a.shape]
+        if f"{color} {shape}" in names or not any(world.held_out(color, shape, motion) for motion in alike):
+            return f"{color} {shape}"
 
 
 def claim(rng, name, actor):

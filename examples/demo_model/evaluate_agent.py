@@ -115,7 +115,7 @@ def timed(question, text):
 
 
 def evaluated(args):
-    """(scores by way, what is reported beside them, wrong answers)."""
+    """(scores by way, what is reported beside them, answers that are wrong or a second off)."""
     model = ivlite.load(args.model or args.work / f"demo-{args.type}.gguf")
     scores, wrong, notes = {name: Score() for name in PASSES}, [], defaultdict(list)
     for number, (film, path) in enumerate(made(args.work / "films", args.films)):
@@ -126,15 +126,17 @@ def evaluated(args):
             scores["agent"].add(question.row, right, **costs(answer.usage))
             if question.absent:
                 notes["not there, said so"].append(right)
-            if right and (within := film_questions.in_time(question, seen(answer))) is not None:
+            within = film_questions.in_time(question, seen(answer)) if right else None
+            if within is not None:
                 notes["times within 1 s"].append(within)
             if next_answer is not None:
                 notes["follow-up right"].append(film_questions.right(follow, next_answer.text))
                 notes["follow-up seconds"].append(next_answer.usage["seconds"] / max(1e-6, answer.usage["seconds"]))
                 notes["follow-up tokens"].append(spent(next_answer.usage) / max(1, spent(answer.usage)))
-            if not right:
+            if not right or within is False:
                 wrong.append({"row": question.row, "file": path.name, "question": question.text, "said": answer.text,
-                              "true": question.truth, "end": answer.finish_reason})  # fmt: skip
+                              "true": question.truth, "end": answer.finish_reason, "cited": seen(answer),
+                              "events": [event.shown for event in question.events]})  # fmt: skip
             if args.passes:
                 one_pass(model, path, question, answer.usage["frames"], scores)
         if not (number + 1) % 5:

@@ -15,72 +15,77 @@ TIMES = ["no times", "one time", "two times", "three times", "four times", "five
 APART = 20.0  # seconds between the beginnings of two events whose order is asked
 WITHIN = 1.0  # seconds by which a time may be wrong
 
-# Per kind: wordings that training shows, and wordings of the same words that it never shows.
+# Per kind: patterns of wordings that training shows, where [a|b] is one of them, and wordings of the same words that it never
+# shows. A handful of wordings would be learnt by heart, with the places of the names in them; so many make it read.
 WORDINGS = {
     "way": (
-        ["Which way does the {n} move?", "In which direction does the {n} go?", "Where does the {n} move?",
-         "How does the {n} move in the {f}?", "Tell me the direction of the {n}.", "Where does the {n} go in the {f}?",
-         "Which way does the {n} go in this {f}?", "Tell me where the {n} goes.", "Tell me how the {n} moves.",
-         "Tell me in which direction the {n} goes.", "What is the direction of the {n}?", "Where does the {n} go?",
-         "Tell me the way that the {n} moves in the {f}."],
+        ["[Which way|In which direction|Where|How|In what direction] does the {n} [move|go]{in}?",
+         "Tell me [where|how|which way|in which direction|in what direction] the {n} [moves|goes]{in}.",
+         "Tell me the [way|direction] [in which|that] the {n} [moves|goes]{in}.", "Tell me the direction of the {n}{in}.",
+         "What is the direction of the {n}{in}?", "[Can|Do] you see [where|how|which way] the {n} [moves|goes]{in}?"],
         ["In which direction does the {n} move?", "Which way does the {n} go?", "Tell me which way the {n} moves."],
     ),
     "when": (
-        ["When does the {n} appear?", "At what time does the {n} appear?", "When can I see the {n}?",
-         "Tell me when the {n} appears in the {f}.", "When does the {n} show up?", "When do you see the {n} in the {f}?",
-         "At what time does the {n} show up in this {f}?", "Find the {n}.", "Tell me at what time the {n} appears.",
-         "Tell me when you see the {n} in this {f}.", "When is the {n} in the picture?"],
+        ["[When|At what time] does the {n} [appear|show up|come]{in}?", "[When|At what time] [can|do] [I|you] see the {n}{in}?",
+         "Tell me [when|at what time] the {n} [appears|shows up|comes]{in}.", "[When|At what time] is the {n} in the picture?",
+         "Tell me [when|at what time] [you|I can|you can] see the {n}{in}.", "Find the {n}{in}.", "[When|At what time] is there a {n}{in}?"],
         ["Tell me when the {n} shows up.", "At what time can I see the {n}?", "When does the {n} appear in this {f}?"],
     ),
     "order": (
-        ["Which comes {o}, the {a} or the {b}?", "What appears {o}, the {a} or the {b}?",
-         "Which one comes {o}: the {a} or the {b}?", "Tell me which appears {o}, the {a} or the {b}.",
-         "What do you see {o} in the {f}, the {a} or the {b}?", "Does the {a} or the {b} come {o}?",
-         "Which comes {o}: the {a} or the {b}?", "What appears {o} in the {f}: the {a} or the {b}?",
-         "Tell me what you see {o}: the {a} or the {b}.", "Tell me what appears {o} in this {f}, the {a} or the {b}.",
-         "The {a} or the {b}: which comes {o}?", "Which one appears {o}? Is it the {a} or the {b}?",
-         "Do you see the {a} or the {b} {o}?"],
+        ["[Which|What|Which one|Which shape] [comes|appears|shows up|do you see|can you see] {o}{in}[,|:] the {a} or the {b}?",
+         "Tell me [which|what|which one|which shape] [comes|appears|shows up|you see|you can see] {o}{in}[,|:] the {a} or the {b}.",
+         "[Does|Tell me: does] the {a} or the {b} [come|appear|show up] {o}{in}?", "[Do|Can] you see the {a} or the {b} {o}{in}?",
+         "The {a} or the {b}: [which|what|which one] [comes|appears|shows up|do you see|can you see] {o}{in}?",
+         "[Which|What|Which one] [comes|appears|shows up|do you see] {o}{in}? Is it the {a} or the {b}?",
+         "[Is it|Tell me if it is|Tell me: is it] the {a} or the {b} that [comes|appears|shows up] {o}{in}?",
+         "Tell me if the {a} or the {b} [comes|appears|shows up] {o}{in}."],
         ["Which appears {o}, the {a} or the {b}?", "Tell me what comes {o}: the {a} or the {b}.",
          "Which one do you see {o} in the {f}, the {a} or the {b}?"],
     ),
     "count": (
-        ["How many times does a {n} appear?", "How many times can you see a {n} in the {f}?", "Count the times a {n} appears.",
-         "Tell me how many times a {n} comes.", "How many times does a {n} show up?", "How often does a {n} appear in the {f}?",
-         "How often do you see a {n} in this {f}?", "Tell me how often a {n} appears.", "How many times is there a {n}?"],
+        ["How [many times|often] does a {n} [appear|show up|come]{in}?", "How [many times|often] [can|do] you see a {n}{in}?",
+         "Tell me how [many times|often] a {n} [appears|shows up|comes]{in}.", "How [many times|often] is there a {n}{in}?",
+         "Count [the times|how many times|how often] a {n} [appears|shows up|comes]{in}.",
+         "Tell me how [many times|often] [you see|you can see|there is] a {n}{in}."],
         ["How many times does a {n} appear in the {f}?", "How often can you see a {n}?",
          "Tell me how many times a {n} appears in this {f}."],
     ),
     "sign": (
-        ["Which sign is beside the {n}?", "What sign does the {n} have?", "What is the sign beside the {n}?",
-         "Tell me the sign beside the {n}.", "Which sign does the {n} show in the {f}?", "What small sign is beside the {n}?",
-         "Tell me what sign the {n} has.", "Which small sign do you see beside the {n}?", "Tell me the small sign that the {n} shows."],
+        ["[Which|What] [|small ]sign is beside the {n}{in}?", "[Which|What] [|small ]sign does the {n} [have|show]{in}?",
+         "[Which|What] [|small ]sign [do|can] you see beside the {n}{in}?", "What is the [|small ]sign beside the {n}{in}?",
+         "Tell me the [|small ]sign beside the {n}{in}.", "Tell me [which|what] [|small ]sign the {n} [has|shows]{in}.",
+         "Tell me [which|what] [|small ]sign is beside the {n}{in}.", "Tell me the [|small ]sign that the {n} [has|shows]{in}."],
         ["What sign is beside the {n}?", "Which sign does the {n} have?", "Tell me which sign is beside the {n} in the {f}."],
     ),
     "there": (
-        ["Is there a {n} in the {f}?", "Does a {n} appear?", "Can you see a {n} in this {f}?", "Do you see a {n}?",
-         "Tell me if there is a {n} in the {f}.", "Is a {n} in the {f}?", "Tell me if a {n} appears.", "Can you see a {n}?",
+        ["Is there a {n}{in}?", "Does a {n} [appear|show up|come]{in}?", "[Can|Do] you see a {n}{in}?", "Is a {n} [in the {f}|in this {f}]?",
+         "Tell me if there is a {n}{in}.", "Tell me if a {n} [appears|shows up|comes]{in}.", "Tell me if you [|can ]see a {n}{in}.",
          "Is there a {n} in the picture?"],
         ["Is there a {n}?", "Does a {n} appear in the {f}?", "Do you see a {n} in this {f}?"],
     ),
     "said": (
-        ["The speaker says that there is a {n}. What is really there?", "What is shown when the speaker says {n}?",
-         "The speaker tells of a {n}. What does the picture show?", "What do you see when the speaker speaks of a {n}?",
-         "When the speaker says {n}, what is in the picture?", "What is in the picture when the speaker tells of a {n}?",
-         "The speaker speaks of a {n}. What is really shown?", "What is really there when the speaker says {n}?",
-         "The speaker says that there is a {n}. What does the picture show?", "Tell me what you see when the speaker says {n}."],
+        ["The speaker [says that there is a|tells of a|speaks of a] {n}. What [is really there|is there|is shown|is really shown]?",
+         "The speaker [says that there is a|says|tells of a|speaks of a] {n}. What [does the picture show|do you see|do you really see]?",
+         "The speaker [says that there is a|tells of a|speaks of a] {n}. What is [|really ]in the picture?",
+         "What [is|is really] [shown|there|in the picture] when the speaker [says|tells of a|speaks of a] {n}?",
+         "What [do you see|does the picture show] when the speaker [says|tells of a|speaks of a] {n}?",
+         "When the speaker [says|tells of a|speaks of a] {n}, what [is in the picture|is shown|is really there|do you see]?",
+         "Tell me what [you see|you really see|is there|is shown|is in the picture] when the speaker [says|tells of a|speaks of a] {n}."],
         ["What do you really see when the speaker tells of a {n}?", "The speaker says {n}. What is in the picture?",
          "What is there when the speaker says {n}?"],
     ),
     "spoken": (
-        ["What is shown when the speaker talks of the {w}?", "What do you see when the speaker says {w}?",
-         "What appears when the speaker talks of the {w}?", "The speaker tells of the {w}. What does the picture show?",
-         "Which shape is there when the speaker speaks of the {w}?", "What is in the picture when the speaker talks of the {w}?",
-         "Which shape do you see when the speaker tells of the {w}?", "The speaker speaks of the {w}. Which shape is shown?",
-         "Tell me which shape appears when the speaker says {w}.", "When the speaker talks of the {w}, what do you see?"],
+        ["[What|Which shape] [is shown|do you see|appears|is there|is in the picture] when the speaker [talks|tells|speaks] of the {w}?",
+         "[What|Which shape] [is shown|do you see|appears|is there] when the speaker says {w}?",
+         "The speaker [talks|tells|speaks] of the {w}. What [does the picture show|is shown|is in the picture|appears|is there]?",
+         "The speaker [talks|tells|speaks] of the {w}. Which shape [is shown|do you see|appears|is there]?",
+         "Tell me [what|which shape] [you see|appears|is shown|is there] when the speaker [says|talks of the|tells of the|speaks of the] {w}.",
+         "When the speaker [says|talks of the|tells of the|speaks of the] {w}, [what|which shape] [do you see|is shown|appears|is there]?"],
         ["What appears when the speaker says {w}?", "The speaker talks of the {w}. What do you see?",
          "Which shape is shown when the speaker tells of the {w}?"],
     ),
 }  # fmt: skip
+IN = ["", "", "", " in the {f}", " in this {f}"]
 BEFORE = ["", "", "", "", "Please tell me: ", "In this {f}: ", "Look closely. ", "A question: ", "Hi! "]
 AFTER = ["", "", "", "", " Thanks.", " Please answer briefly.", " Thank you!"]
 MEDIA = ["film", "video"]
@@ -107,11 +112,17 @@ class Question:
         return self.row == "absent"
 
 
+def spelled(rng, pattern):
+    """One wording of a pattern."""
+    text = pattern.replace("{in}", str(rng.choice(IN)))
+    return re.sub(r"\[([^]]*)\]", lambda found: str(rng.choice(found[1].split("|"))), text)
+
+
 def worded(rng, kind, test, **words):
     """A question of a kind; for a test, in a wording that training never shows."""
     seen, unseen = WORDINGS[kind]
     while True:
-        core = str(rng.choice(unseen if test and rng.random() < 0.5 else seen))
+        core = str(rng.choice(unseen)) if test and rng.random() < 0.5 else spelled(rng, str(rng.choice(seen)))
         wrapped = str(rng.choice(BEFORE)), core, str(rng.choice(AFTER))
         is_unseen = core in unseen or (kept_back("|".join(wrapped)) and (wrapped[0] or wrapped[2]) != "")
         if is_unseen == test:

@@ -116,7 +116,9 @@ class Header:
         version = self.u32("its version")
         if version != VERSION:
             if version and version & 0xFFFF == 0:
-                raise ModelFileError(f"{self.path} is a big-endian GGUF file; ivlite reads little-endian ones: {self.again}")
+                raise ModelFileError(
+                    f"{self.path} is a big-endian GGUF file; ivlite reads little-endian ones: {self.again}"
+                )
             raise ModelFileError(f"{self.path} is GGUF version {version}; ivlite reads version {VERSION}: {self.again}")
         tensors, pairs = self.u64("its counts"), self.u64("its counts")
         claims = f"it claims {tensors} tensors and {pairs} metadata keys"

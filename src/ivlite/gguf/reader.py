@@ -19,7 +19,9 @@ class Kind:
     again: str
 
 
-MODEL = Kind("make it with `ivlite quantize`", "download it again, or convert the checkpoint again with `ivlite quantize`")
+MODEL = Kind(
+    "make it with `ivlite quantize`", "download it again, or convert the checkpoint again with `ivlite quantize`"
+)
 
 
 class Reader:

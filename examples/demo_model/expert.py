@@ -84,20 +84,25 @@ class Expert:
         return finish(f"{question.truth[:-1]} [{span['id']}].", [shown])
 
     def order(self, question):
-        """Whether the second of two shapes is there before the first one appears: the search compares their times."""
+        """Searches for the second of two shapes on that side of the first one where it would be the answer: found, it is; else the first.
+
+        So whether the first or the last is asked for decides where to search, and nothing else. Where it is not found there, it
+        must be on the other side.
+        """
         one, other = question.names
         if (span := self.known(one)) is None:
             return self.searched_for(one)
-        if (other, "end") not in self.spans:
-            return "ground", {"query": other, "end": span["id"]}
-        before = self.spans[other, "end"]
-        if before is None and (other, "start") not in self.spans:
-            return "ground", {"query": other, "start": span["id"]}
-        found = before or self.spans[other, "start"]
-        if found is None:
-            return nothing(other, self.scans[other, "start"])
         word = question.truth.removesuffix(".").split(" ")[-1]
-        name = other if (before is not None) == (word == "first") else one
+        sides = ("end", "start") if word == "first" else ("start", "end")
+        if (other, sides[0]) not in self.spans:
+            return "ground", {"query": other, sides[0]: span["id"]}
+        decides = self.spans[other, sides[0]]
+        if decides is None and (other, sides[1]) not in self.spans:
+            return "ground", {"query": other, sides[1]: span["id"]}
+        found = decides or self.spans[other, sides[1]]
+        if found is None:
+            return nothing(other, self.scans[other, sides[1]])
+        name = other if decides else one
         claims = [{"text": f"There is a {n}.", "evidence": [s["id"]]} for n, s in ((one, span), (other, found))]
         return finish(f"The {name} comes {word} [{span['id']}][{found['id']}].", claims)
 

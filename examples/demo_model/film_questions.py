@@ -90,7 +90,7 @@ BEFORE = ["", "", "", "", "Please tell me: ", "In this {f}: ", "Look closely. ",
 AFTER = ["", "", "", "", " Thanks.", " Please answer briefly.", " Thank you!"]
 MEDIA = ["film", "video"]
 ROWS = ("needle", "order", "count", "detail", "absent", "said")  # of the table
-SHARES = (0.22, 0.24, 0.1, 0.24, 0.1, 0.1)  # of each in training
+SHARES = (0.16, 0.4, 0.08, 0.2, 0.06, 0.1)  # of each in training
 
 
 @dataclass

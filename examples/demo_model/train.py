@@ -29,7 +29,7 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 
 SEED = 3
-DIGIT = 3.0
+DIGIT, NAME = 3.0, 3.0
 LEAD = 0.45  # share of a batch, of two processes, that falls to the one which also steps: both are ready together then
 
 
@@ -77,9 +77,12 @@ def tensors(b, device="cpu"):
     return inputs, targets[rows], barred.view(-1, data.UNHEARD)[rows]
 
 
-def spoken(logits, targets, barred, digits):
-    """Loss of the answers (rows,); a digit counts DIGIT times, being the rarest and the hardest of what is said."""
-    weight = 1 + (DIGIT - 1) * torch.isin(targets, digits)
+def spoken(logits, targets, barred, rare):
+    """Loss of the answers (rows,). rare: (ids, how often they count): digits, being the rarest and the hardest of what is said;
+
+    while the agent is played also the colours and shapes, of which two in a question are mixed most easily.
+    """
+    weight = 1 + sum((often - 1) * torch.isin(targets, ids) for ids, often in rare)
     logits = F.pad(logits.float(), (0, 1)).scatter(1, barred % (logits.shape[1] + 1), -math.inf)[:, :-1]
     return (weight * F.cross_entropy(logits, targets, reduction="none")).sum() / weight.sum()
 
@@ -124,12 +127,12 @@ def looking(model, b, device="cpu"):
     return probed(seen, torch.from_numpy(b["labels"]).to(device)[:, :3])
 
 
-def talking(model, b, weight, digits, device="cpu"):
+def talking(model, b, weight, rare, device="cpu"):
     """Loss of the answers plus `weight` times those of probe and hint, and what is right: tokens, then labels."""
     inputs, targets, barred = tensors(b, device)
     logits, seen, hint = agent_stage.logits(model, b, inputs)
     right = (logits.argmax(-1) == targets).float().mean()
-    loss = spoken(logits, targets, barred, digits)
+    loss = spoken(logits, targets, barred, rare)
     known = torch.from_numpy(b["labels"]).to(device)
     (probe, named), (clue, told) = probed(seen, known[:, :3]), classified(hint, HINTS, known[:, 3:])
     return loss + weight * (probe + clue), [right, *named, *told]
@@ -207,17 +210,22 @@ def progress(args, step):
     return (step - args.look - args.steps) / args.agent
 
 
-def share(args, model, b, step, digits):
+def share(args, model, b, step, rare):
     """(loss, what is right) of a batch of a step."""
     with torch.autocast(args.device, torch.bfloat16, halved(args.device)):
         if step < args.look:
             return looking(model, b, args.device)
         weight = args.probe * max(0.1, 1 - 1.2 * progress(args, step))
-        return talking(model, b, weight, digits, args.device)
+        names = step >= args.look + args.steps
+        return talking(model, b, weight, rare if names else rare[:1], args.device)
 
 
-def figures(speaker, device):
-    return torch.tensor([speaker.encode(d)[0] for d in "0123456789"], device=device)
+def counting(speaker, device):
+    """What counts more often than the rest of what is said, as `spoken` takes it: digits, then the words of names."""
+    words = [word for name in (*world.COLORS, *world.SHAPES) for word in (name, f" {name}")]
+    names = {speaker.encode(word)[0] for word in words if len(speaker.encode(word)) == 1}
+    digits = [speaker.encode(d)[0] for d in "0123456789"]
+    return [(torch.tensor(sorted(ids), device=device), often) for ids, often in ((digits, DIGIT), (names, NAME))]
 
 
 def learn(rank, args, model, grads, meet, step, state):
@@ -229,12 +237,12 @@ def learn(rank, args, model, grads, meet, step, state):
     for p, part in zip(model.parameters(), parts, strict=True):
         p.grad = part.view_as(p)
     speaker = data.Speaker(Tokenizer.from_file(str(args.work / "tokenizer.json")))
-    digits, end = figures(speaker, "cpu"), end_of(args)
+    rare, end = counting(speaker, "cpu"), end_of(args)
     lead = Lead(args, model, speaker, step, state) if rank == 0 else None
     b = made(args, speaker, step, rank)
     while step < end:
         grads[rank].zero_()
-        loss, right = share(args, model, b, step, digits)
+        loss, right = share(args, model, b, step, rare)
         (loss * (portion(args, rank) / args.batch)).backward()
         meet.wait()
         step += 1
@@ -250,7 +258,7 @@ def learn(rank, args, model, grads, meet, step, state):
 def learn_on_card(args, model, saved):
     """The same steps on a card; the batches are made by other processes ahead of time."""
     speaker = data.Speaker(Tokenizer.from_file(str(args.work / "tokenizer.json")))
-    digits, step = figures(speaker, args.device), saved["step"]
+    rare, step = counting(speaker, args.device), saved["step"]
     lead = Lead(args, model, speaker, step, saved["optimiser"])
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.workers, context, starting, (args,)) as pool:
@@ -261,7 +269,7 @@ def learn_on_card(args, model, saved):
                 ahead.append(pool.submit(made_ahead, *place))
             model.zero_grad()
             for rank in range(args.processes):
-                loss, right = share(args, model, ahead.popleft().result(), step, digits)
+                loss, right = share(args, model, ahead.popleft().result(), step, rare)
                 (loss * (portion(args, rank) / args.batch)).backward()
             step += 1
             lead.step(step, loss, right)
